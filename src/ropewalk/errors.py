@@ -1,0 +1,33 @@
+"""What a user can cause. Each message is one line: what was given, the rule, what to do.
+
+The command line turns these into that one line and exit code 2; anything else is a defect of ours and
+keeps its traceback.
+"""
+
+
+class RopewalkError(ValueError):
+    """A mistake in what was given to Ropewalk, not in Ropewalk."""
+
+
+class SettingError(RopewalkError):
+    """A setting out of its range, or an unknown name (scheme, strategy, metric ...)."""
+
+
+class FactorsError(RopewalkError):
+    """Rescale factors, or their file, that break a rule or belong to another model."""
+
+
+class ModelError(RopewalkError):
+    """A model that can't be found, read or extended."""
+
+
+class DataError(RopewalkError):
+    """Text that is missing, empty, binary or too short."""
+
+
+class EvaluationError(RopewalkError):
+    """A measurement that can't be made of what was given."""
+
+
+class RunFolderError(RopewalkError):
+    """An output folder that holds something else, is in use, or can't be written."""

@@ -1,0 +1,73 @@
+"""RopeGeometry: the few numbers of a model that decide how its rotary position embedding turns."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeGeometry:
+    """What rescale factors are made for, and must match wherever they are applied.
+
+    Attributes:
+        head_dim: size of one attention head.
+        rotary_dim: how many of its dimensions are rotated, in pairs; even, at most `head_dim`.
+        rope_theta: the base of the frequencies, above 1.
+        original_length: L, the window in tokens that the model was trained on.
+        num_layers: decoder layers.
+
+    Raises:
+        ModelError: a number breaks these rules.
+    """
+
+    head_dim: int
+    rotary_dim: int
+    rope_theta: float
+    original_length: int
+    num_layers: int
+
+    def __post_init__(self) -> None:
+        for name in ("head_dim", "rotary_dim", "original_length", "num_layers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ModelError(f"`{name}` is {value!r}, but must be a whole number above 0.")
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise ModelError(
+                f"`rotary_dim` is {self.rotary_dim}, but must be even and at most head_dim ({self.head_dim})."
+            )
+        if not (math.isfinite(self.rope_theta) and self.rope_theta > 1):
+            raise ModelError(f"`rope_theta` is {self.rope_theta}, but must be a finite number above 1.")
+
+    @property
+    def num_pairs(self) -> int:
+        """Rotary frequencies: pair i turns dimensions that belong together, 0 <= i < rotary_dim / 2."""
+        return self.rotary_dim // 2
+
+    def inverse_frequencies(self) -> NDArray[np.float64]:
+        """theta_i = rope_theta^(-2i / rotary_dim), radians a token, shape (num_pairs,)."""
+        # Python's pow, not numpy's: numpy picks one by processor, and the last bit may differ.
+        return np.array([float(self.rope_theta) ** (-2 * i / self.rotary_dim) for i in range(self.num_pairs)])
+
+    def turns(self, length: int | None = None) -> NDArray[np.float64]:
+        """Full turns that each pair makes over `length` tokens (the window by default), shape (num_pairs,)."""
+        return (length or self.original_length) * self.inverse_frequencies() / (2 * np.pi)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the numbers, the same on every machine."""
+        canonical = json.dumps({**self.as_dict(), "rope_theta": float(self.rope_theta)}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def differences(self, other: "RopeGeometry") -> list[str]:
+        """Every number that differs, as `name is OURS, not THEIRS`."""
+        pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        return [f"{name} is {ours:.10g}, not {theirs:.10g}" for name, ours, theirs in pairs if ours != theirs]

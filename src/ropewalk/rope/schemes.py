@@ -1,0 +1,218 @@
+"""Every closed-form scheme as RescaleFactors: the baselines, and the first population of a search.
+
+Notation: pair i turns theta_i radians a token; r_i = L theta_i / 2 pi are its turns over the window;
+s = L' / L is the extension ratio (`factor`); d is the rotary dimension. Each scheme is one function
+from (geometry, s, parameters) to lambda, shape (num_pairs,), next to its published attention factor.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import SettingError
+from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.geometry import RopeGeometry
+from ropewalk.rope.attention_scale import yarn_attention_factor
+
+Vector = NDArray[np.float64]
+Parameters = Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemeSpec:
+    """A scheme's name with the parameters that were given, e.g. `yarn:factor=8,beta_fast=32`.
+
+    Attributes:
+        text: as it was written; the label in tables and records.
+    """
+
+    name: str
+    parameters: dict[str, float] = field(default_factory=dict)
+    text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scheme:
+    rescale: Callable[[RopeGeometry, float, Parameters], Vector]
+    about: str
+    defaults: Parameters = field(default_factory=dict)
+    attention: Callable[[float], float] = lambda _: 1.0
+
+
+def parse_scheme(text: str) -> SchemeSpec:
+    """Read `NAME` or `NAME:parameter=value,...`.
+
+    Raises:
+        SettingError: an unknown scheme or parameter, or a value that is no number.
+    """
+    name, _, tail = text.partition(":")
+    if name not in _SCHEMES:
+        raise SettingError(f"There is no scheme {name!r}; the schemes are {', '.join(SCHEME_NAMES)}.")
+    known = [*_COMMON, *_SCHEMES[name].defaults]
+    parameters = {}
+    for entry in filter(None, tail.split(",")):
+        key, _, value = entry.partition("=")
+        if key not in known:
+            raise SettingError(f"The scheme {name} has no parameter {key!r}; it takes {', '.join(known)}.")
+        try:
+            parameters[key] = float(value)
+        except ValueError:
+            raise SettingError(f"`{key}` of {name} is {value!r}, but must be a number: {key}=8.") from None
+    _check_parameters(name, parameters)
+    return SchemeSpec(name=name, parameters=parameters, text=text)
+
+
+def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length: int) -> RescaleFactors:
+    """The factors of a scheme at `target_length` tokens.
+
+    Without the parameter `factor` the extension ratio is target_length / original_length, at least 1;
+    `dynamic-ntk` follows the length by itself, so it takes each length as its own target.
+
+    Raises:
+        SettingError: as `parse_scheme`.
+    """
+    spec = parse_scheme(spec) if isinstance(spec, str) else spec
+    scheme = _SCHEMES[spec.name]
+    reached = max(1.0, target_length / geometry.original_length)
+    parameters = {**scheme.defaults, **spec.parameters}
+    if spec.name == "dynamic-ntk":
+        parameters["factor"] = parameters.get("factor", 1.0) * reached - (parameters.get("factor", 1.0) - 1)
+    extension_ratio = parameters.pop("factor", reached)
+    attention_factor = parameters.pop("attention_factor", scheme.attention(extension_ratio))
+    rescale_factors = scheme.rescale(geometry, extension_ratio, parameters)
+    return RescaleFactors.single(
+        geometry=geometry,
+        target_length=target_length,
+        # Rounding may leave 1 - 1e-16 where a pair is left alone.
+        rescale_factors=np.maximum(rescale_factors, 1.0),
+        attention_factor=attention_factor,
+        provenance=Provenance(strategy=spec.text or spec.name, base="native"),
+    )
+
+
+def _check_parameters(name: str, parameters: Parameters) -> None:
+    for key, value in parameters.items():
+        if not math.isfinite(value):
+            raise SettingError(f"`{key}` of {name} is {value}, but must be finite.")
+        if key == "factor" and value < 1:
+            raise SettingError(f"`factor` of {name} is {value:g}, but an extension ratio is at least 1.")
+        if key not in ("factor", "truncate") and value <= 0:
+            raise SettingError(f"`{key}` of {name} is {value:g}, but must be above 0.")
+    merged = {**_SCHEMES[name].defaults, **parameters}
+    for smaller, larger in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
+        if smaller in merged and merged[smaller] >= merged[larger]:
+            raise SettingError(
+                f"`{smaller}` of {name} is {merged[smaller]:g}, but must be below {larger} ({merged[larger]:g})."
+            )
+
+
+def _none(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    return np.ones(geometry.num_pairs)
+
+
+def _pi(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    return np.full(geometry.num_pairs, s)
+
+
+def _ntk(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    # The base becomes theta * s^(d / (d - 2)); with one pair there is no fast end to keep, only s.
+    exponents = np.arange(geometry.num_pairs) * 2 / max(1, geometry.rotary_dim - 2)
+    return s**exponents if geometry.num_pairs > 1 else _pi(geometry, s, parameters)
+
+
+def _by_parts(s: float, kept: Vector) -> Vector:
+    """1 / lambda = (1 - kept) / s + kept, where `kept` is 1 for pairs left alone and 0 for full interpolation."""
+    return 1 / ((1 - kept) / s + kept)
+
+
+def _yarn_paper(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    slow, fast = parameters["beta_slow"], parameters["beta_fast"]
+    return _by_parts(s, np.clip((geometry.turns() - slow) / (fast - slow), 0, 1))
+
+
+def _yarn_coded(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    low, high = (_pair_of_turns(geometry, parameters[key]) for key in ("beta_fast", "beta_slow"))
+    if parameters["truncate"]:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
+    width = high - low or 0.001
+    return _by_parts(s, 1 - np.clip((np.arange(geometry.num_pairs) - low) / width, 0, 1))
+
+
+def _pair_of_turns(geometry: RopeGeometry, turns: float) -> float:
+    """The (fractional) pair that makes so many turns over the window."""
+    wavelengths = geometry.original_length / (turns * 2 * math.pi)
+    return geometry.rotary_dim * math.log(wavelengths) / (2 * math.log(geometry.rope_theta))
+
+
+def _llama3(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    return _by_parts(s, np.clip((geometry.turns() - low) / (high - low), 0, 1))
+
+
+def _mrrope(geometry: RopeGeometry, s: float, parameters: Parameters, *, progressive: bool) -> Vector:
+    turns = geometry.turns()
+    band = (turns <= parameters["beta_fast"]) & (turns >= parameters["beta_slow"])
+    num_band = int(band.sum())
+    if num_band == 0:
+        return np.where(turns > parameters["beta_fast"], 1.0, s)
+    q = np.cumsum(band)
+    return s ** (q * (q + 1) / (num_band * (num_band + 1)) if progressive else q / num_band)
+
+
+def _mrrope_uni(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    return _mrrope(geometry, s, parameters, progressive=False)
+
+
+def _mrrope_pro(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    return _mrrope(geometry, s, parameters, progressive=True)
+
+
+_COMMON = ("factor", "attention_factor")
+_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+
+_SCHEMES = {
+    "none": _Scheme(rescale=_none, about="the model as it was trained"),
+    "pi": _Scheme(rescale=_pi, about="position interpolation (2306.15595): every pair slower by s"),
+    "ntk": _Scheme(rescale=_ntk, about="NTK-aware: a larger base, the slowest pair slower by s"),
+    "dynamic-ntk": _Scheme(rescale=_ntk, about="NTK-aware with the ratio of each length"),
+    "yarn": _Scheme(
+        rescale=_yarn_coded,
+        about="YaRN as coded: a ramp over the pair index",
+        defaults={**_BETAS, "truncate": 1.0},
+        attention=yarn_attention_factor,
+    ),
+    "yarn-paper": _Scheme(
+        rescale=_yarn_paper,
+        about="YaRN as published (2309.00071, Def. 2): a ramp over the turns",
+        defaults=_BETAS,
+        attention=yarn_attention_factor,
+    ),
+    "llama3": _Scheme(
+        rescale=_llama3,
+        about="Llama 3's ramp over the turns, from 1 to 4",
+        defaults={"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    ),
+    "mrrope-uni": _Scheme(
+        rescale=_mrrope_uni,
+        about="MrRoPE-Uni (2601.22181): even steps over the band of 32 to 1 turns",
+        defaults=_BETAS,
+        attention=yarn_attention_factor,
+    ),
+    "mrrope-pro": _Scheme(
+        rescale=_mrrope_pro,
+        about="MrRoPE-Pro (2601.22181): growing steps over that band",
+        defaults=_BETAS,
+        attention=yarn_attention_factor,
+    ),
+}
+
+SCHEME_NAMES = tuple(_SCHEMES)
+
+
+def describe_scheme(name: str) -> str:
+    """One line about a scheme, with its source."""
+    return _SCHEMES[name].about
