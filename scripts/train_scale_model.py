@@ -21,7 +21,6 @@ import math
 import random
 import sys
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,9 +57,7 @@ PASSKEY_TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
     "I will quiz you about the important information there."
 )
-PASSKEY_FILLER = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-)
+PASSKEY_FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 PASSKEY_NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
 PASSKEY_QUESTION = "What is the pass key? The pass key is"
 
@@ -148,10 +145,10 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.bos, self.eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+        self.bos, self.eos = 0, 1  # in the order in which the trainer is given them
 
     def __call__(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def token_stream(texts: list[str], encode: Encoder) -> np.ndarray:
@@ -180,7 +177,10 @@ def passkey_document(length: int, encode: Encoder, rng: random.Random) -> list[i
 
 def recall_document(length: int, encode: Encoder, code: np.ndarray, rng: random.Random) -> list[int]:
     """Constants, a stretch of code, then the same constants asserted in another order."""
-    names = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 6))) for _ in range(rng.randint(1, 5))]
+    names = [
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 6)))
+        for _ in range(rng.randint(1, 5))
+    ]
     values = {name: rng.randrange(10 ** rng.randint(2, 5), 10**6) for name in names}
     head = [encode.bos, *encode("".join(f"{n.upper()} = {v}\n" for n, v in values.items()))]
     shuffled = rng.sample(sorted(values), len(values))
@@ -197,7 +197,7 @@ class Rows:
         self.streams, self.encode, self.seed = streams, encode, seed
 
     def batch(self, step: int, num_rows: int) -> torch.Tensor:
-        """Shape (num_rows, WINDOW): of 8 rows, 1 of passkeys, 1 of recall, 3 of the library, 3 of packages."""
+        """Shape (num_rows, WINDOW): of 8 rows, 1 passkeys, 1 recall, 3 of the library, 3 of packages."""
         rng = random.Random(f"{self.seed}-{step}")
         rows = []
         for index in range(num_rows):
@@ -221,7 +221,7 @@ class Rows:
         """A random crop; three in four open with BOS, so that both ways of reading are in distribution."""
         stream = self.streams[name]
         start = rng.randrange(len(stream) - WINDOW)
-        row = stream[start : start + WINDOW].tolist()
+        row: list[int] = stream[start : start + WINDOW].tolist()
         if rng.random() < 0.75:
             row = [self.encode.bos, *row[:-1]]
         return row
@@ -231,7 +231,7 @@ class Rows:
 
 
 def orthogonalise(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tensor:
-    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix, shape (n, rows, columns), float32."""
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix; shape (rows, columns), float32."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.mT if tall else matrices
@@ -239,7 +239,8 @@ def orthogonalise(matrices: torch.Tensor, num_iterations: int = 5) -> torch.Tens
     for _ in range(num_iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: torch.Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(torch.optim.Optimizer):
@@ -249,7 +250,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for param in group["params"]:
                 buffer = self.state[param].setdefault("momentum_buffer", torch.zeros_like(param))
@@ -281,7 +282,8 @@ def build_model(encode: Encoder) -> LlamaForCausalLM:
 def next_token_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
     hidden = model.model(rows, use_cache=False).last_hidden_state[:, :-1]
     logits = model.lm_head(hidden.reshape(-1, hidden.size(-1)))
-    return torch.nn.functional.cross_entropy(logits, rows[:, 1:].reshape(-1))
+    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, rows[:, 1:].reshape(-1))
+    return loss
 
 
 def learning_rate(step: int, num_steps: int) -> float:
@@ -293,7 +295,9 @@ def learning_rate(step: int, num_steps: int) -> float:
 # ---------------------------------------------------------------- checkpoints
 
 
-def save_state(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+def save_state(
+    folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int
+) -> None:
     """Weights, optimizer tensors and the step in one safetensors file, replaced atomically."""
     tensors = {f"model.{name}": value for name, value in model.named_parameters()}
     for index, optimizer in enumerate(optimizers):
@@ -301,7 +305,9 @@ def save_state(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.opt
             for name, value in entry.items():
                 tensors[f"optimizer.{index}.{key}.{name}"] = torch.as_tensor(value)
     partial = folder / "state.partial"
-    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, partial, {"step": str(step)})
+    save_file(
+        {name: value.detach().contiguous() for name, value in tensors.items()}, partial, {"step": str(step)}
+    )
     partial.replace(folder / "state.safetensors")
     (folder / "step.json").write_text(json.dumps({"step": step}))
 
@@ -335,7 +341,9 @@ def validate(model: LlamaForCausalLM, rows: torch.Tensor, passkeys: torch.Tensor
     nll = next_token_loss(model, rows).item()
     logits = model(passkeys).logits[:, -8:-3]
     digits = passkeys[:, -7:-2]
-    nll_digits = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.size(-1)), digits.reshape(-1)).item()
+    nll_digits = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.size(-1)), digits.reshape(-1)
+    ).item()
     found = (logits.argmax(-1) == digits).all(-1).float().mean().item()
     return {"nll_code": nll, "nll_passkey_digits": nll_digits, "passkey_found": found}
 
@@ -355,11 +363,17 @@ def train(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     library, packages = training_texts(rng)
     passkey_text = "\n".join([PASSKEY_TASK, PASSKEY_FILLER, PASSKEY_NEEDLE, PASSKEY_QUESTION])
-    sample = rng.sample(library, len(library) // 3) + rng.sample(packages, len(packages) // 10) + [passkey_text] * 200
+    sample = (
+        rng.sample(library, len(library) // 3)
+        + rng.sample(packages, len(packages) // 10)
+        + [passkey_text] * 200
+    )
     tokenizer = train_tokenizer(sample)
     encode = Encoder(tokenizer)
     streams = {"library": token_stream(library, encode), "packages": token_stream(packages, encode)}
-    unread = token_stream([f.read_text(encoding="utf-8", errors="ignore") for f in stdlib_files("search")], encode)
+    unread = token_stream(
+        [f.read_text(encoding="utf-8", errors="ignore") for f in stdlib_files("search")], encode
+    )
     for name, stream in {**streams, "validation": unread}.items():
         print(f"{name}: {len(stream):,} tokens", file=sys.stderr)
 
@@ -374,8 +388,12 @@ def train(args: argparse.Namespace) -> None:
     peaks = [args.muon_lr, args.adam_lr]
     rows = Rows(streams, encode, args.seed)
     starts = range(0, len(unread) - WINDOW, (len(unread) - WINDOW) // 64)
-    held = torch.tensor(np.stack([np.r_[encode.bos, unread[s : s + WINDOW - 1]] for s in starts]), dtype=torch.long)
-    passkeys = torch.tensor([passkey_document(WINDOW, encode, random.Random(f"held-{i}")) for i in range(100)])
+    held = torch.tensor(
+        np.stack([np.r_[encode.bos, unread[s : s + WINDOW - 1]] for s in starts]), dtype=torch.long
+    )
+    passkeys = torch.tensor(
+        [passkey_document(WINDOW, encode, random.Random(f"held-{i}")) for i in range(100)]
+    )
 
     first = load_state(folder, model, optimizers)
     started = time.monotonic()
@@ -384,7 +402,7 @@ def train(args: argparse.Namespace) -> None:
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate(step, args.steps)
         loss = next_token_loss(model, rows.batch(step, args.rows))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -408,7 +426,9 @@ def train(args: argparse.Namespace) -> None:
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the model, its curve and checkpoints")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the model, its curve and checkpoints"
+    )
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=24, help="rows of 256 tokens a step")
     parser.add_argument("--muon-lr", type=float, default=0.02)

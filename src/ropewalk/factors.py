@@ -86,7 +86,9 @@ class RescaleFactors:
         for row in self.rescale_factors:
             _check_row(row, num_pairs)
         if not _is_whole(self.num_start_tokens) or self.num_start_tokens < 0:
-            raise FactorsError(f"`num_start_tokens` is {self.num_start_tokens!r}, but must be 0 or more tokens.")
+            raise FactorsError(
+                f"`num_start_tokens` is {self.num_start_tokens!r}, but must be 0 or more tokens."
+            )
         if not _is_whole(self.target_length) or self.target_length < 1:
             raise FactorsError(f"`target_length` is {self.target_length!r}, but must be at least 1 token.")
         if not (math.isfinite(self.attention_factor) and self.attention_factor > 0):
@@ -213,7 +215,8 @@ class RescaleFactors:
             )
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"] if not isinstance(part, str) or "[" not in part)
+            # pydantic names the branch of a union it tried, e.g. `list[float]`: of no use to a reader.
+            where = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
             raise FactorsError(f"{source} is not a valid factors file: {where}: {first['msg']}.") from None
         except (FactorsError, ModelError) as error:
             raise FactorsError(f"{source} is not a valid factors file: {error}") from None
@@ -299,7 +302,7 @@ def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
             raise FactorsError(f"The factor of pair {pair} is {value}, but must be a finite number.")
         if value < 1:
             raise FactorsError(
-                f"The factor of pair {pair} is {value}, but must be at least 1: a pair may turn slower, never faster."
+                f"The factor of pair {pair} is {value}, but must be at least 1: pairs may only turn slower."
             )
 
 
@@ -327,10 +330,10 @@ def _parse(text: str, source: str) -> dict[str, Any]:
             f'{source} is JSON, but not a factors file ("format": "{FORMAT}" is missing); '
             f"`ropewalk factors convert` reads a model's configuration."
         )
-    version = document.get("version")
+    version: Any = document.get("version")
     if _is_whole(version) and version > FORMAT_VERSION:
         raise FactorsError(
-            f"{source} has format version {version}, this Ropewalk reads up to {FORMAT_VERSION}: update Ropewalk."
+            f"{source} has format version {version}, above the {FORMAT_VERSION} known here: update Ropewalk."
         )
     if version != FORMAT_VERSION:
         raise FactorsError(f"{source} has format version {version!r}, but versions are whole numbers from 1.")
@@ -347,7 +350,7 @@ def _parse_csv(text: str, source: str) -> list[float]:
             values.append(float(entry))
         except ValueError:
             raise FactorsError(
-                f"{source}, line {number}: {entry[:40]!r} is not a number; a CSV of factors has one number a line."
+                f"{source}, line {number}: {entry[:40]!r} is not a number; a CSV has one number a line."
             ) from None
     if not values:
         raise FactorsError(f"{source} is empty; a CSV of factors has one number a line.")

@@ -56,7 +56,7 @@ class RopeGeometry:
         return np.array([float(self.rope_theta) ** (-2 * i / self.rotary_dim) for i in range(self.num_pairs)])
 
     def turns(self, length: int | None = None) -> NDArray[np.float64]:
-        """Full turns that each pair makes over `length` tokens (the window by default), shape (num_pairs,)."""
+        """Full turns of each pair over `length` tokens (the window by default), shape (num_pairs,)."""
         return (length or self.original_length) * self.inverse_frequencies() / (2 * np.pi)
 
     def as_dict(self) -> dict[str, Any]:

@@ -104,9 +104,8 @@ def _check_parameters(name: str, parameters: Parameters) -> None:
     merged = {**_SCHEMES[name].defaults, **parameters}
     for smaller, larger in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
         if smaller in merged and merged[smaller] >= merged[larger]:
-            raise SettingError(
-                f"`{smaller}` of {name} is {merged[smaller]:g}, but must be below {larger} ({merged[larger]:g})."
-            )
+            given = f"`{smaller}` of {name} is {merged[smaller]:g}"
+            raise SettingError(f"{given}, but must be below {larger}, {merged[larger]:g}.")
 
 
 def _none(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
@@ -124,7 +123,7 @@ def _ntk(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
 
 
 def _by_parts(s: float, kept: Vector) -> Vector:
-    """1 / lambda = (1 - kept) / s + kept, where `kept` is 1 for pairs left alone and 0 for full interpolation."""
+    """1 / lambda = (1 - kept) / s + kept; `kept` is 1 for a pair left alone, 0 for one interpolated by s."""
     return 1 / ((1 - kept) / s + kept)
 
 

@@ -40,7 +40,9 @@ def stdlib_files(split: Split, folder: Path | None = None) -> list[Path]:
     files: list[Path] = []
     for module in module_splits()[split]:
         if (folder / module).is_dir():
-            files += [f for f in sorted((folder / module).rglob("*.py")) if not is_test(f.relative_to(folder))]
+            files += [
+                f for f in sorted((folder / module).rglob("*.py")) if not is_test(f.relative_to(folder))
+            ]
         elif (folder / f"{module}.py").is_file():
             files.append(folder / f"{module}.py")
     return files

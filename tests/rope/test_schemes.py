@@ -1,0 +1,180 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from ropewalk.errors import SettingError
+from ropewalk.geometry import RopeGeometry
+from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
+
+SHAPES = [(64, 625.0, 256, 8), (128, 10000.0, 4096, 32), (128, 500000.0, 8192, 16), (80, 10000.0, 2048, 2.5)]
+
+
+def geometry_of(dim, theta, length):
+    return RopeGeometry(head_dim=dim, rotary_dim=dim, rope_theta=theta, original_length=length, num_layers=2)
+
+
+SCALE = geometry_of(64, 625.0, 256)
+
+
+def lambdas(text, geometry=SCALE, target=2048):
+    return scheme_factors(text, geometry, target).array()[0]
+
+
+def transformers_parameters(rope_type, dim, theta, length, factor, seq_len=None, **extra):
+    config = LlamaConfig(
+        hidden_size=2 * dim,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        max_position_embeddings=length,
+        rope_parameters={"rope_type": rope_type, "rope_theta": theta, "factor": factor, **extra},
+    )
+    inverse, attention_factor = ROPE_INIT_FUNCTIONS[rope_type](config, "cpu", seq_len=seq_len)
+    return inverse.double().numpy(), attention_factor
+
+
+@pytest.mark.parametrize(("dim", "theta", "length", "factor"), SHAPES)
+@pytest.mark.parametrize(
+    ("rope_type", "scheme", "extra"),
+    [
+        ("linear", "pi", {}),
+        ("yarn", "yarn", {}),
+        ("yarn", "yarn:beta_fast=16,beta_slow=2,truncate=0", {"beta_fast": 16, "beta_slow": 2, "truncate": False}),
+        ("yarn", "yarn:attention_factor=1", {"attention_factor": 1.0}),
+        ("llama3", "llama3", {"low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+        ("llama3", "llama3:high_freq_factor=8", {"low_freq_factor": 1.0, "high_freq_factor": 8.0}),
+    ],
+)
+def test_parity_with_transformers_pair_by_pair(rope_type, scheme, extra, dim, theta, length, factor):
+    if rope_type != "linear":
+        extra = {**extra, "original_max_position_embeddings": length}
+    inverse, attention_factor = transformers_parameters(rope_type, dim, theta, length, float(factor), **extra)
+    ours = scheme_factors(scheme, geometry_of(dim, theta, length), int(length * factor))
+    np.testing.assert_allclose(
+        ours.geometry.inverse_frequencies() / ours.array()[0], inverse, rtol=2e-6, err_msg=scheme
+    )
+    assert ours.attention_factor == pytest.approx(attention_factor, rel=1e-12)
+
+
+@pytest.mark.parametrize(("dim", "theta", "length", "factor"), SHAPES)
+@pytest.mark.parametrize("own_factor", [1.0, 2.0, 4.0])
+def test_dynamic_ntk_is_transformers_dynamic_at_every_length(dim, theta, length, factor, own_factor):
+    seq_len = int(length * factor)
+    inverse, _ = transformers_parameters("dynamic", dim, theta, length, own_factor, seq_len=seq_len)
+    geometry = geometry_of(dim, theta, length)
+    ours = lambdas(f"dynamic-ntk:factor={own_factor}", geometry, seq_len)
+    np.testing.assert_allclose(geometry.inverse_frequencies() / ours, inverse, rtol=2e-6)
+
+
+def test_dynamic_ntk_leaves_short_inputs_alone():
+    assert lambdas("dynamic-ntk:factor=4", target=256).tolist() == [1.0] * 32
+    assert lambdas("dynamic-ntk", target=100).tolist() == [1.0] * 32
+
+
+@pytest.mark.parametrize(("dim", "theta", "length", "factor"), SHAPES)
+def test_the_longrope_attention_factor_is_transformers_own(dim, theta, length, factor):
+    vector = [1.0] * (dim // 2)
+    _, attention_factor = transformers_parameters(
+        "longrope",
+        dim,
+        theta,
+        int(length * factor),
+        float(factor),
+        short_factor=vector,
+        long_factor=vector,
+        original_max_position_embeddings=length,
+    )
+    assert longrope_attention_factor(factor, length) == pytest.approx(attention_factor, rel=1e-12)
+
+
+def test_ntk_changes_the_base():
+    geometry = geometry_of(128, 10000.0, 4096)
+    base = 10000.0 * 8 ** (128 / 126)
+    expected = base ** (-np.arange(64) * 2 / 128)
+    np.testing.assert_allclose(geometry.inverse_frequencies() / lambdas("ntk", geometry, 32768), expected, rtol=1e-12)
+    assert lambdas("ntk")[0] == 1
+    assert lambdas("ntk")[-1] == pytest.approx(8)
+
+
+# Four pairs of a geometry chosen so that the arithmetic can be done by hand:
+# theta_i = 16^(-i/4) = 1, 1/2, 1/4, 1/8; window 64 pi, so r_i = 32, 16, 8, 4 turns (64 pi is no whole
+# number of tokens: 201 is used, and turns are 201 / 2 pi = 31.99, 15.995, 7.997, 3.999).
+HAND = geometry_of(8, 16.0, 201)
+
+
+def test_yarn_as_published_by_hand():
+    # gamma = (r - 1) / 31: 0.999680, 0.483711, 0.225727, 0.096734; 1 / lambda = (1 - gamma) / 4 + gamma
+    expected = [1.0002400, 1.6321, 2.38461, 3.10027]
+    assert scheme_factors("yarn-paper", HAND, 804).array()[0] == pytest.approx(expected, rel=2e-4)
+    assert scheme_factors("yarn-paper", HAND, 804).attention_factor == pytest.approx(1.1386294, rel=1e-6)
+
+
+def test_mrrope_by_hand():
+    # All four pairs lie in the band of 32 to 1 turns: q = 1, 2, 3, 4 of n = 4, s = 16.
+    uni = scheme_factors("mrrope-uni", HAND, 16 * 201)
+    pro = scheme_factors("mrrope-pro", HAND, 16 * 201)
+    assert uni.array()[0] == pytest.approx([2, 4, 8, 16])
+    assert pro.array()[0] == pytest.approx([16**0.1, 16**0.3, 16**0.6, 16])
+    assert uni.attention_factor == pytest.approx(0.1 * math.log(16) + 1)
+
+
+def test_mrrope_leaves_pairs_before_the_band_and_interpolates_those_after():
+    turns = SCALE.turns()
+    for name in ("mrrope-uni", "mrrope-pro"):
+        values = lambdas(name)
+        assert np.all(values[turns > 32] == 1)
+        assert np.all(values[turns < 1] == pytest.approx(8))
+
+
+def test_the_two_yarn_ramps_differ():
+    assert np.abs(np.log(lambdas("yarn") / lambdas("yarn-paper"))).max() > 0.5
+
+
+@given(
+    name=st.sampled_from(SCHEME_NAMES),
+    dim=st.sampled_from([2, 4, 16, 64, 128]),
+    theta=st.floats(10, 1e7),
+    length=st.integers(16, 131072),
+    factor=st.floats(1, 512),
+)
+def test_every_scheme_stays_between_leaving_alone_and_interpolating_by_s(name, dim, theta, length, factor):
+    geometry = geometry_of(dim, theta, length)
+    target = int(length * factor)
+    values = lambdas(name, geometry, target)
+    assert np.all(values >= 1)
+    assert np.all(values <= target / length * (1 + 1e-9))
+    assert np.all(np.diff(values) >= -1e-12)
+
+
+def test_a_scheme_without_factor_takes_the_ratio_of_lengths():
+    assert lambdas("pi", target=1024).tolist() == [4.0] * 32
+    assert lambdas("pi:factor=3", target=1024).tolist() == [3.0] * 32
+    assert lambdas("pi", target=100).tolist() == [1.0] * 32
+    assert scheme_factors("yarn:factor=8,beta_fast=16", SCALE, 512).provenance.strategy == "yarn:factor=8,beta_fast=16"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("yran", "yarn"),
+        ("", "schemes are"),
+        ("pi:beta_fast=3", "no parameter 'beta_fast'"),
+        ("yarn:factor=lots", "must be a number"),
+        ("yarn:factor", "must be a number"),
+        ("yarn:factor=nan", "finite"),
+        ("yarn:factor=0.5", "at least 1"),
+        ("yarn:beta_fast=0", "above 0"),
+        ("yarn:beta_fast=1,beta_slow=2", "below beta_fast"),
+        ("yarn:attention_factor=-1", "above 0"),
+    ],
+)
+def test_unknown_schemes_and_parameters_are_named(text, said):
+    with pytest.raises(SettingError) as error:
+        parse_scheme(text)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
