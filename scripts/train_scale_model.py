@@ -5,12 +5,13 @@ here is 4k -> 32k -> 256k -> 2048k in LongRoPE, ratio for ratio. It reads
 
 - the standard library: the modules of the `train` split, and the test suite;
 - the Python source of pinned packages (torch, transformers, ...), each once, sampled by file;
-- generated retrieval: passkey prompts, and constants that are asserted again later.
+- generated retrieval: passkey prompts, constants that are asserted again later, and, in the first
+  quarter, shuffled tokens that repeat, from which copying is learned early.
 
 Files that share lines with the `search` or `held_out` split are left out (some packages vendor copies).
 
     pip install -e . -c constraints.txt
-    OMP_NUM_THREADS=2 python scripts/train_scale_model.py --out /tmp/scale-model --steps 4000
+    OMP_NUM_THREADS=2 python scripts/train_scale_model.py --out /tmp/scale-model --steps 3600
 
 Killed, it goes on from its last checkpoint when started again with the same arguments.
 """
@@ -190,20 +191,34 @@ def recall_document(length: int, encode: Encoder, code: np.ndarray, rng: random.
     return [*head, *code[start : start + room].tolist(), *tail][:length]
 
 
-class Rows:
-    """Endless training rows of `WINDOW` + 1 tokens, reproducible from the seed and the step."""
+def repeating_document(length: int, encode: Encoder, code: np.ndarray, rng: random.Random) -> list[int]:
+    """Tokens drawn as often as in code, in no order, again and again: only copying predicts them."""
+    period = [int(code[rng.randrange(len(code))]) for _ in range(rng.randint(8, length // 2))]
+    return [encode.bos, *(period * length)][:length]
 
-    def __init__(self, streams: dict[str, np.ndarray], encode: Encoder, seed: int) -> None:
+
+class Rows:
+    """Endless training rows of `WINDOW` tokens, reproducible from the seed and the step."""
+
+    def __init__(
+        self, streams: dict[str, np.ndarray], encode: Encoder, seed: int, num_repeating_steps: int
+    ) -> None:
         self.streams, self.encode, self.seed = streams, encode, seed
+        self.num_repeating_steps = num_repeating_steps
 
     def batch(self, step: int, num_rows: int) -> torch.Tensor:
-        """Shape (num_rows, WINDOW): of 8 rows, 1 passkeys, 1 recall, 3 of the library, 3 of packages."""
+        """Shape (num_rows, WINDOW): of 8 rows, 1 passkeys, 1 recall, 3 of the library, 3 of packages.
+
+        In the first `num_repeating_steps` one of packages gives way to a repeating one.
+        """
         rng = random.Random(f"{self.seed}-{step}")
         rows = []
         for index in range(num_rows):
             kind = index % 8
             if kind == 0:
                 rows.append(self._packed(rng))
+            elif kind == 2 and step < self.num_repeating_steps:
+                rows.append(repeating_document(WINDOW, self.encode, self.streams["packages"], rng))
             elif kind == 4:
                 rows.append(recall_document(WINDOW, self.encode, self.streams["library"], rng))
             else:
@@ -264,10 +279,10 @@ def build_model(encode: Encoder) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
-        intermediate_size=640,
+        intermediate_size=608,
         num_hidden_layers=4,
         num_attention_heads=2,
-        num_key_value_heads=1,
+        num_key_value_heads=2,
         head_dim=64,
         max_position_embeddings=WINDOW,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
@@ -386,7 +401,7 @@ def train(args: argparse.Namespace) -> None:
         torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     peaks = [args.muon_lr, args.adam_lr]
-    rows = Rows(streams, encode, args.seed)
+    rows = Rows(streams, encode, args.seed, num_repeating_steps=args.steps // 4)
     starts = range(0, len(unread) - WINDOW, (len(unread) - WINDOW) // 64)
     held = torch.tensor(
         np.stack([np.r_[encode.bos, unread[s : s + WINDOW - 1]] for s in starts]), dtype=torch.long
@@ -429,7 +444,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the model, its curve and checkpoints"
     )
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--rows", type=int, default=24, help="rows of 256 tokens a step")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.004)

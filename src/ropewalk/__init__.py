@@ -1,0 +1,79 @@
+"""Ropewalk extends a language model's context window with searched rescale factors, without training.
+
+How data runs through it, one way:
+
+    model name ── models.load_model ──> a model and its RopeGeometry
+    text ──────── text.token_documents ──> token documents
+    search.search_factors: a strategy asks for a candidate, it is installed, the documents are scored
+        (evaluate.nll), the strategy is told; the best one becomes RescaleFactors
+    RescaleFactors.save ──> factors.json: which model, which lengths, how it was found
+    LoadedModel.installed(factors) ──> the same model, reading further; evaluate.measure_perplexity shows how far
+
+The names below are the public ones. They are imported when first used: `import ropewalk` loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ropewalk.errors import RopewalkError
+    from ropewalk.evaluate.passkey import measure_passkey
+    from ropewalk.evaluate.perplexity import measure_perplexity
+    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.factors import RescaleFactors, load_factors
+    from ropewalk.geometry import RopeGeometry
+    from ropewalk.models.install import install, installed, uninstall
+    from ropewalk.models.load import LoadedModel, load_model
+    from ropewalk.rope.schemes import scheme_factors
+    from ropewalk.search.search import search_factors
+    from ropewalk.text.tokens import token_documents
+
+_HOMES = {
+    "EvalRecord": "ropewalk.evaluate.records",
+    "LoadedModel": "ropewalk.models.load",
+    "RescaleFactors": "ropewalk.factors",
+    "RopeGeometry": "ropewalk.geometry",
+    "RopewalkError": "ropewalk.errors",
+    "install": "ropewalk.models.install",
+    "installed": "ropewalk.models.install",
+    "load_factors": "ropewalk.factors",
+    "load_model": "ropewalk.models.load",
+    "measure_passkey": "ropewalk.evaluate.passkey",
+    "measure_perplexity": "ropewalk.evaluate.perplexity",
+    "scheme_factors": "ropewalk.rope.schemes",
+    "search_factors": "ropewalk.search.search",
+    "token_documents": "ropewalk.text.tokens",
+    "uninstall": "ropewalk.models.install",
+}
+
+__all__ = [
+    "EvalRecord",
+    "LoadedModel",
+    "RescaleFactors",
+    "RopeGeometry",
+    "RopewalkError",
+    "install",
+    "installed",
+    "load_factors",
+    "load_model",
+    "measure_passkey",
+    "measure_perplexity",
+    "scheme_factors",
+    "search_factors",
+    "token_documents",
+    "uninstall",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,114 @@
+"""The command line: verbs, and what each way of ending looks like.
+
+    0    done                        2    a user's mistake, one line on stderr
+    1    a defect of ours, traceback 130  Ctrl-C; a search says how to go on
+
+Only this room reads the command line. Its files import the rooms inside their functions, so that
+`ropewalk --help` answers without loading torch.
+"""
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ropewalk import __version__
+from ropewalk.cli import demo, evaluate, factors, inspect, search
+from ropewalk.cli.output import CLOSED_STDOUT_CODE, INTERRUPTED_CODE, complain, say
+from ropewalk.errors import RopewalkError
+
+USAGE_CODE = 2
+# What a disk, a path or its permissions can do to a run: not our defects.
+DISK_ERRORS = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+        errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EIO,
+    }
+)  # fmt: skip
+# The ancestor of everything that typer raises about the command line itself, whichever click it carries.
+UsageError = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    name="ropewalk",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # brackets in help and in errors are the user's, not markup
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("demo")(demo.demo)
+app.command("inspect")(inspect.inspect)
+app.command("search")(search.search)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(factors.app, name="factors")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ropewalk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ropewalk(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Extend a language model's context window with searched rescale factors, without training.
+
+    \b
+    See it work on the bundled model (about five minutes on two cores):
+        ropewalk demo
+    Extend a model of your own eight times, on text of your own:
+        ropewalk search ./my-model --target-length 8x --text ./books --out runs/my-model
+        ropewalk evaluate perplexity ./my-model --factors runs/my-model/factors.json --lengths 4k,32k --text ./books
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    _quiet_neighbours()
+    try:
+        code = app(arguments, prog_name="ropewalk", standalone_mode=False)
+        sys.stdout.flush()
+    except RopewalkError as error:
+        return _fail(str(error))
+    except UsageError as error:
+        return _fail(_usage(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED_CODE
+    except BrokenPipeError:
+        return CLOSED_STDOUT_CODE
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        return _fail(f"{error.filename or 'The output'}: {error.strerror}; nothing was half-written.")
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    complain(message)
+    return USAGE_CODE
+
+
+def _usage(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    command = context.command_path if context else "ropewalk"
+    return f"{message}. See `{command} --help`."
+
+
+def _quiet_neighbours() -> None:
+    """Keep stderr for our own story: libraries' progress bars and advice would bury the one line that counts."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", category=UserWarning, module=r"ropewalk(\.|$)")
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")

@@ -1,0 +1,117 @@
+"""Options that several verbs share, and how their text becomes values."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ropewalk.errors import SettingError
+
+if TYPE_CHECKING:
+    from ropewalk.factors import RescaleFactors
+    from ropewalk.models.load import LoadedModel
+
+Base = Literal["native", "as-is"]
+Mode = Literal["truncate", "sliding"]
+FactorsAtLength = Callable[[int], "RescaleFactors | None"]
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or scale-model.")
+]
+Text = Annotated[
+    str,
+    typer.Option(
+        metavar="SOURCE",
+        help="A file (.txt .md .py .jsonl .parquet), folder, glob, hub data set, or stdlib "
+        "(the Python standard library's source on this machine).",
+    ),
+]
+NumDocuments = Annotated[int, typer.Option(min=1, help="How many documents to read.")]
+Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
+Schemes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scheme",
+        metavar="NAME",
+        help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; say it again for more. Names: none, pi, "
+        "ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro.",
+    ),
+]
+FactorFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--factors", metavar="FILE", help="A factors file; say it again for more."),
+]
+BaseOption = Annotated[
+    Base,
+    typer.Option(
+        "--base", help="Factors replace the scaling that the model carries, or are multiplied onto it."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's own).")]
+Attention = Annotated[str, typer.Option(help="As transformers names it: sdpa, eager, flash_attention_2 ...")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that the model brings along. Read it first.")
+]
+OriginalLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="The trained window in tokens, where the configuration states a wrong one."),
+]
+FullAttention = Annotated[
+    bool, typer.Option("--full-attention", help="Lift sliding windows that are shorter than the target.")
+]
+
+
+def parse_length(text: str, original_length: int, what: str = "A length") -> int:
+    """`8x` (times the window), `32768` or `32k` (x 1024) as tokens.
+
+    Raises:
+        SettingError: none of these, or not above 0.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([xXkK]?)\s*", text)
+    tokens = 0.0
+    if match:
+        unit = {"x": original_length, "k": 1024, "": 1}[match[2].lower()]
+        tokens = float(match[1]) * unit
+    if not match or tokens < 1 or tokens != int(tokens):
+        raise SettingError(
+            f"{what} is {text!r}, but must be tokens (32768 or 32k) or a multiple of the window (8x)."
+        )
+    return int(tokens)
+
+
+def parse_lengths(text: str, original_length: int) -> list[int]:
+    """`256,512,8x` as tokens, ascending, each once."""
+    lengths = {parse_length(entry, original_length) for entry in text.split(",") if entry.strip()}
+    if not lengths:
+        raise SettingError("`--lengths` names no length: give tokens, like 256,512,1024.")
+    return sorted(lengths)
+
+
+def factors_by_label(
+    loaded: "LoadedModel", schemes: list[str] | None, files: list[Path] | None, longest: int, base: Base
+) -> dict[str, FactorsAtLength]:
+    """Each asked scheme and file as a function from a length to factors; the untouched model if none was asked.
+
+    A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
+    own. Factors are told apart by their label, so a name that was given twice counts once.
+    """
+    from ropewalk.factors import load_factors
+    from ropewalk.report.comparison import constant, scheme_at_lengths, untouched
+
+    labelled: dict[str, FactorsAtLength] = {
+        text: scheme_at_lengths(text, loaded.geometry, longest) for text in schemes or []
+    }
+    for file in files or []:
+        factors = load_factors(file, geometry=loaded.geometry, target_length=longest)
+        factors.require_geometry(loaded.geometry, loaded.name)
+        loaded.warn_if_other_weights(factors, str(file))
+        labelled[str(file)] = constant(factors)
+    own = loaded.description.own
+    if base == "as-is" and own is not None:
+        raise NotImplementedError
+    return labelled or {"untouched": untouched}

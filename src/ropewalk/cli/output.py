@@ -1,0 +1,79 @@
+"""What is said, and where: the result on stdout, the story on stderr.
+
+Text of a user's (file names, model names, errors) is printed as it is, never read as markup.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+INTERRUPTED_CODE = 130
+CLOSED_STDOUT_CODE = 141  # what a shell reports for a program that SIGPIPE ended
+PIPED_WIDTH = 200  # columns where stdout is no terminal: nothing folds a table there
+
+
+def say(message: str) -> None:
+    """One line of the story."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def complain(message: str) -> None:
+    """One line about what went wrong, whatever the message holds."""
+    say("ropewalk: " + " ".join(message.split()))
+
+
+@contextmanager
+def interruptible(how_to_go_on: str) -> Iterator[None]:
+    """Turn Ctrl-C into a line that says how to go on, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nInterrupted. {how_to_go_on}")
+        raise typer.Exit(INTERRUPTED_CODE) from None
+
+
+def result(text: str) -> None:
+    """Print to stdout; a reader that has gone away (`| head`) is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more as it ends; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(CLOSED_STDOUT_CODE) from None
+
+
+def result_json(records: Sequence[Mapping[str, Any]], **more: Any) -> None:
+    """Print the one object of `--json`; a number that JSON can't hold is null."""
+    result(json.dumps(_finite({"records": list(records), **more}), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An aligned table as text, the first column to the left and the others to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())

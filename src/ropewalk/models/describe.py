@@ -1,0 +1,236 @@
+"""A transformers configuration to the geometry of its rotary, and the scaling that it already carries.
+
+The only reader of other projects' names. Both forms are read: transformers 5 keeps one dictionary,
+`rope_parameters`, with theta inside; transformers 4 has `rope_scaling` beside a top-level `rope_theta`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from ropewalk.errors import FactorsError, ModelError, SettingError
+from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.geometry import RopeGeometry
+from ropewalk.rope.attention_scale import longrope_attention_factor, yarn_attention_factor
+from ropewalk.rope.schemes import SchemeSpec, scheme_factors
+
+# Scaled types that state their original window; the others scale from `max_position_embeddings`.
+TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
+SCALING_TYPES = ("linear", "dynamic", *TYPES_WITH_ORIGINAL_LENGTH)
+
+NO_ROTARY_IN_MODEL = {
+    "gptj": "it turns queries and keys inside each attention layer, from a table of its own",
+    "codegen": "it turns queries and keys inside each attention layer, from a table of its own",
+    "roformer": "it turns queries and keys inside each attention layer, from a table of its own",
+    "bloom": "it has ALiBi, no rotary position embedding",
+    "mpt": "it has ALiBi, no rotary position embedding",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeDescription:
+    """What a model's configuration says about position.
+
+    Attributes:
+        geometry: the plain rotary, before any scaling.
+        own: the scaling that the model carries at its longest length, or None.
+        own_problem: why a scaling that it carries can't be written as factors, or None.
+        sliding_window: tokens that its sliding (or chunked) layers see, None where every layer sees all.
+        num_sliding_layers: how many layers those are.
+    """
+
+    geometry: RopeGeometry
+    own: RescaleFactors | None
+    own_problem: str | None = None
+    sliding_window: int | None
+    num_sliding_layers: int
+    model_type: str
+
+
+def describe(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:
+    """Read any causal model's configuration.
+
+    Args:
+        config: a transformers configuration; of a multi-modal one, its text part is read.
+        original_length: L in tokens, where the configuration states it wrongly.
+        name: how errors call the model; its type by default.
+
+    Raises:
+        ModelError: the family has no rotary, or one that a single vector of factors can't describe.
+    """
+    config = config.get_text_config(decoder=True)
+    name = name or config.model_type or "this model"
+    parameters = _rope_parameters(config, name)
+    rotary_dim, head_dim = _dimensions(config, parameters, name)
+    stated_length = _original_length(config, parameters)
+    if original_length is None and stated_length is None:
+        raise ModelError(
+            f"{name} does not say how many tokens it was trained on (`max_position_embeddings`): "
+            f"give its window with --original-length."
+        )
+    geometry = RopeGeometry(
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        rope_theta=float(parameters["rope_theta"]),
+        original_length=original_length or stated_length or 0,
+        num_layers=int(config.num_hidden_layers),
+    )
+    own, own_problem = _own_factors(config, parameters, geometry, name)
+    window, num_sliding_layers = _sliding(config)
+    return RopeDescription(
+        geometry=geometry,
+        own=own,
+        own_problem=own_problem,
+        sliding_window=window,
+        num_sliding_layers=num_sliding_layers,
+        model_type=config.model_type,
+    )
+
+
+def factors_from_config(config: Mapping[str, Any], *, name: str = "config.json") -> RescaleFactors:
+    """The scaling in a `config.json`, as factors; of longrope, the long ones.
+
+    Raises:
+        ModelError: as `describe`, or nothing is scaled there.
+    """
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{name} is no model configuration: it names no `model_type`.")
+    config_class = CONFIG_MAPPING.get(config["model_type"], PreTrainedConfig)
+    try:
+        description = describe(config_class.from_dict(dict(config)), name=name)
+    except ModelError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{name} can't be read as a {config['model_type']} configuration: {reason}") from None
+    if description.own is None:
+        reason = description.own_problem or "its rotary is plain, so there are no factors to convert"
+        raise ModelError(f"{name} holds no factors: {reason}.")
+    return description.own
+
+
+def _rope_parameters(config: Any, name: str) -> dict[str, Any]:
+    """One flat dictionary with at least `rope_type` and `rope_theta`, from either form."""
+    if config.model_type in NO_ROTARY_IN_MODEL:
+        raise ModelError(f"{name} can't be extended: {NO_ROTARY_IN_MODEL[config.model_type]}.")
+    if getattr(config, "alibi", False):
+        raise ModelError(f"{name} can't be extended: it has ALiBi, no rotary position embedding.")
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    theta = given.get("rope_theta", getattr(config, "rope_theta", None))
+    nested = sorted(key for key, value in given.items() if isinstance(value, dict))
+    if nested:
+        raise ModelError(
+            f"{name} can't be extended: it has different rotary parameters for each type of layer "
+            f"({', '.join(nested)}), which one set of factors can't describe."
+        )
+    if theta is None:
+        raise ModelError(f"{name} can't be extended: its configuration has no rotary position embedding.")
+    rope_type = given.get("rope_type") or given.get("type") or "default"
+    if given.get("mrope_section") or rope_type == "mrope":
+        raise ModelError(
+            f"{name} can't be extended: its pairs are split between time, height and width (mrope), "
+            f"and only one position a token is searched."
+        )
+    rope_type = "longrope" if rope_type == "su" else rope_type
+    if rope_type not in ("default", *SCALING_TYPES):
+        raise ModelError(f"{name} can't be extended: its scaling {rope_type!r} is not known here.")
+    return {**given, "rope_type": rope_type, "rope_theta": theta}
+
+
+def _dimensions(config: Any, parameters: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """(rotary_dim, head_dim); multi-head latent attention turns a part of its own."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    partial = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
+    return int(head_dim * (1.0 if partial is None else partial)), int(head_dim)
+
+
+def _original_length(config: Any, parameters: Mapping[str, Any]) -> int | None:
+    longest = getattr(config, "max_position_embeddings", None)
+    if parameters["rope_type"] not in TYPES_WITH_ORIGINAL_LENGTH:
+        return longest
+    stated = parameters.get("original_max_position_embeddings")
+    return stated or getattr(config, "original_max_position_embeddings", None) or longest
+
+
+def _own_factors(
+    config: Any, parameters: Mapping[str, Any], geometry: RopeGeometry, name: str
+) -> tuple[RescaleFactors | None, str | None]:
+    """The model's own scaling as the model computes it: from the window that its configuration states."""
+    rope_type = parameters["rope_type"]
+    if rope_type == "default":
+        return None, None
+    stated = dataclasses.replace(
+        geometry, original_length=_original_length(config, parameters) or geometry.original_length
+    )
+    longest = getattr(config, "max_position_embeddings", None) or 0
+    ratio = float(parameters.get("factor") or max(longest, stated.original_length) / stated.original_length)
+    target_length = longest if longest > stated.original_length else round(stated.original_length * ratio)
+    try:
+        own = _scaled(parameters, stated, target_length, ratio)
+    except (FactorsError, SettingError) as error:
+        return None, f"its own {rope_type} scaling can't be written as factors ({error})"
+    provenance = Provenance(model=name, strategy=f"own {rope_type}", base="native")
+    return own.replace(geometry=geometry, provenance=provenance), None
+
+
+def _scaled(
+    parameters: Mapping[str, Any], geometry: RopeGeometry, target_length: int, ratio: float
+) -> RescaleFactors:
+    """Each of transformers' scaling types in terms of the closed-form schemes."""
+
+    def scheme(name: str, *keys: str, factor: float = ratio) -> RescaleFactors:
+        given = {key: float(parameters[key]) for key in keys if parameters.get(key) is not None}
+        return scheme_factors(
+            SchemeSpec(name=name, parameters={"factor": factor, **given}), geometry, target_length
+        )
+
+    match parameters["rope_type"]:
+        case "linear":
+            return scheme("pi")
+        case "dynamic":
+            # The base grows with the length; these are the factors that it has reached at the target.
+            return scheme("ntk", factor=ratio * target_length / geometry.original_length - (ratio - 1))
+        case "llama3":
+            return scheme("llama3", "low_freq_factor", "high_freq_factor")
+        case "yarn":
+            own = scheme("yarn", "beta_fast", "beta_slow", "truncate")
+            return own.replace(attention_factor=_yarn_attention(parameters, ratio))
+        case _:
+            stated = parameters.get("attention_factor")
+            return RescaleFactors.single(
+                geometry=geometry,
+                target_length=target_length,
+                rescale_factors=parameters["long_factor"],
+                attention_factor=stated or longrope_attention_factor(ratio, geometry.original_length),
+            )
+
+
+def _yarn_attention(parameters: Mapping[str, Any], ratio: float) -> float:
+    """As stated, or from DeepSeek's pair of scales, or YaRN's own."""
+    stated, scale, scale_all = (parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
+    if stated is not None:
+        return float(stated)
+    plain = yarn_attention_factor(ratio)
+    if scale and scale_all:
+        return (scale * (plain - 1) + 1) / (scale_all * (plain - 1) + 1)
+    return plain
+
+
+def _sliding(config: Any) -> tuple[int | None, int]:
+    """(window in tokens, number of layers that see only so far)."""
+    num_layers = int(config.num_hidden_layers)
+    layer_types = getattr(config, "layer_types", None)
+    for attribute, layer_type in (
+        ("sliding_window", "sliding_attention"),
+        ("attention_chunk_size", "chunked_attention"),
+    ):
+        window = getattr(config, attribute, None)
+        if not window:
+            continue
+        num_sliding = num_layers if layer_types is None else list(layer_types).count(layer_type)
+        if num_sliding:
+            return int(window), num_sliding
+    return None, 0

@@ -1,0 +1,176 @@
+"""How a family hands cos and sin to its attention layers: learned by looking, not by family name.
+
+Families compute the same angles and lay them out in their own ways: halves repeated (a b a b), neighbours
+repeated (a a b b), not repeated, as complex numbers, kept in float32 or cast. The original forward is
+probed once with frequencies that can be told apart; each column of what it returns is then known to be
+the cos or sin of one pair, and can be filled from an exact table instead.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.errors import ModelError
+
+# Largest deviation of a column from its formula: float32 angles at the probed positions are within 1e-4.
+TOLERANCE = 1e-3
+NUM_CHECKED_POSITIONS = 24
+FARTHEST_CHECKED_POSITION = 1000
+INPUT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """One tensor that a rotary returns, its last dimension told column by column.
+
+    Attributes:
+        columns: for each column, its index in [cos of every pair, sin of every pair].
+        signs: for each column, 1 or -1.
+        is_complex: columns alternate between real and imaginary parts of one complex number.
+        dtypes: the dtype returned, by the dtype of the hidden states that came in.
+    """
+
+    columns: tuple[int, ...]
+    signs: tuple[float, ...]
+    is_complex: bool
+    dtypes: dict[torch.dtype, torch.dtype]
+
+    def fill(self, table: Tensor, *, like: Tensor) -> Tensor:
+        filled = table[..., list(self.columns)]
+        if min(self.signs) < 0:
+            filled = filled * torch.tensor(self.signs, dtype=table.dtype, device=table.device)
+        if self.is_complex:
+            filled = torch.view_as_complex(filled.unflatten(-1, (-1, 2)).contiguous())
+        return filled.to(dtype=self.dtypes[like.dtype]).to(device=like.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryLayout:
+    """What a rotary's forward returns, in terms of the cos and sin of each pair.
+
+    Attributes:
+        leaves: the tensors returned, in order.
+        returns_tuple: a tuple of them, or the one tensor bare.
+    """
+
+    num_pairs: int
+    leaves: tuple[Leaf, ...]
+    returns_tuple: bool
+
+    def fill(self, cos: Tensor, sin: Tensor, *, like: Tensor) -> Any:
+        """What the original would return, from an exact table.
+
+        Args:
+            cos, sin: (*positions.shape, num_pairs), float64; gradients flow through.
+            like: the hidden states; the table is cast last, to the dtype that the original returns for them.
+        """
+        table = torch.cat((cos, sin), dim=-1)
+        outputs = tuple(leaf.fill(table, like=like) for leaf in self.leaves)
+        return outputs if self.returns_tuple else outputs[0]
+
+
+def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
+    """Probe a copy of a rotary module, and verify what was learnt on other positions.
+
+    Raises:
+        ModelError: what it returns is not the cos and sin of position times frequency, pair by pair.
+    """
+    probe = _Probe(rotary, num_pairs, name)
+    positions = torch.arange(4 * num_pairs + 8).unsqueeze(0)
+    outputs = probe.outputs(positions)
+    table = probe.table(positions)
+    layout = RotaryLayout(
+        num_pairs=num_pairs,
+        leaves=tuple(_learn_leaf(probe, index, output, table) for index, output in enumerate(outputs)),
+        returns_tuple=probe.returns_tuple,
+    )
+    _verify(layout, probe)
+    return layout
+
+
+def bare_forward(rotary: nn.Module, positions: Tensor, dtype: torch.dtype = torch.float32) -> Any:
+    """What the class's own forward returns on this CPU module, whatever replaces it on the instance."""
+    hidden_states = torch.zeros(*positions.shape, 1, dtype=dtype)
+    with torch.no_grad():
+        return type(rotary).forward(rotary, hidden_states, positions)
+
+
+class _Probe:
+    """A copy of a rotary that turns at frequencies which can be told apart, and never switches them."""
+
+    def __init__(self, rotary: nn.Module, num_pairs: int, name: str) -> None:
+        self.name = name
+        self.num_pairs = num_pairs
+        self.returns_tuple = False
+        # Spread over (0, pi): over 4 * num_pairs positions no two of these cosines look alike.
+        self.frequencies = (torch.arange(num_pairs, dtype=torch.float64) + 0.5) * (3.0 / num_pairs)
+        self.module = copy.deepcopy(rotary).cpu()
+        module: Any = self.module
+        frequencies = self.frequencies.to(torch.float32)
+        module.inv_freq = frequencies
+        # Dynamic and longrope rules recompute the frequencies by rotary type, and Phi-MoE in every call.
+        module.rope_type = "default"
+        module.rope_init_fn = lambda *_, **__: (frequencies, 1.0)
+
+    def refuse(self, reason: str) -> ModelError:
+        return ModelError(f"{self.name} can't be extended: {reason}.")
+
+    def outputs(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+        """The tensors returned at `positions`, which hold a 0, divided by what cos is there."""
+        try:
+            returned = bare_forward(self.module, positions, dtype)
+        except (TypeError, AttributeError, KeyError, RuntimeError, ValueError, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            raise self.refuse(f"its rotary takes more than hidden states and positions ({reason})") from None
+        self.returns_tuple = isinstance(returned, (tuple, list))
+        outputs = tuple(returned) if self.returns_tuple else (returned,)
+        if not outputs or not all(isinstance(output, Tensor) for output in outputs):
+            raise self.refuse("its rotary returns no tensors of cos and sin")
+        if any(output.shape[:-1] != positions.shape for output in outputs):
+            shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
+            raise self.refuse(f"its rotary returns shapes {shapes} for positions {tuple(positions.shape)}")
+        scale = max(float(output[0, positions[0] == 0].abs().max()) for output in outputs)
+        return tuple(output / scale for output in outputs)
+
+    def table(self, positions: Tensor) -> Tensor:
+        angles = positions.to(torch.float64).unsqueeze(-1) * self.frequencies
+        return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Leaf:
+    """Match every column to the nearest of cos, sin and their negatives."""
+    real = torch.view_as_real(output).flatten(-2) if output.is_complex() else output
+    learnt, known = real[0].to(torch.float64).T, table[0].T
+    signed = torch.cat((known, -known))
+    distances = (learnt.unsqueeze(1) - signed.unsqueeze(0)).abs().amax(dim=-1)
+    deviation, nearest = distances.min(dim=1)
+    if float(deviation.max()) > TOLERANCE:
+        column = int(deviation.argmax())
+        raise probe.refuse(f"column {column} of its rotary is neither cos nor sin of one pair")
+    zero = torch.zeros(1, 1, dtype=torch.long)
+    dtypes = {dtype: probe.outputs(zero, dtype)[index].dtype for dtype in INPUT_DTYPES}
+    return Leaf(
+        columns=tuple(int(column) % len(known) for column in nearest),
+        signs=tuple(1.0 if int(column) < len(known) else -1.0 for column in nearest),
+        is_complex=output.is_complex(),
+        dtypes=dtypes,
+    )
+
+
+def _verify(layout: RotaryLayout, probe: _Probe) -> None:
+    """The layout must reproduce the original at positions, and in rows, that it was not learnt from."""
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randint(FARTHEST_CHECKED_POSITION, (2, NUM_CHECKED_POSITIONS), generator=generator)
+    positions[:, 0] = 0
+    cos, sin = probe.table(positions).chunk(2, dim=-1)
+    filled = layout.fill(cos, sin, like=torch.zeros(1))
+    originals = probe.outputs(positions)
+    for original, leaf in zip(originals, filled if layout.returns_tuple else (filled,), strict=True):
+        if float((original - leaf).abs().max()) > TOLERANCE:
+            raise probe.refuse("its rotary does not follow the layout that was learnt from it")
+    used = {column for leaf in layout.leaves for column in leaf.columns}
+    if used != set(range(2 * layout.num_pairs)):
+        raise probe.refuse(f"its rotary does not turn all of {layout.num_pairs} pairs")

@@ -1,0 +1,230 @@
+"""Drawings from data: perplexity against length, and rescale factors by pair.
+
+Whoever measures hands over curves; nothing is computed here. A scheme has the same colour and dashes in every
+figure: colours from Okabe and Ito's palette for all kinds of colour vision, relatives (YaRN's three forms)
+told apart by their dashes, every line named at its own end instead of in a legend.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ropewalk.files import write_atomically
+
+SIZE_INCHES = (10.0, 6.0)
+DPI = 150
+FONT_POINTS = 11.0
+LABEL_GAP = 0.042  # of the axes' height, between the middles of two labels
+SAMPLE = (1.04, 1.08)  # where a label's sample of its line stands, of the axes' width
+SEARCHED = "searched"
+
+_BLACK, _GREY = "#000000", "#6F6F6F"
+_ORANGE, _SKY, _GREEN, _BLUE, _VERMILION, _PURPLE = (
+    "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+_SOLID, _DASHED, _DOTTED = "-", (0, (5, 2)), (0, (1.2, 1.6))
+
+STYLES: dict[str, tuple[str, Any]] = {
+    SEARCHED: (_VERMILION, _SOLID),
+    "none": (_GREY, _SOLID),
+    "untouched": (_GREY, _SOLID),
+    "sliding window": (_BLACK, _DASHED),
+    "pi": (_SKY, _SOLID),
+    "ntk": (_GREEN, _SOLID),
+    "dynamic-ntk": (_GREEN, _DASHED),
+    "yarn": (_BLUE, _SOLID),
+    "yarn-paper": (_BLUE, _DASHED),
+    "yarn:attention_factor=1": (_BLUE, _DOTTED),
+    "llama3": (_ORANGE, _SOLID),
+    "mrrope-uni": (_PURPLE, _DASHED),
+    "mrrope-pro": (_PURPLE, _SOLID),
+}
+_OTHERS = [
+    (colour, dashes) for dashes in (_DOTTED, _DASHED) for colour in (_BLACK, _VERMILION, _GREEN, _ORANGE)
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One line of a figure; `low` and `high` are a 95% interval of `y`, empty where there is none."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+
+
+def draw_perplexity(curves: Sequence[Curve], *, original_length: int, title: str) -> bytes:
+    """A PNG of perplexity against length in tokens, both axes logarithmic, the trained window marked."""
+    figure, axes = _canvas(title)
+    _draw_lines(axes, curves)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel("length read, tokens")
+    axes.set_ylabel("perplexity")
+    lengths = sorted({x for curve in curves for x in curve.x})
+    _plain_ticks(axes, lengths)
+    _mark(axes, original_length, f"trained window, {original_length} tokens", 0.99)
+    _label_ends(axes, curves)
+    return _png(figure)
+
+
+def draw_factors(curves: Sequence[Curve], *, first_unfinished_pair: int, title: str) -> bytes:
+    """A PNG of factors by pair; those from `first_unfinished_pair` on never finish a turn in the window."""
+    figure, axes = _canvas(title)
+    _draw_lines(axes, curves)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("rotary pair, fastest first")
+    axes.set_ylabel("rescale factor: how many times slower the pair turns")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    last = max(x for curve in curves for x in curve.x)
+    if first_unfinished_pair <= last:
+        _mark(axes, first_unfinished_pair - 0.5, "from here on: no full turn in the trained window", 0.2)
+    _label_ends(axes, curves)
+    return _png(figure)
+
+
+def save_figure(path: Path, png: bytes) -> None:
+    """Write the picture whole or not at all."""
+    write_atomically(path, png)
+
+
+def style_of(label: str, position: int = 0) -> tuple[str, Any]:
+    """Colour and dashes: fixed for known schemes, by `position` among the others."""
+    return STYLES.get(label) or _OTHERS[position % len(_OTHERS)]
+
+
+def _canvas(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(_literal(title), loc="left", fontsize=FONT_POINTS + 2)
+    axes.tick_params(labelsize=FONT_POINTS)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_fontsize(FONT_POINTS)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, which="major", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _draw_lines(axes: Axes, curves: Sequence[Curve]) -> None:
+    for position, curve in enumerate(curves):
+        colour, dashes = style_of(curve.label, position)
+        ours = curve.label == SEARCHED
+        axes.plot(
+            curve.x,
+            curve.y,
+            color=colour,
+            linestyle=dashes,
+            linewidth=_width(curve),
+            marker="o" if ours else None,
+            markersize=4,
+            zorder=3 if ours else 2,
+        )
+        if (
+            ours
+            and curve.low is not None
+            and curve.high is not None
+            and None not in (*curve.low, *curve.high)
+        ):
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
+
+
+def _plain_ticks(axes: Axes, lengths: Sequence[float]) -> None:
+    plain = FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.3g}")
+    axes.xaxis.set_major_locator(FixedLocator(list(lengths)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    low, high = axes.get_ylim()
+    steps = [digit * 10.0**power for power in range(-2, 9) for digit in (1, 1.5, 2, 3, 5, 7)]
+    axes.yaxis.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(plain)
+
+
+def _mark(axes: Axes, x: float, text: str) -> None:
+    axes.axvline(x, color=_GREY, linewidth=1, linestyle=_DOTTED)
+    axes.text(
+        x,
+        0.99,
+        f" {text}",
+        transform=axes.get_xaxis_transform(),
+        va="top",
+        fontsize=FONT_POINTS - 1,
+        color=_GREY,
+    )
+
+
+def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Name every line to the right of its end with a sample of its dashes, moved apart where ends meet."""
+    to_height = _height_of(axes)
+    ends = [to_height(curve.y[-1]) for curve in curves]
+    for index, height in zip(_order(ends), spread(sorted(ends), LABEL_GAP), strict=True):
+        curve = curves[index]
+        colour, dashes = style_of(curve.label, index)
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 1}
+        axes.annotate(
+            "",
+            xy=(curve.x[-1], curve.y[-1]),
+            xytext=(SAMPLE[0], height),
+            textcoords="axes fraction",
+            annotation_clip=False,
+            arrowprops=leader,
+        )
+        sample = {"color": colour, "linestyle": dashes, "linewidth": _width(curve), "clip_on": False}
+        axes.plot(SAMPLE, [height, height], transform=axes.transAxes, **sample)
+        weight = "bold" if curve.label == SEARCHED else "normal"
+        axes.text(
+            SAMPLE[1] + 0.01, height, _literal(curve.label), transform=axes.transAxes, va="center",
+            color=colour, fontsize=FONT_POINTS, fontweight=weight,
+        )  # fmt: skip
+
+
+def _width(curve: Curve) -> float:
+    return 3.0 if curve.label == SEARCHED else 1.8
+
+
+def _height_of(axes: Axes) -> Callable[[float], float]:
+    transform = axes.transData + axes.transAxes.inverted()
+    left = axes.get_xlim()[0]
+    return lambda y: float(transform.transform((left, y))[1])
+
+
+def _order(values: Sequence[float]) -> list[int]:
+    return sorted(range(len(values)), key=lambda index: values[index])
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights at least `gap` apart, moved as little as possible (least squares), inside 0 .. 1.
+
+    Where all would not fit, they run out at the top.
+    """
+    blocks: list[tuple[float, int]] = []  # (mean of height - index * gap, how many): pool adjacent violators
+    for index, height in enumerate(heights):
+        mean, count = height - index * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            before, num_before = blocks.pop()
+            mean = (before * num_before + mean * count) / (num_before + count)
+            count += num_before
+        blocks.append((mean, count))
+    flat = [mean for mean, count in blocks for _ in range(count)]
+    ceiling = max(0.0, 1.0 - (len(heights) - 1) * gap)
+    return [min(max(mean, 0.0), ceiling) + index * gap for index, mean in enumerate(flat)]
+
+
+def _literal(text: str) -> str:
+    """A user's dollar sign starts no formula."""
+    return text.replace("$", r"\$")
+
+
+def _png(figure: Figure) -> bytes:
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getvalue()

@@ -1,0 +1,73 @@
+"""What of a document is read, and which of the tokens that were read are scored."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ropewalk.errors import SettingError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenWindow:
+    """Tokens that the model reads at once; only the last `num_scored` of them count.
+
+    Attributes:
+        ids: shape (n,), int64.
+        num_scored: 1 .. n - 1, because the first token of a window has nothing before it.
+    """
+
+    ids: torch.Tensor
+    num_scored: int
+
+    def __post_init__(self) -> None:
+        assert self.ids.ndim == 1, self.ids.shape
+        assert 1 <= self.num_scored < len(self.ids), (self.num_scored, len(self.ids))
+
+
+def truncate(ids: torch.Tensor, length: int) -> list[TokenWindow]:
+    """One pass over the first `length` tokens of a document; all but the first are scored.
+
+        read   <s> 0 1 2 3 4 5 6
+        score      0 1 2 3 4 5 6
+
+    Raises:
+        SettingError: `length` is below 2 or beyond the document.
+    """
+    _require_length(ids, length)
+    return [TokenWindow(ids=ids[:length], num_scored=length - 1)]
+
+
+def sliding(ids: torch.Tensor, length: int, *, window: int, stride: int) -> list[TokenWindow]:
+    """Windows over the first `length` tokens that score each token but the first once, with much context.
+
+    The window moves on by `stride`, and what it has not scored yet is scored; the last one ends where the
+    text ends, so all windows are of one size (here 5, stride 2):
+
+        read   <s> 0 1 2 3            read   1 2 3 4 5          read   2 3 4 5 6
+        score      0 1 2 3            score        4 5          score          6
+
+    A window as long as the text is `truncate`.
+
+    Raises:
+        SettingError: `stride` is not in 1 .. window - 1, or `length` is below 2 or beyond the document.
+    """
+    _require_length(ids, length)
+    if not 1 <= stride < window:
+        raise SettingError(
+            f"The stride is {stride} tokens and the window {window}: the stride must be at least 1 and "
+            f"below the window, so that every token has some context."
+        )
+    windows = [TokenWindow(ids=ids[: min(window, length)], num_scored=min(window, length) - 1)]
+    end = min(window, length)
+    while end < length:
+        new_end = min(end + stride, length)
+        windows.append(TokenWindow(ids=ids[new_end - window : new_end], num_scored=new_end - end))
+        end = new_end
+    return windows
+
+
+def _require_length(ids: torch.Tensor, length: int) -> None:
+    if not 2 <= length <= len(ids):
+        raise SettingError(
+            f"The length is {length} tokens, but must be at least 2 and at most the document's {len(ids)}."
+        )

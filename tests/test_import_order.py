@@ -1,0 +1,83 @@
+"""Rooms import upwards only, and the command line starts without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
+
+# An upper room never imports a lower one.
+ORDER = [
+    "errors",
+    "files",
+    "geometry",
+    "factors",
+    "rope",
+    "models",
+    "text",
+    "evaluate",
+    "search",
+    "run_folder",
+    "report",
+    "cli",
+]
+
+# These name lower rooms on purpose: the package's public names, and the program.
+DOORS = {"__init__", "__main__"}
+
+
+def room_of(file):
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_rooms(file):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative imports hide the room they reach"
+            module = node.module or ""
+            names = [f"ropewalk.{a.name}" for a in node.names] if module == "ropewalk" else [module]
+        for name in names:
+            if name.startswith("ropewalk."):
+                yield node.lineno, name.split(".")[1]
+
+
+FILES = sorted(f for f in PACKAGE.rglob("*.py") if room_of(f) not in DOORS)
+
+
+def test_every_room_has_its_place():
+    assert {room_of(file) for file in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_no_room_imports_a_lower_one(file):
+    own = ORDER.index(room_of(file))
+    for line, room in imported_rooms(file):
+        if room == "__version__":
+            continue
+        assert ORDER.index(room) <= own, f"{file}:{line} imports the lower room {room}"
+
+
+def test_only_the_models_room_knows_transformers():
+    for file in FILES:
+        names = [
+            alias.name if isinstance(node, ast.Import) else node.module
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in node.names
+        ]
+        if any((name or "").split(".")[0] == "transformers" for name in names):
+            assert room_of(file) == "models", f"{file} imports transformers"
+
+
+@pytest.mark.parametrize("statement", ["import ropewalk", "import ropewalk.cli.main"])
+def test_starting_up_imports_no_torch(statement):
+    code = f"{statement}; import sys; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
