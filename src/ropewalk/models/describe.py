@@ -37,6 +37,7 @@ class RopeDescription:
     Attributes:
         geometry: the plain rotary, before any scaling.
         own: the scaling that the model carries at its longest length, or None.
+        own_short: of longrope, its second set, for lengths up to the original window.
         own_problem: why a scaling that it carries can't be written as factors, or None.
         sliding_window: tokens that its sliding (or chunked) layers see, None where every layer sees all.
         num_sliding_layers: how many layers those are.
@@ -44,6 +45,7 @@ class RopeDescription:
 
     geometry: RopeGeometry
     own: RescaleFactors | None
+    own_short: RescaleFactors | None = None
     own_problem: str | None = None
     sliding_window: int | None
     num_sliding_layers: int
@@ -78,11 +80,12 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
         original_length=original_length or stated_length or 0,
         num_layers=int(config.num_hidden_layers),
     )
-    own, own_problem = _own_factors(config, parameters, geometry, name)
+    own, own_short, own_problem = _own_factors(config, parameters, geometry, name)
     window, num_sliding_layers = _sliding(config)
     return RopeDescription(
         geometry=geometry,
         own=own,
+        own_short=own_short,
         own_problem=own_problem,
         sliding_window=window,
         num_sliding_layers=num_sliding_layers,
@@ -105,7 +108,9 @@ def factors_from_config(config: Mapping[str, Any], *, name: str = "config.json")
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"{name} can't be read as a {config['model_type']} configuration: {reason}") from None
+        raise ModelError(
+            f"{name} can't be read as a {config['model_type']} configuration: {reason}"
+        ) from None
     if description.own is None:
         reason = description.own_problem or "its rotary is plain, so there are no factors to convert"
         raise ModelError(f"{name} holds no factors: {reason}.")
@@ -157,11 +162,11 @@ def _original_length(config: Any, parameters: Mapping[str, Any]) -> int | None:
 
 def _own_factors(
     config: Any, parameters: Mapping[str, Any], geometry: RopeGeometry, name: str
-) -> tuple[RescaleFactors | None, str | None]:
+) -> tuple[RescaleFactors | None, RescaleFactors | None, str | None]:
     """The model's own scaling as the model computes it: from the window that its configuration states."""
     rope_type = parameters["rope_type"]
     if rope_type == "default":
-        return None, None
+        return None, None, None
     stated = dataclasses.replace(
         geometry, original_length=_original_length(config, parameters) or geometry.original_length
     )
@@ -171,9 +176,15 @@ def _own_factors(
     try:
         own = _scaled(parameters, stated, target_length, ratio)
     except (FactorsError, SettingError) as error:
-        return None, f"its own {rope_type} scaling can't be written as factors ({error})"
-    provenance = Provenance(model=name, strategy=f"own {rope_type}", base="native")
-    return own.replace(geometry=geometry, provenance=provenance), None
+        return None, None, f"its own {rope_type} scaling can't be written as factors ({error})"
+    own = own.replace(
+        geometry=geometry,
+        provenance=Provenance(model=name, strategy=f"own {rope_type}", base="native"),
+    )
+    if rope_type != "longrope":
+        return own, None, None
+    short = tuple(float(value) for value in parameters["short_factor"])
+    return own, own.replace(rescale_factors=(short,), target_length=stated.original_length), None
 
 
 def _scaled(
@@ -210,7 +221,9 @@ def _scaled(
 
 def _yarn_attention(parameters: Mapping[str, Any], ratio: float) -> float:
     """As stated, or from DeepSeek's pair of scales, or YaRN's own."""
-    stated, scale, scale_all = (parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
+    stated, scale, scale_all = (
+        parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim")
+    )
     if stated is not None:
         return float(stated)
     plain = yarn_attention_factor(ratio)
