@@ -228,7 +228,7 @@ def _yarn_attention(parameters: Mapping[str, Any], ratio: float) -> float:
         return float(stated)
     plain = yarn_attention_factor(ratio)
     if scale and scale_all:
-        return (scale * (plain - 1) + 1) / (scale_all * (plain - 1) + 1)
+        return float((scale * (plain - 1) + 1) / (scale_all * (plain - 1) + 1))
     return plain
 
 

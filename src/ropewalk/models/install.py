@@ -254,7 +254,7 @@ class _LayerForward:
 
 
 class _PlainPrepare:
-    """Generation as every model does it, without Phi's rule of dropping the cache at the switch of factors."""
+    """Generation as every model does it, without Phi's rule of dropping the cache where factors switch."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -288,18 +288,12 @@ def find_rotary(model: nn.Module, name: str) -> nn.Module:
     """
     get_decoder = getattr(model, "get_decoder", None)
     decoder: nn.Module = get_decoder() if get_decoder is not None else model
-    inside_layers = {
-        id(module)
-        for layers in decoder.modules()
-        if isinstance(layers, nn.ModuleList)
-        for module in layers.modules()
-    }
-    rotaries = [module for module in decoder.modules() if _is_rotary(module)]
-    shared = [module for module in rotaries if id(module) not in inside_layers]
-    if len(shared) == 1:
+    rotaries = {name: module for name, module in decoder.named_modules() if _is_rotary(module)}
+    shared = [module for name, module in rotaries.items() if not any(map(str.isdigit, name.split(".")))]
+    if len(rotaries) == 1 and shared:
         return shared[0]
     if shared:
-        reason = f"it has {len(shared)} rotaries, which one set of factors can't describe"
+        reason = f"it has {len(rotaries)} rotaries, which one set of factors can't describe"
     elif rotaries:
         reason = "each of its attention layers has a rotary of its own"
     else:
@@ -333,8 +327,8 @@ def _require_described(
             if _agree(original, filled, 0.05 if is_half else 1e-4):
                 return
     raise ModelError(
-        f"{name} can't be extended: its rotary does not turn at the frequencies that its configuration states "
-        f"({layout.num_pairs} pairs, theta {description.geometry.rope_theta:g})."
+        f"{name} can't be extended: its rotary does not turn at the frequencies that its configuration "
+        f"states ({layout.num_pairs} pairs, theta {description.geometry.rope_theta:g})."
     )
 
 
@@ -359,7 +353,8 @@ def _decoder_layers(model: nn.Module, rotary: nn.Module, geometry: RopeGeometry)
                 if isinstance(child, nn.ModuleList) and len(child) == geometry.num_layers:
                     return child
     raise ModelError(
-        f"No list of {geometry.num_layers} layers stands beside this model's rotary: give one vector for all layers."
+        f"No list of {geometry.num_layers} layers stands beside this model's rotary: give one vector of "
+        f"factors for all layers."
     )
 
 

@@ -79,6 +79,8 @@ def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
         ModelError: what it returns is not the cos and sin of position times frequency, pair by pair.
     """
     probe = _Probe(rotary, num_pairs, name)
+    # Multi-modal rotaries take a position for each of time, height and width, and merge these axes.
+    probe.outputs(torch.zeros(3, 2, 4, dtype=torch.long))
     positions = torch.arange(4 * num_pairs + 8).unsqueeze(0)
     outputs = probe.outputs(positions)
     table = probe.table(positions)
@@ -132,7 +134,7 @@ class _Probe:
         if any(output.shape[:-1] != positions.shape for output in outputs):
             shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
             raise self.refuse(f"its rotary returns shapes {shapes} for positions {tuple(positions.shape)}")
-        scale = max(float(output[0, positions[0] == 0].abs().max()) for output in outputs)
+        scale = max(float(output[positions == 0].abs().max()) for output in outputs)
         return tuple(output / scale for output in outputs)
 
     def table(self, positions: Tensor) -> Tensor:
