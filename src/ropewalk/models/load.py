@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ropewalk.errors import ModelError
@@ -21,6 +20,7 @@ from ropewalk.models.install import install, installed, uninstall
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+NAMES = f"a model's folder, a hub name, a .gguf file, or {SCALE_MODEL}"
 SAMPLED_VALUES = 1024
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
@@ -81,9 +81,10 @@ class LoadedModel:
         made_on = factors.provenance
         if made_on.weights_sha256 in (None, self.weights_sha256):
             return
+        theirs = f"{made_on.model or 'an unnamed model'} (weights {made_on.weights_sha256[:12]})"
+        ours = f"{self.name} (weights {self.weights_sha256[:12]})"
         warnings.warn(
-            f"{source} were made on {made_on.model or 'an unnamed model'} (weights {made_on.weights_sha256[:12]}), "
-            f"but {self.name} has other weights ({self.weights_sha256[:12]}) of the same geometry: "
+            f"{source} were made on {theirs}, but are used with {ours} of the same geometry: "
             f"measure them here before you trust them.",
             OtherWeightsWarning,
             stacklevel=2,
@@ -104,7 +105,7 @@ def load_model(
     """Load a model from a folder, the hub, a `.gguf` file, or `scale-model`, ready to be evaluated.
 
     Weights are read from safetensors or GGUF; pickles are refused, because reading one runs its code. The
-    configuration is looked at before any weight is read, so that a model that can't be extended costs nothing.
+    configuration is looked at before any weight, so that a model that can't be extended costs nothing.
 
     Args:
         device: as torch names it, or `auto` for an accelerator where there is one.
@@ -186,7 +187,8 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise ModelError(
-            f"The device is {name!r}, which torch can't use here ({_first_line(error)}): give cpu, auto, cuda or cuda:1."
+            f"The device is {name!r}, which torch can't use here: give cpu, auto, or another that it has "
+            f"({_first_line(error)})."
         ) from None
     return device
 
@@ -201,25 +203,21 @@ def _where_from(name: str) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is called with: a local path or a hub name, and a GGUF's file name."""
     if name == SCALE_MODEL:
         return str(scale_model_path()), {}
-    path = Path(name).expanduser()
+    if not name:
+        raise ModelError(f"A model with an empty name does not exist: name {NAMES}.")
+    path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"{name} does not exist: name a local .gguf file.")
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(
-                f"{name} holds no config.json: name a folder that transformers can load, or a .gguf file."
-            )
+            raise ModelError(f"{name} holds no config.json: name a folder that transformers can load.")
         return str(path), {}
     if path.exists():
-        raise ModelError(
-            f"{name} is a file: name a model's folder, a hub name, a .gguf file, or {SCALE_MODEL}."
-        )
+        raise ModelError(f"{name} is a file: name {NAMES}.")
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
-        raise ModelError(
-            f"{name} does not exist: name a model's folder, a hub name, a .gguf file, or {SCALE_MODEL}."
-        )
+        raise ModelError(f"{name} does not exist: name {NAMES}.")
     return name, {}
 
 
@@ -244,8 +242,8 @@ def _require_safetensors(folder: Path, name: str) -> None:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
         raise ModelError(
-            f"{name} has its weights as a pickle only ({pickles[0]}), and reading a pickle can run any code in it: "
-            f"convert it to safetensors."
+            f"{name} has its weights as a pickle only ({pickles[0]}), and reading a pickle can run any code "
+            f"in it: convert it to safetensors."
         )
     raise ModelError(f"{name} holds no weights: a model.safetensors is needed beside its config.json.")
 
@@ -255,7 +253,7 @@ def _require_complete(report: dict[str, Any], name: str) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"{name} lacks {len(missing)} of its weights ({missing[0]} ...): its files are incomplete, or for another class."
+            f"{name} lacks {len(missing)} of its weights ({missing[0]} ...): its files are incomplete."
         )
 
 
@@ -266,7 +264,7 @@ def _one_line_errors(name: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # tokenizers and safetensors raise bare ones
         raise ModelError(_explain(name, error)) from error
 
 
@@ -277,14 +275,14 @@ def _explain(name: str, error: Exception) -> str:
     if "gated" in text:
         return f"{name} is gated on the hub: ask for access on its page, then log in with `hf auth login`."
     if "is not a valid model identifier" in text:
-        return f"{name} is neither a local folder nor a model that the hub lists: check the name, or log in for a private one."
+        return f"{name} is neither a local folder nor on the hub: check the name, or log in if it is private."
     if "couldn't connect" in text or "onnection" in text or "offline" in text.lower():
         return (
             f"{name} is no local folder, and the hub can't be reached for it: check the name and the "
             f"network, or name a folder."
         )
     if "safetensors" in text and "does not appear to have" in text:
-        return f"{name} has no safetensors weights on the hub, and pickles are refused: choose another revision or model."
+        return f"{name} has no safetensors weights on the hub, and pickles are refused: try another revision."
     if "trust_remote_code" in text:
         return f"{name} needs code of its own to be run: read that code, then say --trust-remote-code."
     return f"{name} can't be loaded: {_first_line(error)}"

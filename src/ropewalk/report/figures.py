@@ -128,13 +128,8 @@ def _draw_lines(axes: Axes, curves: Sequence[Curve]) -> None:
             markersize=4,
             zorder=3 if ours else 2,
         )
-        if (
-            ours
-            and curve.low is not None
-            and curve.high is not None
-            and None not in (*curve.low, *curve.high)
-        ):
-            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)  # type: ignore[arg-type]
+        if ours and curve.low and curve.high:
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
 
 
 def _plain_ticks(axes: Axes, lengths: Sequence[float]) -> None:
@@ -149,17 +144,10 @@ def _plain_ticks(axes: Axes, lengths: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(plain)
 
 
-def _mark(axes: Axes, x: float, text: str) -> None:
+def _mark(axes: Axes, x: float, text: str, height: float) -> None:
     axes.axvline(x, color=_GREY, linewidth=1, linestyle=_DOTTED)
-    axes.text(
-        x,
-        0.99,
-        f" {text}",
-        transform=axes.get_xaxis_transform(),
-        va="top",
-        fontsize=FONT_POINTS - 1,
-        color=_GREY,
-    )
+    where = axes.get_xaxis_transform()
+    axes.text(x, height, f" {text}", transform=where, va="top", fontsize=FONT_POINTS - 1, color=_GREY)
 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
