@@ -1,0 +1,152 @@
+"""The evolution of LongRoPE (arXiv 2402.13753, Algorithm 1), with rules where the paper has none.
+
+    first population   PI, NTK and YaRN (the coded ramp) with n-hat 0, and mutations of them
+    each iteration     parents = the best of all that was tried; children = mutations + crossovers
+
+The paper does not say how children are drawn, only that those which break the monotone rule are not
+evaluated; drawn over the whole range nearly all of them would. Here no child breaks it:
+
+    mutation    in pair order, each pair is redrawn with probability p on the grid between the pair before
+                it (as redrawn) and the pair after it; n-hat, and a searched attention factor, with
+                probability p from its list
+    crossover   of two different parents: each pair, n-hat and attention factor from either with
+                probability 1/2; a pair below the one before it is raised to it
+
+Candidates that were tried before are drawn again, a bounded number of times; what is still missing then
+is left out of that iteration.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from ropewalk.errors import SettingError
+from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.space import Candidate, SearchSpace
+from ropewalk.search.strategies.base import Strategy
+from ropewalk.search.trial import Trial
+
+FIRST_SCHEMES = ("pi", "ntk", "yarn")
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSettings:
+    """The paper's values, up to 256k tokens; above 512k it halves population and children.
+
+    Attributes:
+        population_size: P, the first population.
+        num_mutations, num_crossovers: N1 and N2, children of each iteration.
+        num_parents: the best that children descend from.
+        mutation_probability: p.
+
+    Raises:
+        SettingError: a value out of its range.
+    """
+
+    population_size: int = 64
+    num_mutations: int = 16
+    num_crossovers: int = 16
+    num_parents: int = 32
+    mutation_probability: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.population_size < 1 or self.num_parents < 2:
+            raise SettingError(
+                f"The evolution has a population of {self.population_size} and {self.num_parents} parents, "
+                f"but needs at least 1 and 2."
+            )
+        if min(self.num_mutations, self.num_crossovers) < 0 or self.num_mutations + self.num_crossovers < 1:
+            raise SettingError(
+                f"The evolution has {self.num_mutations} mutations and {self.num_crossovers} crossovers "
+                f"an iteration, but needs at least one child."
+            )
+        if not 0 < self.mutation_probability <= 1:
+            raise SettingError(
+                f"The mutation probability is {self.mutation_probability}, but must be above 0 and at most 1."
+            )
+
+
+# The paper iterates 40 times: 64 + 40 * (16 + 16) evaluations. The budget decides, not the strategy.
+PAPER_BUDGET = 64 + 40 * (16 + 16)
+
+
+class Evolution(Strategy):
+    """Algorithm 1, for as many iterations as the budget allows."""
+
+    settings: EvolutionSettings
+
+    def __init__(self, space: SearchSpace, seed: int, settings: EvolutionSettings) -> None:
+        super().__init__(space, seed, settings)
+        self._first = [
+            space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in FIRST_SCHEMES
+        ]
+        self._trials: list[Trial] = []
+        self._waiting = deque(self._first_population())
+
+    def ask(self) -> Candidate | None:
+        if not self._waiting:
+            self._waiting.extend(self._children())
+        return self._waiting.popleft() if self._waiting else None
+
+    def tell(self, trial: Trial) -> None:
+        if trial.value is not None:
+            self._trials.append(trial)
+
+    def _first_population(self) -> list[Candidate]:
+        size = self.settings.population_size
+        population = list(dict.fromkeys(self._first))[:size]
+        self._seen.update(population)
+        return population + self._draw_fresh(
+            size - len(population), lambda: self._mutate(self._pick(self._first))
+        )
+
+    def _children(self) -> list[Candidate]:
+        """One iteration: mutations, then crossovers, of the best so far."""
+        self._trials = sorted(self._trials, key=lambda trial: trial.rank)[: self.settings.num_parents]
+        # If nothing succeeded yet, the only place to go on from is the first one.
+        parents = [trial.candidate for trial in self._trials] or self._first
+        children = self._draw_fresh(self.settings.num_mutations, lambda: self._mutate(self._pick(parents)))
+        if len(parents) > 1:
+            children += self._draw_fresh(self.settings.num_crossovers, lambda: self._cross(parents))
+        return children
+
+    def _draw_fresh(self, count: int, draw: Callable[[], Candidate]) -> list[Candidate]:
+        drawn = (self._fresh(draw) for _ in range(count))
+        return [candidate for candidate in drawn if candidate is not None]
+
+    def _pick(self, candidates: Sequence[Candidate]) -> Candidate:
+        return candidates[self.generator.integers(len(candidates))]
+
+    def _mutate(self, parent: Candidate) -> Candidate:
+        levels = self.space.levels(parent)
+        for pair in range(len(levels)):
+            if self.generator.random() < self.settings.mutation_probability:
+                lowest = levels[pair - 1] if pair > 0 else 0
+                highest = levels[pair + 1] if pair + 1 < len(levels) else self.space.highest_level
+                levels[pair] = self.generator.integers(lowest, highest + 1)
+        return self.space.candidate(
+            levels,
+            self._redraw(parent.num_start_tokens, self.space.start_tokens),
+            self._redraw(parent.attention_factor, self.space.attention_factors),
+        )
+
+    def _redraw(self, current: Number, choices: Sequence[Number]) -> Number:
+        """The current choice, or with probability p any of the list; a list of one draws nothing."""
+        if len(choices) > 1 and self.generator.random() < self.settings.mutation_probability:
+            return choices[self.generator.integers(len(choices))]
+        return current
+
+    def _cross(self, parents: Sequence[Candidate]) -> Candidate:
+        one, other = (parents[i] for i in self.generator.choice(len(parents), size=2, replace=False))
+        from_one = self.generator.random(self.space.num_pairs + 2) < 0.5
+        levels = np.where(from_one[:-2], self.space.levels(one), self.space.levels(other))
+        return self.space.candidate(
+            np.maximum.accumulate(levels),
+            one.num_start_tokens if from_one[-2] else other.num_start_tokens,
+            one.attention_factor if from_one[-1] else other.attention_factor,
+        )
