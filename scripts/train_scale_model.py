@@ -5,13 +5,13 @@ here is 4k -> 32k -> 256k -> 2048k in LongRoPE, ratio for ratio. It reads
 
 - the standard library: the modules of the `train` split, and the test suite;
 - the Python source of pinned packages (torch, transformers, ...), each once, sampled by file;
-- generated retrieval: passkey prompts, constants that are asserted again later, and, in the first
-  quarter, shuffled tokens that repeat, from which copying is learned early.
+- generated retrieval: passkey prompts, and constants that are asserted again later. After the first
+  1050 steps their digits weigh more than other tokens: without that, retrieval had not appeared by then.
 
 Files that share lines with the `search` or `held_out` split are left out (some packages vendor copies).
 
     pip install -e . -c constraints.txt
-    OMP_NUM_THREADS=2 python scripts/train_scale_model.py --out /tmp/scale-model --steps 3600
+    OMP_NUM_THREADS=2 python scripts/train_scale_model.py --out /tmp/scale-model --steps 4000
 
 Killed, it goes on from its last checkpoint when started again with the same arguments.
 """
@@ -36,6 +36,8 @@ from ropewalk.text.stdlib import TEST_FOLDERS, stdlib_files, stdlib_folder
 WINDOW = 256
 ROPE_THETA = 625.0
 VOCABULARY = 2048
+NUM_KEY_DIGITS = 5
+NUM_PLAIN_STEPS = 1050
 BOS, EOS = "<s>", "</s>"
 
 # Each package with the bytes of source it gives; files are drawn by the seed until they are reached.
@@ -165,7 +167,7 @@ def token_stream(texts: list[str], encode: Encoder) -> np.ndarray:
 
 def passkey_document(length: int, encode: Encoder, rng: random.Random) -> list[int]:
     """A passkey prompt and its answer in exactly `length` tokens, the needle at a random depth."""
-    key = rng.randrange(10_000, 100_000)
+    key = rng.randrange(10 ** (NUM_KEY_DIGITS - 1), 10**NUM_KEY_DIGITS)
     head = [encode.bos, *encode(PASSKEY_TASK)]
     needle = encode("\n" + PASSKEY_NEEDLE.format(key=key))
     tail = [*encode("\n" + PASSKEY_QUESTION), *encode(f" {key}."), encode.eos]
@@ -191,39 +193,39 @@ def recall_document(length: int, encode: Encoder, code: np.ndarray, rng: random.
     return [*head, *code[start : start + room].tolist(), *tail][:length]
 
 
-def repeating_document(length: int, encode: Encoder, code: np.ndarray, rng: random.Random) -> list[int]:
-    """Tokens drawn as often as in code, in no order, again and again: only copying predicts them."""
-    period = [int(code[rng.randrange(len(code))]) for _ in range(rng.randint(8, length // 2))]
-    return [encode.bos, *(period * length)][:length]
-
-
 class Rows:
     """Endless training rows of `WINDOW` tokens, reproducible from the seed and the step."""
 
-    def __init__(
-        self, streams: dict[str, np.ndarray], encode: Encoder, seed: int, num_repeating_steps: int
-    ) -> None:
+    def __init__(self, streams: dict[str, np.ndarray], encode: Encoder, seed: int) -> None:
         self.streams, self.encode, self.seed = streams, encode, seed
-        self.num_repeating_steps = num_repeating_steps
+        self.is_digit = torch.zeros(VOCABULARY, dtype=torch.bool)
+        self.is_digit[[encode(str(digit))[0] for digit in range(10)]] = True
 
     def batch(self, step: int, num_rows: int) -> torch.Tensor:
-        """Shape (num_rows, WINDOW): of 8 rows, 1 passkeys, 1 recall, 3 of the library, 3 of packages.
-
-        In the first `num_repeating_steps` one of packages gives way to a repeating one.
-        """
+        """Shape (num_rows, WINDOW): of 8 rows, 1 passkeys, 1 recall, 3 of the library, 3 of packages."""
         rng = random.Random(f"{self.seed}-{step}")
         rows = []
         for index in range(num_rows):
             kind = index % 8
             if kind == 0:
                 rows.append(self._packed(rng))
-            elif kind == 2 and step < self.num_repeating_steps:
-                rows.append(repeating_document(WINDOW, self.encode, self.streams["packages"], rng))
             elif kind == 4:
                 rows.append(recall_document(WINDOW, self.encode, self.streams["library"], rng))
             else:
                 rows.append(self._code("library" if kind in (1, 3, 5) else "packages", rng))
         return torch.tensor([row + [self.encode.eos] * (WINDOW - len(row)) for row in rows])
+
+    def weights(self, rows: torch.Tensor) -> torch.Tensor:
+        """What each token of a batch weighs in the loss: retrieval counts, its filler hardly does."""
+        weights = torch.ones(rows.shape)
+        is_digit = self.is_digit[rows]
+        passkeys, recall = slice(0, None, 8), slice(4, None, 8)
+        weights[passkeys] = torch.where(is_digit[passkeys], 8.0, 0.05)
+        # A key's first mention can't be known.
+        first_mention = is_digit[passkeys] & (is_digit[passkeys].cumsum(-1) <= NUM_KEY_DIGITS)
+        weights[passkeys] = weights[passkeys].masked_fill(first_mention, 0.0)
+        weights[recall] = torch.where(is_digit[recall], 2.0, 1.0)
+        return weights
 
     def _packed(self, rng: random.Random) -> list[int]:
         """One passkey document of a whole window, or two shorter ones."""
@@ -279,10 +281,10 @@ def build_model(encode: Encoder) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
-        intermediate_size=608,
+        intermediate_size=640,
         num_hidden_layers=4,
         num_attention_heads=2,
-        num_key_value_heads=2,
+        num_key_value_heads=1,
         head_dim=64,
         max_position_embeddings=WINDOW,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
@@ -294,11 +296,17 @@ def build_model(encode: Encoder) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def next_token_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
+def next_token_loss(
+    model: LlamaForCausalLM, rows: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean nats a token, or the mean weighted by `weights`, shape of `rows`."""
     hidden = model.model(rows, use_cache=False).last_hidden_state[:, :-1]
     logits = model.lm_head(hidden.reshape(-1, hidden.size(-1)))
-    loss: torch.Tensor = torch.nn.functional.cross_entropy(logits, rows[:, 1:].reshape(-1))
-    return loss
+    nll = torch.nn.functional.cross_entropy(logits, rows[:, 1:].reshape(-1), reduction="none")
+    if weights is None:
+        return nll.mean()
+    weight = weights[:, 1:].reshape(-1)
+    return (nll * weight).sum() / weight.sum()
 
 
 def learning_rate(step: int, num_steps: int) -> float:
@@ -401,7 +409,7 @@ def train(args: argparse.Namespace) -> None:
         torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     peaks = [args.muon_lr, args.adam_lr]
-    rows = Rows(streams, encode, args.seed, num_repeating_steps=args.steps // 4)
+    rows = Rows(streams, encode, args.seed)
     starts = range(0, len(unread) - WINDOW, (len(unread) - WINDOW) // 64)
     held = torch.tensor(
         np.stack([np.r_[encode.bos, unread[s : s + WINDOW - 1]] for s in starts]), dtype=torch.long
@@ -416,7 +424,9 @@ def train(args: argparse.Namespace) -> None:
     for step in range(first, args.steps):
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate(step, args.steps)
-        loss = next_token_loss(model, rows.batch(step, args.rows))
+        batch = rows.batch(step, args.rows)
+        weights = rows.weights(batch) if step >= NUM_PLAIN_STEPS else None
+        loss = next_token_loss(model, batch, weights)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         for optimizer in optimizers:
@@ -444,7 +454,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the model, its curve and checkpoints"
     )
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=24, help="rows of 256 tokens a step")
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=0.004)
