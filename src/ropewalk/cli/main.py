@@ -30,7 +30,7 @@ DISK_ERRORS = frozenset(
     }
 )  # fmt: skip
 # The ancestor of everything that typer raises about the command line itself, whichever click it carries.
-UsageError = typer.BadParameter.__mro__[2]
+UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="ropewalk",
@@ -66,7 +66,7 @@ def ropewalk(
         ropewalk demo
     Extend a model of your own eight times, on text of your own:
         ropewalk search ./my-model --target-length 8x --text ./books --out runs/my-model
-        ropewalk evaluate perplexity ./my-model --factors runs/my-model/factors.json --lengths 4k,32k --text ./books
+        ropewalk evaluate passkey ./my-model --factors runs/my-model/factors.json --lengths 4k,32k
     """
 
 
@@ -74,7 +74,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     _quiet_neighbours()
     try:
-        code = app(arguments, prog_name="ropewalk", standalone_mode=False)
+        arguments = sys.argv[1:] if arguments is None else list(arguments)
+        code = app(arguments, prog_name="ropewalk", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except RopewalkError as error:
         return _fail(str(error))
@@ -104,7 +105,7 @@ def _usage(error: Exception) -> str:
 
 
 def _quiet_neighbours() -> None:
-    """Keep stderr for our own story: libraries' progress bars and advice would bury the one line that counts."""
+    """Keep stderr for our own story: libraries' bars and advice would bury the one line that counts."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():

@@ -12,6 +12,7 @@ from ropewalk.errors import SettingError
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
     from ropewalk.models.load import LoadedModel
+    from ropewalk.text.tokens import DocumentSet
 
 Base = Literal["native", "as-is"]
 Mode = Literal["truncate", "sliding"]
@@ -36,8 +37,8 @@ Schemes = Annotated[
     typer.Option(
         "--scheme",
         metavar="NAME",
-        help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; say it again for more. Names: none, pi, "
-        "ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro.",
+        help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; say it again for more. "
+        "Names: none, pi, ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro.",
     ),
 ]
 FactorFiles = Annotated[
@@ -92,26 +93,94 @@ def parse_lengths(text: str, original_length: int) -> list[int]:
     return sorted(lengths)
 
 
+def parse_target(text: str, original_length: int) -> int:
+    """A target length, which must be above the window.
+
+    Raises:
+        SettingError: it is not, or not a length at all.
+    """
+    target = parse_length(text, original_length, "The target length")
+    if target <= original_length:
+        raise SettingError(
+            f"The target length is {target} tokens, but this model already reads {original_length}: "
+            f"nothing to extend, give a target above {original_length}."
+        )
+    return target
+
+
+def check_early(schemes: list[str] | None, files: list[Path] | None, text: str | None = None) -> None:
+    """Find what is wrong with names and files before a model is loaded, which may take minutes.
+
+    Raises:
+        RopewalkError: an unknown scheme, an unreadable file, a text that is not there.
+    """
+    from ropewalk.factors import RescaleFactors
+    from ropewalk.rope.schemes import parse_scheme
+
+    for scheme in schemes or []:
+        parse_scheme(scheme)
+    for file in files or []:
+        if file.suffix.lower() == ".json" or not file.is_file():
+            RescaleFactors.load(file)
+    if text is not None:
+        from ropewalk.text.documents import read_documents
+
+        read_documents(text)
+
+
+def about_documents(documents: "DocumentSet", num_asked: int) -> str:
+    """How many documents are read, and why not more."""
+    found = len(documents.documents)
+    fewer = f" ({num_asked} were asked for)" if found < num_asked else ""
+    short = f", {documents.num_too_short} shorter ones left out" if documents.num_too_short else ""
+    return f"Text: {found} documents of {documents.length} tokens from {documents.source}{fewer}{short}."
+
+
+def write_picture(path: Path, png: bytes) -> None:
+    """Write a drawing whole or not at all, into a folder that is made where it is missing."""
+    from ropewalk.files import write_atomically
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png)
+
+
 def factors_by_label(
     loaded: "LoadedModel", schemes: list[str] | None, files: list[Path] | None, longest: int, base: Base
 ) -> dict[str, FactorsAtLength]:
-    """Each asked scheme and file as a function from a length to factors; the untouched model if none was asked.
+    """Each asked scheme and file as a function from a length to factors; without any, the untouched model.
 
     A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
     own. Factors are told apart by their label, so a name that was given twice counts once.
     """
     from ropewalk.factors import load_factors
-    from ropewalk.report.comparison import constant, scheme_at_lengths, untouched
+    from ropewalk.report.comparison import UNTOUCHED, constant, scheme_at_lengths, untouched
 
+    own = own_scaling(loaded, base)
     labelled: dict[str, FactorsAtLength] = {
-        text: scheme_at_lengths(text, loaded.geometry, longest) for text in schemes or []
+        text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []
     }
     for file in files or []:
         factors = load_factors(file, geometry=loaded.geometry, target_length=longest)
         factors.require_geometry(loaded.geometry, loaded.name)
         loaded.warn_if_other_weights(factors, str(file))
         labelled[str(file)] = constant(factors)
-    own = loaded.description.own
-    if base == "as-is" and own is not None:
-        raise NotImplementedError
-    return labelled or {"untouched": untouched}
+    return labelled or {UNTOUCHED: untouched}
+
+
+def window(loaded: "LoadedModel", base: Base) -> int:
+    """Tokens that the model reads before it is extended: with `as-is`, as far as its own scaling goes."""
+    own = own_scaling(loaded, base)
+    return loaded.geometry.original_length if own is None else own.target_length
+
+
+def own_scaling(loaded: "LoadedModel", base: Base) -> "RescaleFactors | None":
+    """What schemes are multiplied onto: nothing, or with `as-is` the scaling that the model carries.
+
+    Raises:
+        SettingError: `as-is`, and that scaling can't be written as factors.
+    """
+    if base == "native":
+        return None
+    if loaded.description.own_problem:
+        raise SettingError(f"--base as-is can't be had for {loaded.name}: {loaded.description.own_problem}.")
+    return loaded.description.own

@@ -62,13 +62,13 @@ def _finite(value: Any) -> Any:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned table as text, the first column to the left and the others to the right."""
+    """A title and an aligned table as text, the first column to the left and the others to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
         drawn.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
     for row in rows:
@@ -76,4 +76,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    return "\n".join([title, *(line.rstrip() for line in capture.get().splitlines()), ""])
+
+
+def clock(seconds: float) -> str:
+    """`1.3 s`, `42 s`, `3:07 min`, `2:05 h`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"

@@ -122,14 +122,10 @@ def load_model(
     name = str(name)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     path, options = _where_from(name)
-    if not _is_local(path):
-        options["revision"] = revision
-    options["trust_remote_code"] = trust_remote_code
-    with _one_line_errors(name):
-        config = AutoConfig.from_pretrained(path, **options)
-    _require_causal(config, name, trust_remote_code)
+    config = _read_config(name, path, options, revision, trust_remote_code)
     description = describe(config, original_length=original_length, name=name)
     commit = getattr(config, "_commit_hash", None)
+    options["trust_remote_code"] = trust_remote_code
     if commit is not None:
         options["revision"] = commit  # weights and tokenizer of the configuration's own commit
     if _is_local(path) and "gguf_file" not in options:
@@ -161,6 +157,24 @@ def load_model(
         },
         full_attention=full_attention,
     )
+
+
+def describe_model(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    original_length: int | None = None,
+) -> RopeDescription:
+    """What `load_model` would say of a model's positions, from its configuration alone: no weights are read.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    name = str(name)
+    path, options = _where_from(name)
+    config = _read_config(name, path, options, revision, trust_remote_code)
+    return describe(config, original_length=original_length, name=name)
 
 
 def hash_weights(model: torch.nn.Module) -> str:
@@ -219,6 +233,17 @@ def _where_from(name: str) -> tuple[str, dict[str, Any]]:
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ModelError(f"{name} does not exist: name {NAMES}.")
     return name, {}
+
+
+def _read_config(
+    name: str, path: str, options: dict[str, Any], revision: str | None, trust_remote_code: bool
+) -> Any:
+    if not _is_local(path):
+        options = {**options, "revision": revision}
+    with _one_line_errors(name):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+    _require_causal(config, name, trust_remote_code)
+    return config
 
 
 def _is_local(path: str) -> bool:

@@ -1,0 +1,178 @@
+"""`ropewalk demo`: the bundled model, extended and measured before the user's eyes."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ropewalk.cli import options
+from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
+from ropewalk.cli.output import clock, interruptible, result, result_json, say
+from ropewalk.cli.progress import search_progress
+from ropewalk.cli.search import files, story
+
+if TYPE_CHECKING:
+    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.models.load import LoadedModel
+    from ropewalk.run_folder import RunFolder
+    from ropewalk.search.search import SearchResult
+
+RATIO = 8
+NUM_SEARCH_DOCUMENTS = 5
+NUM_REPORT_DOCUMENTS = 10
+NUM_PASSKEYS = 20
+BUDGET = 400  # evaluations: about five minutes on two cores
+SEED = 0
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where factors, records and pictures go.")] = Path(
+        "runs/demo"
+    ),
+    budget: Annotated[
+        str, typer.Option(metavar="N", help="Evaluations of the search; more find better factors.")
+    ] = str(BUDGET),
+    json: options.Json = False,
+) -> None:
+    """Extend the bundled model eight times past its window, and show what that is worth.
+
+    Searches on some documents, reports on others, beside every closed-form scheme and what a user would do
+    instead. Run again with the same --out, it goes on where it stood.
+
+    \b
+    Example:
+        ropewalk demo --out runs/demo
+    """
+    with interruptible(f"What was done so far is kept in {out}; the same command goes on from there."):
+        demonstrate("scale-model", out, budget, json=json)
+
+
+def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> None:
+    """The demo on any model: search, report on other documents, draw, and say what came of it."""
+    from ropewalk.models.load import load_model
+    from ropewalk.run_folder import RunFolder
+
+    started = time.monotonic()
+    with RunFolder.resume(out) as folder:
+        loaded = load_model(model)
+        target = RATIO * loaded.geometry.original_length
+        say(f"{model} was trained on {loaded.geometry.original_length} tokens; it shall read {target}.\n")
+        found = _search(loaded, folder, target, budget)
+        records = _measure(loaded, found, target)
+        folder.write_records(records)
+        _draw(loaded, found, records, folder)
+    if json:
+        result_json([r.as_json() for r in records], search=found.as_dict(), files=files(folder))
+    else:
+        _report(loaded, found, records, folder)
+        result(f"\nAll of this took {clock(time.monotonic() - started)}. The same for a model of your own:\n")
+        result(f"  {own_command(found)}")
+
+
+def own_command(found: "SearchResult") -> str:
+    """The one command that does for a user's model what the demo did."""
+    budget = found.identity["budget"]
+    return (
+        f"ropewalk search YOUR-MODEL --target-length {RATIO}x --text YOUR-TEXT --budget {budget} "
+        f"--num-documents {NUM_SEARCH_DOCUMENTS} --out runs/mine"
+    )
+
+
+def _search(loaded: "LoadedModel", folder: "RunFolder", target: int, budget: str) -> "SearchResult":
+    from ropewalk.search.search import search_factors
+    from ropewalk.text.tokens import token_documents
+
+    documents = token_documents(
+        "stdlib", loaded.tokenizer, length=target, num_documents=NUM_SEARCH_DOCUMENTS, split="search"
+    )
+    say(f"1/3 Search: {budget} evaluations of {len(documents.documents)} documents of {target} tokens.")
+    with search_progress() as on_trial:
+        found = search_factors(
+            loaded, documents, target_length=target, budget=budget, seed=SEED,
+            journal=folder.journal, on_trial=on_trial,
+        )  # fmt: skip
+    folder.write_search(found)
+    return found
+
+
+def _measure(loaded: "LoadedModel", found: "SearchResult", target: int) -> "list[EvalRecord]":
+    from ropewalk.evaluate.passkey import measure_passkey
+    from ropewalk.evaluate.perplexity import measure_perplexity
+    from ropewalk.report.comparison import (
+        UNTOUCHED,
+        closed_forms,
+        constant,
+        measure_sliding_window,
+        untouched,
+    )  # fmt: skip
+    from ropewalk.report.figures import SEARCHED
+    from ropewalk.text.tokens import token_documents
+
+    lengths = doublings(loaded.geometry.original_length, target)
+    documents = token_documents(
+        "stdlib", loaded.tokenizer, length=target, num_documents=NUM_REPORT_DOCUMENTS, split="held_out"
+    )
+    factors = {
+        UNTOUCHED: untouched,
+        **closed_forms(loaded.geometry, target),
+        SEARCHED: constant(found.factors),
+    }
+    say(f"\n2/3 Perplexity on {len(documents.documents)} held-out documents, which the search has not seen.")
+    records = measure_perplexity(loaded, documents, lengths, factors=factors, seed=SEED, on_record=tell)
+    records += measure_sliding_window(loaded, documents, lengths, seed=SEED, on_record=tell)
+    say(f"\n3/3 Passkey: a number hidden in repeated text, {NUM_PASSKEYS} times at each length.")
+    return records + measure_passkey(
+        loaded, lengths, factors=factors, num_trials=NUM_PASSKEYS, seed=SEED, on_record=tell
+    )
+
+
+def doublings(shortest: int, longest: int) -> list[int]:
+    """The window, twice the window ... up to the target."""
+    lengths = [shortest]
+    while lengths[-1] * 2 <= longest:
+        lengths.append(lengths[-1] * 2)
+    return lengths
+
+
+def _draw(
+    loaded: "LoadedModel", found: "SearchResult", records: "list[EvalRecord]", folder: "RunFolder"
+) -> None:
+    from ropewalk.report.comparison import (
+        closed_forms,
+        factor_curves,
+        first_unfinished_pair,
+        perplexity_curves,
+    )
+    from ropewalk.report.figures import SEARCHED, draw_factors, draw_perplexity
+
+    window, target = loaded.geometry.original_length, found.factors.target_length
+    num_documents = max(record.n for record in records if record.metric == "perplexity")
+    title = f"{loaded.name}, trained on {window} tokens: perplexity on {num_documents} held-out documents"
+    curves = perplexity_curves(records)
+    folder.write_figure("perplexity", draw_perplexity(curves, original_length=window, title=title))
+    schemes = {label: at(target) for label, at in closed_forms(loaded.geometry, target).items()}
+    everything = {label: factors for label, factors in schemes.items() if factors is not None}
+    title = f"{loaded.name}: rescale factors from {window} to {target} tokens"
+    unfinished = first_unfinished_pair(loaded.geometry)
+    curves = factor_curves({**everything, SEARCHED: found.factors})
+    folder.write_figure("factors", draw_factors(curves, first_unfinished_pair=unfinished, title=title))
+
+
+def _report(
+    loaded: "LoadedModel", found: "SearchResult", records: "list[EvalRecord]", folder: "RunFolder"
+) -> None:
+    from ropewalk.report.comparison import SLIDING, verdict
+
+    perplexities = [record for record in records if record.metric == "perplexity"]
+    passkeys = [record for record in records if record.metric == "passkey"]
+    sliding = next(record for record in perplexities if record.factors == SLIDING)
+    say("")
+    result(story(found, folder))
+    title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
+    result(perplexity_table(perplexities, title))
+    result(f"{SLIDING}: {how_read(sliding)}; it never sees more than that window.\n")
+    result(passkey_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
+    result(verdict(records, length=found.factors.target_length, documents="held-out"))
+    result(f"\nPictures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")
+    result(f"Records: {folder.records_path}")

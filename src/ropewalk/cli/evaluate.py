@@ -1,0 +1,176 @@
+"""`ropewalk evaluate`: perplexity and passkey retrieval, for schemes and factors files alike."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ropewalk.cli import options
+from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
+
+if TYPE_CHECKING:
+    from ropewalk.evaluate.records import EvalRecord
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Measure a model at several lengths, extended or untouched.",
+)
+
+Lengths = Annotated[str, typer.Option(metavar="LENGTHS", help="Tokens, comma-separated: 256,512,8x,32k.")]
+NOTHING_WRITTEN = "Nothing was written; run the same command again."
+
+
+@app.command()
+def perplexity(
+    model: options.Model,
+    lengths: Lengths,
+    factors: options.FactorFiles = None,
+    scheme: options.Schemes = None,
+    text: options.Text = "stdlib",
+    mode: Annotated[
+        options.Mode, typer.Option(help="One pass over the first tokens, or a window that slides over them.")
+    ] = "truncate",
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that a sliding window moves on by.")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a sliding window; by default the trained window.")
+    ] = None,
+    num_documents: options.NumDocuments = 10,
+    seed: options.Seed = 0,
+    base: options.BaseOption = "native",
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attn_implementation: options.Attention = "sdpa",
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    original_length: options.OriginalLength = None,
+    full_attention: options.FullAttention = False,
+) -> None:
+    """Perplexity at several lengths, on the same documents at each, with a 95% interval.
+
+    Without --factors and --scheme the model is measured as it stands. A scheme without `factor` takes the
+    longest length divided by the window. `stdlib` means its held-out part.
+
+    \b
+    Example:
+        ropewalk evaluate perplexity scale-model --scheme yarn --scheme ntk --lengths 256,512,1024,2048
+    """
+    with interruptible(NOTHING_WRITTEN):
+        options.check_early(scheme, factors, text)
+        from ropewalk.evaluate.perplexity import measure_perplexity
+        from ropewalk.models.load import load_model
+        from ropewalk.text.tokens import token_documents
+
+        loaded = load_model(
+            model, device=device, dtype=dtype, attn_implementation=attn_implementation,
+            revision=revision, trust_remote_code=trust_remote_code,
+            original_length=original_length, full_attention=full_attention,
+        )  # fmt: skip
+        tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
+        labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
+        documents = token_documents(text, loaded.tokenizer, length=tokens[-1], num_documents=num_documents)
+        say(options.about_documents(documents, num_documents))
+        records = measure_perplexity(
+            loaded, documents, tokens, factors=labelled, mode=mode, stride=stride, window=window, seed=seed,
+            on_record=tell,
+        )  # fmt: skip
+        if json:
+            result_json([record.as_json() for record in records])
+        else:
+            result(
+                perplexity_table(records, f"Perplexity of {loaded.name} on {text} ({how_read(records[0])})")
+            )
+
+
+@app.command()
+def passkey(
+    model: options.Model,
+    lengths: Lengths,
+    factors: options.FactorFiles = None,
+    scheme: options.Schemes = None,
+    num_trials: Annotated[int, typer.Option(min=1, help="Prompts at each length, at several depths.")] = 20,
+    seed: options.Seed = 0,
+    base: options.BaseOption = "native",
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    attn_implementation: options.Attention = "sdpa",
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    original_length: options.OriginalLength = None,
+    full_attention: options.FullAttention = False,
+) -> None:
+    """Share of hidden numbers that the model finds again, at exact prompt lengths and several depths.
+
+    Without --factors and --scheme the model is measured as it stands. The interval is Wilson's, 95%.
+
+    \b
+    Example:
+        ropewalk evaluate passkey scale-model --factors runs/mine/factors.json --lengths 256,2048
+    """
+    with interruptible(NOTHING_WRITTEN):
+        options.check_early(scheme, factors)
+        from ropewalk.evaluate.passkey import measure_passkey
+        from ropewalk.models.load import load_model
+
+        loaded = load_model(
+            model, device=device, dtype=dtype, attn_implementation=attn_implementation,
+            revision=revision, trust_remote_code=trust_remote_code,
+            original_length=original_length, full_attention=full_attention,
+        )  # fmt: skip
+        tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
+        labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
+        records = measure_passkey(
+            loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed, on_record=tell
+        )
+        if json:
+            result_json([record.as_json() for record in records])
+        else:
+            result(passkey_table(records, f"Passkeys found by {loaded.name}, out of {num_trials}"))
+
+
+def tell(record: "EvalRecord") -> None:
+    """One line of the story as a record is made."""
+    value = f"{record.value:.4g}" if record.metric == "perplexity" else f"{record.found} of {record.n} found"
+    say(f"{record.factors} at {record.length} tokens: {value} ({clock(record.seconds)})")
+
+
+def how_read(record: "EvalRecord") -> str:
+    """The protocol of a perplexity, which every table names."""
+    if record.mode == "sliding":
+        return f"a window of {record.window} tokens, stride {record.stride}; n = {record.n} documents"
+    return f"one pass over each document; n = {record.n} documents"
+
+
+def perplexity_table(records: "Sequence[EvalRecord]", title: str) -> str:
+    """A row a label, a column a length: value, interval, and at the end the seconds of the row."""
+    known = any(record.low is not None for record in records)
+    return _grid(records, f"{title}{', 95% interval' if known else ''}", _perplexity_cell)
+
+
+def passkey_table(records: "Sequence[EvalRecord]", title: str) -> str:
+    """A row a label, a column a length: keys found, and the interval of their share."""
+    return _grid(records, f"{title}, 95% interval of the share", _passkey_cell)
+
+
+def _perplexity_cell(record: "EvalRecord") -> str:
+    interval = "" if record.low is None or record.high is None else f" ({record.low:.2f}-{record.high:.2f})"
+    return f"{record.value:.3f}{interval}"
+
+
+def _passkey_cell(record: "EvalRecord") -> str:
+    return f"{record.found}/{record.n} ({record.low:.2f}-{record.high:.2f})"
+
+
+def _grid(records: "Sequence[EvalRecord]", title: str, cell: "Callable[[EvalRecord], str]") -> str:
+    lengths = sorted({record.length for record in records})
+    cells = {(record.factors, record.length): record for record in records}
+    rows = []
+    for label in dict.fromkeys(record.factors for record in records):
+        row = [cells.get((label, length)) for length in lengths]
+        seconds = sum(record.seconds for record in row if record)
+        rows.append([label, *(cell(record) if record else "-" for record in row), f"{seconds:.1f}"])
+    return table(title, ["factors", *(f"{length} tokens" for length in lengths), "seconds"], rows)

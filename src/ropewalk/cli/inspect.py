@@ -1,0 +1,147 @@
+"""`ropewalk inspect`: a model's rotary, and what every scheme would do to it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ropewalk.cli import options
+from ropewalk.cli.output import interruptible, result, result_json, say, table
+from ropewalk.errors import SettingError
+
+if TYPE_CHECKING:
+    from ropewalk.factors import RescaleFactors
+    from ropewalk.models.describe import RopeDescription
+
+
+def inspect(
+    model: options.Model,
+    target_length: Annotated[
+        str, typer.Option(metavar="LENGTH", help="Where schemes shall reach: 8x, 32768, 32k.")
+    ] = "8x",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the factors of every scheme into this file.")
+    ] = None,
+    json: options.Json = False,
+    original_length: options.OriginalLength = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Show a model's geometry, which pairs never finish a turn, and what each scheme would do.
+
+    Only the configuration is read, no weights.
+
+    \b
+    Example:
+        ropewalk inspect scale-model --target-length 8x --out factors.png
+    """
+    with interruptible("Nothing was written."):
+        _require_png(out)
+        from ropewalk.models.load import describe_model
+        from ropewalk.report.comparison import factor_curves, first_unfinished_pair
+        from ropewalk.report.figures import draw_factors
+        from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
+
+        description = describe_model(
+            model, revision=revision, trust_remote_code=trust_remote_code, original_length=original_length
+        )
+        geometry = description.geometry
+        target = options.parse_target(target_length, geometry.original_length)
+        schemes = {name: scheme_factors(name, geometry, target) for name in SCHEME_NAMES}
+        if json:
+            result_json(_records(schemes), **_facts(model, description, target))
+        else:
+            result(_story(model, description, target))
+            result(_table(schemes, target))
+        if out is not None:
+            title = f"Rescale factors from {geometry.original_length} to {target} tokens, {model}"
+            unfinished = first_unfinished_pair(geometry)
+            curves = factor_curves(schemes)
+            options.write_picture(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
+            say(f"Picture: {out}")
+
+
+def _require_png(out: Path | None) -> None:
+    if out is not None and out.suffix.lower() != ".png":
+        raise SettingError(f"--out is {out}, but the picture is a PNG: name a file that ends in .png.")
+
+
+def _facts(model: str, description: "RopeDescription", target: int) -> dict[str, Any]:
+    from ropewalk.report.comparison import first_unfinished_pair
+
+    own = description.own
+    return {
+        "model": model,
+        "model_type": description.model_type,
+        "geometry": description.geometry.as_dict(),
+        "geometry_fingerprint": description.geometry.fingerprint(),
+        "first_unfinished_pair": first_unfinished_pair(description.geometry),
+        "sliding_window": description.sliding_window,
+        "num_sliding_layers": description.num_sliding_layers,
+        "own_scaling": None if own is None else own.provenance.strategy,
+        "target_length": target,
+    }
+
+
+def _records(schemes: "dict[str, RescaleFactors]") -> list[dict[str, Any]]:
+    return [
+        {
+            "factors": name,
+            "target_length": factors.target_length,
+            "rescale_factors": factors.array()[0].tolist(),
+            "attention_factor": factors.attention_factor,
+        }
+        for name, factors in schemes.items()
+    ]
+
+
+def _story(model: str, description: "RopeDescription", target: int) -> str:
+    from ropewalk.report.comparison import first_unfinished_pair
+
+    geometry, own = description.geometry, description.own
+    unfinished = first_unfinished_pair(geometry)
+    lines = [
+        f"{model} ({description.model_type})",
+        f"  trained window        {geometry.original_length} tokens",
+        f"  rope_theta            {geometry.rope_theta:g}",
+        f"  rotary pairs          {geometry.num_pairs} (rotary_dim {geometry.rotary_dim} "
+        f"of head_dim {geometry.head_dim})",
+        f"  layers                {geometry.num_layers}",
+        f"  fingerprint           {geometry.fingerprint()[:16]}",
+    ]
+    if own is not None:
+        lines.append(f"  scaling it carries    {own.provenance.strategy}, to {own.target_length} tokens")
+    if description.own_problem:
+        lines.append(f"  scaling it carries    {description.own_problem}")
+    if description.sliding_window is not None:
+        short = "; --full-attention is needed beyond it" if description.sliding_window < target else ""
+        layers = f"{description.num_sliding_layers} layers"
+        lines.append(f"  sliding window        {description.sliding_window} tokens in {layers}{short}")
+    last = geometry.num_pairs - 1
+    lines.append(
+        f"  unfinished pairs      {unfinished} to {last} never finish a turn inside the window: beyond it "
+        f"they show angles that were never trained"
+        if unfinished <= last
+        else "  unfinished pairs      none: every pair finishes a turn inside the window"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _table(schemes: "dict[str, RescaleFactors]", target: int) -> str:
+    geometry = next(iter(schemes.values())).geometry
+    turns = geometry.turns()
+    rows = [
+        [
+            f"{pair}",
+            f"{geometry.original_length / turns[pair]:.1f}",
+            f"{turns[pair]:.2f}" + ("" if turns[pair] >= 1 else " *"),
+            *(f"{factors.rescale_factors[0][pair]:.3f}" for factors in schemes.values()),
+        ]
+        for pair in range(geometry.num_pairs)
+    ]
+    rows.append(["attention", "", "", *(f"{factors.attention_factor:.3f}" for factors in schemes.values())])
+    return table(
+        f"Rescale factors at {target} tokens (* less than one turn inside the window)",
+        ["pair", "tokens a turn", "turns", *schemes],
+        rows,
+    )

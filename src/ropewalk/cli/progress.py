@@ -1,0 +1,73 @@
+"""A search before the user's eyes: best so far, trials done, time left."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ropewalk.cli.output import clock, say
+
+if TYPE_CHECKING:
+    from ropewalk.search.loop import Progress
+
+SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file or a pipe
+
+OnTrial = Callable[["Progress"], None]
+
+
+@contextmanager
+def search_progress() -> Iterator[OnTrial]:
+    """Give a search its `on_trial`: a bar on a terminal, elsewhere a line now and then and one at the end."""
+    if sys.stderr.isatty():
+        with _bar() as on_trial:
+            yield on_trial
+    else:
+        with _lines() as on_trial:
+            yield on_trial
+
+
+def progress_line(progress: "Progress") -> str:
+    """`best 9.0512 · trial 120 · 120 of 1344 evaluations · 3:07 min left`."""
+    best = "no value yet" if progress.best is None else f"best {progress.best.value:.4f}"
+    spent = f"{progress.cost:g} of {progress.budget:g} evaluations"
+    return f"{best} · trial {progress.num_trials} · {spent} · {clock(progress.seconds_left)} left"
+
+
+@contextmanager
+def _bar() -> Iterator[OnTrial]:
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    columns = (
+        rich_progress.BarColumn(bar_width=24),
+        rich_progress.TextColumn("{task.description}", markup=False),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True)) as drawn:
+        task = drawn.add_task("starting", total=None)
+
+        def on_trial(progress: "Progress") -> None:
+            drawn.update(
+                task, total=progress.budget, completed=progress.cost, description=progress_line(progress)
+            )
+
+        yield on_trial
+
+
+@contextmanager
+def _lines() -> Iterator[OnTrial]:
+    last_said, unsaid = time.monotonic(), ""
+
+    def on_trial(progress: "Progress") -> None:
+        nonlocal last_said, unsaid
+        unsaid = progress_line(progress)
+        if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
+            last_said = time.monotonic()
+            say(unsaid)
+            unsaid = ""
+
+    try:
+        yield on_trial
+    finally:
+        if unsaid:
+            say(unsaid)

@@ -1,0 +1,147 @@
+"""Searched factors beside everything that a user could do instead, and what came of it in words.
+
+The baselines are RescaleFactors like ours, so all are measured by the same call on the same documents.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ropewalk.evaluate.perplexity import measure_perplexity
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord
+from ropewalk.factors import RescaleFactors
+from ropewalk.geometry import RopeGeometry
+from ropewalk.models.load import LoadedModel
+from ropewalk.report.figures import SEARCHED, Curve
+from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
+from ropewalk.text.tokens import DocumentSet
+
+UNTOUCHED = "untouched"
+SLIDING = "sliding window"
+SLIDING_STRIDE = 64
+# Every closed form, and YaRN without its attention factor: searches do without one too, unless asked.
+CLOSED_FORMS = (*SCHEME_NAMES, "yarn:attention_factor=1")
+
+
+def untouched(length: int) -> RescaleFactors | None:
+    """The model as it stands, with the scaling that it carries."""
+    return None
+
+
+def constant(factors: RescaleFactors) -> FactorsAtLength:
+    """The same factors at every length."""
+    return lambda length: factors
+
+
+def scheme_at_lengths(
+    text: str, geometry: RopeGeometry, longest: int, own: RescaleFactors | None = None
+) -> FactorsAtLength:
+    """A scheme with the ratio of `longest` at every length; `dynamic-ntk` takes each length's own.
+
+    Args:
+        text: as `parse_scheme` reads it.
+        own: a scaling that the scheme is multiplied onto; the window is then what it reaches.
+
+    Raises:
+        SettingError: no such scheme or parameter.
+    """
+    spec = parse_scheme(text)
+    follows_length = spec.name == "dynamic-ntk"
+    window = own.target_length if own is not None else geometry.original_length
+    geometry = replace(geometry, original_length=window)
+
+    def at(length: int) -> RescaleFactors:
+        factors = scheme_factors(spec, geometry, length if follows_length else longest)
+        return factors if own is None else factors.compose(own)
+
+    return at
+
+
+def closed_forms(
+    geometry: RopeGeometry, longest: int, own: RescaleFactors | None = None
+) -> dict[str, FactorsAtLength]:
+    """Every closed form of `CLOSED_FORMS`, as `measure_perplexity` takes them."""
+    return {text: scheme_at_lengths(text, geometry, longest, own) for text in CLOSED_FORMS}
+
+
+def measure_sliding_window(
+    loaded: LoadedModel,
+    documents: DocumentSet,
+    lengths: Sequence[int],
+    *,
+    seed: int,
+    on_record: OnRecord | None = None,
+) -> list[EvalRecord]:
+    """What a user would do without any extension: slide the trained window over the text."""
+    return measure_perplexity(
+        loaded,
+        documents,
+        lengths,
+        factors={SLIDING: untouched},
+        mode="sliding",
+        stride=min(SLIDING_STRIDE, loaded.geometry.original_length // 4),
+        seed=seed,
+        on_record=on_record,
+    )
+
+
+def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> str:
+    """Whether searched factors beat every closed form at `length`, in plain words, whichever way it went.
+
+    Args:
+        records: perplexities; at least `searched` and one closed form at `length`.
+        documents: which documents they were measured on, e.g. "held-out".
+    """
+    values = {r.factors: r for r in records if r.metric == "perplexity" and r.length == length}
+    ours = values[SEARCHED]
+    best = min((values[text] for text in CLOSED_FORMS if text in values), key=lambda record: record.value)
+    difference = 100 * (best.value / ours.value - 1)
+    where = f"{ours.n} {documents} documents at {length} tokens"
+    if ours.value < best.value:
+        return (
+            f"Searched factors beat every closed-form scheme on the {where}: perplexity {ours.value:.3f}; "
+            f"the best of them, {best.factors}, has {best.value:.3f}, {difference:.1f}% more."
+        )
+    return (
+        f"Searched factors do NOT beat every closed-form scheme on the {where}: perplexity {ours.value:.3f}, "
+        f"while {best.factors} has {best.value:.3f}, {-difference:.1f}% less."
+    )
+
+
+def perplexity_curves(records: Iterable[EvalRecord]) -> list[Curve]:
+    """Perplexity against length, a curve a label; `none` only where there is no `untouched`."""
+    by_label: dict[str, list[EvalRecord]] = {}
+    for record in records:
+        if record.metric == "perplexity":
+            by_label.setdefault(record.factors, []).append(record)
+    if UNTOUCHED in by_label:
+        by_label.pop("none", None)
+    return [
+        _perplexity_curve(label, sorted(rows, key=lambda r: r.length)) for label, rows in by_label.items()
+    ]
+
+
+def _perplexity_curve(label: str, rows: Sequence[EvalRecord]) -> Curve:
+    bounds = [(row.low, row.high) for row in rows if row.low is not None and row.high is not None]
+    whole = len(bounds) == len(rows)
+    return Curve(
+        label=label,
+        x=[row.length for row in rows],
+        y=[row.value for row in rows],
+        low=[low for low, _ in bounds] if whole else (),
+        high=[high for _, high in bounds] if whole else (),
+    )
+
+
+def factor_curves(factors: dict[str, RescaleFactors]) -> list[Curve]:
+    """Rescale factors by pair, a curve a label, and one a layer where they differ between layers."""
+    curves = []
+    for label, entry in factors.items():
+        for layer_index, row in enumerate(entry.rescale_factors):
+            name = f"{label}, layer {layer_index}" if entry.per_layer else label
+            curves.append(Curve(label=name, x=range(len(row)), y=row))
+    return curves
+
+
+def first_unfinished_pair(geometry: RopeGeometry) -> int:
+    """The first pair that makes less than a full turn over the trained window; `num_pairs` if all do."""
+    return int((geometry.turns() >= 1).sum())
