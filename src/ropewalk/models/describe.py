@@ -11,15 +11,10 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from ropewalk.errors import FactorsError, ModelError, SettingError
+from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors import Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.rope.attention_scale import longrope_attention_factor, yarn_attention_factor
-from ropewalk.rope.schemes import SchemeSpec, scheme_factors
-
-# Scaled types that state their original window; the others scale from `max_position_embeddings`.
-TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
-SCALING_TYPES = ("linear", "dynamic", *TYPES_WITH_ORIGINAL_LENGTH)
+from ropewalk.models.own_scaling import SCALING_TYPES, TYPES_WITH_ORIGINAL_LENGTH, read_own_scaling
 
 NO_ROTARY_IN_MODEL = {
     "gptj": "it turns queries and keys inside each attention layer, from a table of its own",
@@ -78,9 +73,9 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
         rotary_dim=rotary_dim,
         rope_theta=float(parameters["rope_theta"]),
         original_length=original_length or stated_length or 0,
-        num_layers=int(config.num_hidden_layers),
+        num_layers=_number(config, "num_hidden_layers", name),
     )
-    own, own_short, own_problem = _own_factors(config, parameters, geometry, name)
+    own, own_short, own_problem = _own_scaling(config, parameters, geometry, name)
     window, num_sliding_layers = _sliding(config)
     return RopeDescription(
         geometry=geometry,
@@ -146,10 +141,19 @@ def _rope_parameters(config: Any, name: str) -> dict[str, Any]:
 
 
 def _dimensions(config: Any, parameters: Mapping[str, Any], name: str) -> tuple[int, int]:
-    """(rotary_dim, head_dim); multi-head latent attention turns a part of its own."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    """(rotary_dim, head_dim), as transformers computes them."""
+    head_dim = getattr(config, "head_dim", None)
+    if not head_dim:
+        head_dim = _number(config, "hidden_size", name) // _number(config, "num_attention_heads", name)
     partial = parameters.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None))
     return int(head_dim * (1.0 if partial is None else partial)), int(head_dim)
+
+
+def _number(config: Any, field: str, name: str) -> int:
+    value = getattr(config, field, None)
+    if value is None:
+        raise ModelError(f"{name} can't be extended: its configuration does not say `{field}`.")
+    return int(value)
 
 
 def _original_length(config: Any, parameters: Mapping[str, Any]) -> int | None:
@@ -160,76 +164,28 @@ def _original_length(config: Any, parameters: Mapping[str, Any]) -> int | None:
     return stated or getattr(config, "original_max_position_embeddings", None) or longest
 
 
-def _own_factors(
+def _own_scaling(
     config: Any, parameters: Mapping[str, Any], geometry: RopeGeometry, name: str
 ) -> tuple[RescaleFactors | None, RescaleFactors | None, str | None]:
-    """The model's own scaling as the model computes it: from the window that its configuration states."""
+    """(own, own_short, own_problem): what the model computes, so from the window that it states itself."""
     rope_type = parameters["rope_type"]
     if rope_type == "default":
         return None, None, None
-    stated = dataclasses.replace(
-        geometry, original_length=_original_length(config, parameters) or geometry.original_length
-    )
-    longest = getattr(config, "max_position_embeddings", None) or 0
-    ratio = float(parameters.get("factor") or max(longest, stated.original_length) / stated.original_length)
-    target_length = longest if longest > stated.original_length else round(stated.original_length * ratio)
+    window = _original_length(config, parameters) or geometry.original_length
+    longest = getattr(config, "max_position_embeddings", None)
     try:
-        own = _scaled(parameters, stated, target_length, ratio)
-    except (FactorsError, SettingError) as error:
-        return None, None, f"its own {rope_type} scaling can't be written as factors ({error})"
-    own = own.replace(
-        geometry=geometry,
-        provenance=Provenance(model=name, strategy=f"own {rope_type}", base="native"),
-    )
-    if rope_type != "longrope":
-        return own, None, None
-    short = tuple(float(value) for value in parameters["short_factor"])
-    return own, own.replace(rescale_factors=(short,), target_length=stated.original_length), None
-
-
-def _scaled(
-    parameters: Mapping[str, Any], geometry: RopeGeometry, target_length: int, ratio: float
-) -> RescaleFactors:
-    """Each of transformers' scaling types in terms of the closed-form schemes."""
-
-    def scheme(name: str, *keys: str, factor: float = ratio) -> RescaleFactors:
-        given = {key: float(parameters[key]) for key in keys if parameters.get(key) is not None}
-        return scheme_factors(
-            SchemeSpec(name=name, parameters={"factor": factor, **given}), geometry, target_length
+        own, short = read_own_scaling(
+            parameters, dataclasses.replace(geometry, original_length=window), longest
         )
-
-    match parameters["rope_type"]:
-        case "linear":
-            return scheme("pi")
-        case "dynamic":
-            # The base grows with the length; these are the factors that it has reached at the target.
-            return scheme("ntk", factor=ratio * target_length / geometry.original_length - (ratio - 1))
-        case "llama3":
-            return scheme("llama3", "low_freq_factor", "high_freq_factor")
-        case "yarn":
-            own = scheme("yarn", "beta_fast", "beta_slow", "truncate")
-            return own.replace(attention_factor=_yarn_attention(parameters, ratio))
-        case _:
-            stated = parameters.get("attention_factor")
-            return RescaleFactors.single(
-                geometry=geometry,
-                target_length=target_length,
-                rescale_factors=parameters["long_factor"],
-                attention_factor=stated or longrope_attention_factor(ratio, geometry.original_length),
-            )
-
-
-def _yarn_attention(parameters: Mapping[str, Any], ratio: float) -> float:
-    """As stated, or from DeepSeek's pair of scales, or YaRN's own."""
-    stated, scale, scale_all = (
-        parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim")
-    )
-    if stated is not None:
-        return float(stated)
-    plain = yarn_attention_factor(ratio)
-    if scale and scale_all:
-        return float((scale * (plain - 1) + 1) / (scale_all * (plain - 1) + 1))
-    return plain
+    except FactorsError as error:
+        return (
+            None,
+            None,
+            f"its own {rope_type} scaling can't be written as factors ({str(error).rstrip('.')})",
+        )
+    provenance = Provenance(model=name, strategy=f"own {rope_type}", base="native")
+    own = own.replace(geometry=geometry, provenance=provenance)
+    return own, short and short.replace(geometry=geometry, provenance=provenance), None
 
 
 def _sliding(config: Any) -> tuple[int | None, int]:

@@ -7,7 +7,6 @@ Whatever is replaced is remembered and put back, so that afterwards logits are t
 """
 
 import copy
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,14 @@ from transformers import GenerationMixin
 
 from ropewalk.errors import ModelError
 from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
 from ropewalk.models.describe import RopeDescription, describe
 from ropewalk.models.layout import RotaryLayout, bare_forward, learn_layout
+from ropewalk.models.parts import drops_cache_at_switch, find_decoder_layers, find_rotary, find_windows
 from ropewalk.rope.frequencies import cos_sin
 
-# A window that no sequence fills. None would also switch off the rotary in families that turn only
-# their sliding layers.
-UNLIMITED_WINDOW = 2**40
-WINDOW_ATTRIBUTES = ("sliding_window", "attention_chunk_size")
+# A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
+# the rotary in families that turn only their sliding layers.
+UNLIMITED_WINDOW = 2**30
 
 
 def install(
@@ -123,7 +121,7 @@ class InstalledRotary:
         self.name = name
         self.settings = settings
         self._replaced: list[_Replaced] = []
-        self._rows: Any = WeakIdKeyDictionary()
+        self._tables: Any = WeakIdKeyDictionary()
         self._table: _Table | None = None
         self.set_factors(factors)
 
@@ -147,13 +145,13 @@ class InstalledRotary:
         """Replace the forward, and whatever else would act on its own."""
         self._replace(self.rotary, "forward", self)
         if self.factors.per_layer:
-            for index, layer in enumerate(_decoder_layers(model, self.rotary, self.description.geometry)):
+            for index, layer in enumerate(find_decoder_layers(model, self.rotary, self.description.geometry)):
                 self._replace(layer, "forward", _LayerForward(self, index, layer.forward))
         if self.settings[1]:
-            for owner, attribute in _windows(model):
+            for owner, attribute in find_windows(model):
                 self._replace(owner, attribute, UNLIMITED_WINDOW)
         for module in model.modules():
-            if _drops_cache_at_switch(module):
+            if drops_cache_at_switch(module):
                 self._replace(module, "prepare_inputs_for_generation", _PlainPrepare(module))
 
     def remove(self) -> None:
@@ -170,46 +168,43 @@ class InstalledRotary:
         """As the original: hidden states, and positions of shape (rows, tokens)."""
         table = self._table
         if table is None or not table.serves(x, position_ids):
-            table = self._table = self._make_table(x, position_ids)
+            # A plain tensor in every mode: one made in inference mode could not be used in training later.
+            with torch.inference_mode(False):
+                positions = position_ids.clone()
+                like = torch.empty(0, dtype=x.dtype, device=x.device)
+                table = self._table = _Table(positions, like, self._fill(positions, like, layer_index=0))
         if self.factors.per_layer:
-            self._rows[_first_leaf(table.outputs[0])] = table.outputs
-        return table.outputs[0]
+            self._tables[_leaves(table.outputs)[0]] = table
+        return table.outputs
 
-    def _make_table(self, x: Tensor, position_ids: Tensor) -> "_Table":
-        # Made as plain tensors: one made under inference mode could not be used in training later.
-        with torch.inference_mode(False), torch.no_grad():
-            positions = position_ids.clone()
-            exact = positions.to(_float64_device(positions.device))
-            outputs = [
-                self.layout.fill(*cos_sin(self.factors, exact, layer_index), like=x)
-                for layer_index in range(len(self.factors.rescale_factors))
-            ]
-        return _Table(positions, x.dtype, x.device, outputs)
-
-    def row_for(self, value: Any, layer_index: int) -> Any:
-        """What layer `layer_index` gets in the place of `value`, if that came from here; else None."""
+    def outputs_for(self, value: Any, layer_index: int) -> Any:
+        """What layer `layer_index` gets in the place of `value`, if that came from here; else `value`."""
         leaf = value[0] if isinstance(value, (tuple, list)) and value else value
-        if not isinstance(leaf, Tensor) or leaf not in self._rows:
-            return None
-        return self._rows[leaf][layer_index]
+        if not isinstance(leaf, Tensor) or leaf not in self._tables:
+            return value
+        table = self._tables[leaf]
+        # Made when the layer asks, and not kept: tables of all layers at once may not fit.
+        with torch.inference_mode(False):
+            return self._fill(table.positions, table.like, layer_index)
+
+    def _fill(self, positions: Tensor, like: Tensor, layer_index: int) -> Any:
+        exact = positions.to(_float64_device(positions.device))
+        return self.layout.fill(*cos_sin(self.factors, exact, layer_index), like=like)
 
 
 class _Table:
-    """Filled outputs, with what they were made for."""
+    """The last outputs, with what they were made for."""
 
-    def __init__(
-        self, positions: Tensor, dtype: torch.dtype, device: torch.device, outputs: list[Any]
-    ) -> None:
+    def __init__(self, positions: Tensor, like: Tensor, outputs: Any) -> None:
         self.positions = positions
-        self.dtype = dtype
-        self.device = device
+        self.like = like
         self.outputs = outputs
         self._versions = self._current_versions()
 
     def serves(self, x: Tensor, position_ids: Tensor) -> bool:
         return (
-            x.dtype == self.dtype
-            and x.device == self.device
+            x.dtype == self.like.dtype
+            and x.device == self.like.device
             and position_ids.device == self.positions.device
             and torch.equal(position_ids, self.positions)
             and self._versions == self._current_versions()
@@ -217,7 +212,7 @@ class _Table:
 
     def _current_versions(self) -> list[int]:
         """They change where a family writes into what it was given."""
-        return [leaf._version for output in self.outputs for leaf in _leaves(output)]
+        return [leaf._version for leaf in _leaves(self.outputs)]
 
 
 @dataclass(frozen=True)
@@ -245,12 +240,12 @@ class _LayerForward:
         self.original = original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        swapped = tuple(self._swap(value) for value in args)
-        return self.original(*swapped, **{name: self._swap(value) for name, value in kwargs.items()})
-
-    def _swap(self, value: Any) -> Any:
-        row = self.rotary.row_for(value, self.layer_index)
-        return value if row is None else row
+        swapped = [self.rotary.outputs_for(value, self.layer_index) for value in args]
+        named = {name: self.rotary.outputs_for(value, self.layer_index) for name, value in kwargs.items()}
+        if named.get("position_embeddings") is not None:
+            # A family that passes something else than what the rotary returned would keep layer 0's factors.
+            assert named["position_embeddings"] is not kwargs["position_embeddings"]
+        return self.original(*swapped, **named)
 
 
 class _PlainPrepare:
@@ -274,36 +269,10 @@ def _prepare(
     layout = learn_layout(rotary, description.geometry.num_pairs, name)
     _require_described(rotary, layout, description, name)
     if factors.per_layer:
-        _decoder_layers(model, rotary, description.geometry)
+        find_decoder_layers(model, rotary, description.geometry)
     replacement = InstalledRotary(rotary, layout, description, name, factors, settings)
     replacement.check(factors)
     return replacement
-
-
-def find_rotary(model: nn.Module, name: str) -> nn.Module:
-    """The one rotary that serves every layer of the text decoder.
-
-    Raises:
-        ModelError: there is none, there are several, or each layer has its own.
-    """
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder: nn.Module = get_decoder() if get_decoder is not None else model
-    rotaries = {name: module for name, module in decoder.named_modules() if _is_rotary(module)}
-    shared = [module for name, module in rotaries.items() if not any(map(str.isdigit, name.split(".")))]
-    if len(rotaries) == 1 and shared:
-        return shared[0]
-    if shared:
-        reason = f"it has {len(rotaries)} rotaries, which one set of factors can't describe"
-    elif rotaries:
-        reason = "each of its attention layers has a rotary of its own"
-    else:
-        reason = "it has no model-level rotary that could be replaced"
-    raise ModelError(f"{name} can't be extended: {reason}.")
-
-
-def _is_rotary(module: nn.Module) -> bool:
-    parameters = inspect.signature(type(module).forward).parameters
-    return "rotary" in type(module).__name__.lower() and "position_ids" in parameters
 
 
 def _require_described(
@@ -341,44 +310,6 @@ def _agree(original: Any, filled: Any, tolerance: float) -> bool:
     return all(float((theirs / scale - ours).abs().max()) < tolerance for theirs, ours in pairs)
 
 
-def _decoder_layers(model: nn.Module, rotary: nn.Module, geometry: RopeGeometry) -> nn.ModuleList:
-    """The layers beside the rotary.
-
-    Raises:
-        ModelError: there is no such list, so that per-layer factors can't be told apart.
-    """
-    for parent in model.modules():
-        if any(child is rotary for child in parent.children()):
-            for child in parent.children():
-                if isinstance(child, nn.ModuleList) and len(child) == geometry.num_layers:
-                    return child
-    raise ModelError(
-        f"No list of {geometry.num_layers} layers stands beside this model's rotary: give one vector of "
-        f"factors for all layers."
-    )
-
-
-def _windows(model: nn.Module) -> Iterator[tuple[Any, str]]:
-    """Every place that limits how far a layer sees: configurations (for masks and caches) and modules."""
-    owners: dict[int, Any] = {}
-    for module in model.modules():
-        owners.setdefault(id(module), module)
-        config = getattr(module, "config", None)
-        if config is not None:
-            owners.setdefault(id(config), config)
-    for owner in owners.values():
-        for attribute in WINDOW_ATTRIBUTES:
-            value = owner.__dict__.get(attribute)
-            if isinstance(value, int) and not isinstance(value, bool):
-                yield owner, attribute
-
-
-def _drops_cache_at_switch(module: nn.Module) -> bool:
-    prepare = getattr(type(module), "prepare_inputs_for_generation", None)
-    code = getattr(inspect.unwrap(prepare), "__code__", None) if prepare is not None else None
-    return code is not None and "original_max_position_embeddings" in code.co_names
-
-
 def _float64_device(device: torch.device) -> torch.device:
     """Where the exact table can be made: Apple's GPUs have no float64."""
     return torch.device("cpu") if device.type == "mps" else device
@@ -386,7 +317,3 @@ def _float64_device(device: torch.device) -> torch.device:
 
 def _leaves(output: Any) -> tuple[Tensor, ...]:
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)
-
-
-def _first_leaf(output: Any) -> Tensor:
-    return _leaves(output)[0]

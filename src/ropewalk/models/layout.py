@@ -43,7 +43,7 @@ class Leaf:
         if min(self.signs) < 0:
             filled = filled * torch.tensor(self.signs, dtype=table.dtype, device=table.device)
         if self.is_complex:
-            filled = torch.view_as_complex(filled.unflatten(-1, (-1, 2)).contiguous())
+            filled = torch.view_as_complex(filled.reshape(*filled.shape[:-1], -1, 2).contiguous())
         return filled.to(dtype=self.dtypes[like.dtype]).to(device=like.device)
 
 
@@ -79,8 +79,7 @@ def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
         ModelError: what it returns is not the cos and sin of position times frequency, pair by pair.
     """
     probe = _Probe(rotary, num_pairs, name)
-    # Multi-modal rotaries take a position for each of time, height and width, and merge these axes.
-    probe.outputs(torch.zeros(3, 2, 4, dtype=torch.long))
+    probe.require_one_position_a_token()
     positions = torch.arange(4 * num_pairs + 8).unsqueeze(0)
     outputs = probe.outputs(positions)
     table = probe.table(positions)
@@ -136,6 +135,14 @@ class _Probe:
             raise self.refuse(f"its rotary returns shapes {shapes} for positions {tuple(positions.shape)}")
         scale = max(float(output[positions == 0].abs().max()) for output in outputs)
         return tuple(output / scale for output in outputs)
+
+    def require_one_position_a_token(self) -> None:
+        """Multi-modal rotaries take a position for each of time, height and width, and merge these axes."""
+        try:
+            self.outputs(torch.zeros(3, 2, 4, dtype=torch.long))
+        except ModelError:
+            self.outputs(torch.zeros(2, 4, dtype=torch.long))
+            raise self.refuse("its rotary takes several positions a token (mrope)") from None
 
     def table(self, positions: Tensor) -> Tensor:
         angles = positions.to(torch.float64).unsqueeze(-1) * self.frequencies
