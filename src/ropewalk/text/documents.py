@@ -13,6 +13,7 @@ a gigabyte cost a page of reading.
 import glob
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,10 +43,13 @@ class Document:
 
 
 def is_stdlib(source: str) -> bool:
+    """Whether a source names the standard library, or a part of it."""
     return source == "stdlib" or source.startswith("stdlib:")
 
 
-def read_documents(source: str, *, split: Purpose = "held_out", folder: Path | None = None) -> Iterator[Document]:
+def read_documents(
+    source: str, *, split: Purpose = "held_out", folder: Path | None = None
+) -> Iterator[Document]:
     """Every document of a source in a fixed order, one at a time.
 
     Args:
@@ -58,6 +62,8 @@ def read_documents(source: str, *, split: Purpose = "held_out", folder: Path | N
     """
     if is_stdlib(source):
         return _stdlib_documents(source, split, folder)
+    if not source.strip():
+        raise DataError("The text has an empty name: name a file, folder, glob, hub data set, or stdlib.")
     path = Path(source).expanduser()
     if path.is_dir():
         return _folder_documents(path)
@@ -91,21 +97,19 @@ def _folder_documents(folder: Path) -> Iterator[Document]:
 
 
 def _glob_documents(pattern: str) -> Iterator[Document]:
-    paths = sorted(Path(match) for match in glob.glob(str(Path(pattern).expanduser()), recursive=True))
+    matches = glob.glob(str(Path(pattern).expanduser()), recursive=True)  # noqa: PTH207 (patterns may be absolute)
+    paths = sorted(map(Path, matches))
     return _joined([path for path in paths if path.is_file()], f"The pattern {pattern}")
 
 
 def _joined(files: list[Path], what: str) -> Iterator[Document]:
     """The documents of many files; other kinds and empty files are passed over."""
-    readable = [file for file in files if file.suffix.lower() in READERS and file.stat().st_size > 0]
+    known = [file for file in files if file.suffix.lower() in READERS]
+    readable = [file for file in known if file.stat().st_size > 0]
     if not readable:
-        found = "nothing" if not files else "empty files only" if _known(files) else "other kinds of file only"
+        found = "empty files only" if known else "other kinds of file only" if files else "nothing"
         raise DataError(f"{what} gives no text ({found}): it must hold one of {', '.join(READERS)}.")
     return (document for file in readable for document in READERS[file.suffix.lower()](file))
-
-
-def _known(files: list[Path]) -> bool:
-    return any(file.suffix.lower() in READERS for file in files)
 
 
 def _text_file(path: Path) -> Iterator[Document]:
@@ -125,13 +129,13 @@ def _json_lines(path: Path) -> Iterator[Document]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
-                raise DataError(f"{name} is not JSON: each line must be an object with a `{FIELD}`.") from None
+                raise DataError(f"{name} is not JSON: a line must be an object with a `{FIELD}`.") from None
             yield _row_document(row, name)
 
 
 def _parquet(path: Path) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet as parquet
+    import pyarrow  # noqa: PLC0415 (slow to import)
+    import pyarrow.parquet as parquet  # noqa: PLC0415
 
     with _readable(path):
         try:
@@ -161,12 +165,8 @@ READERS: dict[str, Callable[[Path], Iterator[Document]]] = {
 
 def _hub_documents(source: str, split: Purpose) -> Iterator[Document]:
     """Rows of a data set, streamed; the first of the splits that it has."""
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"{source} is no file here, and hub data sets need another package: pip install datasets."
-        ) from None
+    import datasets  # noqa: PLC0415 (slow to import)
+
     name, _, part = source.partition("@")
     name, _, config = name.partition(":")
     wanted = ["validation", "test", "train"] if split == "search" else ["test", "validation", "train"]
@@ -180,8 +180,8 @@ def _hub_documents(source: str, split: Purpose) -> Iterator[Document]:
         raise
     except Exception as error:  # the hub client raises whatever its transport raises
         raise DataError(
-            f"{source} is neither a file nor a folder here, and could not be read as a data set from the hub: "
-            f"{_first_line(error)}."
+            f"{source} is neither a file nor a folder here, and can't be read as a data set from the "
+            f"hub: {_first_line(error)}."
         ) from None
 
 
@@ -222,20 +222,15 @@ def _checked(text: str, name: str) -> str:
     return text
 
 
-class _readable:
-    """Turn what reading a file can raise into one line that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            raise DataError(f"{self.path} is binary or not UTF-8 (byte {error.start}): name a UTF-8 text.") from None
-        if isinstance(error, OSError):
-            raise _unreadable(self.path, error) from None
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What reading a file can raise, as one line that names it."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is binary or not UTF-8 (byte {error.start}): name a UTF-8 text.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -243,7 +238,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _looks_like_path(source: str) -> bool:
-    return source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or "\\" in source or not source
+    return source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or "\\" in source
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ropewalk.errors import SettingError
+from ropewalk.text.tokens import TokenDocument
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,7 +25,7 @@ class TokenWindow:
         assert 1 <= self.num_scored < len(self.ids), (self.num_scored, len(self.ids))
 
 
-def truncate(ids: torch.Tensor, length: int) -> list[TokenWindow]:
+def truncate(document: TokenDocument, length: int) -> list[TokenWindow]:
     """One pass over the first `length` tokens of a document; all but the first are scored.
 
         read   <s> 0 1 2 3 4 5 6
@@ -33,11 +34,11 @@ def truncate(ids: torch.Tensor, length: int) -> list[TokenWindow]:
     Raises:
         SettingError: `length` is below 2 or beyond the document.
     """
-    _require_length(ids, length)
-    return [TokenWindow(ids=ids[:length], num_scored=length - 1)]
+    ids = _first(document, length)
+    return [TokenWindow(ids=ids, num_scored=length - 1)]
 
 
-def sliding(ids: torch.Tensor, length: int, *, window: int, stride: int) -> list[TokenWindow]:
+def sliding(document: TokenDocument, length: int, window: int, stride: int) -> list[TokenWindow]:
     """Windows over the first `length` tokens that score each token but the first once, with much context.
 
     The window moves on by `stride`, and what it has not scored yet is scored; the last one ends where the
@@ -51,7 +52,7 @@ def sliding(ids: torch.Tensor, length: int, *, window: int, stride: int) -> list
     Raises:
         SettingError: `stride` is not in 1 .. window - 1, or `length` is below 2 or beyond the document.
     """
-    _require_length(ids, length)
+    ids = _first(document, length)
     if not 1 <= stride < window:
         raise SettingError(
             f"The stride is {stride} tokens and the window {window}: the stride must be at least 1 and "
@@ -66,8 +67,10 @@ def sliding(ids: torch.Tensor, length: int, *, window: int, stride: int) -> list
     return windows
 
 
-def _require_length(ids: torch.Tensor, length: int) -> None:
-    if not 2 <= length <= len(ids):
+def _first(document: TokenDocument, length: int) -> torch.Tensor:
+    if not 2 <= length <= len(document.ids):
         raise SettingError(
-            f"The length is {length} tokens, but must be at least 2 and at most the document's {len(ids)}."
+            f"The length is {length} tokens, but must be at least 2 and at most the {len(document.ids)} of "
+            f"{document.name}."
         )
+    return document.ids[:length]

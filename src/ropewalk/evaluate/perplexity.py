@@ -1,0 +1,158 @@
+"""Perplexity against length, for any number of factors on the same documents."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ropewalk.errors import EvaluationError, SettingError
+from ropewalk.evaluate.intervals import perplexity_interval
+from ropewalk.evaluate.nll import NllSum, window_nlls
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, Mode, OnRecord
+from ropewalk.models.load import LoadedModel
+from ropewalk.text.tokens import DocumentSet, TokenDocument
+from ropewalk.text.windows import TokenWindow, sliding, truncate
+
+NUM_POSITION_BUCKETS = 16
+
+
+def measure_perplexity(
+    loaded: LoadedModel,
+    documents: DocumentSet,
+    lengths: Sequence[int],
+    *,
+    factors: Mapping[str, FactorsAtLength],
+    mode: Mode = "truncate",
+    stride: int | None = None,
+    window: int | None = None,
+    seed: int = 0,
+    read_chunk: int | None = None,
+    on_record: OnRecord | None = None,
+) -> list[EvalRecord]:
+    """One record for each label of `factors` and each length, on the same documents at every length.
+
+    `truncate` reads the first `length` tokens of a document in one pass. `sliding` reads them in windows of
+    `window` tokens that move on by `stride`: with the model's own window and no factors it is what one would
+    do instead of extending the model. See `text.windows` for drawings.
+
+    Args:
+        documents: at least as long as the longest length.
+        factors: label to a function from the tokens that the model reads at once (`length`, or `window` where
+            that is smaller) to factors; None measures the model as it stands.
+        stride: tokens; needed by `sliding`, refused by `truncate`.
+        window: tokens, the model's original length by default; for `sliding` only.
+        seed: of the bootstrap over documents.
+        read_chunk: as in `window_nlls`.
+        on_record: called with each record as it is made.
+
+    Raises:
+        SettingError: a length beyond the documents, or mode, stride and window that do not go together.
+        EvaluationError: the model gives NaN, or there is no memory for it.
+    """
+    window = _reading(mode, stride, window, loaded.geometry.original_length)
+    _require_lengths(lengths, documents)
+    records = []
+    for label, factors_at in factors.items():
+        for length in lengths:
+            started = time.perf_counter()
+            with loaded.installed(factors_at(min(length, window or length))):
+                nll = [
+                    _document_nll(loaded.model, _windows(document, length, window, stride), read_chunk)
+                    for document in documents.documents
+                ]
+            sums = [NllSum.of(values) for values in nll]
+            total = reduce(add, sums)
+            _require_number(total, label, length)
+            low, high = perplexity_interval(sums, seed)
+            record = EvalRecord(
+                metric="perplexity",
+                value=total.perplexity,
+                length=length,
+                factors=label,
+                n=len(sums),
+                low=low,
+                high=high,
+                seed=seed,
+                seconds=time.perf_counter() - started,
+                model=loaded.name,
+                where=loaded.where,
+                mode=mode,
+                stride=stride,
+                window=window,
+                nll_sum_nats=total.nll_sum_nats,
+                num_tokens=total.num_tokens,
+                nll_by_position=tuple(nll_by_position(nll)),
+                source=documents.source,
+                data_sha256=documents.data_sha256,
+            )
+            records.append(record)
+            if on_record:
+                on_record(record)
+    return records
+
+
+def nll_by_position(nll: Sequence[Tensor], num_buckets: int = NUM_POSITION_BUCKETS) -> list[dict[str, float]]:
+    """Mean nats of the tokens at positions `start` <= p < `stop`, over all documents.
+
+    Args:
+        nll: for each document the nats of its tokens 1, 2, ...; of one length.
+        num_buckets: how many stretches of nearly one size; fewer where there are fewer tokens.
+    """
+    mean = torch.stack(list(nll)).mean(dim=0, dtype=torch.float64)
+    buckets, start = [], 1
+    for part in mean.tensor_split(min(num_buckets, len(mean))):
+        buckets.append({"start": start, "stop": start + len(part), "mean_nats": float(part.mean())})
+        start += len(part)
+    return buckets
+
+
+def _reading(mode: Mode, stride: int | None, window: int | None, original_length: int) -> int | None:
+    """The window to slide, or None; every combination that makes no sense is refused."""
+    if mode == "sliding":
+        if stride is None:
+            raise SettingError("The mode `sliding` needs a stride in tokens: give --stride.")
+        return window or original_length
+    if mode != "truncate":
+        raise SettingError(f"The mode is {mode!r}, but must be truncate or sliding.")
+    if stride is not None or window is not None:
+        raise SettingError(
+            "The mode `truncate` has no stride or window: leave them out, or say --mode sliding."
+        )
+    return None
+
+
+def _require_lengths(lengths: Sequence[int], documents: DocumentSet) -> None:
+    if not lengths:
+        raise SettingError("No length was asked: give at least one, in tokens.")
+    for length in lengths:
+        if not 2 <= length <= documents.length:
+            raise SettingError(
+                f"A length is {length} tokens, but must be at least 2 and at most the {documents.length} of "
+                f"the documents."
+            )
+
+
+def _windows(
+    document: TokenDocument, length: int, window: int | None, stride: int | None
+) -> list[TokenWindow]:
+    if window is None or stride is None:
+        return truncate(document, length)
+    return sliding(document, length, window, stride)
+
+
+def _document_nll(model: Any, windows: list[TokenWindow], read_chunk: int | None) -> Tensor:
+    """Nats of every token of a document but the first, shape (length - 1,)."""
+    return torch.cat(list(window_nlls(model, windows, read_chunk=read_chunk)))
+
+
+def _require_number(total: NllSum, label: str, length: int) -> None:
+    if not math.isfinite(total.nll_sum_nats):
+        raise EvaluationError(
+            f"With {label} the model gives NaN or infinity at {length} tokens: try --dtype float32, or look "
+            f"at the factors."
+        )

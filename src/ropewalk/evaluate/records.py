@@ -1,0 +1,65 @@
+"""EvalRecord: one measured number with everything that is needed to read it."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ropewalk.factors import RescaleFactors
+
+Mode = Literal["truncate", "sliding"]
+FactorsAtLength = Callable[[int], RescaleFactors | None]
+OnRecord = Callable[["EvalRecord"], None]
+
+ALWAYS_WRITTEN = frozenset({"low", "high"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecord:
+    """A perplexity or a passkey rate at one length.
+
+    Attributes:
+        metric: `perplexity`, or `passkey` (a share from 0 to 1).
+        length: tokens of a document, or of a prompt with its answer.
+        factors: the scheme's text, the file's name, or what else labels the factors.
+        n: documents or trials.
+        low, high: 95% interval; None where n is too small for one.
+        seconds: wall time.
+        model, where: the model's name; device, dtype, attention and revision it ran with.
+        mode, stride, window: how a document was read; `stride` and `window` in tokens, sliding only.
+        nll_sum_nats, num_tokens: what the perplexity is made of.
+        nll_by_position: mean nats of the tokens at positions `start` <= p < `stop`.
+        source, data_sha256: the text, and a hash of its token ids.
+        found, by_depth: passkeys found, in all and at each depth (0 is the start of the prompt).
+    """
+
+    metric: Literal["perplexity", "passkey"]
+    value: float
+    length: int
+    factors: str
+    n: int
+    low: float | None
+    high: float | None
+    seed: int
+    seconds: float
+    model: str
+    where: dict[str, Any] = field(default_factory=dict)
+    mode: Mode | None = None
+    stride: int | None = None
+    window: int | None = None
+    nll_sum_nats: float | None = None
+    num_tokens: int | None = None
+    nll_by_position: tuple[dict[str, float], ...] | None = None
+    source: str | None = None
+    data_sha256: str | None = None
+    found: int | None = None
+    by_depth: tuple[dict[str, float], ...] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values only; what does not apply to the metric is left out, an unknown bound is null."""
+        values = dataclasses.asdict(self)
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None or name in ALWAYS_WRITTEN
+        }

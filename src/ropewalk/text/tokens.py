@@ -1,0 +1,198 @@
+"""Documents to token ids, each document exactly as long as asked, and cached."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropewalk.errors import DataError, SettingError
+from ropewalk.text.cache import cached_ids, store_ids
+from ropewalk.text.documents import Document, Purpose, is_stdlib, read_documents
+
+CHARACTERS_A_TOKEN = 5  # a first guess; where it is too low, more is read
+SPARE_TOKENS = 64
+FEWEST_CACHED_CHARACTERS = 4096  # less is tokenised faster than it is looked up
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenDocument:
+    """A document's first tokens.
+
+    Attributes:
+        ids: shape (n,), int64; opens with the tokenizer's BOS if it has one.
+    """
+
+    name: str
+    ids: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DocumentSet:
+    """The documents that a search or an evaluation reads.
+
+    Attributes:
+        documents: at least one, all of one length.
+        num_read: documents looked at; of these, `num_too_short` were left out.
+        data_sha256: hash of the token ids, what a result depends on.
+        source: as the user named it.
+    """
+
+    documents: tuple[TokenDocument, ...]
+    num_read: int
+    num_too_short: int
+    data_sha256: str
+    source: str
+
+    @property
+    def length(self) -> int:
+        """Tokens in each document."""
+        return len(self.documents[0].ids)
+
+
+def token_documents(
+    source: str,
+    tokenizer: Any,
+    *,
+    length: int,
+    num_documents: int | None = None,
+    split: Purpose = "held_out",
+    folder: Path | None = None,
+) -> DocumentSet:
+    """The first `num_documents` documents of a source that are long enough, cut to `length` tokens.
+
+    BOS is counted in, if the tokenizer has one. A document shorter than `length` is left out and counted;
+    the standard library's files are joined in their fixed order instead, each used once: a document ends
+    in the file that fills it, and the next one opens with the file after that.
+
+    Args:
+        tokenizer: transformers' own object.
+        length: tokens, at least 2.
+        num_documents: None for all; fewer come back where the source has fewer.
+        split, folder: as in `read_documents`.
+
+    Raises:
+        DataError: as `read_documents`, or no document is long enough (names the longest).
+        SettingError: `length` or `num_documents` out of range.
+    """
+    if length < 2 or (num_documents is not None and num_documents < 1):
+        raise SettingError(
+            f"{num_documents} documents of {length} tokens were asked: give at least 1 document of 2 tokens."
+        )
+    encode = Encoder(tokenizer)
+    texts = read_documents(source, split=split, folder=folder)
+    tokenised = _join(texts, encode, length) if is_stdlib(source) else _separate(texts, encode, length)
+    documents: list[TokenDocument] = []
+    num_read, longest = 0, 0
+    for document in tokenised:
+        num_read += 1
+        longest = max(longest, len(document.ids))
+        if len(document.ids) == length:
+            documents.append(document)
+        if len(documents) == num_documents:
+            break
+    if not documents:
+        raise DataError(_none_long_enough(source, length, num_read, longest))
+    return DocumentSet(
+        documents=tuple(documents),
+        num_read=num_read,
+        num_too_short=num_read - len(documents),
+        data_sha256=_hash_ids(documents),
+        source=source,
+    )
+
+
+class Encoder:
+    """Text to ids without special tokens, and the ids that open a document."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        bos = tokenizer.bos_token_id
+        self.start: list[int] = [] if bos is None else [int(bos)]
+        self.fingerprint = tokenizer_fingerprint(tokenizer)
+
+    def __call__(self, text: str) -> list[int]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return list(encoded["input_ids"])
+
+    def head(self, document: Document, num_tokens: int) -> list[int]:
+        """The first `num_tokens` ids of a document, fewer where it ends; cached by content.
+
+        Reads on until there are some to spare, so that where the text was cut is behind the last id that is
+        kept, and the ids are those of the whole text.
+        """
+        enough = num_tokens + SPARE_TOKENS
+        num_characters = CHARACTERS_A_TOKEN * enough
+        while True:
+            text = document.head(num_characters)
+            ended = len(text) < num_characters
+            ids = self._cached(text, enough)
+            if ended or len(ids) == enough:
+                return ids[:num_tokens]
+            num_characters *= 2
+
+    def _cached(self, text: str, num_tokens: int) -> list[int]:
+        if len(text) < FEWEST_CACHED_CHARACTERS:
+            return self(text)[:num_tokens]
+        key = hashlib.sha256(f"{self.fingerprint} {num_tokens}\n".encode() + text.encode()).hexdigest()
+        ids = cached_ids(key)
+        if ids is None:
+            ids = self(text)[:num_tokens]
+            store_ids(key, ids)
+        return ids
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 of everything that decides which ids a text becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = backend.to_str()
+    else:
+        rules = repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.init_kwargs))
+    return hashlib.sha256(f"{tokenizer.bos_token_id} {rules}".encode()).hexdigest()
+
+
+def _separate(texts: Iterable[Document], encode: Encoder, length: int) -> Iterator[TokenDocument]:
+    """A document a text."""
+    num_tokens = length - len(encode.start)
+    for text in texts:
+        yield _token_document(text.name, encode.start + encode.head(text, num_tokens))
+
+
+def _join(texts: Iterable[Document], encode: Encoder, length: int) -> Iterator[TokenDocument]:
+    """Consecutive texts joined until they give `length` tokens; what is left at the end comes last."""
+    ids, names = list(encode.start), list[str]()
+    for text in texts:
+        ids += encode.head(text, length - len(ids))
+        names.append(text.name)
+        if len(ids) == length:
+            yield _token_document(_span(names), ids)
+            ids, names = list(encode.start), []
+    if names:
+        yield _token_document(_span(names), ids)
+
+
+def _span(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+
+
+def _token_document(name: str, ids: list[int]) -> TokenDocument:
+    return TokenDocument(name=name, ids=torch.tensor(ids, dtype=torch.int64))
+
+
+def _hash_ids(documents: list[TokenDocument]) -> str:
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.ids.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _none_long_enough(source: str, length: int, num_read: int, longest: int) -> str:
+    if num_read == 0:
+        return f"{source} holds no document: name a text."
+    return (
+        f"{source} has no document of {length} tokens: the longest of {num_read} has {longest}; "
+        f"ask for shorter lengths, or name a longer text."
+    )
