@@ -11,6 +11,7 @@ from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
+    from ropewalk.models.describe import RopeDescription
     from ropewalk.models.load import LoadedModel
     from ropewalk.text.tokens import DocumentSet
 
@@ -155,7 +156,7 @@ def factors_by_label(
     from ropewalk.factors import load_factors
     from ropewalk.report.comparison import UNTOUCHED, constant, scheme_at_lengths, untouched
 
-    own = own_scaling(loaded, base)
+    own = own_scaling(loaded.description, base)
     labelled: dict[str, FactorsAtLength] = {
         text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []
     }
@@ -167,13 +168,13 @@ def factors_by_label(
     return labelled or {UNTOUCHED: untouched}
 
 
-def window(loaded: "LoadedModel", base: Base) -> int:
+def window(description: "RopeDescription", base: Base) -> int:
     """Tokens that the model reads before it is extended: with `as-is`, as far as its own scaling goes."""
-    own = own_scaling(loaded, base)
-    return loaded.geometry.original_length if own is None else own.target_length
+    own = own_scaling(description, base)
+    return description.geometry.original_length if own is None else own.target_length
 
 
-def own_scaling(loaded: "LoadedModel", base: Base) -> "RescaleFactors | None":
+def own_scaling(description: "RopeDescription", base: Base) -> "RescaleFactors | None":
     """What schemes are multiplied onto: nothing, or with `as-is` the scaling that the model carries.
 
     Raises:
@@ -181,6 +182,6 @@ def own_scaling(loaded: "LoadedModel", base: Base) -> "RescaleFactors | None":
     """
     if base == "native":
         return None
-    if loaded.description.own_problem:
-        raise SettingError(f"--base as-is can't be had for {loaded.name}: {loaded.description.own_problem}.")
-    return loaded.description.own
+    if description.own_problem:
+        raise SettingError(f"--base as-is can't be had: {description.own_problem}; say --base native.")
+    return description.own

@@ -1,6 +1,7 @@
 """`ropewalk search`: a model and text in, factors out."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from ropewalk.cli.progress import search_progress
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
     from ropewalk.factors import RescaleFactors
+    from ropewalk.geometry import RopeGeometry
     from ropewalk.models.load import LoadedModel
     from ropewalk.run_folder import RunFolder
     from ropewalk.search.search import SearchResult
@@ -48,7 +50,8 @@ def search(
         str, typer.Option(metavar="A", help="A number, longrope (sqrt(1 + ln s / ln L)), or search.")
     ] = "1",
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after so long; the result then depends on the machine.")
+        float | None,
+        typer.Option(min=0.0001, help="Stop after so long; the result then depends on the machine."),
     ] = None,
     base: options.BaseOption = "native",
     device: options.Device = "cpu",
@@ -71,18 +74,23 @@ def search(
     out = out or Path("runs") / f"{Path(model).name or 'model'}-{target_length}"
     with interruptible(how_to_resume(context.obj, out)):
         options.check_early(None, None, text)
-        from ropewalk.models.load import load_model
+        from ropewalk.models.load import describe_model, load_model
         from ropewalk.run_folder import RunFolder
         from ropewalk.search.search import search_factors
         from ropewalk.text.tokens import token_documents
 
+        description = describe_model(
+            model, revision=revision, trust_remote_code=trust_remote_code, original_length=original_length
+        )
+        own = options.own_scaling(description, base)
+        target = options.parse_target(target_length, options.window(description, base))
+        check_settings(description.geometry, target, strategy, budget, seed, start_tokens, attention_factor)
         with RunFolder.resume(out) if resume else RunFolder.create(out) as folder:
             loaded = load_model(
                 model, device=device, dtype=dtype, attn_implementation=attn_implementation,
                 revision=revision, trust_remote_code=trust_remote_code,
                 original_length=original_length, full_attention=full_attention,
             )  # fmt: skip
-            target = options.parse_target(target_length, options.window(loaded, base))
             documents = token_documents(
                 text, loaded.tokenizer, length=target, num_documents=num_documents, split="search"
             )
@@ -94,7 +102,7 @@ def search(
                     max_minutes=max_minutes, journal=folder.journal, on_trial=on_trial,
                 )  # fmt: skip
             folder.write_search(found)
-            records = compare(loaded, documents, found, options.own_scaling(loaded, base))
+            records = compare(loaded, documents, found, own)
             folder.write_records(records)
     if json:
         result_json([record.as_json() for record in records], search=found.as_dict(), files=files(folder))
@@ -102,6 +110,30 @@ def search(
         result(story(found, folder))
         result(perplexity_table(records, f"Perplexity on the search documents ({how_read(records[0])})"))
         result(next_step(model, folder, target))
+
+
+def check_settings(
+    geometry: "RopeGeometry",
+    target: int,
+    strategy: str,
+    budget: str,
+    seed: int,
+    start_tokens: str,
+    attention: str,
+) -> None:
+    """Find a wrong setting before weights are read, which may take minutes.
+
+    Raises:
+        SettingError: as `search_factors`.
+    """
+    from ropewalk.search.search import number_of_evaluations
+    from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
+    from ropewalk.search.strategies import make_strategy
+
+    number_of_evaluations(budget)
+    choices = attention_choices(attention, geometry, target)
+    space = SearchSpace(geometry=geometry, target_length=target, attention_factors=choices)
+    make_strategy(strategy, replace(space, start_tokens=start_token_choices(start_tokens)), seed)
 
 
 def how_to_resume(arguments: list[str], out: Path) -> str:

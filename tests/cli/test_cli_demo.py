@@ -1,0 +1,62 @@
+"""`ropewalk demo`, on the tiny model: that it measures and tells everything, whatever came of it."""
+
+import json
+
+import pytest
+
+from ropewalk.cli import demo
+from ropewalk.factors import RescaleFactors
+from ropewalk.report.comparison import CLOSED_FORMS
+
+LENGTHS = [128, 256, 512, 1024]
+
+
+@pytest.fixture(scope="module")
+def done(model, tmp_path_factory):
+    """The folder of one small demo."""
+    out = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROPEWALK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setattr(demo, "NUM_PASSKEYS", 2)
+        patch.setattr(demo, "NUM_SEARCH_DOCUMENTS", 2)
+        patch.setattr(demo, "NUM_REPORT_DOCUMENTS", 3)
+        demo.demonstrate(str(model), out, "5", json=True)
+    return out
+
+
+def test_it_measures_every_scheme_and_what_a_user_would_do_instead(done):
+    records = [json.loads(line) for line in (done / "records.jsonl").read_text().splitlines()]
+    everything = ["untouched", *CLOSED_FORMS, "searched"]
+    perplexities = [(r["factors"], r["length"]) for r in records if r["metric"] == "perplexity"]
+    assert perplexities == [
+        (label, length) for label in [*everything, "sliding window"] for length in LENGTHS
+    ]
+    passkeys = [(r["factors"], r["length"]) for r in records if r["metric"] == "passkey"]
+    assert passkeys == [(label, length) for label in everything for length in LENGTHS]
+    sliding = [r for r in records if r["factors"] == "sliding window"]
+    assert {(r["mode"], r["window"]) for r in sliding} == {("sliding", 128)}
+
+
+def test_it_reports_on_other_documents_than_it_searched(done):
+    searched = RescaleFactors.load(done / "factors.json").provenance.data_sha256
+    records = [json.loads(line) for line in (done / "records.jsonl").read_text().splitlines()]
+    assert searched not in {r.get("data_sha256") for r in records}
+
+
+def test_it_leaves_pictures_and_factors(done):
+    for name in ("perplexity.png", "factors.png"):
+        assert (done / name).read_bytes().startswith(b"\x89PNG")
+    assert RescaleFactors.load(done / "factors.json").target_length == 1024
+
+
+def test_again_it_goes_on_where_it_stood_and_tells_the_same(done, model, monkeypatch, capfd):
+    monkeypatch.setattr(demo, "NUM_PASSKEYS", 2)
+    monkeypatch.setattr(demo, "NUM_SEARCH_DOCUMENTS", 2)
+    monkeypatch.setattr(demo, "NUM_REPORT_DOCUMENTS", 3)
+    before = (done / "factors.json").read_bytes()
+    demo.demonstrate(str(model), done, "5")
+    out = capfd.readouterr().out
+    assert (done / "factors.json").read_bytes() == before
+    assert "beat every closed-form scheme" in out
+    assert "Passkeys found" in out
+    assert "ropewalk search YOUR-MODEL --target-length 8x --text YOUR-TEXT --budget 5" in out

@@ -1,0 +1,170 @@
+"""`ropewalk evaluate`: what is measured, at which lengths, on which documents, and how it is told."""
+
+import json
+
+import pytest
+
+from ropewalk.factors import Provenance
+from ropewalk.models.load import load_model
+from ropewalk.rope.schemes import scheme_factors
+
+FIELDS = {"metric", "value", "length", "factors", "n", "low", "high", "seed"}
+
+
+@pytest.fixture(scope="module")
+def geometry(model):
+    return load_model(model).geometry
+
+
+def perplexity(ropewalk, model, books, *more):
+    ended = ropewalk("evaluate", "perplexity", model, "--text", books, "--json", *more)
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)["records"]
+
+
+def test_every_scheme_and_file_at_every_length(ropewalk, model, books, geometry, tmp_path):
+    file = tmp_path / "factors.json"
+    scheme_factors("yarn", geometry, 512).save(file)
+    records = perplexity(
+        ropewalk,
+        model,
+        books,
+        "--lengths",
+        "512,128,2x",
+        "--scheme",
+        "yarn",
+        "--scheme",
+        "pi",
+        "--factors",
+        file,
+    )
+    assert [(r["factors"], r["length"]) for r in records] == [
+        (label, length) for label in ("yarn", "pi", str(file)) for length in (128, 256, 512)
+    ]
+    for record in records:
+        assert set(record) >= FIELDS | {"nll_sum_nats", "num_tokens", "mode", "seconds", "where"}
+        assert record["metric"] == "perplexity"
+        assert record["n"] == 3  # the short one is left out at every length
+        assert record["num_tokens"] == 3 * (record["length"] - 1)
+        assert record["low"] <= record["value"] <= record["high"]
+        assert record["mode"] == "truncate"
+    by_label = {(r["factors"], r["length"]): r["value"] for r in records}
+    # A scheme takes the ratio of the longest length at every length, so the file and the scheme are the same.
+    assert all(by_label["yarn", n] == by_label[str(file), n] for n in (128, 256, 512))
+    assert by_label["yarn", 512] != by_label["pi", 512]
+
+
+def test_dynamic_ntk_takes_each_lengths_own_ratio(ropewalk, model, books):
+    records = perplexity(
+        ropewalk,
+        model,
+        books,
+        "--lengths",
+        "128,512",
+        "--scheme",
+        "dynamic-ntk",
+        "--scheme",
+        "ntk",
+        "--scheme",
+        "none",
+    )
+    value = {(r["factors"], r["length"]): r["value"] for r in records}
+    assert value["dynamic-ntk", 128] == value["none", 128]
+    assert value["dynamic-ntk", 512] == value["ntk", 512]
+    assert value["ntk", 128] != value["none", 128]
+
+
+def test_without_schemes_the_model_is_measured_as_it_stands(ropewalk, model, books):
+    (record,) = perplexity(ropewalk, model, books, "--lengths", "1x")
+    assert record["factors"] == "untouched"
+    (none,) = perplexity(ropewalk, model, books, "--lengths", "1x", "--scheme", "none")
+    assert none["value"] == pytest.approx(record["value"], rel=1e-4)
+
+
+def test_a_sliding_window_needs_a_stride_and_says_both(ropewalk, model, books):
+    (record,) = perplexity(ropewalk, model, books, "--lengths", "512", "--mode", "sliding", "--stride", "64")
+    assert (record["mode"], record["stride"], record["window"]) == ("sliding", 64, 128)
+    ended = ropewalk(
+        "evaluate", "perplexity", model, "--text", books, "--lengths", "512", "--mode", "sliding"
+    )
+    assert ended.code == 2
+    assert "--stride" in ended.err
+
+
+def test_fewer_than_three_documents_have_no_interval(ropewalk, model, books):
+    (record,) = perplexity(ropewalk, model, books, "--lengths", "256", "--num-documents", "2")
+    assert record["n"] == 2
+    assert record["low"] is None
+    assert record["high"] is None
+
+
+def test_the_table_has_a_row_a_label_and_a_column_a_length(ropewalk, model, books):
+    ended = ropewalk(
+        "evaluate",
+        "perplexity",
+        model,
+        "--text",
+        books,
+        "--lengths",
+        "128,256",
+        "--scheme",
+        "yarn:factor=2,beta_fast=8",
+    )
+    assert "128 tokens" in ended.out
+    assert "256 tokens" in ended.out
+    assert any(line.startswith("yarn:factor=2,beta_fast=8 ") for line in ended.out.splitlines())
+    assert "3 documents" in ended.err
+    assert "1 shorter ones left out" in ended.err
+
+
+def test_where_it_ran_is_recorded(ropewalk, model, books):
+    (record,) = perplexity(
+        ropewalk, model, books, "--lengths", "128", "--dtype", "bfloat16", "--attn-implementation", "eager"
+    )
+    assert record["where"] == {
+        "device": "cpu", "dtype": "bfloat16", "attn_implementation": "eager", "revision": None,
+    }  # fmt: skip
+
+
+def test_passkeys_are_a_share_with_an_interval(ropewalk, model):
+    ended = ropewalk(
+        "evaluate",
+        "passkey",
+        model,
+        "--lengths",
+        "128,256",
+        "--scheme",
+        "yarn",
+        "--num-trials",
+        "4",
+        "--json",
+    )
+    assert ended.code == 0, ended.err
+    records = json.loads(ended.out)["records"]
+    assert [r["length"] for r in records] == [128, 256]
+    for record in records:
+        assert set(record) >= FIELDS
+        assert record["metric"] == "passkey"
+        assert record["n"] == 4
+        assert 0 <= record["low"] <= record["value"] <= record["high"] <= 1
+    assert "of 4 found" in ended.err
+
+
+def test_the_passkey_table(ropewalk, model):
+    ended = ropewalk("evaluate", "passkey", model, "--lengths", "128", "--num-trials", "2")
+    assert ended.code == 0
+    assert "/2 (" in ended.out
+    assert "untouched" in ended.out
+
+
+def test_factors_of_other_weights_are_used_with_a_warning_that_names_both(
+    ropewalk, model, books, geometry, tmp_path
+):
+    file = tmp_path / "factors.json"
+    provenance = Provenance(model="another-model", weights_sha256="0" * 64)
+    scheme_factors("yarn", geometry, 256).replace(provenance=provenance).save(file)
+    ended = ropewalk("evaluate", "perplexity", model, "--text", books, "--lengths", "256", "--factors", file)
+    assert ended.code == 0
+    (warning,) = [line for line in ended.err_lines if line.startswith("warning:")]
+    assert "another-model" in warning
+    assert str(model) in warning

@@ -1,0 +1,52 @@
+"""`ropewalk inspect`."""
+
+import json
+
+import numpy as np
+
+from ropewalk.geometry import RopeGeometry
+from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
+
+GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=100.0, original_length=128, num_layers=2)
+
+
+def test_it_shows_geometry_unfinished_pairs_and_every_scheme(ropewalk, model):
+    ended = ropewalk("inspect", model)
+    assert ended.code == 0
+    assert ended.err == ""
+    unfinished = int((GEOMETRY.turns() >= 1).sum())
+    assert 0 < unfinished < 8
+    assert f"{unfinished} to 7 never finish a turn" in ended.out
+    assert all(name in ended.out for name in SCHEME_NAMES)
+    rows = [line.split() for line in ended.out.splitlines() if line[:1].isdigit()]
+    assert len(rows) == GEOMETRY.num_pairs
+    stars = ["*" in row for row in rows]
+    assert stars == [pair >= unfinished for pair in range(8)]
+
+
+def test_json_is_on_stdout_alone_and_holds_the_factors(ropewalk, model):
+    ended = ropewalk("inspect", model, "--target-length", "4x", "--json")
+    document = json.loads(ended.out)
+    assert document["geometry"] == GEOMETRY.as_dict()
+    assert document["target_length"] == 512
+    yarn = next(record for record in document["records"] if record["factors"] == "yarn")
+    np.testing.assert_allclose(yarn["rescale_factors"], scheme_factors("yarn", GEOMETRY, 512).array()[0])
+
+
+def test_the_picture_is_a_png(ropewalk, model, tmp_path):
+    picture = tmp_path / "new" / "factors.png"
+    ended = ropewalk("inspect", model, "--out", picture)
+    assert ended.code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture) in ended.err
+
+
+def test_weights_are_not_read(ropewalk, model, tmp_path):
+    (tmp_path / "config.json").write_bytes((model / "config.json").read_bytes())
+    assert ropewalk("inspect", tmp_path).code == 0
+
+
+def test_a_corrected_window_counts(ropewalk, model):
+    document = json.loads(ropewalk("inspect", model, "--original-length", "64", "--json").out)
+    assert document["geometry"]["original_length"] == 64
+    assert document["target_length"] == 512

@@ -1,0 +1,97 @@
+"""What is compared with searched factors, and that the verdict tells the truth either way."""
+
+import numpy as np
+import pytest
+
+from ropewalk.evaluate.records import EvalRecord
+from ropewalk.geometry import RopeGeometry
+from ropewalk.report.comparison import (
+    CLOSED_FORMS,
+    closed_forms,
+    factor_curves,
+    first_unfinished_pair,
+    perplexity_curves,
+    scheme_at_lengths,
+    verdict,
+)
+from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
+
+GEOMETRY = RopeGeometry(head_dim=64, rotary_dim=64, rope_theta=625.0, original_length=256, num_layers=4)
+
+
+def record(factors, value, length=2048, **more):
+    given = {"metric": "perplexity", "n": 8, "low": value - 1, "high": value + 1, "seed": 0, "seconds": 1.0}
+    return EvalRecord(**{**given, "factors": factors, "value": value, "length": length, "model": "m", **more})
+
+
+def test_every_scheme_is_a_baseline():
+    assert set(SCHEME_NAMES) < set(CLOSED_FORMS)
+    assert set(closed_forms(GEOMETRY, 2048)) == set(CLOSED_FORMS)
+
+
+def test_a_scheme_keeps_the_ratio_of_the_longest_length_and_dynamic_ntk_does_not():
+    yarn, dynamic = (scheme_at_lengths(name, GEOMETRY, 2048) for name in ("yarn", "dynamic-ntk"))
+    assert yarn(256).rescale_factors == yarn(2048).rescale_factors
+    assert set(dynamic(256).rescale_factors[0]) == {1.0}
+    assert dynamic(2048).rescale_factors == scheme_factors("ntk", GEOMETRY, 2048).rescale_factors
+
+
+def test_as_is_counts_from_what_the_models_own_scaling_reaches():
+    own = scheme_factors("pi", GEOMETRY, 512)
+    total = scheme_at_lengths("pi", GEOMETRY, 2048, own)(2048)
+    np.testing.assert_allclose(total.array(), 8.0)
+    assert total.geometry == GEOMETRY
+
+
+def test_the_verdict_says_that_searched_factors_win():
+    said = verdict(
+        [record("yarn", 10.0), record("pi", 50.0), record("searched", 9.0)], length=2048, documents="other"
+    )
+    assert "beat every closed-form scheme on the 8 other documents at 2048 tokens" in said
+    assert "yarn, has 10.000, 11.1% more" in said
+
+
+@pytest.mark.parametrize("ours", [10.0, 12.0])
+def test_the_verdict_says_that_they_do_not(ours):
+    records = [
+        record("yarn", 10.0),
+        record("searched", ours),
+        record("sliding window", 1.0),
+        record("untouched", 2.0),
+    ]
+    said = verdict(records, length=2048, documents="held-out")
+    assert "do NOT beat" in said
+    assert "yarn has 10.000" in said
+
+
+def test_the_verdict_looks_at_one_length_and_at_perplexity_only():
+    records = [
+        record("yarn", 10.0), record("searched", 9.0), record("yarn", 1.0, length=256),
+        record("searched", 5.0, length=256), record("yarn", 0.5, metric="passkey"),
+    ]  # fmt: skip
+    assert " beat every" in verdict(records, length=2048, documents="held-out")
+
+
+def test_curves_are_sorted_and_have_an_interval_only_where_it_is_whole():
+    records = [
+        record("searched", 9.0), record("searched", 8.0, length=256),
+        record("yarn", 9.0, low=None, high=None), record("yarn", 8.0, length=256),
+        record("none", 40.0), record("untouched", 40.0), record("pi", 0.5, metric="passkey"),
+    ]  # fmt: skip
+    searched, yarn, untouched = perplexity_curves(records)
+    assert (list(searched.x), list(searched.y)) == ([256, 2048], [8.0, 9.0])
+    assert list(searched.low) == [7.0, 8.0]
+    assert not yarn.low
+    assert untouched.label == "untouched"
+
+
+def test_a_curve_a_layer_where_they_differ():
+    factors = scheme_factors("yarn", GEOMETRY, 2048)
+    rows = (factors.rescale_factors[0],) * 3 + ((8.0,) * 32,)
+    curves = factor_curves({"yarn": factors, "mine": factors.replace(rescale_factors=rows)})
+    assert [curve.label for curve in curves] == ["yarn", *(f"mine, layer {index}" for index in range(4))]
+
+
+def test_the_first_pair_without_a_full_turn():
+    first = first_unfinished_pair(GEOMETRY)
+    assert GEOMETRY.turns()[first - 1] >= 1 > GEOMETRY.turns()[first]
