@@ -39,6 +39,10 @@ def test_every_help_says_what_to_type(verb, ropewalk):
         assert any(line.strip().startswith("ropewalk " + " ".join(verb)) for line in ended.out.splitlines())
 
 
+def test_nothing_typed_is_help(ropewalk):
+    assert ropewalk().out == ropewalk("--help").out
+
+
 def test_help_names_every_scheme_and_strategy(ropewalk):
     schemes = " ".join(ropewalk("evaluate", "perplexity", "--help").out.split())
     assert f"Names: {', '.join(SCHEME_NAMES)}." in schemes
@@ -53,7 +57,8 @@ def test_the_version(ropewalk):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serach"], "serach"),
+        (["serach"], "Did you mean 'search'? See"),
+        (["evaluate"], "Missing command"),
         (["search"], "MODEL"),
         (["search", "m"], "--target-length"),
         (["inspect", "m", "--nonsense"], "--nonsense"),

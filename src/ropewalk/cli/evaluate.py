@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
 
 app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode=None,
     help="Measure a model at several lengths, extended or untouched.",
 )

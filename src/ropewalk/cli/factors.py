@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
     from ropewalk.geometry import RopeGeometry
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, convert and check factors files.")
+app = typer.Typer(rich_markup_mode=None, help="Show, convert and check factors files.")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A factors file.")]
 ForModel = Annotated[

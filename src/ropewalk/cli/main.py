@@ -34,7 +34,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="ropewalk",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,  # brackets in help and in errors are the user's, not markup
     pretty_exceptions_enable=False,
@@ -55,6 +55,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def ropewalk(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -68,6 +69,8 @@ def ropewalk(
         ropewalk search ./my-model --target-length 8x --text ./books --out runs/my-model
         ropewalk evaluate passkey ./my-model --factors runs/my-model/factors.json --lengths 4k,32k
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -99,9 +102,9 @@ def _fail(message: str) -> int:
 
 def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
-    message = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+    message = str(getattr(error, "format_message", error.__str__)())
     command = context.command_path if context else "ropewalk"
-    return f"{message}. See `{command} --help`."
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 
 def _quiet_neighbours() -> None:
