@@ -130,9 +130,9 @@ def test_every_familys_logits_are_its_own(family: str) -> None:
 def test_a_model_that_makes_logits_otherwise_is_refused(tiny_model: LlamaForCausalLM) -> None:
     original = tiny_model.forward
 
-    def shifted(*args: Any, **kwargs: Any) -> Any:
-        output = original(*args, **kwargs)
-        output.logits = output.logits + torch.arange(output.logits.shape[1]).unsqueeze(-1)
+    def shifted(input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        output = original(input_ids=input_ids, **kwargs)
+        output.logits = output.logits + input_ids.unsqueeze(-1)
         return output
 
     tiny_model.forward = shifted  # type: ignore[method-assign]

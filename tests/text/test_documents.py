@@ -121,6 +121,9 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
     assert "does not exist" in refused(tmp_path / "missing.txt")
     assert "does not exist" in refused("./missing")
+    assert "does not exist" in refused("missing")
+    assert "does not exist" in refused("a/b/c")
+    assert "does not exist" in refused("corpora/missing.jsonl")
     assert "is empty" in refused(file("empty.txt", b""))
     assert "NUL" in refused(file("nul.txt", b"text\0more"))
     assert "not UTF-8" in refused(file("latin.txt", "Grüße".encode("latin-1")))
@@ -150,6 +153,12 @@ def test_stdlib_says_its_split(source: str, split: Any, expected: Any) -> None:
     files = [file for file in stdlib_files(expected) if file.stat().st_size > 0]
 
     assert names == [f"stdlib/{file.relative_to(stdlib_folder())}" for file in files]
+
+
+def test_a_wrong_source_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    for source in ("stdlib:train", str(tmp_path / "missing.txt"), str(tmp_path), " "):
+        with pytest.raises(DataError):
+            read_documents(source)
 
 
 def test_other_parts_of_the_library_are_refused(tmp_path: Path) -> None:
@@ -186,11 +195,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 def test_a_hub_data_set_is_streamed(hub: Hub) -> None:
     assert texts("owner/name", split="search") == ["v"]
     assert texts("owner/name", split="held_out") == ["x", "y"]
-    assert texts("name:config@train") == ["t"]
+    assert texts("owner/name:config@train") == ["t"]
     assert hub.asked == [
         ("owner/name", None, "validation"),
         ("owner/name", None, "test"),
-        ("name", "config", "train"),
+        ("owner/name", "config", "train"),
     ]
 
 

@@ -100,8 +100,9 @@ def window_nlls(
 
     Args:
         model: a transformers causal model; its device is where the work is done.
-        read_chunk: tokens of a window read at once, the earlier ones in a KV cache; None reads a window whole
-            and without a cache, which is the fastest, and needs less memory than a cache in most models.
+        read_chunk: tokens of a window read at once, the earlier ones in a KV cache, so that memory grows with
+            the cache; None reads a window whole and without a cache, the fastest way: memory then grows with
+            the length times the widest layer (never times the vocabulary).
         score_chunk: positions whose logits exist at once; None takes what suits the vocabulary.
     """
     with evaluating(model):

@@ -52,7 +52,7 @@ def measure_perplexity(
 
     Raises:
         SettingError: a length beyond the documents, or mode, stride and window that do not go together.
-        EvaluationError: the model gives NaN, or there is no memory for it.
+        EvaluationError: the model gives NaN or infinity.
     """
     window = _reading(mode, stride, window, loaded.geometry.original_length)
     _require_lengths(lengths, documents)
@@ -65,18 +65,10 @@ def measure_perplexity(
                     _document_nll(loaded.model, _windows(document, length, window, stride), read_chunk)
                     for document in documents.documents
                 ]
-            sums = [NllSum.of(values) for values in nll]
-            total = reduce(add, sums)
-            _require_number(total, label, length)
-            low, high = perplexity_interval(sums, seed)
             record = EvalRecord(
-                metric="perplexity",
-                value=total.perplexity,
+                **_summary(nll, label, length, seed),
                 length=length,
                 factors=label,
-                n=len(sums),
-                low=low,
-                high=high,
                 seed=seed,
                 seconds=time.perf_counter() - started,
                 model=loaded.name,
@@ -84,9 +76,6 @@ def measure_perplexity(
                 mode=mode,
                 stride=stride,
                 window=window,
-                nll_sum_nats=total.nll_sum_nats,
-                num_tokens=total.num_tokens,
-                nll_by_position=tuple(nll_by_position(nll)),
                 source=documents.source,
                 data_sha256=documents.data_sha256,
             )
@@ -150,9 +139,23 @@ def _document_nll(model: Any, windows: list[TokenWindow], read_chunk: int | None
     return torch.cat(list(window_nlls(model, windows, read_chunk=read_chunk)))
 
 
-def _require_number(total: NllSum, label: str, length: int) -> None:
+def _summary(nll: list[Tensor], label: str, length: int, seed: int) -> dict[str, Any]:
+    """The numbers of a record, from each document's nats."""
+    sums = [NllSum.of(values) for values in nll]
+    total = reduce(add, sums)
     if not math.isfinite(total.nll_sum_nats):
         raise EvaluationError(
             f"With {label} the model gives NaN or infinity at {length} tokens: try --dtype float32, or look "
             f"at the factors."
         )
+    low, high = perplexity_interval(sums, seed)
+    return {
+        "metric": "perplexity",
+        "value": total.perplexity,
+        "n": len(sums),
+        "low": low,
+        "high": high,
+        "nll_sum_nats": total.nll_sum_nats,
+        "num_tokens": total.num_tokens,
+        "nll_by_position": tuple(nll_by_position(nll)),
+    }

@@ -12,6 +12,8 @@ a gigabyte cost a page of reading.
 
 import glob
 import json
+import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ Purpose = Literal["search", "held_out"]
 
 FIELD = "text"
 STDLIB_SPLITS: dict[str, Split] = {"search": "search", "held-out": "held_out", "held_out": "held_out"}
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[^@]+)?(@.+)?")
 ROWS_AT_ONCE = 64
 
 
@@ -71,8 +74,10 @@ def read_documents(
         return _file_documents(path)
     if glob.has_magic(source):
         return _glob_documents(source)
-    if path.suffix in READERS or _looks_like_path(source):
-        raise DataError(f"{source} does not exist: name a file, folder, glob, hub data set, or stdlib.")
+    if not HUB_NAME.fullmatch(source) or path.suffix in READERS:
+        raise DataError(
+            f"{source} does not exist: name a file, folder, glob, hub data set (owner/name), or stdlib."
+        )
     return _hub_documents(source, split)
 
 
@@ -167,6 +172,7 @@ def _hub_documents(source: str, split: Purpose) -> Iterator[Document]:
     """Rows of a data set, streamed; the first of the splits that it has."""
     import datasets  # noqa: PLC0415 (slow to import)
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each retry otherwise
     name, _, part = source.partition("@")
     name, _, config = name.partition(":")
     wanted = ["validation", "test", "train"] if split == "search" else ["test", "validation", "train"]
@@ -194,9 +200,11 @@ def _stdlib_documents(source: str, split: Purpose, folder: Path | None) -> Itera
     files = [file for file in stdlib_files(STDLIB_SPLITS[asked], folder) if file.stat().st_size > 0]
     if not files:
         raise DataError(f"The Python library's source is not in {folder}: name a text of your own.")
-    for file in files:
-        document = next(_text_file(file))
-        yield Document(name=f"stdlib/{file.relative_to(folder)}", head=document.head)
+    return (
+        Document(name=f"stdlib/{file.relative_to(folder)}", head=document.head)
+        for file in files
+        for document in _text_file(file)
+    )
 
 
 # ---------------------------------------------------------------- checks
@@ -235,10 +243,6 @@ def _readable(path: Path) -> Iterator[None]:
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path} can't be read: {error.strerror or error}.")
-
-
-def _looks_like_path(source: str) -> bool:
-    return source.startswith(("/", "./", "../", "~")) or source.count("/") > 1 or "\\" in source
 
 
 def _first_line(error: BaseException) -> str:

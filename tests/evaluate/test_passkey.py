@@ -1,0 +1,185 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
+
+from ropewalk.errors import SettingError
+from ropewalk.evaluate import passkey
+from ropewalk.evaluate.passkey import (
+    FILLER,
+    PasskeyTrial,
+    answers,
+    evenly_spread,
+    first_integer,
+    make_trial,
+    make_trials,
+    measure_passkey,
+)
+from ropewalk.models.load import load_model
+from ropewalk.models.scale_model import SCALE_MODEL
+from ropewalk.rope.schemes import scheme_factors
+from ropewalk.text.tokens import Encoder
+
+SHORTEST = 253  # tokens of the prompt without filler, for a tokenizer with a token a byte
+
+
+@given(length=st.integers(SHORTEST, 1000), key=st.integers(10_000, 99_999), depth=st.floats(0, 1))
+def test_prompt_and_answer_are_exactly_the_length(
+    tiny_tokenizer: Any, length: int, key: int, depth: float
+) -> None:
+    trial = make_trial(Encoder(tiny_tokenizer), length, key, depth)
+    text = tiny_tokenizer.decode(trial.ids)
+
+    assert len(trial.ids) + trial.room == length
+    assert trial.room == len(f" {key}.")
+    assert text.startswith("<s>There is an important info hidden")
+    assert text.endswith("\nWhat is the pass key? The pass key is")
+    assert text.count(f"\nThe pass key is {key}. Remember it. {key} is the pass key.") == 1
+
+
+def test_filler_surrounds_the_needle_at_its_depth(tiny_tokenizer: Any) -> None:
+    encode = Encoder(tiny_tokenizer)
+    starts = []
+    for depth in (0.0, 0.5, 1.0):
+        text = tiny_tokenizer.decode(make_trial(encode, 1000, 12345, depth).ids)
+        starts.append(text.index("\nThe pass key is 12345"))
+        whole = text.replace("\nThe pass key is 12345. Remember it. 12345 is the pass key.", "")
+        assert whole.count("\n" + FILLER) == (1000 - SHORTEST) // len("\n" + FILLER)
+
+    num_filler = 1000 - SHORTEST
+    assert starts[1] - starts[0] == round(num_filler / 2)
+    assert starts[2] - starts[0] == num_filler
+
+
+def test_a_length_without_room_is_refused(tiny_tokenizer: Any) -> None:
+    with pytest.raises(SettingError, match=f"needs {SHORTEST} "):
+        make_trial(Encoder(tiny_tokenizer), SHORTEST - 1, 12345, 0.5)
+
+
+def test_keys_follow_from_seed_and_length(tiny_tokenizer: Any) -> None:
+    def keys(length: int, seed: int) -> list[int]:
+        return [trial.key for trial in make_trials(Encoder(tiny_tokenizer), length, 12, seed)]
+
+    assert keys(400, 1) == keys(400, 1)
+    assert keys(400, 1) != keys(400, 2)
+    assert keys(400, 1) != keys(500, 1)
+    assert all(10_000 <= key <= 99_999 for key in keys(400, 1))
+    assert len(set(keys(400, 1))) == 12
+
+
+def test_depths_are_evenly_spread(tiny_tokenizer: Any) -> None:
+    assert evenly_spread(1) == [0.5]
+    assert evenly_spread(5) == [0, 0.25, 0.5, 0.75, 1]
+    depths = [trial.depth for trial in make_trials(Encoder(tiny_tokenizer), 400, 20, 0)]
+    assert sorted(depths) == sorted(evenly_spread(10) * 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" 12345.", "12345"),
+        ("12345</s>", "12345"),
+        (" the key 12 and 34", "12"),
+        ("123456", "123456"),
+        (" none", None),
+        ("", None),
+    ],
+)
+def test_the_first_integer_counts(text: str, expected: str | None) -> None:
+    assert first_integer(text) == expected
+
+
+@torch.no_grad()
+def greedy(model: LlamaForCausalLM, ids: tuple[int, ...], num_tokens: int) -> list[int]:
+    """Token by token, without a cache."""
+    read = list(ids)
+    for _ in range(num_tokens):
+        read.append(int(model(torch.tensor([read])).logits[0, -1].argmax()))
+    return read[len(ids) :]
+
+
+@pytest.mark.parametrize("read_chunk", [16, 10_000])
+def test_answers_are_greedy(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, read_chunk: int
+) -> None:
+    monkeypatch.setattr(passkey, "READ_CHUNK", read_chunk)
+    generator = torch.Generator().manual_seed(0)
+    trials = [
+        PasskeyTrial(
+            key=i, depth=0, room=5, ids=tuple(torch.randint(258, (n,), generator=generator).tolist())
+        )
+        for i, n in enumerate([40, 30, 40, 30, 30])
+    ]
+    found = dict(answers(tiny_model, tiny_tokenizer, trials))
+
+    assert set(found) == set(trials)
+    for trial, text in found.items():
+        expected = tiny_tokenizer.decode(greedy(tiny_model, trial.ids, 5))
+        assert text
+        assert expected.startswith(text)
+
+
+def test_decoding_stops_once_every_integer_is_complete(
+    tiny_model: LlamaForCausalLM, tiny_tokenizer: Any
+) -> None:
+    spoken = {0: " 12345. more", 1: " 9 and more"}
+    steps: list[int] = []
+
+    class Spoken:
+        """Decodes whatever came as the next characters of a fixed answer."""
+
+        def batch_decode(self, ids: list[list[int]]) -> list[str]:
+            steps.append(len(ids[0]))
+            return [spoken[row][: len(answer)] for row, answer in enumerate(ids)]
+
+    trials = [PasskeyTrial(key=i, depth=0, room=50, ids=(5, 6, 7)) for i in range(2)]
+    found = dict(answers(tiny_model, Spoken(), trials))
+
+    assert list(found.values()) == [" 12345.", " 9 and "]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_record_counts_what_was_found(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(tiny_model_folder)
+    monkeypatch.setattr(
+        passkey,
+        "answers",
+        lambda _model, _tokenizer, trials: [(t, f" {t.key}." if t.depth < 0.5 else " 1") for t in trials],
+    )
+    asked: list[int] = []
+    seen: list[Any] = []
+    (record,) = measure_passkey(
+        loaded, [300], factors={"x": asked.append}, num_trials=5, seed=4, on_record=seen.append
+    )
+
+    assert asked == [300]
+    assert seen == [record]
+    assert (record.metric, record.value, record.found, record.n, record.length) == ("passkey", 0.4, 2, 5, 300)
+    assert (record.factors, record.seed) == ("x", 4)
+    assert record.low == pytest.approx(0.1176, abs=1e-4)
+    assert record.high == pytest.approx(0.7693, abs=1e-4)
+    assert [(b["depth"], b["n"], b["found"]) for b in record.as_json()["by_depth"]] == [
+        (0.0, 1, 1), (0.25, 1, 1), (0.5, 1, 0), (0.75, 1, 0), (1.0, 1, 0),
+    ]  # fmt: skip
+
+
+def test_nothing_to_measure_is_refused(tiny_model_folder: Path) -> None:
+    loaded = load_model(tiny_model_folder)
+    for lengths, num_trials in (([], 5), ([300], 0)):
+        with pytest.raises(SettingError, match="were asked"):
+            measure_passkey(loaded, lengths, factors={"u": lambda _: None}, num_trials=num_trials)
+
+
+def test_the_bundled_model_finds_keys_inside_its_window() -> None:
+    loaded = load_model(SCALE_MODEL)
+    pi = scheme_factors("pi", loaded.geometry, 2048)
+    inside, beyond = measure_passkey(loaded, [256, 512], factors={"untouched": lambda _: None}, num_trials=20)
+    (interpolated,) = measure_passkey(loaded, [256], factors={"pi": lambda _: pi}, num_trials=20)
+
+    assert inside.value >= 0.9
+    assert beyond.value <= 0.5
+    assert interpolated.value <= inside.value
