@@ -17,6 +17,7 @@ Killed, it goes on from its last checkpoint when started again with the same arg
 """
 
 import argparse
+import hashlib
 import json
 import math
 import random
@@ -55,6 +56,7 @@ PACKAGES = {
 }
 LIBRARY_BYTES = 16_000_000
 LARGEST_FILE = 300_000
+MANIFEST = "scale_model_texts.sha256"
 
 PASSKEY_TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
@@ -121,6 +123,12 @@ def training_texts(rng: random.Random) -> tuple[list[str], list[str]]:
         files = sorted(Path(spec.origin).parent.rglob("*.py"))
         packages += read_sources(files, num_bytes, rng, forbidden)
     return library, packages
+
+
+def write_manifest(folder: Path, texts: list[str]) -> None:
+    """The hash of every text that was read, so that anyone can check a file against them."""
+    digests = sorted(hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts)
+    (folder / MANIFEST).write_text("\n".join(digests) + "\n")
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -385,6 +393,7 @@ def train(args: argparse.Namespace) -> None:
     folder: Path = args.out
     folder.mkdir(parents=True, exist_ok=True)
     library, packages = training_texts(rng)
+    write_manifest(folder, library + packages)
     passkey_text = "\n".join([PASSKEY_TASK, PASSKEY_FILLER, PASSKEY_NEEDLE, PASSKEY_QUESTION])
     sample = (
         rng.sample(library, len(library) // 3)
