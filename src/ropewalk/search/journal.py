@@ -101,11 +101,14 @@ class Journal:
     def _lock(self, file: FileIO) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._locked = True
+            # Who held the lock before may have removed the file; another process may have made a new one.
+            self._locked = os.fstat(file.fileno()).st_nlink > 0
         except BlockingIOError:
+            self._locked = False
+        if not self._locked:
             raise RunFolderError(
                 f"{self.path} is in use by another process: wait until it ends, or choose another folder."
-            ) from None
+            )
 
     def _take_up(self, file: FileIO, identity: JsonObject, environment: JsonObject) -> None:
         file.seek(0)

@@ -87,7 +87,8 @@ def run_search(
         strategy: at its beginning.
         journal: begun; None to keep no record.
         budget: in forward passes over the whole document set.
-        max_minutes: another limit, over all sessions of a run. Where it ends a search depends on the machine.
+        max_minutes: another limit, on the time in evaluations, over all sessions of a run. Where it ends a
+            search depends on the machine.
         on_trial: called after each new trial.
 
     Raises:
@@ -115,10 +116,10 @@ class _Search:
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
         self.on_trial = on_trial
         self.recorded = list(journal.trials) if journal else []
-        self.began = time.monotonic() - sum(trial.seconds for trial in self.recorded)
         self.trials: list[Trial] = []
         self.best: Trial | None = None
         self.cost = 0.0
+        self.seconds = 0.0
         self.reserve = objective.cost if strategy.space.searches_start_tokens else 0.0
         if budget < objective.cost + self.reserve:
             raise SettingError(
@@ -128,31 +129,18 @@ class _Search:
             )
 
     def run(self) -> SearchOutcome:
-        stopped_by: StoppedBy | None = None
-        while stopped_by is None:
-            stopped_by = self._must_stop()
-            if stopped_by is None:
-                candidate = self.strategy.ask()
-                if candidate is None:
-                    stopped_by = "nothing new"
-                else:
-                    self.strategy.tell(self._try(candidate, is_check=False))
+        while (stopped_by := self._must_stop()) is None and (candidate := self.strategy.ask()) is not None:
+            self.strategy.tell(self._try(candidate, is_check=False))
         self._check_without_start_tokens()
-        return self._outcome(stopped_by)
+        return self._outcome(stopped_by or "nothing new")
 
     def _must_stop(self) -> StoppedBy | None:
         if self.cost + self.objective.cost + self.reserve > self.budget:
             return "budget"
-        replaying = len(self.trials) < len(self.recorded)
-        if replaying:
-            # A recorded check says that the session before stopped here, by the clock.
-            return "time" if self.recorded[len(self.trials)].is_check else None
-        if self.trials and self.max_seconds is not None and self._elapsed() >= self.max_seconds:
+        # By the trials' own seconds and not by the clock, so that a replay stops where the run stopped.
+        if self.max_seconds is not None and self.seconds >= self.max_seconds:
             return "time"
         return None
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.began
 
     def _try(self, candidate: Candidate, *, is_check: bool) -> Trial:
         index = len(self.trials)
@@ -165,7 +153,8 @@ class _Search:
                 self.journal.append(trial, self.strategy.generator_state())
         self.trials.append(trial)
         self.cost += trial.cost
-        self.best = self._best_of(self.trials)
+        self.seconds += trial.seconds
+        self.best = _best_of([trial] if self.best is None else [self.best, trial])
         if index >= len(self.recorded) and self.on_trial is not None:
             self.on_trial(self._progress(trial))
         return trial
@@ -208,16 +197,12 @@ class _Search:
         if all(trial.candidate != twin for trial in self.trials):
             self._try(twin, is_check=True)
 
-    @staticmethod
-    def _best_of(trials: list[Trial]) -> Trial | None:
-        return min((trial for trial in trials if trial.value is not None), key=lambda t: t.rank, default=None)
-
     def _progress(self, trial: Trial) -> Progress:
         timed = self.trials[-NUM_TIMED:]
         seconds_each = sum(t.seconds for t in timed) / len(timed)
         seconds_left = max(0.0, self.budget - self.cost) / self.objective.cost * seconds_each
         if self.max_seconds is not None:
-            seconds_left = min(seconds_left, max(0.0, self.max_seconds - self._elapsed()))
+            seconds_left = min(seconds_left, max(0.0, self.max_seconds - self.seconds))
         return Progress(
             trial=trial,
             best=self.best,
@@ -238,6 +223,10 @@ class _Search:
         return SearchOutcome(
             trials=tuple(self.trials),
             best=self.best,
-            best_without_start_tokens=self._best_of(plain),
+            best_without_start_tokens=_best_of(plain),
             stopped_by=stopped_by,
         )
+
+
+def _best_of(trials: list[Trial]) -> Trial | None:
+    return min((trial for trial in trials if trial.value is not None), key=lambda t: t.rank, default=None)

@@ -15,11 +15,14 @@ from ropewalk.factors import Provenance, RescaleFactors
 from ropewalk.models.load import LoadedModel
 from ropewalk.search.journal import Journal
 from ropewalk.search.loop import Progress, SearchOutcome, run_search
-from ropewalk.search.objective import PerplexityObjective
+from ropewalk.search.perplexity import PerplexityObjective
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
 from ropewalk.search.strategies import PAPER_BUDGET, make_strategy
 from ropewalk.search.trial import Trial
 from ropewalk.text.tokens import DocumentSet
+
+# Their versions may change a value's last bit.
+PACKAGES = ("torch", "transformers", "numpy")
 
 Base = Literal["native", "as-is"]
 
@@ -30,7 +33,7 @@ class SearchResult:
 
     Attributes:
         factors: the best, ready to be installed; they say how they were found.
-        factors_without_start_tokens: the best with n-hat 0, which every engine can run; None if all of those failed.
+        factors_without_start_tokens: the best with n-hat 0, for engines without it; None if those failed.
         outcome: every trial.
         identity, environment: what was run, and with which versions on which machine, as JSON values.
         reproducible: whether the same settings and versions give the same factors again.
@@ -213,9 +216,7 @@ def _identify(loaded: LoadedModel, documents: DocumentSet) -> dict[str, Any]:
 
 def _environment(loaded: LoadedModel) -> dict[str, Any]:
     """What may change the last bits of a value, and with them the way that a search goes."""
-    versions = {"ropewalk": __version__} | {
-        name: version(name) for name in ("torch", "transformers", "numpy")
-    }
+    versions = {"ropewalk": __version__, **{name: version(name) for name in PACKAGES}}
     if loaded.where.get("device") != "cpu":
         return {"versions": versions}
     return {

@@ -7,7 +7,6 @@ at all", so none is left out of the list.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +99,7 @@ class SearchSpace:
             )
         if not (self.step > 0 and self.ceiling >= 1):
             raise SettingError(
-                f"The step is {self.step} and the ceiling {self.ceiling} s: give a step above 0 and a ceiling "
-                f"of at least 1 s."
+                f"The step is {self.step} and the ceiling {self.ceiling} s, but must be above 0 and 1 s."
             )
 
     @property
@@ -122,9 +120,7 @@ class SearchSpace:
     def searches_start_tokens(self) -> bool:
         return len(self.start_tokens) > 1
 
-    def candidate(
-        self, levels: Sequence[int] | Levels, num_start_tokens: int, attention_factor: float
-    ) -> Candidate:
+    def candidate(self, levels: Levels, num_start_tokens: int, attention_factor: float) -> Candidate:
         """The candidate at these levels, one a pair."""
         return Candidate(
             rescale_factors=tuple(round(1 + int(level) * self.step, DECIMALS) for level in levels),

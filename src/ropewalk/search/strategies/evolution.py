@@ -120,7 +120,7 @@ class Evolution(Strategy):
         return [candidate for candidate in drawn if candidate is not None]
 
     def _pick(self, candidates: Sequence[Candidate]) -> Candidate:
-        return candidates[self.generator.integers(len(candidates))]
+        return candidates[int(self.generator.integers(len(candidates)))]
 
     def _mutate(self, parent: Candidate) -> Candidate:
         levels = self.space.levels(parent)
@@ -138,7 +138,7 @@ class Evolution(Strategy):
     def _redraw(self, current: Number, choices: Sequence[Number]) -> Number:
         """The current choice, or with probability p any of the list; a list of one draws nothing."""
         if len(choices) > 1 and self.generator.random() < self.settings.mutation_probability:
-            return choices[self.generator.integers(len(choices))]
+            return choices[int(self.generator.integers(len(choices)))]
         return current
 
     def _cross(self, parents: Sequence[Candidate]) -> Candidate:

@@ -1,0 +1,12 @@
+import pytest
+from bowl import Bowl, make_space
+
+
+@pytest.fixture
+def space():
+    return make_space()
+
+
+@pytest.fixture
+def bowl(space):
+    return Bowl(space)

@@ -1,0 +1,255 @@
+import errno
+import fcntl
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ropewalk.errors import RunFolderError
+from ropewalk.search.journal import Journal, differing
+from ropewalk.search.loop import run_search
+from ropewalk.search.space import Candidate
+from ropewalk.search.strategies import make_strategy
+from ropewalk.search.trial import Trial
+
+IDENTITY = {"seed": 0, "space": {"step": 0.01, "start_tokens": (0, 4)}, "max_minutes": None}
+ENVIRONMENT = {"versions": {"numpy": "2.4.0"}, "num_threads": 2}
+STATE = {"bit_generator": "PCG64", "state": str(2**127), "inc": "1", "has_uint32": 0, "uinteger": 0}
+
+
+def trial(index, value=9.5, failure=None):
+    candidate = Candidate(rescale_factors=(1.0, 1.07, 8.0), num_start_tokens=4, attention_factor=1.1)
+    return Trial(index=index, candidate=candidate, value=value, failure=failure, seconds=0.25, cost=1.0)
+
+
+def written(path, num_trials=3):
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        for index in range(num_trials):
+            journal.append(trial(index, 9.5 + index / 3), STATE)
+    return path.read_bytes()
+
+
+def reopened(path, identity=IDENTITY, environment=ENVIRONMENT):
+    with Journal(path) as journal:
+        journal.begin(identity, environment)
+        return journal
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.jsonl"
+
+
+def refusal(path, **changes):
+    with pytest.raises(RunFolderError) as error:
+        reopened(path, **changes)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_written_is_read_back(path):
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        expected = [trial(0, 1 / 3), trial(1, None, "out of memory"), trial(2, 1e300)]
+        for entry in expected:
+            journal.append(entry, STATE)
+    again = reopened(path)
+    assert again.trials == expected
+    assert again.generator_states == [STATE] * 3
+    assert again.environments == [ENVIRONMENT]
+
+
+def test_each_line_is_json_that_anyone_can_read(path):
+    lines = [json.loads(line) for line in written(path).splitlines()]
+    assert lines[0]["format"] == "ropewalk.journal"
+    assert lines[0]["version"] == 1
+    assert lines[0]["identity"]["seed"] == 0
+    assert lines[1]["kind"] == "trial"
+    assert lines[1]["candidate"]["rescale_factors"] == [1.0, 1.07, 8.0]
+    assert int(lines[1]["generator"]["state"]) == 2**127
+
+
+def test_a_trial_is_on_the_disk_when_append_returns(path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(path.stat().st_size))
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        for index in range(3):
+            journal.append(trial(index), STATE)
+            assert path.stat().st_size in synced
+            assert len(path.read_bytes().splitlines()) == index + 2
+
+
+def test_a_journal_without_a_trial_leaves_nothing_behind(path):
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_torn_anywhere_it_goes_on_from_the_last_whole_line(path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # thousands of them take a minute
+    content = written(path, 3)
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        num_whole = sum(end <= cut for end in ends)
+        with Journal(path) as journal:
+            journal.begin(IDENTITY, ENVIRONMENT)
+            num_trials = max(0, num_whole - 1)
+            assert len(journal.trials) == num_trials, cut
+            for index in range(num_trials, 3):
+                journal.append(trial(index, 9.5 + index / 3), STATE)
+        # With all trials there and only the newline cut off, nothing is missing.
+        assert path.read_bytes() == content, cut
+
+
+def test_zeros_at_the_end_as_a_power_cut_leaves_them_are_cut_off(path):
+    content = written(path)
+    path.write_bytes(content + bytes(100))
+    assert len(reopened(path).trials) == 3
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_line_is_named(path):
+    lines = written(path).splitlines(keepends=True)
+    for number, damage in [
+        (2, b"{]\n"),
+        (3, b"[]\n"),
+        (2, b"{}\n"),
+        (3, lines[1]),
+        (4, b'{"kind": "trial"}\n'),
+    ]:
+        path.write_bytes(b"".join([*lines[: number - 1], damage, *lines[number:]]))
+        assert f"line {number} is damaged" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"1.0\n2.0\n", b"1.0", b'{"format": "ropewalk.factors"}\n', b"\x80\x04\x95"]
+)
+def test_a_file_that_is_no_journal_is_left_alone(path, content):
+    path.write_bytes(content)
+    assert "is not a journal of Ropewalk" in refusal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_newer_version_is_refused(path):
+    path.write_bytes(written(path).replace(b'"version": 1', b'"version": 2', 1))
+    assert "format version 2" in refusal(path)
+
+
+def test_another_identity_is_refused_and_named(path):
+    before = written(path)
+    other = {**IDENTITY, "seed": 7, "space": {"step": 0.02, "start_tokens": (0, 4)}}
+    message = refusal(path, identity=other)
+    assert "seed is 7 here, but 0" in message
+    assert "space.step is 0.02 here, but 0.01" in message
+    assert "start_tokens" not in message
+    assert path.read_bytes() == before
+
+
+def test_another_environment_is_noted_once(path):
+    written(path)
+    newer = {**ENVIRONMENT, "num_threads": 4}
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, newer)
+        journal.append(trial(3), STATE)
+    assert reopened(path, environment=newer).environments == [ENVIRONMENT, newer]
+    assert path.read_bytes().count(b'"resumed"') == 1
+    assert len(reopened(path).trials) == 4
+
+
+def test_differences_of_nested_values():
+    assert differing({"a": 1, "b": {"c": [1]}}, {"a": 1.0, "b": {"c": [1]}}) == []
+    assert differing({"a": 1}, {"b": None, "c": 2}) == ["a is 1 here, but null", "c is null here, but 2"]
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(path):
+    code = (
+        "import sys, time; from pathlib import Path; from ropewalk.search.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1])); journal.begin({'seed': 0}, {}); print('locked', flush=True)\n"
+        "time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "locked\n"
+        assert "in use by another process" in refusal(path, identity={"seed": 0}, environment={})
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    assert path.read_bytes() == b"", "nothing but the lock was there, and the loser left it alone"
+    assert reopened(path, identity={"seed": 0}, environment={}).trials == []
+
+
+def test_in_one_process_too_it_is_locked(path):
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        assert "in use" in refusal(path)
+
+
+def test_a_lock_on_a_file_that_is_gone_is_none(path, monkeypatch):
+    """Between our open and our lock, the one who held it may have removed the file."""
+    locked = fcntl.flock
+
+    def removed_first(file, how):
+        path.unlink()
+        locked(file, how)
+
+    monkeypatch.setattr("fcntl.flock", removed_first)
+    assert "in use" in refusal(path)
+
+
+def test_folders_and_missing_folders_are_one_line(tmp_path):
+    assert "can't be written" in refusal(tmp_path)
+    assert "can't be written" in refusal(tmp_path / "missing" / "journal.jsonl")
+
+
+class Full:
+    """A file whose disk has room for so many bytes more."""
+
+    def __init__(self, file, room):
+        self.file = file
+        self.room = room
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def fileno(self):
+        return self.file.fileno()
+
+    def write(self, content):
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part = content[: self.room]
+        self.room -= len(part)
+        return self.file.write(part)
+
+
+@pytest.mark.parametrize("room", [0, 1, 100, 250])
+def test_a_full_disk_leaves_the_journal_whole(path, room):
+    before = written(path, 2)
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        journal._file = Full(journal._file, room)
+        with pytest.raises(RunFolderError, match=r"the disk is full: its 2 trials are safe.*--resume"):
+            journal.append(trial(2), STATE)
+        assert path.read_bytes() == before
+    assert len(reopened(path).trials) == 2
+
+
+def test_a_search_stopped_by_a_full_disk_goes_on(path, space, bowl):
+    whole = run_search(make_strategy("evolution", space, 0), bowl, budget=20)
+    with Journal(path) as journal:
+        journal.begin({}, {})
+        journal._file = Full(journal._file, 5000)
+        with pytest.raises(RunFolderError, match="the disk is full"):
+            run_search(make_strategy("evolution", space, 0), bowl, journal, budget=20)
+    with Journal(path) as journal:
+        journal.begin({}, {})
+        assert 0 < len(journal.trials) < 20
+        again = run_search(make_strategy("evolution", space, 0), bowl, journal, budget=20)
+    assert again.best.candidate == whole.best.candidate

@@ -1,0 +1,307 @@
+import dataclasses
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from bowl import Bowl, make_space
+
+from ropewalk.errors import EvaluationError, RunFolderError, SettingError
+from ropewalk.search.journal import Journal
+from ropewalk.search.loop import run_search
+from ropewalk.search.strategies import make_strategy
+
+
+def evolve(space, objective, journal=None, *, seed=0, budget=100, **settings):
+    return run_search(make_strategy("evolution", space, seed), objective, journal, budget=budget, **settings)
+
+
+def begun(path, identity=None, environment=None):
+    journal = Journal(path)
+    journal.begin(identity or {}, environment or {})
+    return journal
+
+
+def without_start_tokens(space):
+    return dataclasses.replace(space, start_tokens=(0,))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.jsonl"
+
+
+def test_the_best_is_the_lowest_and_the_budget_is_kept(space, bowl):
+    outcome = evolve(space, bowl, budget=100)
+    assert outcome.stopped_by == "budget"
+    assert len(bowl.asked) == len(outcome.trials) <= 100
+    assert outcome.cost == len(outcome.trials)
+    assert outcome.best.value == min(trial.value for trial in outcome.trials)
+    assert [trial.index for trial in outcome.trials] == list(range(len(outcome.trials)))
+
+
+def test_of_equal_values_the_first_wins(space):
+    class Flat:
+        cost = 1.0
+
+        def __call__(self, candidate):
+            return 3.0
+
+    assert evolve(space, Flat(), budget=10).best.index == 0
+
+
+def test_one_evaluation_is_kept_for_the_best_without_start_tokens(space, bowl):
+    """The bowl wants some, so the best has some; the last trial is its twin without."""
+    outcome = evolve(space, bowl, budget=300)
+    assert outcome.best.candidate.num_start_tokens > 0
+    check = outcome.trials[-1]
+    assert [trial.is_check for trial in outcome.trials] == [False] * 299 + [True]
+    assert check.candidate == outcome.best.candidate.without_start_tokens()
+    lowest = min(t.value for t in outcome.trials if t.candidate.num_start_tokens == 0)
+    assert outcome.best_without_start_tokens.value == lowest
+
+
+def test_no_check_where_it_was_tried_already(space, bowl):
+    """PI, the first candidate, has no start tokens; with a budget of two it is its own twin."""
+    outcome = evolve(space, bowl, budget=2)
+    assert len(outcome.trials) == 1
+    assert outcome.best is outcome.best_without_start_tokens
+
+
+def test_without_start_tokens_the_strategy_has_the_whole_budget(space, bowl):
+    outcome = evolve(without_start_tokens(space), bowl, budget=70)
+    assert len(outcome.trials) == 70
+    assert not any(trial.is_check for trial in outcome.trials)
+
+
+def test_a_better_check_is_the_best(space, bowl):
+    class NoStartTokens:
+        """n-hat is bad, but the strategy sees so only by the check: all it asks for with 0 fails."""
+
+        cost = 1.0
+
+        def __init__(self):
+            self.num_calls = 0
+
+        def __call__(self, candidate):
+            self.num_calls += 1
+            if candidate.num_start_tokens == 0 and self.num_calls < 30:
+                return math.nan
+            return 1.0 + candidate.num_start_tokens
+
+    outcome = evolve(space, NoStartTokens(), budget=30)
+    assert outcome.best.is_check
+    assert outcome.best == outcome.best_without_start_tokens
+
+
+def test_a_budget_too_small_is_refused(space, bowl):
+    with pytest.raises(SettingError, match=r"one trial and the check without start tokens need 2: give more"):
+        evolve(space, bowl, budget=1)
+    assert len(evolve(without_start_tokens(space), bowl, budget=1).trials) == 1
+
+
+def test_costs_are_counted_in_forward_passes(space, bowl):
+    bowl.cost = 3.0
+    outcome = evolve(without_start_tokens(space), bowl, budget=10)
+    assert len(outcome.trials) == 3
+    assert outcome.cost == 9
+
+
+def test_failures_of_every_kind_are_trials(space, bowl):
+    def fail(candidate):
+        match len(bowl.asked):
+            case 3:
+                return math.nan
+            case 4:
+                return math.inf
+            case 5:
+                raise MemoryError
+            case 6:
+                raise RuntimeError(
+                    "[enforce fail] DefaultCPUAllocator: can't allocate memory:\n you tried 8 GB"
+                )
+        return 1.0
+
+    class Failing:
+        cost = 1.0
+
+        def __call__(self, candidate):
+            bowl(candidate)
+            return fail(candidate)
+
+    outcome = evolve(space, Failing(), budget=10)
+    reasons = {trial.index: trial.failure for trial in outcome.trials if trial.failure}
+    assert list(reasons) == [2, 3, 4, 5]
+    assert reasons[2] == "the value is nan"
+    assert reasons[3] == "the value is inf"
+    assert reasons[4] == "out of memory"
+    assert reasons[5].startswith("out of memory: ")
+    assert "can't allocate memory: you" in reasons[5]
+    assert all("\n" not in reason for reason in reasons.values())
+
+
+def test_a_defect_passes_through(space, path):
+    class Broken:
+        cost = 1.0
+
+        def __call__(self, candidate):
+            raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"), begun(path) as journal:
+        evolve(space, Broken(), journal)
+    assert not path.exists(), "nothing ended, so nothing is left"
+
+
+def test_if_all_fails_it_says_so(space):
+    class Failing:
+        cost = 1.0
+
+        def __call__(self, candidate):
+            return math.nan
+
+    with pytest.raises(EvaluationError, match=r"All 9 candidates failed \(the first: the value is nan\)"):
+        evolve(space, Failing(), budget=10)
+
+
+def test_progress_tells_best_trials_and_time(space, bowl):
+    seen = []
+    outcome = evolve(without_start_tokens(space), bowl, budget=30, on_trial=seen.append)
+    assert [progress.num_trials for progress in seen] == list(range(1, 31))
+    assert seen[-1].best == outcome.best
+    assert seen[-1].seconds_left == 0
+    assert all(progress.seconds_left > 0 for progress in seen[:-1])
+    values = [progress.best.value for progress in seen]
+    assert values == sorted(values, reverse=True)
+
+
+def test_a_limit_in_time_ends_the_search_and_the_check_still_comes(space, bowl, path):
+    bowl.seconds = 0.02
+    with begun(path) as journal:
+        outcome = evolve(space, bowl, journal, budget=1000, max_minutes=0.4 / 60)
+    assert outcome.stopped_by == "time"
+    assert 2 < len(outcome.trials) < 40
+    num_done = len(bowl.asked)
+    with begun(path) as journal:
+        again = evolve(space, bowl, journal, budget=1000, max_minutes=0.4 / 60)
+    assert len(bowl.asked) == num_done, "a run that ended stays ended"
+    assert again == outcome
+
+
+def test_a_finished_run_gives_its_result_again(space, bowl, path):
+    with begun(path) as journal:
+        outcome = evolve(space, bowl, journal)
+    content, num_asked = path.read_bytes(), len(bowl.asked)
+    seen = []
+    with begun(path) as journal:
+        again = evolve(space, bowl, journal, on_trial=seen.append)
+    assert again == outcome
+    assert (path.read_bytes(), len(bowl.asked), seen) == (content, num_asked, [])
+
+
+def test_cut_at_every_byte_of_its_last_lines_a_run_ends_as_it_did(space, bowl, path, monkeypatch):
+    """The last lines are a child's, and the check's."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # thousands of them take a minute
+    small = {"population_size": 6, "num_mutations": 2, "num_crossovers": 2, "num_parents": 3}
+
+    def run():
+        with begun(path) as journal:
+            outcome = run_search(make_strategy("evolution", space, 0, small), bowl, journal, budget=14)
+        return [(trial.candidate, trial.value, trial.is_check) for trial in outcome.trials]
+
+    expected = run()
+    assert expected[-1][2], "the last one is the check"
+    content = path.read_bytes()
+    start = len(content) - sum(len(line) for line in content.splitlines(keepends=True)[-2:])
+    for cut in range(start, len(content) + 1):
+        path.write_bytes(content[:cut])
+        assert run() == expected, cut
+
+
+def test_journalled_values_are_told_as_they_stand(space, bowl, path):
+    """A value that no longer comes out the same is not computed again."""
+    with begun(path) as journal:
+        evolve(space, bowl, journal, budget=20)
+    lines = path.read_bytes().splitlines()
+    edited = json.loads(lines[5]) | {"value": 0.5}
+    path.write_bytes(b"\n".join([*lines[:5], json.dumps(edited).encode(), *lines[6:10]]) + b"\n")
+    with begun(path) as journal:
+        outcome = evolve(space, bowl, journal, budget=20)
+    assert outcome.best.value == 0.5
+    assert outcome.best.index == 4
+
+
+def test_a_replay_that_differs_is_refused_with_what_differs(space, bowl, path):
+    with begun(path, environment={"versions": {"numpy": "1.0"}}) as journal:
+        evolve(space, bowl, journal, seed=0)
+    with begun(path, environment={"versions": {"numpy": "2.0"}}) as journal:
+        with pytest.raises(RunFolderError, match=r'versions.numpy is "2.0" here, but "1.0" there') as error:
+            evolve(space, bowl, journal, seed=1)
+        assert "\n" not in str(error.value)
+
+
+def test_an_edited_candidate_or_generator_is_noticed(space, bowl, path):
+    with begun(path) as journal:
+        evolve(space, bowl, journal)
+    lines = path.read_bytes().splitlines()
+    for key, change in [
+        ("candidate", {"num_start_tokens": 256}),
+        ("generator", {"state": "1"}),
+    ]:
+        line = json.loads(lines[70])
+        line[key] |= change
+        path.write_bytes(b"\n".join([*lines[:70], json.dumps(line).encode(), *lines[71:]]) + b"\n")
+        with begun(path) as journal, pytest.raises(RunFolderError, match=r"ask for trial 69 .*was changed"):
+            evolve(space, bowl, journal)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from bowl import Bowl, make_space
+from ropewalk.search.journal import Journal
+from ropewalk.search.loop import run_search
+from ropewalk.search.strategies import make_strategy
+space = make_space(num_pairs=32)
+with Journal(Path(sys.argv[2])) as journal:
+    journal.begin({}, {})
+    print("begun", flush=True)
+    outcome = run_search(make_strategy("evolution", space, 0), Bowl(space, 0.003), journal, budget=160)
+print(space.to_factors(outcome.best.candidate).to_json())
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_factors(path):
+    """kill -9 again and again, each time at another moment, then once to the end."""
+
+    def start():
+        command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(path)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def num_written():
+        return path.read_bytes().count(b'"kind"')
+
+    space = make_space(num_pairs=32)
+    expected = space.to_factors(evolve(space, Bowl(space), budget=160).best.candidate).to_json()
+    moments = random.Random()  # another moment in every run of this test
+    num_done = []
+    for _ in range(4):
+        with start() as process:
+            assert process.stdout.readline() == "begun\n"
+            wanted = num_written() + moments.randint(1, 25)
+            while num_written() < wanted:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0.0, 0.008))
+            process.kill()
+            process.wait()
+            assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
+        num_done.append(num_written())
+    assert num_done == sorted(num_done)
+    assert 0 < num_done[-1] < 160
+    with start() as process:
+        assert process.stdout.read() == f"begun\n{expected}\n"
