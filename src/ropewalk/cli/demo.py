@@ -87,6 +87,8 @@ def _search(loaded: "LoadedModel", folder: "RunFolder", target: int, budget: str
         "stdlib", loaded.tokenizer, length=target, num_documents=NUM_SEARCH_DOCUMENTS, split="search"
     )
     say(f"1/3 Search: {budget} evaluations of {len(documents.documents)} documents of {target} tokens.")
+    if folder.journal_path.exists():
+        say(f"{folder.path} holds trials already: they count, and are not computed again.")
     with search_progress() as on_trial:
         found = search_factors(
             loaded, documents, target_length=target, budget=budget, seed=SEED,

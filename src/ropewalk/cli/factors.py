@@ -117,7 +117,7 @@ def convert(
     if out is None:
         result(factors.to_json().rstrip())
     else:
-        factors.save(out)
+        options.write_file(out, factors.to_json().encode())
         say(f"Written: {out}")
 
 

@@ -137,12 +137,19 @@ def about_documents(documents: "DocumentSet", num_asked: int) -> str:
     return f"Text: {found} documents of {documents.length} tokens from {documents.source}{fewer}{short}."
 
 
-def write_picture(path: Path, png: bytes) -> None:
-    """Write a drawing whole or not at all, into a folder that is made where it is missing."""
+def write_file(path: Path, content: bytes) -> None:
+    """Write what the user named whole or not at all, into a folder that is made where it is missing.
+
+    Raises:
+        SettingError: it can't be written there.
+    """
     from ropewalk.files import write_atomically
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, png)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise SettingError(f"{path} can't be written ({error.strerror}): name another place.") from None
 
 
 def factors_by_label(

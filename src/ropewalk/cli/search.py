@@ -147,7 +147,11 @@ def how_to_resume(arguments: list[str], out: Path) -> str:
 def compare(
     loaded: "LoadedModel", documents: "DocumentSet", found: "SearchResult", own: "RescaleFactors | None"
 ) -> "list[EvalRecord]":
-    """Every closed form and what was found, on the documents that were searched on, at the target."""
+    """Every closed form and what was found, on the documents that were searched on, at the target.
+
+    A scheme with which the model gives no number is said and left out: the search is over and written.
+    """
+    from ropewalk.errors import EvaluationError
     from ropewalk.evaluate.perplexity import measure_perplexity
     from ropewalk.report.comparison import closed_forms, constant
     from ropewalk.report.figures import SEARCHED
@@ -158,7 +162,13 @@ def compare(
     if plain is not None and found.factors.num_start_tokens:
         factors["searched, n-hat 0"] = constant(plain)
     factors[SEARCHED] = constant(found.factors)
-    return measure_perplexity(loaded, documents, [target], factors=factors, on_record=tell)
+    records = []
+    for label, at in factors.items():
+        try:
+            records += measure_perplexity(loaded, documents, [target], factors={label: at}, on_record=tell)
+        except EvaluationError as error:
+            say(f"left out: {error}")
+    return records
 
 
 def files(folder: "RunFolder") -> dict[str, str]:
