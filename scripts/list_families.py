@@ -146,7 +146,7 @@ def _buildable(family: str) -> nn.Module | FamilyResult:
 def table(results: list[FamilyResult]) -> str:
     """docs/families.md."""
     num = {status: sum(result.status == status for result in results) for status in ("works", "refused")}
-    rows = "\n".join(f"| {result.family} | {result.status} | {result.detail} |" for result in results)
+    rows = "\n".join(row(result) for result in results)
     return f"""# Model families
 
 Every causal family of transformers {transformers.__version__}, tried by `python scripts/list_families.py`,
@@ -161,6 +161,11 @@ leaves the same bits. Its detail is the layout in which its layers get cos and s
 | --- | --- | --- |
 {rows}
 """
+
+
+def row(result: FamilyResult) -> str:
+    """One line of the table."""
+    return f"| {result.family} | {result.status} | {result.detail} |"
 
 
 def _small(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
@@ -310,7 +315,7 @@ def main() -> None:
     results = []
     for family in chosen or families():
         results.append(try_family(family))
-        print(*dataclasses.astuple(results[-1]), sep=" | ", flush=True)
+        print(row(results[-1]), flush=True)
     if not chosen:
         write_atomically(DOCUMENT, table(results).encode())
 

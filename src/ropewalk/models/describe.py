@@ -5,10 +5,12 @@ The only reader of other projects' names. Both forms are read: transformers 5 ke
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from ropewalk.errors import FactorsError, ModelError
@@ -96,13 +98,16 @@ def factors_from_config(config: Mapping[str, Any], *, name: str = "config.json")
     """
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{name} is no model configuration: it names no `model_type`.")
-    config_class = CONFIG_MAPPING.get(config["model_type"], PreTrainedConfig)
+    known = config["model_type"] in CONFIG_MAPPING
+    config_class = CONFIG_MAPPING[config["model_type"]] if known else PreTrainedConfig
     try:
-        description = describe(config_class.from_dict(dict(config)), name=name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the older form is deprecated, and read here
+            description = describe(config_class.from_dict(_with_todays_names(config)), name=name)
     except ModelError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        reason = str(error).splitlines()[-1].strip()
         raise ModelError(
             f"{name} can't be read as a {config['model_type']} configuration: {reason}"
         ) from None
@@ -110,6 +115,14 @@ def factors_from_config(config: Mapping[str, Any], *, name: str = "config.json")
         reason = description.own_problem or "its rotary is plain, so there are no factors to convert"
         raise ModelError(f"{name} holds no factors: {reason}.")
     return description.own
+
+
+def _with_todays_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`su` is what the first Phi-3 configurations call longrope, and transformers no longer reads."""
+    scaling = config.get("rope_scaling")
+    if not isinstance(scaling, dict) or scaling.get("type") != "su":
+        return dict(config)
+    return {**config, "rope_scaling": {**scaling, "type": "longrope"}}
 
 
 def _rope_parameters(config: Any, name: str) -> dict[str, Any]:
@@ -134,7 +147,6 @@ def _rope_parameters(config: Any, name: str) -> dict[str, Any]:
             f"{name} can't be extended: its pairs are split between time, height and width (mrope), "
             f"and only one position a token is searched."
         )
-    rope_type = "longrope" if rope_type == "su" else rope_type
     if rope_type not in ("default", *SCALING_TYPES):
         raise ModelError(f"{name} can't be extended: its scaling {rope_type!r} is not known here.")
     return {**given, "rope_type": rope_type, "rope_theta": theta}

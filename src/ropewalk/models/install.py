@@ -55,10 +55,14 @@ def install(
         current.check(factors)
         current.set_factors(factors)
         return
-    replacement = _prepare(model, factors, settings)
     if current is not None:
-        current.remove()
-    replacement.put(model)
+        current.remove()  # so that the model is looked at as it came, its windows too
+    try:
+        _prepare(model, factors, settings).put(model)
+    except BaseException:
+        if current is not None:
+            current.put(model)
+        raise
 
 
 def uninstall(model: nn.Module) -> None:
@@ -283,7 +287,8 @@ def _require_described(
         return
     buffer = getattr(rotary, "inv_freq", None)
     is_half = isinstance(buffer, Tensor) and buffer.dtype in (torch.bfloat16, torch.float16)
-    positions = torch.arange(4).unsqueeze(0)
+    num_positions = 4 if is_half else min(64, description.geometry.original_length)
+    positions = torch.arange(num_positions).unsqueeze(0)
     original = bare_forward(copy.deepcopy(rotary).cpu(), positions)
     plain = RescaleFactors.single(
         geometry=description.geometry, target_length=1, rescale_factors=[1.0] * layout.num_pairs

@@ -21,10 +21,8 @@ def find_rotary(model: nn.Module, name: str) -> nn.Module:
     Raises:
         ModelError: there is none, there are several, or each layer has its own.
     """
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder: nn.Module = get_decoder() if get_decoder is not None else model
     rotaries: dict[str, nn.Module] = {
-        path: module for path, module in decoder.named_modules() if _is_rotary(module)
+        path: module for path, module in _decoder(model).named_modules() if _is_rotary(module)
     }
     shared: list[nn.Module] = [
         module for path, module in rotaries.items() if not any(map(str.isdigit, path.split(".")))
@@ -60,7 +58,7 @@ def find_decoder_layers(model: nn.Module, rotary: nn.Module, geometry: RopeGeome
 def find_windows(model: nn.Module) -> Iterator[tuple[Any, str]]:
     """Every place that limits how far a layer sees: configurations (for masks and caches) and modules."""
     owners: dict[int, Any] = {}
-    for module in model.modules():
+    for module in _decoder(model).modules():
         owners.setdefault(id(module), module)
         config = getattr(module, "config", None)
         if config is not None:
@@ -77,6 +75,13 @@ def drops_cache_at_switch(module: nn.Module) -> bool:
     prepare = getattr(type(module), "prepare_inputs_for_generation", None)
     code = getattr(inspect.unwrap(prepare), "__code__", None) if prepare is not None else None
     return code is not None and "original_max_position_embeddings" in code.co_names
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    """The part that reads text, of a model that may see or hear as well."""
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder: nn.Module = model if get_decoder is None else get_decoder()
+    return decoder
 
 
 def _is_rotary(module: nn.Module) -> bool:
