@@ -37,7 +37,9 @@ def test_a_file_reads_back_bit_for_bit(tmp_path_factory, row, num_start_tokens, 
         rescale_factors=row,
         num_start_tokens=num_start_tokens,
         attention_factor=attention_factor,
-        provenance=Provenance(model="a model", seed=seed, versions={"ropewalk": "0"}, settings={"a": [1, None]}),
+        provenance=Provenance(
+            model="a model", seed=seed, versions={"ropewalk": "0"}, settings={"a": [1, None]}
+        ),
     )
     path = tmp_path_factory.mktemp("factors") / "factors.json"
     factors.save(path)

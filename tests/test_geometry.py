@@ -58,5 +58,8 @@ def test_a_fingerprint_follows_every_number_and_nothing_else():
 
 def test_differences_name_each_number_whole():
     other = RopeGeometry(**{**LLAMA2.as_dict(), "original_length": 1048576, "rope_theta": 625.0})
-    assert LLAMA2.differences(other) == ["rope_theta is 10000, not 625", "original_length is 4096, not 1048576"]
+    assert LLAMA2.differences(other) == [
+        "rope_theta is 10000, not 625",
+        "original_length is 4096, not 1048576",
+    ]
     assert LLAMA2.differences(LLAMA2) == []

@@ -18,7 +18,9 @@ def blocks(language):
 
 
 def run(arguments, folder):
-    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path):

@@ -42,7 +42,9 @@ def test_float32_angles_would_not_do():
 
 @settings(max_examples=50)
 @given(position=st.integers(0, LAST), start=st.integers(0, 300), attention_factor=st.floats(0.5, 2))
-def test_start_tokens_keep_their_rotation_and_the_attention_factor_scales_both(position, start, attention_factor):
+def test_start_tokens_keep_their_rotation_and_the_attention_factor_scales_both(
+    position, start, attention_factor
+):
     factors = ramp(num_start_tokens=start, attention_factor=attention_factor)
     expected = ramp() if position >= start else ramp().replace(rescale_factors=((1.0,) * 64,))
     cos, sin = cos_sin(factors, torch.tensor([position]))

@@ -44,7 +44,11 @@ def transformers_parameters(rope_type, dim, theta, length, factor, seq_len=None,
     [
         ("linear", "pi", {}),
         ("yarn", "yarn", {}),
-        ("yarn", "yarn:beta_fast=16,beta_slow=2,truncate=0", {"beta_fast": 16, "beta_slow": 2, "truncate": False}),
+        (
+            "yarn",
+            "yarn:beta_fast=16,beta_slow=2,truncate=0",
+            {"beta_fast": 16, "beta_slow": 2, "truncate": False},
+        ),
         ("yarn", "yarn:attention_factor=1", {"attention_factor": 1.0}),
         ("llama3", "llama3", {"low_freq_factor": 1.0, "high_freq_factor": 4.0}),
         ("llama3", "llama3:high_freq_factor=8", {"low_freq_factor": 1.0, "high_freq_factor": 8.0}),
@@ -96,7 +100,9 @@ def test_ntk_changes_the_base():
     geometry = geometry_of(128, 10000.0, 4096)
     base = 10000.0 * 8 ** (128 / 126)
     expected = base ** (-np.arange(64) * 2 / 128)
-    np.testing.assert_allclose(geometry.inverse_frequencies() / lambdas("ntk", geometry, 32768), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        geometry.inverse_frequencies() / lambdas("ntk", geometry, 32768), expected, rtol=1e-12
+    )
     assert lambdas("ntk")[0] == 1
     assert lambdas("ntk")[-1] == pytest.approx(8)
 
@@ -155,7 +161,10 @@ def test_a_scheme_without_factor_takes_the_ratio_of_lengths():
     assert lambdas("pi", target=1024).tolist() == [4.0] * 32
     assert lambdas("pi:factor=3", target=1024).tolist() == [3.0] * 32
     assert lambdas("pi", target=100).tolist() == [1.0] * 32
-    assert scheme_factors("yarn:factor=8,beta_fast=16", SCALE, 512).provenance.strategy == "yarn:factor=8,beta_fast=16"
+    assert (
+        scheme_factors("yarn:factor=8,beta_fast=16", SCALE, 512).provenance.strategy
+        == "yarn:factor=8,beta_fast=16"
+    )
 
 
 @pytest.mark.parametrize(
