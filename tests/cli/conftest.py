@@ -1,11 +1,13 @@
 """A model small enough to search in a second, in a folder as a user has one, and texts to go with it."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,29 +53,29 @@ def ropewalk(capfd: pytest.CaptureFixture[str]) -> Ropewalk:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
-    """Start a command line as a process of its own, in an empty folder."""
+def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start a command line as a process of its own, in an empty folder; none outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
 
-    def started(*arguments: object, **options: object) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+    def started(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
             [sys.executable, "-m", "ropewalk", *map(str, arguments)],
             cwd=tmp_path, env={**os.environ, **QUIET}, text=True,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": heed_ctrl_c, **options},
         )  # fmt: skip
+        processes.append(process)
+        return process
 
-    return started
+    yield started
+    for process in processes:
+        process.kill()
+        with process:  # closes its pipes, waits
+            pass
 
 
-@pytest.fixture
-def ropewalk_process(start: Callable[..., "subprocess.Popen[str]"]) -> Ropewalk:
-    """Run a command line as a process of its own to its end."""
-
-    def to_its_end(*arguments: object) -> Ended:
-        process = start(*arguments)
-        out, err = process.communicate(timeout=300)
-        return Ended(process.returncode, out, err)
-
-    return to_its_end
+def heed_ctrl_c() -> None:
+    """A job that a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

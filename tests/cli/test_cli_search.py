@@ -123,8 +123,7 @@ def test_the_default_folder_is_named_after_model_and_target(ropewalk, model, boo
 
 def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(start, model, books, tmp_path):
     settings = ["search", model, "--text", books, *SETTINGS, "--budget", "300"]
-    whole = start(*settings, "--out", "whole")
-    assert whole.wait(timeout=300) == 0, whole.stderr.read()
+    ends_well(start(*settings, "--out", "whole"))
 
     interrupted = start(*settings, "--out", "broken run")
     wait_for_trials(tmp_path / "broken run" / "journal.jsonl", 20, interrupted)
@@ -145,10 +144,14 @@ def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(start, model,
     killed.communicate(timeout=60)
     assert not (tmp_path / "broken run" / "factors.json").exists()
 
-    resumed = start(*resume)
-    assert resumed.wait(timeout=300) == 0, resumed.stderr.read()
+    ends_well(start(*resume))
     for name in ("factors.json", "factors-no-start-tokens.json"):
         assert (tmp_path / "broken run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def ends_well(process: "subprocess.Popen[str]") -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
 
 
 def wait_for_trials(journal: Path, num_trials: int, process: "subprocess.Popen[str]") -> None:
