@@ -24,6 +24,8 @@ NUM_REPORT_DOCUMENTS = 10
 NUM_PASSKEYS = 20
 BUDGET = 400  # evaluations: about five minutes on two cores
 SEED = 0
+# Free, because the closed forms of YaRN's family bring an attention factor of their own.
+ATTENTION_FACTOR = "search"
 
 
 def demo(
@@ -75,7 +77,7 @@ def own_command(found: "SearchResult") -> str:
     budget = found.identity["budget"]
     return (
         f"ropewalk search YOUR-MODEL --target-length {RATIO}x --text YOUR-TEXT --budget {budget} "
-        f"--num-documents {NUM_SEARCH_DOCUMENTS} --out runs/mine"
+        f"--num-documents {NUM_SEARCH_DOCUMENTS} --attention-factor {ATTENTION_FACTOR} --out runs/mine"
     )
 
 
@@ -92,7 +94,7 @@ def _search(loaded: "LoadedModel", folder: "RunFolder", target: int, budget: str
     with search_progress() as on_trial:
         found = search_factors(
             loaded, documents, target_length=target, budget=budget, seed=SEED,
-            journal=folder.journal, on_trial=on_trial,
+            attention_factor=ATTENTION_FACTOR, journal=folder.journal, on_trial=on_trial,
         )  # fmt: skip
     folder.write_search(found)
     return found
