@@ -53,6 +53,10 @@ SIZES: dict[str, Any] = {
 }
 
 # What some families need besides.
+INDEXER = {
+    **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16},
+    **{"indexer_budget": 8, "indexer_compress_ratio": 4},
+}
 HINTS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
@@ -62,6 +66,8 @@ HINTS: dict[str, dict[str, Any]] = {
         "position_embedding_type": "rope",
     },
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "qwen4_exp": INDEXER,
+    "qwen4_exp_text": INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "use_mem_rope": True},
 }
@@ -133,7 +139,7 @@ def _buildable(family: str) -> nn.Module | FamilyResult:
     except ModelError:
         raise
     except Exception as error:  # whatever a family's own code raises is the row's text
-        failure = FamilyResult(family, "not buildable", f"{type(error).__name__}: {_first_line(error)}")
+        failure = FamilyResult(family, "not buildable", f"{type(error).__name__}: {_last_line(error)}")
     try:
         describe(CONFIG_MAPPING[family](), original_length=ORIGINAL_LENGTH, name=family)
     except ModelError:
@@ -306,8 +312,8 @@ def _reason(refusal: ModelError) -> str:
     return str(refusal).rpartition(" can't be extended: ")[2]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+def _last_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[-1].strip()
 
 
 def main() -> None:
