@@ -12,6 +12,7 @@ from ropewalk.report.comparison import (
     first_unfinished_pair,
     perplexity_curves,
     scheme_at_lengths,
+    sliding_window_remark,
     verdict,
 )
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
@@ -62,6 +63,17 @@ def test_the_verdict_says_that_they_do_not(ours):
     said = verdict(records, length=2048, documents="held-out")
     assert "do NOT beat" in said
     assert "yarn has 10.000" in said
+
+
+@pytest.mark.parametrize(("sliding", "said"), [(8.0, "8.000 there, below"), (9.5, "9.500 there, not below")])
+def test_the_sliding_window_is_told_truly(sliding, said):
+    records = [
+        record("searched", 9.0),
+        record("sliding window", sliding, mode="sliding", window=256, stride=64),
+    ]
+    remark = sliding_window_remark(records, length=2048)
+    assert said in remark
+    assert "256 tokens that slides (stride 64)" in remark
 
 
 def test_the_verdict_looks_at_one_length_and_at_perplexity_only():

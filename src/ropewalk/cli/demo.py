@@ -166,17 +166,16 @@ def _draw(
 def _report(
     loaded: "LoadedModel", found: "SearchResult", records: "list[EvalRecord]", folder: "RunFolder"
 ) -> None:
-    from ropewalk.report.comparison import SLIDING, verdict
+    from ropewalk.report.comparison import sliding_window_remark, verdict
 
     perplexities = [record for record in records if record.metric == "perplexity"]
     passkeys = [record for record in records if record.metric == "passkey"]
-    sliding = next(record for record in perplexities if record.factors == SLIDING)
     say("")
     result(story(found, folder))
     title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
     result(perplexity_table(perplexities, title))
-    result(f"{SLIDING}: {how_read(sliding)}; it never sees more than that window.\n")
     result(passkey_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
     result(verdict(records, length=found.factors.target_length, documents="held-out"))
+    result(sliding_window_remark(records, length=found.factors.target_length))
     result(f"\nPictures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")
     result(f"Records: {folder.records_path}")

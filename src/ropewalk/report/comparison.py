@@ -107,6 +107,18 @@ def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> st
     )
 
 
+def sliding_window_remark(records: Iterable[EvalRecord], *, length: int) -> str:
+    """What the search is worth against no extension at all: the trained window, slid over the text."""
+    values = {r.factors: r for r in records if r.metric == "perplexity" and r.length == length}
+    ours, sliding = values[SEARCHED], values[SLIDING]
+    relation = "below" if sliding.value < ours.value else "not below"
+    return (
+        f"A window of {sliding.window} tokens that slides (stride {sliding.stride}) has {sliding.value:.3f} "
+        f"there, {relation} searched factors; but it never sees more than {sliding.window} tokens, so it finds "
+        f"nothing that lies further back."
+    )
+
+
 def perplexity_curves(records: Iterable[EvalRecord]) -> list[Curve]:
     """Perplexity against length, a curve a label; `none` only where there is no `untouched`."""
     by_label: dict[str, list[EvalRecord]] = {}

@@ -67,7 +67,9 @@ def draw_perplexity(curves: Sequence[Curve], *, original_length: int, title: str
     _draw_lines(axes, curves)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel("length read, tokens")
+    shaded = " (shaded: 95% interval of the searched factors, over documents)"
+    known = any(curve.label == SEARCHED and curve.low for curve in curves)
+    axes.set_xlabel(f"length read, tokens{shaded if known else ''}")
     axes.set_ylabel("perplexity")
     lengths = sorted({x for curve in curves for x in curve.x})
     _plain_ticks(axes, lengths)
