@@ -158,14 +158,63 @@ def test_short_windows_are_read_together(
 
 
 def test_logits_exist_for_a_chunk_of_scored_tokens_only(tiny_model: LlamaForCausalLM) -> None:
-    score_windows(tiny_model, [window(10)])
+    model = tiny_model.to(torch.bfloat16)
+    score_windows(model, [window(10)])
     rows = []
-    tiny_model.lm_head.register_forward_pre_hook(
-        lambda _module, args: rows.append(args[0].shape[:-1].numel())
-    )
-    score_windows(tiny_model, [window(200, 50)], score_chunk=20)
+    model.lm_head.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
+    score_windows(model, [window(200, 50)], score_chunk=20)
 
     assert rows == [20, 20, 10]
+
+
+@pytest.fixture(params=[1, 7, 64, 129, 257])
+def small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Fewer columns than the vocabulary's 258."""
+    columns: int = request.param
+    monkeypatch.setattr("ropewalk.evaluate.nll.TILE_COLUMNS", columns)
+    monkeypatch.setattr("ropewalk.evaluate.nll.TILE_ROWS", 16)
+    return columns
+
+
+def test_tiles_of_the_vocabulary_change_nothing(
+    tiny_model: LlamaForCausalLM, small_tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    original = torch.mm
+
+    def watched(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        sizes.append(out.numel())
+        return original(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    read = window(100)
+
+    torch.testing.assert_close(token_nll(tiny_model, read), from_logits(tiny_model, read), rtol=0, atol=1e-5)
+    assert max(sizes) == 16 * small_tiles
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3, 1e6])
+def test_logits_of_any_size_are_summed(tiny_model: LlamaForCausalLM, small_tiles: int, scale: float) -> None:
+    with torch.no_grad():
+        tiny_model.lm_head.weight.mul_(scale)
+    read = window(100)
+
+    torch.testing.assert_close(
+        token_nll(tiny_model, read), from_logits(tiny_model, read), rtol=1e-5, atol=1e-5 * max(1, scale)
+    )
+
+
+def test_a_head_with_a_bias_or_a_forward_of_its_own_is_asked(
+    tiny_model: LlamaForCausalLM, small_tiles: int
+) -> None:
+    read = window(100)
+    tiny_model.lm_head.bias = torch.nn.Parameter(torch.linspace(-1, 1, 258))
+    torch.testing.assert_close(token_nll(tiny_model, read), from_logits(tiny_model, read), rtol=0, atol=1e-5)
+
+    tiny_model.lm_head.bias = None
+    original = tiny_model.lm_head.forward
+    tiny_model.lm_head.forward = lambda x: original(x) * 0.5  # type: ignore[method-assign]
+    torch.testing.assert_close(token_nll(tiny_model, read), from_logits(tiny_model, read), rtol=0, atol=1e-5)
 
 
 def test_windows_of_any_size_add_up(tiny_model: LlamaForCausalLM) -> None:

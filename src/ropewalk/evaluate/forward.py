@@ -26,11 +26,17 @@ class Reader:
     """Reads tokens piece by piece; later pieces see the earlier ones through the model's KV cache.
 
     No mask is passed, so that attention takes its causal path; only the future is masked.
+
+    Attributes:
+        vocabulary_size: how many logits a position has.
+        matrix: shape (vocabulary, hidden_size), if float32 logits are its product with hidden states and
+            nothing else; None in other models.
     """
 
     def __init__(self, model: Any) -> None:
         self.vocabulary_size: int = model.config.get_text_config(decoder=True).vocab_size
         self._decoder, self._head = _parts(model)
+        self.matrix = _plain_matrix(self._head, model.device)
         self._model = model
         self._cache: Any = None
 
@@ -152,6 +158,14 @@ def _finished_by(model: Any, decoder: nn.Module) -> Callable[[Tensor], Tensor]:
             hook.remove()
 
     return finish
+
+
+def _plain_matrix(head: Callable[[Tensor], Tensor], device: torch.device) -> Tensor | None:
+    """The weights of a head that does nothing but multiply, where they can be used in parts."""
+    bias = getattr(head, "bias", None)
+    if type(head) is not nn.Linear or bias is not None or "forward" in vars(head):
+        return None
+    return head.weight if head.weight.dtype == torch.float32 and head.weight.device == device else None
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:

@@ -15,7 +15,8 @@ from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.text.windows import TokenWindow
 
 TOKENS_AT_ONCE = 4096  # short windows of one size are read together
-LOGITS_AT_ONCE = 2**20  # what is scored at once: 4 MiB in float32, near the processor
+TILE_LOGITS = 2**20  # logits that exist at once: 4 MiB in float32, near the processor
+TILE_ROWS, TILE_COLUMNS = 512, 2048  # positions and vocabulary of such a tile, where both can be cut
 FEWEST_ROWS = 64  # below, a large output matrix is read over and over
 
 
@@ -139,9 +140,32 @@ def _batch_nll(
 
 def _scored(reader: Reader, hidden: Tensor, targets: Tensor, score_chunk: int | None) -> Tensor:
     """Nats of each target, shape (n,), for hidden states of shape (n, hidden_size)."""
-    chunk = score_chunk or max(FEWEST_ROWS, LOGITS_AT_ONCE // reader.vocabulary_size)
+    in_tiles = reader.matrix is not None and reader.vocabulary_size > TILE_COLUMNS
+    suitable = TILE_ROWS if in_tiles else max(FEWEST_ROWS, TILE_LOGITS // reader.vocabulary_size)
+    num_rows = score_chunk or suitable
     parts = []
-    for start in range(0, len(targets), chunk):
-        logits = reader.logits(hidden[start : start + chunk])
-        parts.append(cross_entropy(logits.float(), targets[start : start + chunk], reduction="none"))
+    for start in range(0, len(targets), num_rows):
+        rows, following = hidden[start : start + num_rows], targets[start : start + num_rows]
+        if reader.matrix is not None and in_tiles:
+            parts.append(_nll_in_tiles(rows, reader.matrix, following))
+        else:
+            parts.append(cross_entropy(reader.logits(rows).float(), following, reduction="none"))
     return torch.cat(parts)
+
+
+def _nll_in_tiles(hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
+    """As `cross_entropy` of hidden x matrix, with logits that are summed where they are made.
+
+    Rows of a large vocabulary, written out and read again, take longer than their product; tiles of 4 MiB
+    stay near the processor.
+    """
+    buffer = hidden.new_empty(len(hidden) * TILE_COLUMNS)
+    parts = []
+    for start in range(0, len(matrix), TILE_COLUMNS):
+        columns = matrix[start : start + TILE_COLUMNS]
+        tile = buffer[: len(hidden) * len(columns)].view(len(hidden), len(columns))
+        torch.mm(hidden, columns.T, out=tile)
+        largest = tile.amax(dim=1, keepdim=True)
+        parts.append(tile.sub_(largest).exp_().sum(dim=1).log_() + largest.squeeze(1))
+    chosen = (hidden * matrix[targets]).sum(dim=1)
+    return torch.stack(parts).logsumexp(dim=0) - chosen
