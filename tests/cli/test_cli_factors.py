@@ -95,7 +95,7 @@ def test_a_csv_without_its_geometry_is_refused_and_says_what_is_missing(ropewalk
     assert "--rotary-dim" in ended.err
     assert "--num-layers" in ended.err
     assert "--rope-theta" not in ended.err
-    ended = ropewalk("factors", "convert", column, "--model", "m", "--rotary-dim", "16")
+    ended = ropewalk("factors", "convert", column, "--model", "./m/m", "--rotary-dim", "16")
     assert ended.code == 2
 
 

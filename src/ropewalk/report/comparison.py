@@ -114,8 +114,8 @@ def sliding_window_remark(records: Iterable[EvalRecord], *, length: int) -> str:
     relation = "below" if sliding.value < ours.value else "not below"
     return (
         f"A window of {sliding.window} tokens that slides (stride {sliding.stride}) has {sliding.value:.3f} "
-        f"there, {relation} searched factors; but it never sees more than {sliding.window} tokens, so it finds "
-        f"nothing that lies further back."
+        f"there, {relation} searched factors; but it never sees more than {sliding.window} tokens, so it "
+        f"finds nothing that lies further back."
     )
 
 
