@@ -7,7 +7,7 @@ How data runs through it, one way:
     search.search_factors: a strategy asks for a candidate, it is installed, the documents are scored
         (evaluate.nll), the strategy is told; the best one becomes RescaleFactors
     RescaleFactors.save ──> factors.json: which model, which lengths, how it was found
-    LoadedModel.installed(factors) ──> the same model, reading further; evaluate.measure_perplexity shows how far
+    LoadedModel.installed(factors) ──> the same model, reading further; measure_perplexity shows how far
 
 The names below are the public ones. They are imported when first used: `import ropewalk` loads no torch.
 """
