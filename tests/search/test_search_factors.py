@@ -1,0 +1,255 @@
+import json
+import math
+import re
+
+import pytest
+import torch
+
+from ropewalk.errors import EvaluationError, ModelError, RunFolderError, SettingError
+from ropewalk.evaluate.nll import score_windows
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import load_model
+from ropewalk.search.journal import Journal
+from ropewalk.search.search import number_of_evaluations, search_factors
+from ropewalk.text.tokens import token_documents
+from ropewalk.text.windows import truncate
+
+TARGET = 256  # 4 times the tiny model's window
+
+
+def documents_of(folder, loaded, length=TARGET, num_documents=2):
+    for name in "ab":
+        (folder / f"{name}.txt").write_text(f"{name} line of text, and another. " * 40)
+    return token_documents(
+        str(folder / "*.txt"), loaded.tokenizer, length=length, num_documents=num_documents
+    )
+
+
+@pytest.fixture
+def loaded(tiny_model_folder):
+    return load_model(tiny_model_folder)
+
+
+@pytest.fixture
+def documents(loaded, tmp_path):
+    return documents_of(tmp_path, loaded)
+
+
+@pytest.fixture
+def linear(tiny_model, tiny_model_folder):
+    """The same model, carrying a scaling of its own to 128 tokens."""
+    config = json.loads((tiny_model_folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0}
+    (tiny_model_folder / "config.json").write_text(json.dumps(config))
+    return load_model(tiny_model_folder)
+
+
+def search(loaded, documents, **changes):
+    settings = {"target_length": TARGET, "budget": 12, "seed": 3, **changes}
+    return search_factors(loaded, documents, **settings)
+
+
+def test_the_factors_are_the_best_trial_and_give_its_value_again(loaded, documents):
+    result = search(loaded, documents)
+    factors = result.factors
+    assert factors.rescale_factors == (result.outcome.best.candidate.rescale_factors,)
+    assert factors.geometry == loaded.geometry
+    assert factors.target_length == TARGET
+    windows = [window for document in documents.documents for window in truncate(document, TARGET)]
+    with loaded.installed(factors):
+        assert score_windows(loaded.model, windows).perplexity == result.value
+    assert result.factors_without_start_tokens.num_start_tokens == 0
+    assert result.nats_without_start_tokens >= 0
+
+
+def test_the_model_is_left_as_it_was(loaded, documents):
+    ids = documents.documents[0].ids[None]
+    with torch.no_grad():
+        before = loaded.model(input_ids=ids).logits
+        search(loaded, documents)
+        assert torch.equal(loaded.model(input_ids=ids).logits, before)
+
+
+def test_factors_say_how_they_were_found(loaded, documents):
+    result = search(loaded, documents, attention_factor="longrope", start_tokens="none")
+    factors = RescaleFactors.from_json(result.factors.to_json(), "memory")
+    provenance = factors.provenance
+    assert provenance.model == loaded.name
+    assert provenance.weights_sha256 == loaded.weights_sha256
+    assert (provenance.strategy, provenance.seed, provenance.base) == ("evolution", 3, "native")
+    assert provenance.data_sha256 == documents.data_sha256
+    assert provenance.objective == "perplexity of 2 documents of 256 tokens, each read in one pass"
+    assert provenance.objective_value == result.value
+    assert set(provenance.versions) == {"ropewalk", "torch", "transformers", "numpy"}
+    assert factors.attention_factor == pytest.approx(math.sqrt(1 + math.log(4) / math.log(64)))
+    settings = provenance.settings
+    assert settings["attention_factor"] == "longrope"
+    assert settings["start_tokens"] == "none"
+    assert settings["space"]["start_tokens"] == [0]
+    assert settings["strategy_settings"]["population_size"] == 64
+    assert (settings["budget"], settings["cost"], settings["reproducible"]) == (12, 12.0, True)
+    assert settings["stopped_by"] == "budget"
+
+
+def test_the_result_in_short_is_json(loaded, documents):
+    short = search(loaded, documents).as_dict()
+    assert json.loads(json.dumps(short)) == short
+    assert short["cost"] <= 12
+    assert short["value"] <= short["value_without_start_tokens"]
+
+
+def test_same_seed_same_file(loaded, documents):
+    one, same, other = (search(loaded, documents, seed=seed).factors.to_json() for seed in (3, 3, 4))
+    assert one == same
+    assert one != other
+
+
+@pytest.mark.parametrize("num_done", [1, 7, 11])
+def test_a_resumed_run_gives_the_same_file(loaded, documents, tmp_path, num_done):
+    path = tmp_path / "journal.jsonl"
+    expected = search(loaded, documents).factors.to_json()
+
+    def stop(progress):
+        if progress.num_trials == num_done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(loaded, documents, journal=Journal(path), on_trial=stop)
+    assert search(loaded, documents, journal=Journal(path)).factors.to_json() == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"seed": 4}, "seed is 4 here, but 3"),
+        ({"budget": 13}, "budget is 13 here, but 12"),
+        ({"target_length": 200}, "space.target_length is 200 here, but 256"),
+        ({"strategy": "random"}, 'strategy is "random" here, but "evolution"'),
+        ({"attention_factor": "1.2"}, 'attention_factor is "1.2" here'),
+        ({"start_tokens": "none"}, 'start_tokens is "none" here'),
+        ({"max_minutes": 5}, "max_minutes is 5 here, but null"),
+        ({"base": "as-is"}, 'base is "as-is" here'),
+        ({"strategy_settings": {"num_parents": 8}}, "num_parents is 8 here, but 32"),
+    ],
+)
+def test_other_settings_can_not_go_on(loaded, documents, tmp_path, changes, named):
+    path = tmp_path / "journal.jsonl"
+    search(loaded, documents, journal=Journal(path))
+    before = path.read_bytes()
+    with pytest.raises(RunFolderError, match=re.escape(named)):
+        search(loaded, documents, journal=Journal(path), **changes)
+    assert path.read_bytes() == before
+
+
+def test_other_text_or_weights_can_not_go_on(loaded, documents, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    search(loaded, documents, journal=Journal(path))
+    with pytest.raises(RunFolderError, match=r"text.data_sha256 is"):
+        search(loaded, documents_of(tmp_path, loaded, num_documents=1), journal=Journal(path))
+    with torch.no_grad():
+        next(loaded.model.parameters()).add_(0.5)
+    changed = load_model(tmp_path / "tiny-model")
+    loaded.model.save_pretrained(tmp_path / "tiny-model")
+    changed = load_model(tmp_path / "tiny-model")
+    with pytest.raises(RunFolderError, match=r"model.weights_sha256 is"):
+        search(changed, documents, journal=Journal(path))
+
+
+def test_another_number_of_threads_goes_on_and_says_so(loaded, documents, tmp_path, monkeypatch):
+    path = tmp_path / "journal.jsonl"
+    assert search(loaded, documents, journal=Journal(path)).reproducible
+    *kept, _ = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(kept))
+    threads = torch.get_num_threads() + 1
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    result = search(loaded, documents, journal=Journal(path))
+    assert not result.reproducible
+    assert result.factors.provenance.settings["reproducible"] is False
+
+
+def test_a_limit_in_time_is_recorded_as_breaking_reproducibility(loaded, documents):
+    result = search(loaded, documents, budget=10_000, max_minutes=0.2 / 60)
+    assert result.outcome.stopped_by == "time"
+    assert not result.reproducible
+    assert result.factors.provenance.settings["max_minutes"] == 0.2 / 60
+    assert result.factors.provenance.settings["reproducible"] is False
+
+
+def test_as_is_multiplies_onto_the_model_s_own_scaling(linear, documents):
+    result = search(linear, documents, base="as-is")
+    lambdas = [value / 2 for value in result.factors.rescale_factors[0]]
+    assert lambdas == pytest.approx(result.outcome.best.candidate.rescale_factors)
+    assert result.outcome.trials[0].candidate.rescale_factors == (2.0,) * 4, (
+        "256 is twice 128, not 4 times 64"
+    )
+    assert result.factors.geometry == linear.geometry
+    assert result.factors.target_length == TARGET
+    assert result.factors.provenance.base == "as-is"
+    with linear.installed(result.factors):
+        windows = [window for document in documents.documents for window in truncate(document, TARGET)]
+        assert score_windows(linear.model, windows).perplexity == result.value
+
+
+def test_as_is_a_model_reads_further_already(linear, documents):
+    with pytest.raises(SettingError, match="already reads 128"):
+        search(linear, documents, base="as-is", target_length=100)
+
+
+def test_native_replaces_the_model_s_own_scaling(linear, documents):
+    window = linear.geometry.original_length
+    result = search(linear, documents)
+    assert result.factors.provenance.base == "native"
+    first = result.outcome.trials[0].candidate.rescale_factors
+    assert first == (TARGET / window,) * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"target_length": 64}, SettingError, "already reads 64: nothing to extend"),
+        ({"target_length": 300}, SettingError, "The length is 300 tokens"),
+        ({"strategy": "genetic"}, SettingError, "no strategy 'genetic'"),
+        ({"budget": 0}, SettingError, "The budget is 0, but must be"),
+        ({"budget": 1}, SettingError, "The budget is 1 evaluations"),
+        ({"budget": "all"}, SettingError, "or `paper`"),
+        ({"seed": -1}, SettingError, "The seed is -1"),
+        ({"attention_factor": "free"}, SettingError, "`longrope` or `search`"),
+        ({"start_tokens": "8"}, SettingError, "`search` or `none`"),
+        ({"base": "own"}, SettingError, "`native` or `as-is`"),
+        ({"max_minutes": 0.0}, SettingError, "limit in minutes"),
+        ({"max_minutes": math.nan}, SettingError, "limit in minutes"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_leave_nothing(loaded, documents, tmp_path, changes, error, message):
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        search(loaded, documents, journal=Journal(path), **changes)
+    assert "\n" not in str(caught.value)
+    assert not path.exists()
+
+
+def test_windows_shorter_than_the_target_are_refused_before_anything_is_written(tiny_model_folder, tmp_path):
+    config = json.loads((tiny_model_folder / "config.json").read_text())
+    config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 32}
+    (tiny_model_folder / "config.json").write_text(json.dumps(config))
+    loaded, path = load_model(tiny_model_folder), tmp_path / "journal.jsonl"
+    with pytest.raises(ModelError, match="--full-attention"):
+        search(loaded, documents_of(tmp_path, loaded), journal=Journal(path))
+    assert not path.exists()
+
+
+def test_a_model_that_gives_nan_is_an_error_and_its_journal_stays(loaded, documents, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight.fill_(math.nan)
+    with pytest.raises(EvaluationError, match="candidates failed"):
+        search(loaded, documents, journal=Journal(path))
+    assert path.read_bytes().count(b'"the value is nan"') == 11
+
+
+def test_budgets():
+    assert number_of_evaluations("paper") == 1344
+    assert number_of_evaluations(7) == number_of_evaluations("7") == 7
+    for wrong in ("", "-1", "1.5", "0", "²", 0, -3, 2.5):
+        with pytest.raises(SettingError):
+            number_of_evaluations(wrong)
