@@ -1,6 +1,5 @@
 import errno
 import json
-import os
 import threading
 
 import pytest
@@ -48,6 +47,10 @@ def refusal(make, path):
     return str(error.value)
 
 
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def begin(folder):
     folder.journal.begin({"seed": 0}, {})
     folder.journal.append(TRIAL, {})
@@ -61,7 +64,7 @@ def test_what_a_run_leaves(tmp_path):
         folder.write_search(RESULT)
         folder.write_records([RECORD, RECORD])
         assert folder.write_figure("perplexity", b"png") == path / "perplexity.png"
-    assert sorted(os.listdir(path)) == [
+    assert names(path) == [
         "factors-no-start-tokens.json",
         "factors.json",
         "journal.jsonl",
@@ -97,7 +100,7 @@ def test_foreign_files_are_refused_and_left_alone(tmp_path, make):
     for name in "abcd":
         (tmp_path / name).write_text("mine")
     assert "holds other files (a, b, c ...)" in refusal(make, tmp_path)
-    assert sorted(os.listdir(tmp_path)) == list("abcd")
+    assert names(tmp_path) == list("abcd")
 
 
 def test_a_run_is_resumed_with_its_journal(tmp_path):
@@ -136,7 +139,7 @@ def test_folders_that_were_made_for_nothing_are_taken_back(tmp_path, make):
         assert path.is_dir()
         folder.journal.begin({}, {})
         raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_folders_that_were_there_stay(tmp_path):
@@ -144,7 +147,7 @@ def test_folders_that_were_there_stay(tmp_path):
     path.mkdir()
     with RunFolder.create(path / "new"):
         pass
-    assert os.listdir(path) == []
+    assert names(path) == []
     with RunFolder.create(path):
         pass
     assert path.exists()
@@ -190,7 +193,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path, monkeypatch):
             with pytest.raises(RunFolderError, match="no space left on device") as error:
                 write()
             assert "\n" not in str(error.value)
-    assert sorted(os.listdir(folder.path)) == ["journal.jsonl", "records.jsonl"]
+    assert names(folder.path) == ["journal.jsonl", "records.jsonl"]
     assert folder.records_path.read_bytes() == before
 
 
