@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ropewalk.evaluate.passkey import ANSWER, FILLER, NEEDLE, QUESTION, TASK
 from ropewalk.text.stdlib import TEST_FOLDERS, stdlib_files, stdlib_folder
 
 WINDOW = 256
@@ -57,14 +58,6 @@ PACKAGES = {
 LIBRARY_BYTES = 16_000_000
 LARGEST_FILE = 300_000
 MANIFEST = "scale_model_texts.sha256"
-
-PASSKEY_TASK = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
-    "I will quiz you about the important information there."
-)
-PASSKEY_FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-PASSKEY_NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
-PASSKEY_QUESTION = "What is the pass key? The pass key is"
 
 
 # ---------------------------------------------------------------- text
@@ -176,10 +169,10 @@ def token_stream(texts: list[str], encode: Encoder) -> np.ndarray:
 def passkey_document(length: int, encode: Encoder, rng: random.Random) -> list[int]:
     """A passkey prompt and its answer in exactly `length` tokens, the needle at a random depth."""
     key = rng.randrange(10 ** (NUM_KEY_DIGITS - 1), 10**NUM_KEY_DIGITS)
-    head = [encode.bos, *encode(PASSKEY_TASK)]
-    needle = encode("\n" + PASSKEY_NEEDLE.format(key=key))
-    tail = [*encode("\n" + PASSKEY_QUESTION), *encode(f" {key}."), encode.eos]
-    sentence = encode("\n" + PASSKEY_FILLER)
+    head = [encode.bos, *encode(TASK)]
+    needle = encode("\n" + NEEDLE.format(key=key))
+    tail = [*encode("\n" + QUESTION), *encode(ANSWER.format(key=key)), encode.eos]
+    sentence = encode("\n" + FILLER)
     room = length - len(head) - len(needle) - len(tail)
     filler = (sentence * (room // len(sentence) + 1))[:room]
     before = rng.randrange(room + 1)
@@ -394,7 +387,7 @@ def train(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     library, packages = training_texts(rng)
     write_manifest(folder, library + packages)
-    passkey_text = "\n".join([PASSKEY_TASK, PASSKEY_FILLER, PASSKEY_NEEDLE, PASSKEY_QUESTION])
+    passkey_text = "\n".join([TASK, FILLER, NEEDLE, QUESTION])
     sample = (
         rng.sample(library, len(library) // 3)
         + rng.sample(packages, len(packages) // 10)
