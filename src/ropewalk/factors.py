@@ -25,6 +25,9 @@ FORMAT = "ropewalk.factors"
 FORMAT_VERSION = 1
 LARGEST_FILE_BYTES = 64 * 2**20
 
+# Whether new factors replace the scaling that a model carries, or are multiplied onto it.
+Base = Literal["native", "as-is"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
@@ -43,7 +46,7 @@ class Provenance:
     model: str | None = None
     revision: str | None = None
     weights_sha256: str | None = None
-    base: Literal["native", "as-is"] | None = None
+    base: Base | None = None
     strategy: str | None = None
     seed: int | None = None
     data_sha256: str | None = None
@@ -266,7 +269,7 @@ class _Provenance(_Strict):
     model: str | None
     revision: str | None
     weights_sha256: str | None
-    base: Literal["native", "as-is"] | None
+    base: Base | None
     strategy: str | None
     seed: int | None
     data_sha256: str | None

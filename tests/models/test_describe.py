@@ -202,6 +202,9 @@ def test_a_scaling_below_one_is_told_apart_from_none() -> None:
     description = describe(config)
     assert description.own is None
     assert description.own_problem is not None
+    assert description.own_under("native") is None
+    with pytest.raises(ModelError, match="say --base native"):
+        description.own_under("as-is")
     with pytest.raises(ModelError, match=r"pair 0 is 0\.998"):
         factors_from_config(config.to_dict())
 

@@ -163,7 +163,7 @@ def factors_by_label(
     from ropewalk.factors import load_factors
     from ropewalk.report.comparison import UNTOUCHED, constant, scheme_at_lengths, untouched
 
-    own = own_scaling(loaded.description, base)
+    own = loaded.description.own_under(base)
     labelled: dict[str, FactorsAtLength] = {
         text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []
     }
@@ -177,18 +177,5 @@ def factors_by_label(
 
 def window(description: "RopeDescription", base: Base) -> int:
     """Tokens that the model reads before it is extended: with `as-is`, as far as its own scaling goes."""
-    own = own_scaling(description, base)
+    own = description.own_under(base)
     return description.geometry.original_length if own is None else own.target_length
-
-
-def own_scaling(description: "RopeDescription", base: Base) -> "RescaleFactors | None":
-    """What schemes are multiplied onto: nothing, or with `as-is` the scaling that the model carries.
-
-    Raises:
-        SettingError: `as-is`, and that scaling can't be written as factors.
-    """
-    if base == "native":
-        return None
-    if description.own_problem:
-        raise SettingError(f"--base as-is can't be had: {description.own_problem}; say --base native.")
-    return description.own

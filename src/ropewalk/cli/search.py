@@ -82,7 +82,7 @@ def search(
         description = describe_model(
             model, revision=revision, trust_remote_code=trust_remote_code, original_length=original_length
         )
-        own = options.own_scaling(description, base)
+        own = description.own_under(base)
         target = options.parse_target(target_length, options.window(description, base))
         check_settings(description.geometry, target, strategy, budget, seed, start_tokens, attention_factor)
         with RunFolder.resume(out) if resume else RunFolder.create(out) as folder:

@@ -13,8 +13,8 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from ropewalk.errors import FactorsError, ModelError
-from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.errors import FactorsError, ModelError, SettingError
+from ropewalk.factors import Base, Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.own_scaling import SCALING_TYPES, TYPES_WITH_ORIGINAL_LENGTH, read_own_scaling
 
@@ -47,6 +47,21 @@ class RopeDescription:
     sliding_window: int | None
     num_sliding_layers: int
     model_type: str
+
+    def own_under(self, base: Base) -> RescaleFactors | None:
+        """What new factors are multiplied onto: nothing, or under `as-is` the scaling that the model carries.
+
+        Raises:
+            SettingError: neither `native` nor `as-is`.
+            ModelError: `as-is`, and that scaling can't be written as factors.
+        """
+        if base not in ("native", "as-is"):
+            raise SettingError(f"The base is {base!r}, but must be `native` or `as-is`.")
+        if base == "native":
+            return None
+        if self.own_problem is not None:
+            raise ModelError(f"The base `as-is` can't be had: {self.own_problem}; say --base native.")
+        return self.own
 
 
 def describe(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ropewalk import __version__
-from ropewalk.errors import ModelError, SettingError
-from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.errors import SettingError
+from ropewalk.factors import Base, Provenance, RescaleFactors
 from ropewalk.models.load import LoadedModel
 from ropewalk.search.journal import Journal
 from ropewalk.search.loop import Progress, SearchOutcome, run_search
@@ -23,8 +23,6 @@ from ropewalk.text.tokens import DocumentSet
 
 # Their versions may change a value's last bit.
 PACKAGES = ("torch", "transformers", "numpy")
-
-Base = Literal["native", "as-is"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +113,7 @@ def search_factors(
         EvaluationError: every candidate failed.
         RunFolderError: the journal is in use, of another run, damaged, or can't be written.
     """
-    own = _own_scaling(loaded, base)
+    own = loaded.description.own_under(base)
     geometry = loaded.geometry if own is None else replace(own.geometry, original_length=own.target_length)
     space = SearchSpace(
         geometry=geometry,
@@ -175,18 +173,6 @@ def number_of_evaluations(budget: int | str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise SettingError(f"The budget is {budget!r}, but must be a whole number above 0, or `paper`.")
     return int(text)
-
-
-def _own_scaling(loaded: LoadedModel, base: Base) -> RescaleFactors | None:
-    """What candidates are multiplied onto; None where there is nothing or it is replaced."""
-    if base not in ("native", "as-is"):
-        raise SettingError(f"The base is {base!r}, but must be `native` or `as-is`.")
-    if base == "native":
-        return None
-    problem = loaded.description.own_problem
-    if problem is not None:
-        raise ModelError(f"{loaded.name} can't be extended as it is, because {problem}: say --base native.")
-    return loaded.description.own
 
 
 def _positive_minutes(max_minutes: float | None) -> float | None:
