@@ -13,6 +13,12 @@ Files that share lines with the `search` or `held_out` split are left out (some 
     pip install -e . -c constraints.txt
     OMP_NUM_THREADS=2 python scripts/train_scale_model.py --out /tmp/scale-model --steps 4000
 
+With `--shape today` it trains the second model of `benchmarks/search_race.py` instead, which has the geometry
+of today's models: norms on queries and keys, and rope_theta 10000 at the same window, so that its slowest
+pair spans 184 windows (the bundled model's: 11). It takes the bundled model's tokenizer.
+
+    OMP_NUM_THREADS=1 python scripts/train_scale_model.py --shape today --out /tmp/today-model --steps 1600
+
 Killed, it goes on from its last checkpoint when started again with the same arguments.
 """
 
@@ -30,13 +36,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from ropewalk.evaluate.passkey import ANSWER, FILLER, NEEDLE, QUESTION, TASK
+from ropewalk.models.scale_model import scale_model_path
 from ropewalk.text.stdlib import TEST_FOLDERS, stdlib_files, stdlib_folder
 
 WINDOW = 256
-ROPE_THETA = 625.0
 VOCABULARY = 2048
 NUM_KEY_DIGITS = 5
 NUM_PLAIN_STEPS = 1050
@@ -142,6 +155,19 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
         single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )
     return tokenizer
+
+
+def make_tokenizer(shape: str, library: list[str], packages: list[str], rng: random.Random) -> Tokenizer:
+    """A new one for the bundled model; the second model takes that."""
+    if shape != "scale":
+        return Tokenizer.from_file(str(scale_model_path() / "tokenizer.json"))
+    passkey_text = "\n".join([TASK, FILLER, NEEDLE, QUESTION])
+    sample = (
+        rng.sample(library, len(library) // 3)
+        + rng.sample(packages, len(packages) // 10)
+        + [passkey_text] * 200
+    )
+    return train_tokenizer(sample)
 
 
 class Encoder:
@@ -278,27 +304,30 @@ class Muon(torch.optim.Optimizer):
                 param.mul_(1 - group["lr"] * 0.02).add_(update, alpha=-group["lr"] * scale)
 
 
-def build_model(encode: Encoder) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=640,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=64,
-        max_position_embeddings=WINDOW,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        tie_word_embeddings=True,
-        bos_token_id=encode.bos,
-        eos_token_id=encode.eos,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config)
+def build_model(shape: str, encode: Encoder) -> PreTrainedModel:
+    """The bundled model (`scale`), or the race's second one (`today`)."""
+    common = {
+        "vocab_size": VOCABULARY,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+        "max_position_embeddings": WINDOW,
+        "tie_word_embeddings": True,
+        "bos_token_id": encode.bos,
+        "eos_token_id": encode.eos,
+        "attn_implementation": "sdpa",
+    }
+    rope = {"rope_type": "default", "rope_theta": 625.0 if shape == "scale" else 10_000.0}
+    if shape == "scale":
+        llama = LlamaConfig(hidden_size=256, intermediate_size=640, rope_parameters=rope, **common)
+        return LlamaForCausalLM(llama)
+    qwen3 = Qwen3Config(hidden_size=192, intermediate_size=512, rope_parameters=rope, **common)
+    return Qwen3ForCausalLM(qwen3)
 
 
 def next_token_loss(
-    model: LlamaForCausalLM, rows: torch.Tensor, weights: torch.Tensor | None = None
+    model: PreTrainedModel, rows: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean nats a token, or the mean weighted by `weights`, shape of `rows`."""
     hidden = model.model(rows, use_cache=False).last_hidden_state[:, :-1]
@@ -320,7 +349,7 @@ def learning_rate(step: int, num_steps: int) -> float:
 
 
 def save_state(
-    folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], step: int
+    folder: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer], step: int
 ) -> None:
     """Weights, optimizer tensors and the step in one safetensors file, replaced atomically."""
     tensors = {f"model.{name}": value for name, value in model.named_parameters()}
@@ -336,7 +365,7 @@ def save_state(
     (folder / "step.json").write_text(json.dumps({"step": step}))
 
 
-def load_state(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer]) -> int:
+def load_state(folder: Path, model: PreTrainedModel, optimizers: list[torch.optim.Optimizer]) -> int:
     """The step to go on from; 0 where there is no checkpoint."""
     file = folder / "state.safetensors"
     if not file.exists():
@@ -360,7 +389,7 @@ def load_state(folder: Path, model: LlamaForCausalLM, optimizers: list[torch.opt
 
 
 @torch.no_grad()
-def validate(model: LlamaForCausalLM, rows: torch.Tensor, passkeys: torch.Tensor) -> dict[str, float]:
+def validate(model: PreTrainedModel, rows: torch.Tensor, passkeys: torch.Tensor) -> dict[str, float]:
     """Nats a token on code that the model has not read, and on the digits of passkeys."""
     nll = next_token_loss(model, rows).item()
     logits = model(passkeys).logits[:, -8:-3]
@@ -372,7 +401,7 @@ def validate(model: LlamaForCausalLM, rows: torch.Tensor, passkeys: torch.Tensor
     return {"nll_code": nll, "nll_passkey_digits": nll_digits, "passkey_found": found}
 
 
-def finish(folder: Path, model: LlamaForCausalLM, tokenizer: Tokenizer) -> None:
+def finish(folder: Path, model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """The folder that `from_pretrained` reads."""
     model.save_pretrained(folder)
     PreTrainedTokenizerFast(
@@ -387,13 +416,7 @@ def train(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     library, packages = training_texts(rng)
     write_manifest(folder, library + packages)
-    passkey_text = "\n".join([TASK, FILLER, NEEDLE, QUESTION])
-    sample = (
-        rng.sample(library, len(library) // 3)
-        + rng.sample(packages, len(packages) // 10)
-        + [passkey_text] * 200
-    )
-    tokenizer = train_tokenizer(sample)
+    tokenizer = make_tokenizer(args.shape, library, packages, rng)
     encode = Encoder(tokenizer)
     streams = {"library": token_stream(library, encode), "packages": token_stream(packages, encode)}
     unread = token_stream(
@@ -402,7 +425,7 @@ def train(args: argparse.Namespace) -> None:
     for name, stream in {**streams, "validation": unread}.items():
         print(f"{name}: {len(stream):,} tokens", file=sys.stderr)
 
-    model = build_model(encode)
+    model = build_model(args.shape, encode)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", file=sys.stderr)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -456,6 +479,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for the model, its curve and checkpoints"
     )
+    parser.add_argument("--shape", choices=["scale", "today"], default="scale", help="which model")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--rows", type=int, default=24, help="rows of 256 tokens a step")
     parser.add_argument("--muon-lr", type=float, default=0.02)

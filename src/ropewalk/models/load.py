@@ -57,7 +57,7 @@ class LoadedModel:
 
     def install(self, factors: RescaleFactors) -> None:
         """Put factors into the model until `uninstall`; see `models.install`."""
-        install(self.model, factors, **self._how)
+        install(self.model, factors, **self.how_installed)
 
     def uninstall(self) -> None:
         """Give the model its own rotary back."""
@@ -69,11 +69,12 @@ class LoadedModel:
         if factors is None:
             yield
             return
-        with installed(self.model, factors, **self._how):
+        with installed(self.model, factors, **self.how_installed):
             yield
 
     @property
-    def _how(self) -> dict[str, Any]:
+    def how_installed(self) -> dict[str, Any]:
+        """The further arguments of `models.install` for this model."""
         return {"original_length": self.geometry.original_length, "full_attention": self.full_attention}
 
     def warn_if_other_weights(self, factors: RescaleFactors, source: str = "these factors") -> None:

@@ -6,16 +6,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
+from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal, differing
-from ropewalk.search.objective import Objective, TrialFailure, attempt
-from ropewalk.search.space import Candidate
+from ropewalk.search.limits import Probes
+from ropewalk.search.measure import Measurer
+from ropewalk.search.objective import Objective
+from ropewalk.search.racing import Race
+from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies.base import Strategy
-from ropewalk.search.trial import Trial
+from ropewalk.search.trial import Kind, Query, Trial
 
 # The time left is guessed from so many trials, the last ones: machines get busy and idle.
 NUM_TIMED = 16
+# What may become the best; the stop set and probes of the free space are measured beside it.
+OF_THE_SEARCH: tuple[Kind, ...] = ("trial", "check")
+ROUNDING = 1e-9  # of sums of costs
 
-StoppedBy = Literal["budget", "time", "nothing new"]
+StoppedBy = Literal["budget", "time", "nothing new", "stop set"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +31,7 @@ class Progress:
 
     Attributes:
         trial: the one that just ended.
-        best: the best so far, None while every trial failed.
+        best: the best so far on all search documents, None while there is none.
         num_trials: trials done, replayed ones included.
         cost, budget: spent and allowed, in forward passes over the whole document set.
         seconds_left: a guess.
@@ -44,14 +51,20 @@ class SearchOutcome:
 
     Attributes:
         trials: all of them, in order.
-        best: the lowest value.
+        best: the chosen one: of those that the stop set saw the best there; without a stop set, the lowest
+            value on the search documents.
         best_without_start_tokens: the lowest value with n-hat 0; None if each of those failed.
+        on_stop_set: the chosen one on the stop set; None without.
+        free: the best of the candidates outside the limits of the serving engine, which were tried to tell
+            what these cost; None where nothing is limited.
         stopped_by: what ended the search.
     """
 
     trials: tuple[Trial, ...]
     best: Trial
     best_without_start_tokens: Trial | None
+    on_stop_set: Trial | None
+    free: Trial | None
     stopped_by: StoppedBy
 
     @property
@@ -60,12 +73,42 @@ class SearchOutcome:
 
     @property
     def num_failed(self) -> int:
-        return sum(trial.value is None for trial in self.trials)
+        return sum(trial.value is None for trial in self.trials) - self.num_dropped
+
+    @property
+    def num_dropped(self) -> int:
+        """Candidates that lost their race."""
+        return sum(trial.estimate is not None for trial in self.trials)
 
     @property
     def seconds(self) -> float:
         """Spent in evaluations, over all sessions of the run."""
         return sum(trial.seconds for trial in self.trials)
+
+
+def left_for_strategy(
+    budget: float,
+    objective: Objective,
+    space: SearchSpace,
+    stop_set: StopSet | None = None,
+    probes: Probes | None = None,
+) -> float:
+    """A budget less what the loop's own trials cost at most: the check of n-hat 0, the stop set, the probes.
+
+    Raises:
+        SettingError: nothing is left for one trial.
+    """
+    reserve = objective.cost if space.searches_start_tokens else 0.0
+    if stop_set is not None:
+        reserve += stop_set.num_checks * stop_set.cost
+    if probes is not None:
+        reserve += probes.num_candidates * objective.cost
+    if budget + ROUNDING < objective.cost + reserve:
+        raise SettingError(
+            f"The budget is {budget:g} evaluations, but one trial{' and the checks' if reserve else ''} need "
+            f"{objective.cost + reserve:g}: give more."
+        )
+    return budget - reserve
 
 
 def run_search(
@@ -75,28 +118,34 @@ def run_search(
     *,
     budget: float,
     max_minutes: float | None = None,
+    race: Race | None = None,
+    stop_set: StopSet | None = None,
+    probes: Probes | None = None,
     on_trial: Callable[[Progress], None] | None = None,
 ) -> SearchOutcome:
     """Search until the budget is spent.
 
-    Trials that the journal holds already are told to the strategy again and not computed again. Where
-    n-hat is searched, the budget keeps one evaluation for a check: the best lambdas with n-hat 0, unless
-    the strategy tried them itself. So every search can say what n-hat is worth.
+    Trials that the journal holds already are told to the strategy again and not computed again. Beside the
+    strategy's trials, the loop makes its own: the best lambdas with n-hat 0, unless the strategy tried them,
+    so that every search can say what n-hat is worth; the best so far on the stop set; and the probes.
 
     Args:
-        strategy: at its beginning.
+        strategy: at its beginning; its task says what it may spend (`left_for_strategy`).
         journal: begun; None to keep no record.
-        budget: in forward passes over the whole document set.
+        budget: of all trials, in forward passes over the whole document set; what progress is measured by.
         max_minutes: another limit, on the time in evaluations, over all sessions of a run. Where it ends a
             search depends on the machine.
+        race: drops candidates that can no longer win.
+        stop_set: ends a search that only fits its documents, and chooses.
+        probes: what to try of the free space.
         on_trial: called after each new trial.
 
     Raises:
-        SettingError: the budget does not allow one trial and the check.
         EvaluationError: every trial failed.
         RunFolderError: the journal can't be written, or its trials are not those of this strategy.
     """
-    return _Search(strategy, objective, journal, budget, max_minutes, on_trial).run()
+    search = _Search(strategy, objective, journal, budget, max_minutes, race, stop_set, probes, on_trial)
+    return search.run()
 
 
 class _Search:
@@ -107,76 +156,122 @@ class _Search:
         journal: Journal | None,
         budget: float,
         max_minutes: float | None,
+        race: Race | None,
+        stop_set: StopSet | None,
+        probes: Probes | None,
         on_trial: Callable[[Progress], None] | None,
     ) -> None:
         self.strategy = strategy
         self.objective = objective
+        self.measurer = Measurer(objective, race)
         self.journal = journal
         self.budget = budget
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
+        self.stop_set = stop_set
+        self.probes = probes
         self.on_trial = on_trial
         self.recorded = list(journal.trials) if journal else []
         self.trials: list[Trial] = []
         self.best: Trial | None = None
         self.cost = 0.0
         self.seconds = 0.0
-        self.reserve = objective.cost if strategy.space.searches_start_tokens else 0.0
-        if budget < objective.cost + self.reserve:
-            raise SettingError(
-                f"The budget is {budget:g} evaluations, but one trial"
-                f"{' and the check without start tokens' if self.reserve else ''} need "
-                f"{objective.cost + self.reserve:g}: give more."
-            )
+        self.spent_by_strategy = 0.0
 
     def run(self) -> SearchOutcome:
-        while (stopped_by := self._must_stop()) is None and (candidate := self.strategy.ask()) is not None:
-            self.strategy.tell(self._try(candidate, is_check=False))
-        self._check_without_start_tokens()
-        return self._outcome(stopped_by or "nothing new")
+        stopped_by = self._search()
+        if self.best is None:
+            reason = self.trials[0].failure if self.trials else "nothing was tried"
+            raise EvaluationError(
+                f"All {len(self.trials)} candidates failed (the first: {reason}): check that this model can "
+                f"read so many tokens here."
+            )
+        if self.stop_set is not None and self.stop_set.is_new(self.best):
+            self._check_on(self.stop_set, self.best)
+        chosen = self.stop_set.chosen if self.stop_set is not None else None
+        best, on_stop_set = chosen or (self.best, None)
+        self._check_without_start_tokens(best)
+        if chosen is None:
+            best = self.best  # the check may be better
+        ours = [trial for trial in self.trials if trial.kind in OF_THE_SEARCH]
+        plain = [trial for trial in ours if trial.candidate.num_start_tokens == 0]
+        return SearchOutcome(
+            best=best,
+            best_without_start_tokens=best if best.candidate.num_start_tokens == 0 else _best_of(plain),
+            on_stop_set=on_stop_set,
+            free=self._try_free(best),
+            trials=tuple(self.trials),
+            stopped_by=stopped_by,
+        )
 
-    def _must_stop(self) -> StoppedBy | None:
-        if self.cost + self.objective.cost + self.reserve > self.budget:
-            return "budget"
-        # By the trials' own seconds and not by the clock, so that a replay stops where the run stopped.
-        if self.max_seconds is not None and self.seconds >= self.max_seconds:
-            return "time"
-        return None
+    def _search(self) -> StoppedBy:
+        """Ask and tell until something ends it."""
+        while True:
+            # By the trials' own seconds and not by the clock, so that a replay stops where the run stopped.
+            if self.max_seconds is not None and self.seconds >= self.max_seconds:
+                return "time"
+            # No query costs less than one document; without room for one, none is drawn in vain.
+            if not self._can_pay(min(self.objective.costs)):
+                return "budget"
+            query = self.strategy.ask()
+            if query is None:
+                return "nothing new"
+            if not self._can_pay(self.objective.cost_of(query.documents, gradient=query.gradient)):
+                return "budget"
+            trial = self._try(query, "trial")
+            self.spent_by_strategy += trial.cost
+            self.strategy.tell(trial)
+            if self.stop_set is not None and self.stop_set.is_due(self.best, self.cost):
+                assert self.best is not None
+                self._check_on(self.stop_set, self.best)
+                if self.stop_set.gives_up:
+                    return "stop set"
 
-    def _try(self, candidate: Candidate, *, is_check: bool) -> Trial:
+    def _can_pay(self, cost: float) -> bool:
+        return self.spent_by_strategy + cost <= self.strategy.task.budget + ROUNDING
+
+    def _try(self, query: Query, kind: Kind) -> Trial:
         index = len(self.trials)
         if index < len(self.recorded):
             trial = self.recorded[index]
-            self._require_same(trial, candidate, is_check)
+            self._require_same(trial, query, kind)
         else:
-            trial = self._evaluate(index, candidate, is_check)
+            trial = self._evaluate(index, query, kind)
             if self.journal is not None:
                 self.journal.append(trial, self.strategy.generator_state())
         self.trials.append(trial)
         self.cost += trial.cost
         self.seconds += trial.seconds
-        self.best = _best_of([trial] if self.best is None else [self.best, trial])
+        if kind in OF_THE_SEARCH:
+            self.measurer.take_note(trial)
+            self.best = _best_of([trial] if self.best is None else [self.best, trial])
         if index >= len(self.recorded) and self.on_trial is not None:
             self.on_trial(self._progress(trial))
         return trial
 
-    def _evaluate(self, index: int, candidate: Candidate, is_check: bool) -> Trial:
+    def _evaluate(self, index: int, query: Query, kind: Kind) -> Trial:
         start = time.perf_counter()
-        value = attempt(self.objective, candidate)
+        stop_set = self.stop_set if kind == "stop" else None
+        measurer = self.measurer if stop_set is None else Measurer(stop_set.objective, None)
+        measured = measurer.measure(query, kind)
         return Trial(
             index=index,
-            candidate=candidate,
-            value=None if isinstance(value, TrialFailure) else value,
-            failure=value.reason if isinstance(value, TrialFailure) else None,
+            candidate=query.candidate,
+            kind=kind,
+            value=measured.value,
+            failure=measured.failure,
             seconds=round(time.perf_counter() - start, 6),
-            cost=self.objective.cost,
-            is_check=is_check,
+            cost=measured.cost if stop_set is None else stop_set.cost,
+            documents=measured.documents,
+            parts=measured.parts,
+            estimate=measured.estimate,
+            gradient=measured.gradient,
         )
 
-    def _require_same(self, trial: Trial, candidate: Candidate, is_check: bool) -> None:
+    def _require_same(self, trial: Trial, query: Query, kind: Kind) -> None:
         """The journal's trial must be the one that this strategy asks for, drawn from the same generator."""
         assert self.journal is not None
         same_state = self.journal.generator_states[trial.index] == self.strategy.generator_state()
-        if (trial.candidate, trial.is_check) == (candidate, is_check) and same_state:
+        if (trial.candidate, trial.kind) == (query.candidate, kind) and same_state:
             return
         first, last = self.journal.environments[0], self.journal.environments[-1]
         differences = differing(last, first)
@@ -190,17 +285,26 @@ class _Search:
             f"there, so it can't go on; {reason}. Restore that, or begin anew in another folder."
         )
 
-    def _check_without_start_tokens(self) -> None:
-        if self.best is None:
-            return
-        twin = self.best.candidate.without_start_tokens()
+    def _check_on(self, stop_set: StopSet, best: Trial) -> None:
+        checked = self._try(Query(candidate=best.candidate), "stop")
+        stop_set.take_note(best, checked, self.cost)
+
+    def _check_without_start_tokens(self, best: Trial) -> None:
+        twin = best.candidate.without_start_tokens()
         if all(trial.candidate != twin for trial in self.trials):
-            self._try(twin, is_check=True)
+            self._try(Query(candidate=twin), "check")
+
+    def _try_free(self, best: Trial) -> Trial | None:
+        if self.probes is None:
+            return None
+        return _best_of(
+            [self._try(Query(candidate=one), "free") for one in self.probes.candidates(best.candidate)]
+        )
 
     def _progress(self, trial: Trial) -> Progress:
         timed = self.trials[-NUM_TIMED:]
-        seconds_each = sum(t.seconds for t in timed) / len(timed)
-        seconds_left = max(0.0, self.budget - self.cost) / self.objective.cost * seconds_each
+        seconds_each = sum(t.seconds for t in timed) / max(sum(t.cost for t in timed), ROUNDING)
+        seconds_left = max(0.0, self.budget - self.cost) * seconds_each
         if self.max_seconds is not None:
             seconds_left = min(seconds_left, max(0.0, self.max_seconds - self.seconds))
         return Progress(
@@ -212,21 +316,7 @@ class _Search:
             seconds_left=seconds_left,
         )
 
-    def _outcome(self, stopped_by: StoppedBy) -> SearchOutcome:
-        if self.best is None:
-            reason = self.trials[0].failure if self.trials else "nothing was tried"
-            raise EvaluationError(
-                f"All {len(self.trials)} candidates failed (the first: {reason}): check that this model can "
-                f"read so many tokens here."
-            )
-        plain = [trial for trial in self.trials if trial.candidate.num_start_tokens == 0]
-        return SearchOutcome(
-            trials=tuple(self.trials),
-            best=self.best,
-            best_without_start_tokens=_best_of(plain),
-            stopped_by=stopped_by,
-        )
-
 
 def _best_of(trials: list[Trial]) -> Trial | None:
-    return min((trial for trial in trials if trial.value is not None), key=lambda t: t.rank, default=None)
+    """The lowest value of all search documents; no other can be compared."""
+    return min((trial for trial in trials if trial.is_complete), key=lambda t: t.rank, default=None)

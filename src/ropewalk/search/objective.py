@@ -1,28 +1,168 @@
-"""A candidate to a number, whatever is measured. A failure is a value too."""
+"""A candidate to a number, whatever is measured. A failure is a value too.
+
+An objective is a few terms, each a weight and, for every search document, windows to be scored:
+
+    ln value = sum over terms of  weight * (nats of the documents that were read) / (their scored tokens)
+
+so that a value of one term of weight 1 is a perplexity, documents can be read one at a time and added up
+later, and two candidates are compared on the same tokens. Which terms there are is said in `search.terms`.
+"""
 
 import gc
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from ropewalk.search.space import Candidate
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import SettingError
+from ropewalk.evaluate.gradient import gradient_cost, nll_gradient, will_checkpoint
+from ropewalk.evaluate.nll import NllSum, score_windows
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import LoadedModel
+from ropewalk.search.space import Candidate, SearchSpace
+from ropewalk.search.trial import Parts
+from ropewalk.text.windows import TokenWindow
 
 # How torch's backends say it; some of them raise a plain RuntimeError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_failed")
 LONGEST_REASON = 200
 
+Gradient = NDArray[np.float64]
 
-class Objective(Protocol):
-    """What a search minimises.
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One thing that an objective measures.
 
     Attributes:
-        cost: what one call costs, in forward passes over the whole document set.
+        weight: of its mean nats in the sum.
+        windows: for each search document, what is read and scored of it.
     """
 
-    cost: float
+    name: str
+    weight: float
+    windows: tuple[tuple[TokenWindow, ...], ...]
 
-    def __call__(self, candidate: Candidate) -> float:
-        """The value of a candidate; NaN or infinity where it has none."""
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight > 0):
+            raise SettingError(f"The weight of {self.name} is {self.weight}, but must be above 0.")
+        assert self.windows, "a term has windows for every document"
+        assert all(self.windows), "a term scores something of every document"
+
+    def num_scored(self, documents: Sequence[int]) -> int:
+        """Scored tokens of some documents."""
+        return sum(window.num_scored for index in documents for window in self.windows[index])
+
+    def num_read(self, document: int) -> int:
+        """Tokens that are read to score one document."""
+        return sum(len(window.ids) for window in self.windows[document])
+
+
+class Objective:
+    """What a search minimises: terms on documents, measured with the model that is searched.
+
+    The model is left as it was after every call.
+
+    Attributes:
+        costs: of each document's value, in forward passes over the whole document set.
+        gradient_cost: what a gradient costs, in values of the same documents.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        terms: Sequence[Term],
+        space: SearchSpace,
+        own: RescaleFactors | None = None,
+    ) -> None:
+        """`own`: a scaling that the candidates are multiplied onto, for searches `as-is`."""
+        assert len({len(term.windows) for term in terms}) == 1, "every term speaks of the same documents"
+        self.terms = tuple(terms)
+        self.space = space
+        self._loaded = loaded
+        self._own = own
+        num_documents = len(terms[0].windows)
+        one_pass = num_documents * space.target_length
+        self.costs = tuple(sum(term.num_read(d) for term in terms) / one_pass for d in range(num_documents))
+        self.gradient_cost = gradient_cost(will_checkpoint(loaded.model, space.target_length))
+
+    @property
+    def name(self) -> str:
+        shape = f"{self.num_documents} documents of {self.space.target_length} tokens"
+        weights = [f"{term.weight:g} x {term.name}" if term.weight != 1 else term.name for term in self.terms]
+        return f"{' + '.join(weights)} of {shape}, each read in one pass"
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.costs)
+
+    @property
+    def cost(self) -> float:
+        """Of a value of all documents."""
+        return sum(self.costs)
+
+    def cost_of(self, documents: Sequence[int] | None, *, gradient: bool) -> float:
+        """Of some documents, None for all."""
+        read = self.cost if documents is None else sum(self.costs[index] for index in documents)
+        return read * (self.gradient_cost if gradient else 1.0)
+
+    def factors(self, candidate: Candidate) -> RescaleFactors:
+        """What is installed for a candidate."""
+        factors = self.space.to_factors(candidate)
+        return factors if self._own is None else factors.compose(self._own)
+
+    def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
+        """Nats of one document, one a term."""
+        with self._loaded.installed(self.factors(candidate)):
+            return tuple(
+                score_windows(self._loaded.model, term.windows[document]).nll_sum_nats for term in self.terms
+            )
+
+    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], Gradient]:
+        """Nats of one document, one a term, and their gradients: shape (num_terms, num_knots + 1)."""
+        factors = self.factors(candidate)
+        nats, rows = [], []
+        for term in self.terms:
+            total, row = NllSum(nll_sum_nats=0.0, num_tokens=0), np.zeros(self.space.num_knots + 1)
+            for window in term.windows[document]:
+                found = nll_gradient(self._loaded.model, window, factors, **self._loaded.how_installed)
+                total += found.nll
+                row += self.space.pull_back(found.by_log_factor, found.by_log_attention)
+            nats.append(total.nll_sum_nats)
+            rows.append(row)
+        return tuple(nats), np.stack(rows)
+
+    def value(self, parts: Parts, documents: Sequence[int] | None = None) -> float:
+        """The value of some documents (None for all), from the nats of each."""
+        read = range(self.num_documents) if documents is None else documents
+        log_value = sum(
+            term.weight * math.fsum(parts[term.name]) / term.num_scored(read) for term in self.terms
+        )
+        try:
+            return math.exp(log_value)
+        except OverflowError:
+            return math.inf
+
+    def shares(self, parts: Parts) -> list[float]:
+        """What each document that was read adds to ln value of all of them, times their number.
+
+        So the mean over all documents is ln value, and a race can weigh every document alike.
+        """
+        every = range(self.num_documents)
+        scales = [term.weight * self.num_documents / term.num_scored(every) for term in self.terms]
+        nats = [parts[term.name] for term in self.terms]
+        return [
+            sum(scale * found for scale, found in zip(scales, row, strict=True))
+            for row in zip(*nats, strict=True)
+        ]
+
+    def gradient(self, of_documents: Sequence[Gradient], documents: Sequence[int]) -> Gradient:
+        """Of ln value, from each document's `differentiate`; shape (num_knots + 1,)."""
+        weights = np.array([term.weight / term.num_scored(documents) for term in self.terms])
+        total: Gradient = weights @ np.sum(of_documents, axis=0)
+        return total
 
 
 @dataclass(frozen=True)
@@ -32,28 +172,11 @@ class TrialFailure:
     reason: str
 
 
-def attempt(objective: Objective, candidate: Candidate) -> float | TrialFailure:
-    """The objective's value, or why there is none: not a finite number, or out of memory.
-
-    Any other error is a defect, or the user's Ctrl-C, and passes through.
-    """
-    try:
-        value = objective(candidate)
-    except (RuntimeError, MemoryError) as error:
-        reason = _out_of_memory(error)
-        if reason is None:
-            raise
-        failure = TrialFailure(reason)
-    else:
-        return value if math.isfinite(value) else TrialFailure(f"the value is {value}")
-    gc.collect()  # what the failed evaluation held must be free for the next one
-    return failure
-
-
-def _out_of_memory(error: Exception) -> str | None:
+def out_of_memory(error: Exception) -> TrialFailure | None:
     """The reason in one line if memory ran out, None if this is another error."""
     text = " ".join(str(error).split())
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not known and not any(sign in text.lower() for sign in OUT_OF_MEMORY):
         return None
-    return f"out of memory: {text}"[:LONGEST_REASON] if text else "out of memory"
+    gc.collect()  # what the failed evaluation held must be free for the next one
+    return TrialFailure(f"out of memory: {text}"[:LONGEST_REASON] if text else "out of memory")

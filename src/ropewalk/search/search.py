@@ -1,7 +1,7 @@
 """Model and text in, factors out: the search room's front door."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -11,13 +11,20 @@ import torch
 
 from ropewalk import __version__
 from ropewalk.errors import SettingError
-from ropewalk.factors import Base, Provenance, RescaleFactors
+from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import LoadedModel
+from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal
-from ropewalk.search.loop import Progress, SearchOutcome, run_search
-from ropewalk.search.perplexity import PerplexityObjective
+from ropewalk.search.limits import Probes
+from ropewalk.search.loop import Progress, SearchOutcome, left_for_strategy, run_search
+from ropewalk.search.objective import Objective
+from ropewalk.search.racing import Race, RacingSettings
+from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
-from ropewalk.search.strategies import PAPER_BUDGET, make_strategy
+from ropewalk.search.spaces import make_space
+from ropewalk.search.strategies import Task, make_strategy
+from ropewalk.search.terms import TermTask, make_terms
 from ropewalk.search.trial import Trial
 from ropewalk.text.tokens import DocumentSet
 
@@ -46,9 +53,14 @@ class SearchResult:
 
     @property
     def value(self) -> float:
-        """The perplexity of `factors` on the search documents."""
+        """The value of `factors` on the search documents: a perplexity, unless the objective is another."""
         assert self.outcome.best.value is not None
         return self.outcome.best.value
+
+    @property
+    def stop_value(self) -> float | None:
+        """The value of `factors` on the stop set; None without one."""
+        return None if self.outcome.on_stop_set is None else self.outcome.on_stop_set.value
 
     @property
     def nats_without_start_tokens(self) -> float | None:
@@ -56,23 +68,37 @@ class SearchResult:
         plain = self.outcome.best_without_start_tokens
         return None if plain is None or plain.value is None else math.log(plain.value / self.value)
 
+    @property
+    def nats_of_limits(self) -> float | None:
+        """What the serving engine's limits cost at least, in nats a token; None where nothing is limited.
+
+        0 where none of the probes of the free space was better.
+        """
+        free = self.outcome.free
+        return None if free is None or free.value is None else max(0.0, math.log(self.value / free.value))
+
     def as_dict(self) -> dict[str, Any]:
         """The result in short, as JSON values."""
         plain = self.outcome.best_without_start_tokens
         return {
             "objective": self.factors.provenance.objective,
             "value": self.value,
+            "stop_value": self.stop_value,
             "best_trial": self.outcome.best.index,
             "num_start_tokens": self.factors.num_start_tokens,
             "attention_factor": self.factors.attention_factor,
             "value_without_start_tokens": None if plain is None else plain.value,
             "nats_without_start_tokens": self.nats_without_start_tokens,
+            "serve_with": self.identity["serve_with"],
+            "nats_of_limits": self.nats_of_limits,
             "num_trials": len(self.outcome.trials),
             "num_failed": self.outcome.num_failed,
+            "num_dropped": self.outcome.num_dropped,
             "cost": self.outcome.cost,
             "seconds": self.outcome.seconds,
             "stopped_by": self.outcome.stopped_by,
             "reproducible": self.reproducible,
+            "pareto_front": pareto_front(self.outcome.trials),
         }
 
 
@@ -81,31 +107,22 @@ def search_factors(
     documents: DocumentSet,
     *,
     target_length: int,
-    strategy: str = "evolution",
-    budget: int | str = "paper",
-    seed: int = 0,
-    attention_factor: str | float = "1",
-    start_tokens: str = "search",
-    base: Base = "native",
-    max_minutes: float | None = None,
-    strategy_settings: Mapping[str, Any] | None = None,
+    stop_documents: DocumentSet | None = None,
     journal: Journal | None = None,
     on_trial: Callable[[Progress], None] | None = None,
+    **settings: Any,
 ) -> SearchResult:
     """Search rescale factors that let a model read `target_length` tokens.
 
     The model is left as it was. With a journal that was begun before, the run goes on where it stood.
 
     Args:
-        documents: of at least `target_length` tokens each.
+        documents: of at least `target_length` tokens each; the search follows these.
         target_length: L', tokens.
-        budget: evaluations of all documents, in forward passes; `paper` is the paper's 1344.
-        attention_factor: a number, `longrope`, or `search`; see `attention_choices`.
-        start_tokens: `search`, or `none` to keep n-hat 0.
-        base: `native` replaces the scaling that the model carries, `as-is` multiplies onto it.
-        max_minutes: another limit, which makes the result depend on the machine's speed.
-        strategy_settings: of the strategy's own, where they differ from its defaults.
+        stop_documents: others, that end the search when it only fits the first, and choose; None for none.
         journal: not begun yet; it is closed at the end.
+        settings: fields of `SearchSettings`, e.g. `strategy="evolution", budget=100, seed=1`; the rest
+            follows from them, see `SearchSettings.choose`.
 
     Raises:
         SettingError: a setting out of its range, or the target not longer than the window.
@@ -113,38 +130,53 @@ def search_factors(
         EvaluationError: every candidate failed.
         RunFolderError: the journal is in use, of another run, damaged, or can't be written.
     """
-    own = loaded.description.own_under(base)
+    chosen = SearchSettings.choose(**settings)
+    own = loaded.description.own_under(chosen.base)
     geometry = loaded.geometry if own is None else replace(own.geometry, original_length=own.target_length)
-    space = SearchSpace(
-        geometry=geometry,
-        target_length=target_length,
-        start_tokens=start_token_choices(start_tokens),
-        attention_factors=attention_choices(attention_factor, geometry, target_length),
+    space = search_space(geometry, target_length, chosen)
+
+    def objective_on(texts: DocumentSet) -> Objective:
+        task = TermTask(
+            documents=texts,
+            tokenizer=loaded.tokenizer,
+            original_length=geometry.original_length,
+            target_length=target_length,
+            seed=chosen.seed,
+        )
+        return Objective(loaded, make_terms(chosen.objective, task, chosen.short_weight), space, own)
+
+    objective = objective_on(documents)
+    stop_set = None
+    if stop_documents is not None:
+        _require_disjoint(documents, stop_documents)
+        stop_set = StopSet(objective_on(stop_documents), objective, chosen.num_evaluations)
+    race = Race([1] * objective.num_documents, RacingSettings(error=chosen.racing)) if chosen.racing else None
+    probes = Probes.outside(chosen.serve_with)
+    task = Task(
+        space=space,
+        seed=chosen.seed,
+        budget=left_for_strategy(chosen.num_evaluations, objective, space, stop_set, probes),
+        num_documents=objective.num_documents,
+        gradient_cost=objective.gradient_cost,
     )
-    asked = make_strategy(strategy, space, seed, strategy_settings)
-    objective = PerplexityObjective(loaded, documents, space, own)
+    strategy = make_strategy(chosen.strategy, task, chosen.strategy_settings)
     identity = {
-        **_identify(loaded, documents),
+        **_identify(loaded, documents, stop_documents),
         "objective": objective.name,
-        "base": base,
-        "space": space.as_dict(),
-        "attention_factor": str(attention_factor),
-        "start_tokens": start_tokens,
-        "strategy": strategy,
-        "strategy_settings": asdict(asked.settings),
-        "seed": seed,
-        "budget": number_of_evaluations(budget),
-        "max_minutes": _positive_minutes(max_minutes),
+        "space": {"name": chosen.space, **space.as_dict()},
+        **chosen.as_dict(),
+        "strategy_settings": asdict(strategy.settings),
     }
     environment = _environment(loaded)
     with nullcontext() if journal is None else journal:
         if journal is not None:
             journal.begin(identity, environment)
         outcome = run_search(
-            asked, objective, journal, budget=identity["budget"], max_minutes=max_minutes, on_trial=on_trial
-        )
+            strategy, objective, journal, budget=chosen.num_evaluations, max_minutes=chosen.max_minutes,
+            race=race, stop_set=stop_set, probes=probes, on_trial=on_trial,
+        )  # fmt: skip
     same_throughout = journal is None or len(journal.environments) == 1
-    reproducible = max_minutes is None and same_throughout
+    reproducible = chosen.max_minutes is None and same_throughout
 
     def documented(trial: Trial) -> RescaleFactors:
         provenance = _provenance(identity, environment, outcome, trial, reproducible)
@@ -161,27 +193,63 @@ def search_factors(
     )
 
 
-def number_of_evaluations(budget: int | str) -> int:
-    """`paper`, or a whole number above 0.
+def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSettings) -> SearchSpace:
+    """Where a search with these settings looks.
 
     Raises:
-        SettingError: neither of the two.
+        SettingError: a setting out of its range, or the target not longer than the window.
     """
-    if budget == "paper":
-        return PAPER_BUDGET
-    text = str(budget)
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise SettingError(f"The budget is {budget!r}, but must be a whole number above 0, or `paper`.")
-    return int(text)
+    full = SearchSpace(
+        geometry=geometry,
+        target_length=target_length,
+        start_tokens=start_token_choices(settings.start_tokens),
+        attention_factors=attention_choices(settings.attention_factor, geometry, target_length),
+    )
+    return make_space(
+        settings.space,
+        full,
+        num_knots=settings.num_knots,
+        critical_pair=settings.critical_pair,
+        monotone=settings.monotone,
+    )
 
 
-def _positive_minutes(max_minutes: float | None) -> float | None:
-    if max_minutes is not None and not (max_minutes > 0 and math.isfinite(max_minutes)):
-        raise SettingError(f"The limit in minutes is {max_minutes}, but must be a finite number above 0.")
-    return max_minutes
+def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Of an objective of several terms, the complete trials that no other beats in every term.
+
+    Each as its index and its nats by term, best in the first term first; empty for one term.
+    """
+    points = {
+        t.index: {name: math.fsum(nats) for name, nats in t.parts.items()} for t in trials if t.is_complete
+    }
+    if not points or len(next(iter(points.values()))) < 2:
+        return []
+
+    def is_beaten(index: int) -> bool:
+        return any(
+            other != index
+            and all(points[other][name] <= nats for name, nats in points[index].items())
+            and (points[other] != points[index] or other < index)
+            for other in points
+        )
+
+    front = [index for index in points if not is_beaten(index)]
+    return [
+        {"trial": i, "nats": points[i]} for i in sorted(front, key=lambda i: next(iter(points[i].values())))
+    ]
 
 
-def _identify(loaded: LoadedModel, documents: DocumentSet) -> dict[str, Any]:
+def _require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
+    ours = {document.ids.numpy().tobytes() for document in documents.documents}
+    if any(document.ids.numpy().tobytes() in ours for document in others.documents):
+        raise SettingError(
+            "A stop document is also a search document: give others, or leave the stop set out."
+        )
+
+
+def _identify(
+    loaded: LoadedModel, documents: DocumentSet, stop_documents: DocumentSet | None
+) -> dict[str, Any]:
     """The model and the text of a run; a resumed run must have the same."""
     return {
         "model": {
@@ -192,11 +260,16 @@ def _identify(loaded: LoadedModel, documents: DocumentSet) -> dict[str, Any]:
             "full_attention": loaded.full_attention,
             "where": dict(loaded.where),
         },
-        "text": {
-            "source": documents.source,
-            "num_documents": len(documents.documents),
-            "data_sha256": documents.data_sha256,
-        },
+        "text": _identify_text(documents),
+        "stop_text": None if stop_documents is None else _identify_text(stop_documents),
+    }
+
+
+def _identify_text(documents: DocumentSet) -> dict[str, Any]:
+    return {
+        "source": documents.source,
+        "num_documents": len(documents.documents),
+        "data_sha256": documents.data_sha256,
     }
 
 
@@ -243,6 +316,7 @@ def _provenance(
             "trial": trial.index,
             "num_trials": len(outcome.trials),
             "num_failed": outcome.num_failed,
+            "num_dropped": outcome.num_dropped,
             "cost": outcome.cost,
             "stopped_by": outcome.stopped_by,
             "reproducible": reproducible,

@@ -1,14 +1,24 @@
-"""Where a search looks: bounds, step and monotone rule; candidate <-> RescaleFactors.
+"""Where a search looks: bounds, step, monotone rule and knots; candidate <-> RescaleFactors.
 
-Table 4 of LongRoPE (arXiv 2402.13753): lambda_i from 1.0 to 1.25 s in steps of 0.01, lambda_i never above
-lambda_{i+1}, n-hat from a list. The attention factor is one value, or a grid as a further coordinate.
-n-hat counts tokens as in the paper, whatever the window; one beyond the target only means "not rescaled
-at all", so none is left out of the list.
+    full        a lambda for every pair. Table 4 of LongRoPE (arXiv 2402.13753): from 1.0 to 1.25 s in steps
+                of 0.01, never falling from pair to pair
+    spline      a lambda for each of some knots, ln lambda linear in the pair index between them: every vector
+                that LongRoPE's authors released is such a smooth curve, within 1-14% on 8-12 knots
+    longrope2   LongRoPE2 (arXiv 2502.20082): lambda in [s, 2 s] from the real critical pair on, NTK below it
+
+In all of them ln lambda = basis x (ln lambda at the knots), so the three are one class. n-hat comes from a
+list, the attention factor from a grid of one or more values. n-hat counts tokens as in the paper, whatever
+the window; one beyond the target only means "not rescaled at all", so none is left out of the list.
+
+Strategies that step move on whole levels (lambda of a knot = floor + level * step); strategies that follow
+gradients move on coordinates: ln lambda of each knot, then ln of the attention factor.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +29,16 @@ from ropewalk.geometry import RopeGeometry
 from ropewalk.rope.attention_scale import longrope_attention_factor
 
 STEP = 0.01
+FINE_STEP = 0.0001  # where a curve is fitted, a knot may lie between the paper's steps
 CEILING = 1.25
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
 # Clean decimals in files: 1 + 7 * 0.01 is 1.07 and not 1.0699999999999998.
 DECIMALS = 9
 
 Levels = NDArray[np.int64]
+Coordinates = NDArray[np.float64]
+SpaceName = Literal["full", "spline", "longrope2"]
+SPACE_NAMES: tuple[SpaceName, ...] = ("full", "spline", "longrope2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +77,19 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """What a candidate may be. Strategies move on whole numbers: lambda = 1 + level * step.
+    """What a candidate may be.
 
     Attributes:
         geometry: its `original_length` is L, the window that `target_length` is measured against.
         target_length: L', tokens.
-        step: distance of two neighbouring lambdas.
-        ceiling: the largest lambda, in units of s = L' / L.
+        step: distance of two neighbouring lambdas of a knot.
+        floor: the smallest lambda of a knot, at least 1.
+        ceiling: the largest lambda of a knot, in units of s = L' / L.
         start_tokens: the choices for n-hat; 0 is among them.
-        attention_factors: the choices for the attention factor; one, if it is not searched.
+        attention_factors: the choices for the attention factor, ascending; one, if it is not searched.
+        knots: the pairs whose lambdas are free, ascending; None for every pair. Pairs after the last knot
+            have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
+        monotone: whether lambda may never fall from pair to pair.
 
     Raises:
         SettingError: the target is not above the window, or the choices break these rules.
@@ -80,9 +98,12 @@ class SearchSpace:
     geometry: RopeGeometry
     target_length: int
     step: float = STEP
+    floor: float = 1.0
     ceiling: float = CEILING
     start_tokens: tuple[int, ...] = START_TOKENS
     attention_factors: tuple[float, ...] = (1.0,)
+    knots: tuple[int, ...] | None = None
+    monotone: bool = True
 
     def __post_init__(self) -> None:
         window = self.geometry.original_length
@@ -101,10 +122,20 @@ class SearchSpace:
             raise SettingError(
                 f"The step is {self.step} and the ceiling {self.ceiling} s, but must be above 0 and 1 s."
             )
+        if not 1 <= self.floor <= self.ceiling * self.extension_ratio:
+            raise SettingError(
+                f"The smallest lambda is {self.floor}, but must be from 1 to the largest, "
+                f"{self.ceiling * self.extension_ratio:g}."
+            )
+        _check_knots(self.knots, self.num_pairs)
 
     @property
     def num_pairs(self) -> int:
         return self.geometry.num_pairs
+
+    @property
+    def num_knots(self) -> int:
+        return self.num_pairs if self.knots is None else len(self.knots)
 
     @property
     def extension_ratio(self) -> float:
@@ -114,45 +145,115 @@ class SearchSpace:
     @property
     def highest_level(self) -> int:
         """The level of the largest lambda on the grid."""
-        return math.floor((self.ceiling * self.extension_ratio - 1) / self.step + 1e-9)
+        return math.floor((self.ceiling * self.extension_ratio - self.floor) / self.step + 1e-9)
 
     @property
     def searches_start_tokens(self) -> bool:
         return len(self.start_tokens) > 1
 
+    @property
+    def searches_attention(self) -> bool:
+        return len(self.attention_factors) > 1
+
+    @cached_property
+    def basis(self) -> NDArray[np.float64]:
+        """ln lambda of all pairs = basis @ ln lambda of the knots; shape (num_pairs, num_knots)."""
+        if self.knots is None:
+            return np.eye(self.num_pairs)
+        pairs, knots = np.arange(self.num_pairs), np.array(self.knots)
+        columns = [np.interp(pairs, knots, row) for row in np.eye(len(knots))]
+        basis = np.stack(columns, axis=1)
+        below = pairs < knots[0]
+        basis[below, 0] = pairs[below] / knots[0]
+        return basis
+
+    # ---------------------------------------------------------------- levels: whole numbers, one a knot
+
     def candidate(self, levels: Levels, num_start_tokens: int, attention_factor: float) -> Candidate:
-        """The candidate at these levels, one a pair."""
+        """The candidate at these levels, one a knot."""
+        at_knots = np.round(self.floor + levels * self.step, DECIMALS)
+        if self.knots is None:
+            rescale_factors = at_knots
+        else:
+            rescale_factors = np.array(
+                [math.exp(v) for v in self.basis @ np.array([*map(math.log, at_knots)])]
+            )
+            rescale_factors[list(self.knots)] = at_knots
         return Candidate(
-            rescale_factors=tuple(round(1 + int(level) * self.step, DECIMALS) for level in levels),
+            rescale_factors=tuple(round(float(value), DECIMALS) for value in rescale_factors),
             num_start_tokens=int(num_start_tokens),
             attention_factor=float(attention_factor),
         )
 
     def levels(self, candidate: Candidate) -> Levels:
-        """The nearest levels of a candidate's lambdas, shape (num_pairs,)."""
-        return self._nearest(np.array(candidate.rescale_factors))
+        """The nearest levels of a candidate's lambdas at the knots, shape (num_knots,)."""
+        return self._nearest(self._at_knots(candidate))
+
+    def legal(self, levels: Levels) -> Levels:
+        """The nearest levels within bounds, and in order where they must be."""
+        levels = np.clip(levels, 0, self.highest_level)
+        return np.maximum.accumulate(levels) if self.monotone else levels
 
     def snap(self, factors: RescaleFactors) -> Candidate:
-        """The nearest candidate of a closed-form scheme: on the grid, within bounds, monotone.
+        """The nearest candidate of a closed-form scheme: on the grid, within bounds, in order.
 
         n-hat is 0, and the attention factor the nearest choice to the scheme's own.
         """
-        levels = np.maximum.accumulate(np.clip(self._nearest(factors.array()[0]), 0, self.highest_level))
-        nearest = min(self.attention_factors, key=lambda choice: abs(choice - factors.attention_factor))
-        return self.candidate(levels, 0, nearest)
+        rescale_factors = factors.array()[0]
+        if self.knots is not None:
+            fitted, *_ = np.linalg.lstsq(self.basis, np.log(rescale_factors), rcond=None)
+            rescale_factors = np.exp(np.maximum(fitted, 0.0))
+        return self.candidate(
+            self.legal(self._nearest(rescale_factors)), 0, self.nearest_attention(factors.attention_factor)
+        )
+
+    def nearest_attention(self, attention_factor: float) -> float:
+        """The nearest choice."""
+        return min(self.attention_factors, key=lambda choice: abs(choice - attention_factor))
 
     def contains(self, candidate: Candidate) -> bool:
-        """Whether a candidate is on the grid, within bounds, monotone, and of the listed choices."""
+        """Whether a candidate is on the grid, within bounds, in order, and of the listed choices."""
         if len(candidate.rescale_factors) != self.num_pairs:
             return False
         levels = self.levels(candidate)
         exact = self.candidate(levels, candidate.num_start_tokens, candidate.attention_factor)
         return (
             exact == candidate
-            and bool(levels[0] >= 0 and levels[-1] <= self.highest_level and (np.diff(levels) >= 0).all())
+            and bool((levels == self.legal(levels)).all())
             and candidate.num_start_tokens in self.start_tokens
             and candidate.attention_factor in self.attention_factors
         )
+
+    # ---------------------------------------------------------------- coordinates: ln lambda, ln attention
+
+    def coordinates(self, candidate: Candidate) -> Coordinates:
+        """ln lambda at each knot, then ln of the attention factor; shape (num_knots + 1,)."""
+        return np.log(np.append(self._at_knots(candidate), candidate.attention_factor))
+
+    def nearest(self, coordinates: Coordinates, num_start_tokens: int = 0) -> Candidate:
+        """The nearest candidate: bounds and order are kept, then the grid."""
+        kept = np.exp(self.clip(coordinates))
+        levels = self.legal(self._nearest(kept[:-1]))
+        return self.candidate(levels, num_start_tokens, self.nearest_attention(float(kept[-1])))
+
+    def clip(self, coordinates: Coordinates) -> Coordinates:
+        """The nearest coordinates within bounds and in order, not on the grid."""
+        largest = self.floor + self.highest_level * self.step
+        knots = coordinates[:-1].clip(math.log(self.floor), math.log(largest))
+        if self.monotone:
+            knots = nearest_ascending(knots)
+        lowest, highest = math.log(self.attention_factors[0]), math.log(self.attention_factors[-1])
+        kept: Coordinates = np.append(knots, coordinates[-1].clip(lowest, highest))
+        return kept
+
+    def pull_back(self, by_log_factor: NDArray[np.float64], by_log_attention: float) -> Coordinates:
+        """A gradient by ln lambda of every pair and ln attention, in coordinates; shape (num_knots + 1,).
+
+        Along an attention factor that is not searched there is no slope.
+        """
+        attention = by_log_attention if self.searches_attention else 0.0
+        pulled: Coordinates = np.append(by_log_factor @ self.basis, attention)
+        return pulled
 
     def to_factors(self, candidate: Candidate) -> RescaleFactors:
         return RescaleFactors.single(
@@ -169,13 +270,43 @@ class SearchSpace:
             "geometry": self.geometry.as_dict(),
             "target_length": self.target_length,
             "step": self.step,
+            "floor": self.floor,
             "ceiling": self.ceiling,
             "start_tokens": list(self.start_tokens),
             "attention_factors": list(self.attention_factors),
+            "knots": None if self.knots is None else list(self.knots),
+            "monotone": self.monotone,
         }
 
+    def _at_knots(self, candidate: Candidate) -> NDArray[np.float64]:
+        every = np.array(candidate.rescale_factors)
+        return every if self.knots is None else every[list(self.knots)]
+
     def _nearest(self, rescale_factors: NDArray[np.float64]) -> Levels:
-        return np.rint((rescale_factors - 1) / self.step).astype(np.int64)
+        return np.rint((rescale_factors - self.floor) / self.step).astype(np.int64)
+
+
+def _check_knots(knots: tuple[int, ...] | None, num_pairs: int) -> None:
+    if knots is None:
+        return
+    ascending = all(a < b for a, b in itertools.pairwise(knots))
+    if not knots or not ascending or knots[0] < 0 or knots[-1] >= num_pairs:
+        raise SettingError(
+            f"The knots are {knots}, but must be ascending pairs of the {num_pairs} that there are, from 0."
+        )
+
+
+def nearest_ascending(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ascending vector nearest in least squares (pool adjacent violators)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values.tolist():
+        mean, count = value, 1
+        while blocks and blocks[-1][0] > mean:
+            before, num_before = blocks.pop()
+            mean = (before * num_before + mean * count) / (num_before + count)
+            count += num_before
+        blocks.append((mean, count))
+    return np.array([mean for mean, count in blocks for _ in range(count)])
 
 
 def attention_choices(setting: str | float, geometry: RopeGeometry, target_length: int) -> tuple[float, ...]:

@@ -1,10 +1,30 @@
-"""Trial: what is known of a candidate once it was tried."""
+"""Query and Trial: what a strategy asks for, and what is known once it was tried."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ropewalk.search.space import Candidate
+
+# trial: asked for by the strategy. Of the loop's own: `check`, the best lambdas with n-hat 0; `stop`, the
+# best so far on the stop set; `free`, a probe outside the limits of the engine that will serve.
+Kind = Literal["trial", "check", "stop", "free"]
+# Nats of each document that was read, by the term of the objective that they belong to.
+Parts = dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """A candidate to be tried.
+
+    Attributes:
+        documents: indices of the documents to read; None reads all, and only such a value can be the best.
+        gradient: whether the gradient is wanted with the value.
+    """
+
+    candidate: Candidate
+    documents: tuple[int, ...] | None = None
+    gradient: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +33,14 @@ class Trial:
 
     Attributes:
         index: 0, 1, 2 ... in the order of evaluation.
-        value: what is minimised; None if the trial failed.
+        value: what is minimised; None if the trial failed, or if a race dropped it.
         failure: one line; None if it succeeded.
         seconds: what the evaluation took.
         cost: in forward passes over the whole document set.
-        is_check: tried by the loop (the best lambdas with n-hat 0), not asked for by the strategy.
+        documents: indices of those that were read; None for all of them.
+        parts: nats of each document that was read, in their order, by the objective's terms.
+        estimate: of a dropped candidate, the value that it would have had; None for others.
+        gradient: of ln value, in the space's coordinates; None where it was not asked for.
     """
 
     index: int
@@ -26,7 +49,11 @@ class Trial:
     failure: str | None
     seconds: float
     cost: float
-    is_check: bool = False
+    kind: Kind = "trial"
+    documents: tuple[int, ...] | None = None
+    parts: Parts = field(default_factory=dict)
+    estimate: float | None = None
+    gradient: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         assert (self.value is None) != (self.failure is None), "a trial has a value or a failure"
@@ -37,19 +64,33 @@ class Trial:
         """Smaller is better; a failure comes last, and of equal values the earlier trial wins."""
         return (math.inf if self.value is None else self.value, self.index)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its value is that of all search documents, which alone can be compared with another's."""
+        return self.value is not None and self.documents is None and self.kind != "stop"
+
     def as_dict(self) -> dict[str, Any]:
+        """JSON values; what does not apply is left out."""
+        optional = {
+            "documents": self.documents and list(self.documents),
+            "parts": {name: list(nats) for name, nats in self.parts.items()} or None,
+            "estimate": self.estimate,
+            "gradient": self.gradient and list(self.gradient),
+        }
         return {
             "index": self.index,
-            "kind": "check" if self.is_check else "trial",
+            "kind": self.kind,
             "candidate": self.candidate.as_dict(),
             "value": self.value,
             "failure": self.failure,
             "seconds": self.seconds,
             "cost": self.cost,
+            **{name: value for name, value in optional.items() if value is not None},
         }
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> "Trial":
+        documents, gradient = given.get("documents"), given.get("gradient")
         return cls(
             index=given["index"],
             candidate=Candidate.from_dict(given["candidate"]),
@@ -57,5 +98,9 @@ class Trial:
             failure=given["failure"],
             seconds=given["seconds"],
             cost=given["cost"],
-            is_check=given["kind"] == "check",
+            kind=given["kind"],
+            documents=None if documents is None else tuple(documents),
+            parts={name: tuple(nats) for name, nats in given.get("parts", {}).items()},
+            estimate=given.get("estimate"),
+            gradient=None if gradient is None else tuple(gradient),
         )

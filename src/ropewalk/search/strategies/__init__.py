@@ -1,46 +1,71 @@
-"""The strategies by name."""
+"""The strategies by name, and strategies from outside."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from ropewalk.errors import SettingError
-from ropewalk.search.space import SearchSpace
-from ropewalk.search.strategies.base import Strategy
+from ropewalk.outside import load_outside
+from ropewalk.search.strategies.base import Strategy, Task
+from ropewalk.search.strategies.cma_search import Cma, CmaSettings
 from ropewalk.search.strategies.evolution import PAPER_BUDGET, Evolution, EvolutionSettings
+from ropewalk.search.strategies.gradient import Gradient, GradientSettings
+from ropewalk.search.strategies.hybrid import Hybrid, HybridSettings
 from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
 
-__all__ = ["PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "make_strategy"]
+__all__ = ["PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class"]
 
 _STRATEGIES: dict[str, tuple[type[Strategy], type[Any]]] = {
     "evolution": (Evolution, EvolutionSettings),
+    "cma": (Cma, CmaSettings),
+    "gradient": (Gradient, GradientSettings),
+    "hybrid": (Hybrid, HybridSettings),
     "random": (RandomSearch, RandomSettings),
 }
 
 STRATEGY_NAMES = tuple(_STRATEGIES)
 
 
-def make_strategy(
-    name: str, space: SearchSpace, seed: int, settings: Mapping[str, Any] | None = None
-) -> Strategy:
+def make_strategy(name: str, task: Task, settings: Mapping[str, Any] | None = None) -> Strategy:
     """A strategy at its beginning.
 
     Args:
-        seed: 0 or above.
+        name: one of `STRATEGY_NAMES`, or `package.module:Name`: a subclass of `Strategy` that can be imported
+            here, with its settings, a dataclass, as the attribute `Settings`.
         settings: of the strategy's own, where they differ from its defaults, e.g. `{"population_size": 32}`.
 
     Raises:
         SettingError: an unknown strategy or setting, or a value out of its range.
     """
-    if name not in _STRATEGIES:
-        raise SettingError(f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGY_NAMES)}.")
-    if seed < 0:
-        raise SettingError(f"The seed is {seed}, but must be 0 or above.")
-    make, make_settings = _STRATEGIES[name]
+    if task.seed < 0:
+        raise SettingError(f"The seed is {task.seed}, but must be 0 or above.")
+    make, make_settings = strategy_class(name)
     known = [field.name for field in fields(make_settings)]
     for key in settings or {}:
         if key not in known:
             raise SettingError(
                 f"The strategy {name} has no setting {key!r}; it takes {', '.join(known) or 'none'}."
             )
-    return make(space, seed, make_settings(**(settings or {})))
+    return make(task, make_settings(**(settings or {})))
+
+
+def strategy_class(name: str) -> tuple[type[Strategy], type[Any]]:
+    """A strategy's class and that of its settings.
+
+    Raises:
+        SettingError: there is no such strategy.
+    """
+    if name in _STRATEGIES:
+        return _STRATEGIES[name]
+    if ":" not in name:
+        raise SettingError(
+            f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGY_NAMES)}, or "
+            f"package.module:Name for one of your own."
+        )
+    found = load_outside(name, "strategy")
+    if not (isinstance(found, type) and issubclass(found, Strategy) and hasattr(found, "Settings")):
+        raise SettingError(
+            f"The strategy {name} is {found!r}, but must be a subclass of ropewalk's Strategy with a "
+            f"dataclass as its attribute `Settings`."
+        )
+    return found, found.Settings

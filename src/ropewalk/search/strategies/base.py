@@ -1,40 +1,60 @@
-"""What a strategy is: it is asked for candidates and told trials, and sees nothing else."""
+"""What a strategy is: it is asked for queries and told trials, and sees nothing else."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ropewalk.search.space import Candidate, SearchSpace
-from ropewalk.search.trial import Trial
+from ropewalk.search.trial import Query, Trial
 
 NUM_RETRIES = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a strategy knows of the search before it begins.
+
+    Attributes:
+        budget: what it may spend, in forward passes over the whole document set; what the loop keeps back
+            for its own checks is not in it.
+        num_documents: search documents; a query may name some of them.
+        gradient_cost: what a value with its gradient costs, in values of the same documents.
+    """
+
+    space: SearchSpace
+    seed: int
+    budget: float
+    num_documents: int = 1
+    gradient_cost: float = 3.0
 
 
 class Strategy(ABC):
     """Ask, evaluate elsewhere, tell; every draw comes from one generator, made from the seed.
 
-    So a strategy that is built again and told the same trials asks for the same candidates, which is how
-    a run is resumed. No candidate is asked for twice.
+    So a strategy that is built again and told the same trials asks for the same queries, which is how a run
+    is resumed. What was asked is told before the next is asked.
 
     Attributes:
-        settings: a dataclass of the strategy's own: what a repetition needs besides space and seed.
+        settings: a dataclass of the strategy's own: what a repetition needs besides the task.
     """
 
-    def __init__(self, space: SearchSpace, seed: int, settings: Any) -> None:
-        self.space = space
+    def __init__(self, task: Task, settings: Any) -> None:
+        self.task = task
+        self.space = task.space
         self.settings = settings
-        self.generator = np.random.Generator(np.random.PCG64(seed))
+        self.generator = np.random.Generator(np.random.PCG64(task.seed))
         self._seen: set[Candidate] = set()
 
     @abstractmethod
-    def ask(self) -> Candidate | None:
-        """The next candidate to evaluate; None if nothing new could be found."""
+    def ask(self) -> Query | None:
+        """The next query; None if nothing new could be found."""
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """Take note of the trial of a candidate that was asked for."""
+        """Take note of the trial of what was asked for last."""
 
     def generator_state(self) -> dict[str, Any]:
         """The generator's state as JSON values; its 128-bit numbers are text."""

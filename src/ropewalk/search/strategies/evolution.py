@@ -24,10 +24,10 @@ from typing import TypeVar
 import numpy as np
 
 from ropewalk.errors import SettingError
-from ropewalk.rope.schemes import scheme_factors
-from ropewalk.search.space import Candidate, SearchSpace
-from ropewalk.search.strategies.base import Strategy
-from ropewalk.search.trial import Trial
+from ropewalk.search.space import Candidate, Levels
+from ropewalk.search.strategies.base import Strategy, Task
+from ropewalk.search.strategies.starts import first_candidates
+from ropewalk.search.trial import Query, Trial
 
 FIRST_SCHEMES = ("pi", "ntk", "yarn")
 
@@ -80,20 +80,19 @@ class Evolution(Strategy):
 
     settings: EvolutionSettings
 
-    def __init__(self, space: SearchSpace, seed: int, settings: EvolutionSettings) -> None:
-        super().__init__(space, seed, settings)
-        self._first = [
-            space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in FIRST_SCHEMES
-        ]
+    def __init__(self, task: Task, settings: EvolutionSettings) -> None:
+        super().__init__(task, settings)
+        self._first = first_candidates(task.space, FIRST_SCHEMES)
         self._trials: list[Trial] = []
         self._waiting = deque(self._first_population())
 
-    def ask(self) -> Candidate | None:
+    def ask(self) -> Query | None:
         if not self._waiting:
             self._waiting.extend(self._children())
-        return self._waiting.popleft() if self._waiting else None
+        return Query(candidate=self._waiting.popleft()) if self._waiting else None
 
     def tell(self, trial: Trial) -> None:
+        # A candidate that lost its race is no parent.
         if trial.value is not None:
             self._trials.append(trial)
 
@@ -126,14 +125,20 @@ class Evolution(Strategy):
         levels = self.space.levels(parent)
         for pair in range(len(levels)):
             if self.generator.random() < self.settings.mutation_probability:
-                lowest = levels[pair - 1] if pair > 0 else 0
-                highest = levels[pair + 1] if pair + 1 < len(levels) else self.space.highest_level
-                levels[pair] = self.generator.integers(lowest, highest + 1)
+                levels[pair] = self.generator.integers(*self._range(levels, pair))
         return self.space.candidate(
             levels,
             self._redraw(parent.num_start_tokens, self.space.start_tokens),
             self._redraw(parent.attention_factor, self.space.attention_factors),
         )
+
+    def _range(self, levels: Levels, pair: int) -> tuple[int, int]:
+        """Where a pair (or knot) may be redrawn, the end excluded: between its neighbours, if order
+        counts."""
+        ordered, last = self.space.monotone, len(levels) - 1
+        lowest = int(levels[pair - 1]) if ordered and pair > 0 else 0
+        highest = int(levels[pair + 1]) if ordered and pair < last else self.space.highest_level
+        return lowest, highest + 1
 
     def _redraw(self, current: Number, choices: Sequence[Number]) -> Number:
         """The current choice, or with probability p any of the list; a list of one draws nothing."""
@@ -143,10 +148,10 @@ class Evolution(Strategy):
 
     def _cross(self, parents: Sequence[Candidate]) -> Candidate:
         one, other = (parents[i] for i in self.generator.choice(len(parents), size=2, replace=False))
-        from_one = self.generator.random(self.space.num_pairs + 2) < 0.5
+        from_one = self.generator.random(self.space.num_knots + 2) < 0.5
         levels = np.where(from_one[:-2], self.space.levels(one), self.space.levels(other))
         return self.space.candidate(
-            np.maximum.accumulate(levels),
+            self.space.legal(levels),
             one.num_start_tokens if from_one[-2] else other.num_start_tokens,
             one.attention_factor if from_one[-1] else other.attention_factor,
         )

@@ -6,7 +6,7 @@ import numpy as np
 
 from ropewalk.search.space import Candidate
 from ropewalk.search.strategies.base import Strategy
-from ropewalk.search.trial import Trial
+from ropewalk.search.trial import Query, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +17,17 @@ class RandomSettings:
 class RandomSearch(Strategy):
     """Every candidate alike, whatever the others gave."""
 
-    def ask(self) -> Candidate | None:
-        return self._fresh(self._draw)
+    def ask(self) -> Query | None:
+        candidate = self._fresh(self._draw)
+        return None if candidate is None else Query(candidate=candidate)
 
     def tell(self, trial: Trial) -> None:
         """Nothing is learned."""
 
     def _draw(self) -> Candidate:
-        # Sorted draws are uniform over the monotone vectors, up to ties.
-        levels = np.sort(self.generator.integers(0, self.space.highest_level + 1, size=self.space.num_pairs))
+        levels = self.generator.integers(0, self.space.highest_level + 1, size=self.space.num_knots)
+        if self.space.monotone:
+            levels = np.sort(levels)  # uniform over the monotone vectors, up to ties
         return self.space.candidate(
             levels,
             self.space.start_tokens[self.generator.integers(len(self.space.start_tokens))],

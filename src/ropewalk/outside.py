@@ -1,0 +1,26 @@
+"""Strategies, schemes and objectives of a user's own, named `package.module:Name` and imported from there."""
+
+from importlib import import_module
+from typing import Any
+
+from ropewalk.errors import SettingError
+
+
+def load_outside(name: str, what: str) -> Any:
+    """What `package.module:Name` stands for. Importing runs that module's code: the user asked for it.
+
+    Raises:
+        SettingError: the module can't be imported, or has no such name.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise SettingError(
+            f"The {what} {name} can't be imported ({error}): name package.module:Name, and put its folder "
+            f"on PYTHONPATH."
+        ) from None
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise SettingError(f"The {what} {name} is not there: {module_name} has no {attribute!r}.") from None

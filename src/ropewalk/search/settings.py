@@ -1,0 +1,149 @@
+"""SearchSettings: everything about a search that can be chosen, with defaults that suit one another."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ropewalk.errors import SettingError
+from ropewalk.factors import Base
+from ropewalk.search.limits import ServeWith
+from ropewalk.search.strategies import PAPER_BUDGET
+
+# Where these differ from the fields' own defaults: the paper's search, and the floor beside it.
+_AS_THE_PAPER = {
+    "serve_with": "ropewalk",
+    "space": "full",
+    "attention_factor": "1",
+    "start_tokens": "search",
+    "budget": "paper",
+    "racing": 0.0,
+}
+REFERENCE_STRATEGIES = ("evolution", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """How to search; `choose` makes one from what a user said.
+
+    Attributes:
+        strategy: one of `STRATEGY_NAMES`, or `package.module:Name`.
+        budget: evaluations of all documents, in forward passes; `paper` is the paper's 1344.
+        seed: 0 or above.
+        serve_with: the engine that limits the space; see `search.limits`.
+        space: `full`, `spline` or `longrope2`; see `search.space`.
+        num_knots, critical_pair: of `spline` and of `longrope2`; None for their defaults.
+        monotone: whether lambda may never fall from pair to pair.
+        attention_factor: a number, `longrope`, or `search`; see `attention_choices`.
+        start_tokens: `search`, or `none` to keep n-hat 0.
+        objective: `perplexity`, `tail` or `needle`, or `package.module:Name`; see `search.terms`.
+        short_weight: of the perplexity of the first L tokens, beside the objective's own 1.
+        racing: the probability with which a candidate that would have won is dropped early; 0 drops none.
+        base: `native` replaces the scaling that the model carries, `as-is` multiplies onto it.
+        max_minutes: another limit, which makes the result depend on the machine's speed.
+        strategy_settings: of the strategy's own, where they differ from its defaults.
+
+    Raises:
+        SettingError: a budget, seed or limit out of its range; the others are checked where they are used.
+    """
+
+    strategy: str = "gradient"
+    budget: int | str = 27
+    seed: int = 0
+    serve_with: ServeWith = "any"
+    space: str = "spline"
+    num_knots: int | None = None
+    critical_pair: int | None = None
+    monotone: bool = True
+    attention_factor: str | float = "longrope"
+    start_tokens: str = "none"
+    objective: str = "perplexity"
+    short_weight: float = 0.0
+    racing: float = 0.01
+    base: Base = "native"
+    max_minutes: float | None = None
+    strategy_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        number_of_evaluations(self.budget)
+        if self.seed < 0:
+            raise SettingError(f"The seed is {self.seed}, but must be 0 or above.")
+        limit = self.max_minutes
+        if limit is not None and not (limit > 0 and math.isfinite(limit)):
+            raise SettingError(f"The limit in minutes is {limit}, but must be a finite number above 0.")
+
+    @classmethod
+    def choose(cls, **given: Any) -> "SearchSettings":
+        """What was given, None meaning nothing; the rest follows from it.
+
+        The reference strategies (evolution, random) search as the paper does: every pair, n-hat from its
+        list, attention factor 1, 1344 evaluations, nothing dropped. Others search what every engine can
+        serve. Who names an engine, an attention factor or n-hat searches what that allows, whatever the
+        strategy.
+
+        Raises:
+            SettingError: a setting out of its range, or two that contradict each other.
+        """
+        said = {name: value for name, value in given.items() if value is not None}
+        strategy = said.get("strategy", cls.strategy)
+        defaults = dict(_AS_THE_PAPER) if strategy in REFERENCE_STRATEGIES else {}
+        by_hand = "attention_factor" in said or "start_tokens" in said
+        if "serve_with" not in said and by_hand:
+            defaults["serve_with"] = "ropewalk"
+        engine = said.get("serve_with", "ropewalk" if by_hand else cls.serve_with)
+        if engine != "any" and strategy not in REFERENCE_STRATEGIES:
+            defaults |= {"attention_factor": "search", "start_tokens": "search"}
+        if said.get("serve_with", "ropewalk") != "ropewalk":
+            defaults["start_tokens"] = "none"
+        if said.get("serve_with") == "any":
+            defaults["attention_factor"] = "longrope"
+        chosen = cls(**{**defaults, **said})
+        _require_servable(chosen)
+        return chosen
+
+    @property
+    def num_evaluations(self) -> int:
+        return number_of_evaluations(self.budget)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values: what a repetition must have alike, besides model and text."""
+        values = dataclasses.asdict(self)
+        for name in ("space", "num_knots", "critical_pair", "monotone", "objective"):
+            del values[name]  # told by the space and the objective that they make
+        return {
+            **values,
+            "budget": self.num_evaluations,
+            "attention_factor": str(self.attention_factor),
+            "strategy_settings": dict(self.strategy_settings),
+        }
+
+
+def number_of_evaluations(budget: int | str) -> int:
+    """`paper`, or a whole number above 0.
+
+    Raises:
+        SettingError: neither of the two.
+    """
+    if budget == "paper":
+        return PAPER_BUDGET
+    text = str(budget)
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise SettingError(f"The budget is {budget!r}, but must be a whole number above 0, or `paper`.")
+    return int(text)
+
+
+def _require_servable(settings: SearchSettings) -> None:
+    """An engine's limits and what was asked by hand must not contradict each other."""
+    if settings.serve_with == "ropewalk":
+        return
+    if settings.start_tokens != "none":
+        raise SettingError(
+            f"n-hat was to be searched, but {settings.serve_with} holds no n-hat: leave --start-tokens out, "
+            f"or say --serve-with ropewalk."
+        )
+    if settings.serve_with == "any" and settings.attention_factor != "longrope":
+        raise SettingError(
+            f"The attention factor was to be {settings.attention_factor}, but not every engine reads one: "
+            f"leave --attention-factor out, or name an engine with --serve-with."
+        )

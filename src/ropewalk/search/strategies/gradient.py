@@ -1,0 +1,188 @@
+"""Descent along the gradient of the frozen model, one document a step.
+
+cos and sin are differentiable in lambda, so that one pass forwards and backwards tells every knot at once
+where to go, at the price of about three forward passes. What makes it work, each measured
+(docs/what-did-not-work.md):
+
+    few knots        the loss along fast pairs is rugged: their angles turn many times within the text. On a
+                     curve with few knots there, what only fits one document averages out
+    one document     a step on a part of the documents costs a part; its noise is that of documents, which is
+                     what the result must stand anyway
+    Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
+    averaging        the mean of the last iterates is evaluated beside the last one, and the better one counts
+
+Closed forms are evaluated first, and the best of them is where the descent starts.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ropewalk.errors import SettingError
+from ropewalk.search.space import Candidate, Coordinates
+from ropewalk.search.strategies.base import Strategy, Task
+from ropewalk.search.strategies.starts import first_candidates, with_start_tokens
+from ropewalk.search.trial import Query, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSettings:
+    """How the descent goes.
+
+    Attributes:
+        schemes: closed forms that are evaluated first.
+        learning_rate: the first steps' size in ln lambda.
+        attention_rate: that of ln attention, in units of `learning_rate`.
+        decay_share: the last share of the steps, over which their size falls to 0.
+        beta1, beta2: Adam's (Kingma and Ba, arXiv 1412.6980).
+        average_share: the last share of the iterates, whose mean is tried too.
+        start_token_share: of the budget, for trying n-hat on the best.
+
+    Raises:
+        SettingError: a value out of its range.
+    """
+
+    schemes: tuple[str, ...] = ("yarn", "mrrope-pro")
+    learning_rate: float = 0.06
+    attention_rate: float = 0.3
+    decay_share: float = 0.5
+    beta1: float = 0.8
+    beta2: float = 0.95
+    average_share: float = 0.3
+    start_token_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.schemes:
+            raise SettingError("The descent was given no scheme to start from: name at least one.")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise SettingError(f"The learning rate is {self.learning_rate}, but must be above 0.")
+        for name in ("attention_rate", "decay_share", "average_share", "start_token_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingError(f"`{name}` is {getattr(self, name)}, but must be in 0 .. 1.")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise SettingError(f"The betas are {self.beta1} and {self.beta2}, but must be in 0 .. 1.")
+
+
+class Descent:
+    """Adam on coordinates, kept where the space allows; `Gradient` decides on which documents.
+
+    Attributes:
+        at: the coordinates now, not on the grid.
+    """
+
+    def __init__(self, start: Coordinates, num_steps: int, settings: GradientSettings) -> None:
+        self.at = start
+        self.num_steps = num_steps
+        self.settings = settings
+        self._rates = np.append(np.ones(len(start) - 1), settings.attention_rate)
+        self._first = np.zeros_like(start)
+        self._second = np.zeros_like(start)
+        self._iterates: list[Coordinates] = []
+
+    @property
+    def is_done(self) -> bool:
+        return len(self._iterates) >= self.num_steps
+
+    def step(self, gradient: Coordinates) -> Coordinates:
+        """Where the gradient at `at` leads to; the caller puts it back where the space allows."""
+        settings, number = self.settings, len(self._iterates) + 1
+        self._first = settings.beta1 * self._first + (1 - settings.beta1) * gradient
+        self._second = settings.beta2 * self._second + (1 - settings.beta2) * gradient**2
+        mean = self._first / (1 - settings.beta1**number)
+        spread = np.sqrt(self._second / (1 - settings.beta2**number)) + 1e-12
+        left = (self.num_steps - number + 1) / max(1.0, settings.decay_share * self.num_steps)
+        moved: Coordinates = self.at - settings.learning_rate * min(1.0, left) * self._rates * mean / spread
+        return moved
+
+    def arrive(self, at: Coordinates) -> None:
+        """The step ends here."""
+        self.at = at
+        self._iterates.append(at)
+
+    def average(self) -> Coordinates:
+        """The mean of the last iterates."""
+        count = max(1, round(self.settings.average_share * len(self._iterates)))
+        mean: Coordinates = np.mean(self._iterates[-count:], axis=0)
+        return mean
+
+
+class Gradient(Strategy):
+    """Starts, descent, the last and the mean iterate, then n-hat where it is searched."""
+
+    Settings: ClassVar[type] = GradientSettings
+    settings: GradientSettings
+
+    def __init__(self, task: Task, settings: GradientSettings) -> None:
+        super().__init__(task, settings)
+        self._waiting = first_candidates(task.space, settings.schemes)
+        self._best: Trial | None = None
+        self._cost = 0.0
+        self._descent: Descent | None = None
+        self._documents: list[int] = []
+        self._phase = "starts"
+
+    def ask(self) -> Query | None:
+        if not self._waiting and self._phase == "starts":
+            self._begin()
+        if self._phase == "descent":
+            assert self._descent is not None
+            if not self._descent.is_done:
+                return self._next_step(self._descent)
+            self._end(self._descent)
+        if not self._waiting and self._phase == "ends":
+            self._try_start_tokens()
+        return Query(candidate=self._waiting[0]) if self._waiting else None
+
+    def tell(self, trial: Trial) -> None:
+        self._cost += trial.cost
+        if self._phase == "descent":
+            self._advance(trial)
+            return
+        self._waiting.pop(0)
+        if trial.value is not None and (self._best is None or trial.rank < self._best.rank):
+            self._best = trial
+
+    def _begin(self) -> None:
+        """From the best start, as many steps as leave room for what comes after."""
+        start = self._best.candidate if self._best else self._first_start()
+        num_ends = 2
+        for_start_tokens = self._num_start_token_trials()
+        left = self.task.budget - self._cost - num_ends - for_start_tokens
+        num_steps = int(left * self.task.num_documents / self.task.gradient_cost + 1e-9)
+        self._descent = Descent(self.space.coordinates(start), max(1, num_steps), self.settings)
+        self._phase = "descent"
+
+    def _next_step(self, descent: Descent) -> Query:
+        if not self._documents:
+            self._documents = self.generator.permutation(self.task.num_documents).tolist()
+        candidate = self.space.nearest(descent.at)
+        return Query(candidate=candidate, documents=(self._documents[-1],), gradient=True)
+
+    def _advance(self, trial: Trial) -> None:
+        assert self._descent is not None
+        self._documents.pop()
+        # A step that failed goes nowhere; the momentum of the others goes on.
+        gradient = np.zeros_like(self._descent.at) if trial.gradient is None else np.array(trial.gradient)
+        self._descent.arrive(self.space.clip(self._descent.step(gradient)))
+
+    def _end(self, descent: Descent) -> None:
+        ends = [self.space.nearest(descent.average()), self.space.nearest(descent.at)]
+        self._waiting = list(dict.fromkeys(ends))
+        self._phase = "ends"
+
+    def _num_start_token_trials(self) -> int:
+        return (
+            int(self.settings.start_token_share * self.task.budget) if self.space.searches_start_tokens else 0
+        )
+
+    def _try_start_tokens(self) -> None:
+        if self._best is not None:
+            self._waiting = with_start_tokens(
+                self.space, self._best.candidate, self._num_start_token_trials()
+            )
+        self._phase = "n-hat"
+
+    def _first_start(self) -> Candidate:
+        return first_candidates(self.space, self.settings.schemes)[0]
