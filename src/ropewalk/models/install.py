@@ -9,7 +9,6 @@ Whatever is replaced is remembered and put back, so that afterwards logits are t
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.models.describe import RopeDescription, describe
 from ropewalk.models.layout import RotaryLayout, bare_forward, learn_layout
 from ropewalk.models.parts import drops_cache_at_switch, find_decoder_layers, find_rotary, find_windows
+from ropewalk.models.replaced import Replacements
 from ropewalk.rope.frequencies import cos_sin
 
 # A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
@@ -124,9 +124,10 @@ class InstalledRotary:
         self.description = description
         self.name = name
         self.settings = settings
-        self._replaced: list[_Replaced] = []
+        self._replacements = Replacements()
         self._tables: Any = WeakIdKeyDictionary()
-        self._table: _Table | None = None
+        self._table: Table | None = None
+        self._traced: list[Table] | None = None
         self.set_factors(factors)
 
     def set_factors(self, factors: RescaleFactors) -> None:
@@ -147,26 +148,28 @@ class InstalledRotary:
 
     def put(self, model: nn.Module) -> None:
         """Replace the forward, and whatever else would act on its own."""
-        self._replace(self.rotary, "forward", self)
+        self._replacements.replace(self.rotary, "forward", self)
         if self.factors.per_layer:
             for index, layer in enumerate(find_decoder_layers(model, self.rotary, self.description.geometry)):
-                self._replace(layer, "forward", _LayerForward(self, index, layer.forward))
+                self._replacements.replace(layer, "forward", _LayerForward(self, index, layer.forward))
         if self.settings[1]:
             for owner, attribute in find_windows(model):
-                self._replace(owner, attribute, UNLIMITED_WINDOW)
+                self._replacements.replace(owner, attribute, UNLIMITED_WINDOW)
         for module in model.modules():
             if drops_cache_at_switch(module):
-                self._replace(module, "prepare_inputs_for_generation", _PlainPrepare(module))
+                self._replacements.replace(module, "prepare_inputs_for_generation", _PlainPrepare(module))
 
     def remove(self) -> None:
-        for replaced in reversed(self._replaced):
-            replaced.put_back()
-        self._replaced = []
+        self._replacements.put_back()
 
-    def _replace(self, owner: Any, attribute: str, value: Any) -> None:
-        had = attribute in owner.__dict__
-        self._replaced.append(_Replaced(owner, attribute, had, owner.__dict__.get(attribute)))
-        setattr(owner, attribute, value)
+    @contextmanager
+    def traced(self) -> Iterator[list["Table"]]:
+        """Meanwhile tables are leaves that need gradients; those that were made are listed."""
+        self._table, self._traced = None, []
+        try:
+            yield self._traced
+        finally:
+            self._table = self._traced = None
 
     def __call__(self, x: Tensor, position_ids: Tensor) -> Any:
         """As the original: hidden states, and positions of shape (rows, tokens)."""
@@ -176,9 +179,11 @@ class InstalledRotary:
             with torch.inference_mode(False):
                 positions = position_ids.clone()
                 like = torch.empty(0, dtype=x.dtype, device=x.device)
-                table = self._table = _Table(positions, like, self._fill(positions, like, layer_index=0))
+                table = self._table = Table(positions, like, self._fill(positions, like, layer_index=0))
+            if self._traced is not None:
+                self._traced.append(table.require_gradients())
         if self.factors.per_layer:
-            self._tables[_leaves(table.outputs)[0]] = table
+            self._tables[table.leaves[0]] = table
         return table.outputs
 
     def outputs_for(self, value: Any, layer_index: int) -> Any:
@@ -192,12 +197,12 @@ class InstalledRotary:
             return self._fill(table.positions, table.like, layer_index)
 
     def _fill(self, positions: Tensor, like: Tensor, layer_index: int) -> Any:
-        exact = positions.to(_float64_device(positions.device))
+        exact = positions.to(float64_device(positions.device))
         return self.layout.fill(*cos_sin(self.factors, exact, layer_index), like=like)
 
 
-class _Table:
-    """The last outputs, with what they were made for."""
+class Table:
+    """What a rotary returned last, with what it was made for."""
 
     def __init__(self, positions: Tensor, like: Tensor, outputs: Any) -> None:
         self.positions = positions
@@ -214,25 +219,18 @@ class _Table:
             and self._versions == self._current_versions()
         )
 
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return leaves(self.outputs)
+
+    def require_gradients(self) -> "Table":
+        for leaf in self.leaves:
+            leaf.requires_grad_()
+        return self
+
     def _current_versions(self) -> list[int]:
         """They change where a family writes into what it was given."""
-        return [leaf._version for leaf in _leaves(self.outputs)]
-
-
-@dataclass(frozen=True)
-class _Replaced:
-    """An attribute as it was."""
-
-    owner: Any
-    attribute: str
-    had: bool
-    value: Any
-
-    def put_back(self) -> None:
-        if self.had:
-            setattr(self.owner, self.attribute, self.value)
-        else:
-            delattr(self.owner, self.attribute)
+        return [leaf._version for leaf in self.leaves]
 
 
 class _LayerForward:
@@ -308,17 +306,17 @@ def _require_described(
 
 def _agree(original: Any, filled: Any, tolerance: float) -> bool:
     """Equal up to one attention factor, which position 0 shows."""
-    pairs = list(zip(_leaves(original), _leaves(filled), strict=True))
+    pairs = list(zip(leaves(original), leaves(filled), strict=True))
     if any(theirs.shape != ours.shape for theirs, ours in pairs):
         return False
     scale = max(float(theirs[:, 0].abs().max()) for theirs, _ in pairs)
     return all(float((theirs / scale - ours).abs().max()) < tolerance for theirs, ours in pairs)
 
 
-def _float64_device(device: torch.device) -> torch.device:
+def float64_device(device: torch.device) -> torch.device:
     """Where the exact table can be made: Apple's GPUs have no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _leaves(output: Any) -> tuple[Tensor, ...]:
+def leaves(output: Any) -> tuple[Tensor, ...]:
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)

@@ -1,0 +1,202 @@
+"""What a gradient of the rescale factors takes in memory, beside what a plain evaluation takes.
+
+    python benchmarks/gradient_memory.py
+
+Two measurements. The bundled model at 16384 tokens: MiB that an evaluation, or a gradient, adds to the peak of
+a process that holds the model, each in a process of its own. And a model of Llama 3 8B's shape at 131072
+tokens, traced on fake tensors, which have shapes and no contents: GiB of all tensors that live at once, weights
+included. The trace follows what Python sees; what a kernel takes for itself while it runs is not in it.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import weakref
+from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from evaluator import PACKAGES, RESULTS, forget_peak, load, peak_mib, processor, tokens
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ropewalk.evaluate import gradient as gradient_module
+from ropewalk.evaluate.forward import believe_twin
+from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
+from ropewalk.evaluate.nll import score_windows, token_nll
+from ropewalk.factors import RescaleFactors
+from ropewalk.models import recompute as recompute_module
+from ropewalk.models.describe import describe
+from ropewalk.models.install import install, installed
+from ropewalk.rope.schemes import scheme_factors
+from ropewalk.text.windows import TokenWindow
+
+REAL_LENGTH = 16384
+TRACED_LENGTH = 131072
+UNTILED = 2**40
+MIB, GIB = 2**20, 2**30
+
+# How a gradient is taken: the arguments of `nll_gradient`, and whether work is cut into tiles.
+WAYS: dict[str, tuple[dict[str, Any], bool]] = {
+    "gradient": ({"checkpoint": True}, True),
+    "gradient, offloaded": ({"checkpoint": True, "offload": True}, True),
+    "gradient, checkpointed but not tiled": ({"checkpoint": True}, False),
+    "gradient, nothing recomputed": ({"checkpoint": False}, False),
+}
+REAL_WAYS = ("evaluation", "gradient", "gradient, nothing recomputed")
+
+
+def window_of(ids: Tensor) -> TokenWindow:
+    return TokenWindow(ids=ids, num_scored=len(ids) - 1)
+
+
+def factors_of(model: Any, length: int) -> RescaleFactors:
+    return scheme_factors("yarn", describe(model.config).geometry, length)
+
+
+def untiled() -> ExitStack:
+    """Feed-forward part and loss at once, for comparison."""
+    stack = ExitStack()
+    stack.enter_context(patch.object(recompute_module, "MLP_TILE_TOKENS", UNTILED))
+    stack.enter_context(patch.object(gradient_module, "FEWEST_ROWS", UNTILED))
+    return stack
+
+
+# ---------------------------------------------------------------- real memory, in a process of its own
+
+
+def measure_real(name: str, way: str, length: int) -> dict[str, float]:
+    """MiB added to the peak, and seconds of the processor, which a busy machine changes less."""
+    model = load(name)
+    factors = factors_of(model, length)
+    run_real(model, factors, way, 16)
+    gc.collect()
+    forget_peak()
+    before, started = peak_mib(), time.process_time()
+    run_real(model, factors, way, length)
+    return {"peak_mib": peak_mib() - before, "loaded_mib": before, "seconds": time.process_time() - started}
+
+
+def run_real(model: Any, factors: RescaleFactors, way: str, length: int) -> None:
+    window = window_of(tokens(model, length))
+    if way == "evaluation":
+        with installed(model, factors):
+            score_windows(model, [window])
+        return
+    arguments, is_tiled = WAYS[way]
+    with ExitStack() if is_tiled else untiled():
+        nll_gradient(model, window, factors, **arguments)
+
+
+# ---------------------------------------------------------------- memory of fake tensors
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of every storage on one device that is alive, and their peak."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def hold(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if tensor.device.type != self.device.type or storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.hold(leaf)
+        return result
+
+
+def llama_8b(**changes: Any) -> LlamaConfig:
+    shape = {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+        "tie_word_embeddings": False,
+        "attn_implementation": "sdpa",
+    }
+    return LlamaConfig(**{**shape, **changes})
+
+
+def trace(way: str, length: int, device: torch.device) -> dict[str, float]:
+    """GiB at the peak, and of the weights alone."""
+    config = llama_8b()
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    rotary = LlamaForCausalLM(llama_8b(num_hidden_layers=1, vocab_size=8, intermediate_size=8)).model.rotary_emb
+    with fake, device:
+        torch.set_default_dtype(torch.bfloat16)
+        model = LlamaForCausalLM(config).eval()
+        torch.set_default_dtype(torch.float32)
+        ids = torch.zeros(length, dtype=torch.int64)
+    model.model.rotary_emb = rotary  # a real one, whose layout can be learnt
+    factors = factors_of(model, length)
+    install(model, factors)
+    believe_twin(model, twin())
+    live = LiveBytes(device)
+    for parameter in model.parameters():
+        live.hold(parameter)
+    weights = live.now
+    with one_sequence(), fake, live:
+        run_traced(model, window_of(ids), factors, way)
+    return {"peak_gib": live.peak / GIB, "weights_gib": weights / GIB}
+
+
+def run_traced(model: nn.Module, window: TokenWindow, factors: RescaleFactors, way: str) -> None:
+    if way == "evaluation":
+        token_nll(model, window)
+        return
+    arguments, is_tiled = WAYS[way]
+    with ExitStack() if is_tiled else untiled():
+        gradient_tensors(model, window, factors, **arguments)
+
+
+def twin() -> LlamaForCausalLM:
+    """Small and real, of the same class: its values show how logits are made."""
+    small = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    return LlamaForCausalLM(llama_8b(**small, num_attention_heads=2, num_key_value_heads=1, head_dim=8)).eval()
+
+
+def one_sequence() -> ExitStack:
+    """What transformers asks the values of positions and masks, answered: one sequence, no mask needed."""
+    stack = ExitStack()
+    masking = "transformers.masking_utils."
+    stack.enter_context(patch(masking + "find_packed_sequence_indices", lambda _: None))
+    stack.enter_context(patch(masking + "is_tracing", lambda _: False))
+    return stack
+
+
+if __name__ == "__main__":
+    for way in ("evaluation", *WAYS):
+        print(way, trace(way, int(sys.argv[1]), torch.device(sys.argv[2])), flush=True)

@@ -1,0 +1,173 @@
+"""How a window's negative log-likelihood changes with every rescale factor and with the attention factor.
+
+The model is frozen: gradients run through its activations only. Logits exist for a tile of positions at a
+time, forwards and backwards; long windows keep a hidden state a layer and compute the rest a second time.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ropewalk.evaluate.forward import Reader
+from ropewalk.evaluate.nll import NllSum
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.recompute import frozen, recomputing
+from ropewalk.models.table_gradients import TableGradients, traced_tables
+from ropewalk.text.windows import TokenWindow
+
+TILE_LOGITS = 2**20  # logits that exist at once, with their gradients, where that is not too few positions
+FEWEST_ROWS = 256
+
+# Above this many bytes of activations, they are computed again instead of kept.
+KEPT_BYTES = 2 * 2**30
+# Numbers that a layer keeps for a token, in hidden and in intermediate sizes: norms, queries, keys, values and
+# what the rotary makes of them; the gate, its activation and what it is multiplied with.
+KEPT_HIDDEN_SIZES, KEPT_INTERMEDIATE_SIZES = 10, 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NllGradient:
+    """One window's nats and their derivatives; numbers that are not finite are left as they are.
+
+    Attributes:
+        nll: the sum over scored tokens, as `score_windows` gives it.
+        by_log_factor: d(sum of nats) / d(ln lambda_i), float64, shape (num_pairs,).
+        by_log_attention: d(sum of nats) / d(ln attention factor).
+    """
+
+    nll: NllSum
+    by_log_factor: NDArray[np.float64]
+    by_log_attention: float
+
+
+def nll_gradient(
+    model: Any,
+    window: TokenWindow,
+    factors: RescaleFactors,
+    *,
+    original_length: int | None = None,
+    full_attention: bool = False,
+    checkpoint: bool | None = None,
+    offload: bool = False,
+) -> NllGradient:
+    """The gradient of one window's summed NLL at these factors; the model is afterwards as it was.
+
+    Args:
+        model: a transformers causal model; its device is where the work is done.
+        factors: one vector for all layers; whatever is installed now is put back afterwards.
+        original_length, full_attention: as in `install`.
+        checkpoint: compute activations twice instead of keeping them; None leaves it to `will_checkpoint`.
+        offload: keep what is kept between the passes in the processor's memory (for a model on a GPU).
+
+    Raises:
+        FactorsError: the factors are per layer, or of another geometry.
+        ModelError: as in `install`, or no list of layers to checkpoint is found.
+        EvaluationError: the model can't be measured in pieces, as in `score_windows`.
+    """
+    nll, by_factor, by_attention = gradient_tensors(
+        model,
+        window,
+        factors,
+        original_length=original_length,
+        full_attention=full_attention,
+        checkpoint=checkpoint,
+        offload=offload,
+    )
+    by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]
+    return NllGradient(
+        nll=NllSum.of(nll),
+        by_log_factor=by_log_factor,
+        by_log_attention=float(by_attention) * factors.attention_factor,
+    )
+
+
+def gradient_tensors(
+    model: Any,
+    window: TokenWindow,
+    factors: RescaleFactors,
+    *,
+    original_length: int | None = None,
+    full_attention: bool = False,
+    checkpoint: bool | None = None,
+    offload: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `nll_gradient`, before anything is made a number.
+
+    Returns:
+        Nats of each scored token, shape (num_scored,); the derivatives of their sum with respect to (not the
+        logarithm of) the rescale factors, float64, shape (num_pairs,), and the attention factor, shape ().
+    """
+    again = will_checkpoint(model, len(window.ids)) if checkpoint is None else checkpoint
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        frozen(model),
+        traced_tables(
+            model, factors, original_length=original_length, full_attention=full_attention
+        ) as tables,
+    ):
+        nll = _backpropagate(model, window, tables, again, offload)
+        return nll, *tables.gradient()
+
+
+def gradient_cost(checkpointed: bool) -> float:
+    """What a gradient costs, in forward passes: one forward, two backward, one more if it is repeated."""
+    return 4.0 if checkpointed else 3.0
+
+
+def will_checkpoint(model: Any, length: int) -> bool:
+    """Whether a gradient at `length` tokens computes activations twice, unless told otherwise."""
+    return kept_bytes(model, length) > KEPT_BYTES
+
+
+def kept_bytes(model: Any, length: int) -> int:
+    """About what activations of `length` tokens take, if all are kept."""
+    config = model.config.get_text_config(decoder=True)
+    intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    width = KEPT_HIDDEN_SIZES * config.hidden_size + KEPT_INTERMEDIATE_SIZES * intermediate
+    return int(length * config.num_hidden_layers * width * model.dtype.itemsize)
+
+
+def _backpropagate(
+    model: Any, window: TokenWindow, tables: TableGradients, again: bool, offload: bool
+) -> Tensor:
+    """Nats of the scored tokens, shape (num_scored,), whose gradient is then on the tables."""
+    with torch.no_grad():
+        reader = Reader(model)
+    ids = window.ids.unsqueeze(0).to(model.device)
+    first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
+    with recomputing(tables.decoder_layers(model)) if again else nullcontext():
+        with _offloading(model) if offload else nullcontext():
+            hidden = reader.read(ids, keep=False)
+        gradient = torch.zeros_like(hidden)
+        nll = _score(reader, hidden[0, first:-1].detach(), ids[0, first + 1 :], gradient[0, first:-1])
+        hidden.backward(gradient)
+    return nll
+
+
+def _score(reader: Reader, hidden: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
+    """Nats of each target, shape (n,); fills `gradient`, of the shape (n, hidden_size) of `hidden`."""
+    num_rows = max(FEWEST_ROWS, TILE_LOGITS // reader.vocabulary_size)
+    parts = []
+    for start in range(0, len(targets), num_rows):
+        tile = slice(start, start + num_rows)
+        rows = hidden[tile].requires_grad_()
+        logits = reader.logits(rows)
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        nll = cross_entropy(precise, targets[tile], reduction="none")
+        (gradient[tile],) = torch.autograd.grad(nll.sum(), rows)
+        parts.append(nll.detach())
+    return torch.cat(parts)
+
+
+@contextmanager
+def _offloading(model: Any) -> Iterator[None]:
+    with torch.autograd.graph.save_on_cpu(pin_memory=model.device.type == "cuda"):
+        yield

@@ -1,0 +1,132 @@
+"""Gradients through a frozen decoder in memory near to that of reading it: recompute rather than keep.
+
+Each decoder layer keeps its input only, and is run again when its gradient is due. Its feed-forward part,
+whose inner width times the length would be most of what a layer holds then, runs over the tokens tile by tile.
+Both stand in for `forward` on the instances, so that a family's own code still does all the work.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from ropewalk.models.replaced import replacing
+
+MLP_TILE_TOKENS = 2048  # enough for the full rate of a matrix product
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter needs a gradient and every module is in evaluation mode; afterwards each is as it was."""
+    needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    training = [module for module in model.modules() if module.training]
+    try:
+        for parameter in needed:
+            parameter.requires_grad_(False)
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for parameter in needed:
+            parameter.requires_grad_()
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """These decoder layers keep their inputs only, and are run again in the backward pass."""
+    with replacing() as replacements:
+        for layer in layers:
+            mlp = tokenwise_mlp(layer)
+            if mlp is not None:
+                replacements.replace(mlp, "forward", _TiledForward(mlp.forward))
+            replacements.replace(layer, "forward", _CheckpointedForward(layer.forward))
+        yield
+
+
+def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
+    """The feed-forward part of a layer, if no token in it can see another.
+
+    That is known of a module named `mlp` that takes one tensor and holds nothing but matrices and activations;
+    convolutions over tokens or experts with a capacity are not of this kind.
+    """
+    mlp = getattr(layer, "mlp", None)
+    if not isinstance(mlp, nn.Module) or len(inspect.signature(type(mlp).forward).parameters) != 2:
+        return None
+    parts = [module for module in mlp.modules() if next(module.parameters(recurse=False), None) is not None]
+    return mlp if parts and all(isinstance(part, nn.Linear) for part in parts) else None
+
+
+class _CheckpointedForward:
+    """Stands in for a layer's forward."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self.original = original
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Nothing is random: the model is in evaluation mode.
+        return checkpoint(self.original, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
+class _TiledForward:
+    """Stands in for the forward of a feed-forward part.
+
+    Two functions rather than one: the input is saved before the work is done. A checkpointed layer that is
+    run again stops after its last saved tensor, and so most layers never repeat this work whole.
+    """
+
+    def __init__(self, original: Callable[[Tensor], Tensor]) -> None:
+        self.original = original
+
+    def __call__(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        (hidden,) = (*args, *kwargs.values())
+        if hidden.shape[-2] <= MLP_TILE_TOKENS:
+            return self.original(hidden)
+        saved: Tensor = _BackwardInTiles.apply(hidden, self.original)
+        result: Tensor = _ForwardInTiles.apply(saved, self.original)
+        return result
+
+
+class _BackwardInTiles(torch.autograd.Function):
+    """Hands its input on, and takes the gradient of the feed-forward part's OUTPUT to that of this input."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, original: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.original = original
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (hidden,) = ctx.saved_tensors
+        result = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[-2], MLP_TILE_TOKENS):
+            tile = slice(start, start + MLP_TILE_TOKENS)
+            with torch.enable_grad():
+                part = hidden[..., tile, :].detach().requires_grad_()
+                output = ctx.original(part)
+            (result[..., tile, :],) = torch.autograd.grad(output, part, gradient[..., tile, :])
+        return result, None
+
+
+class _ForwardInTiles(torch.autograd.Function):
+    """The feed-forward part; the gradient of its output passes through, see `_BackwardInTiles`."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, original: Callable[[Tensor], Tensor]) -> Tensor:
+        result = torch.empty_like(hidden)
+        for start in range(0, hidden.shape[-2], MLP_TILE_TOKENS):
+            tile = slice(start, start + MLP_TILE_TOKENS)
+            result[..., tile, :] = original(hidden[..., tile, :])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
