@@ -177,6 +177,11 @@ class Race:
             lower_bound_nats=lower_bound,
         )
 
+    @property
+    def reference_nats(self) -> float:
+        """The reference's mean over all documents, nats a token; NaN before there is one."""
+        return math.nan if self._reference is None else float(self._reference[-1])
+
     def _means(self, sums_nats: Sequence[float]) -> Floats:
         """Nats a token over the first 1, 2 ... documents."""
         with np.errstate(invalid="ignore", over="ignore"):

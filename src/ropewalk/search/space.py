@@ -228,7 +228,8 @@ class SearchSpace:
 
     def coordinates(self, candidate: Candidate) -> Coordinates:
         """ln lambda at each knot, then ln of the attention factor; shape (num_knots + 1,)."""
-        return np.log(np.append(self._at_knots(candidate), candidate.attention_factor))
+        logs: Coordinates = np.log(np.append(self._at_knots(candidate), candidate.attention_factor))
+        return logs
 
     def nearest(self, coordinates: Coordinates, num_start_tokens: int = 0) -> Candidate:
         """The nearest candidate: bounds and order are kept, then the grid."""

@@ -78,10 +78,11 @@ def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
     first = _first_knot(geometry)
     if not 2 <= num_knots <= last - first + 1:
         raise SettingError(
-            f"{num_knots} knots were asked, but must be from 2 to {last - first + 1}: pairs {first} to {last}."
+            f"{num_knots} knots were asked, but there are places for 2 to {last - first + 1}, "
+            f"pairs {first} to {last}."
         )
     slowest = max(first, int(np.abs(np.log(turns / SLOWEST_KNOT_TURNS)).argmin()))
-    knots = sorted({int(round(pair)) for pair in np.linspace(first, slowest, num_knots - 1)} | {last})
+    knots = sorted({round(float(pair)) for pair in np.linspace(first, slowest, num_knots - 1)} | {last})
     while len(knots) < num_knots:  # where places coincide, halve the widest gap
         widest = max(range(len(knots) - 1), key=lambda i: knots[i + 1] - knots[i])
         knots.insert(widest + 1, (knots[widest] + knots[widest + 1]) // 2)
