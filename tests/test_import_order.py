@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 ORDER = [
     "errors",
     "files",
+    "outside",
     "geometry",
     "factors",
     "rope",
@@ -20,6 +21,7 @@ ORDER = [
     "text",
     "evaluate",
     "search",
+    "testing",
     "run_folder",
     "report",
     "cli",

@@ -10,7 +10,8 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import load_model
 from ropewalk.search.journal import Journal
-from ropewalk.search.search import number_of_evaluations, search_factors
+from ropewalk.search.search import search_factors
+from ropewalk.search.settings import number_of_evaluations
 from ropewalk.text.tokens import token_documents
 from ropewalk.text.windows import truncate
 
@@ -45,7 +46,7 @@ def linear(tiny_model, tiny_model_folder):
 
 
 def search(loaded, documents, **changes):
-    settings = {"target_length": TARGET, "budget": 12, "seed": 3, **changes}
+    settings = {"target_length": TARGET, "strategy": "evolution", "budget": 12, "seed": 3, **changes}
     return search_factors(loaded, documents, **settings)
 
 
@@ -238,7 +239,9 @@ def test_windows_shorter_than_the_target_are_refused_before_anything_is_written(
     assert not path.exists()
 
 
-def test_a_model_that_gives_nan_is_an_error_and_its_journal_stays(loaded, documents, tmp_path):
+def test_a_model_that_gives_nan_is_an_error_and_its_journal_stays(loaded, tmp_path):
+    """Of one document: with more, a failure costs only what was read of it, and leaves room for others."""
+    documents = documents_of(tmp_path, loaded, num_documents=1)
     path = tmp_path / "journal.jsonl"
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight.fill_(math.nan)
