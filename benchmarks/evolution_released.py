@@ -35,7 +35,7 @@ class ReleasedEvolution(Evolution):
         return lowest, min(end, self._highest + 1)
 
     def _cross(self, parents: Sequence[Candidate]) -> Candidate:
-        one, other = (parents[i] for i in self.generator.choice(len(parents), size=2, replace=False))
+        one, other = (parents[int(i)] for i in self.generator.choice(len(parents), size=2, replace=False))
         levels, theirs = self.space.levels(one), self.space.levels(other)
         for pair in self.generator.permutation(len(levels)):
             changed = levels.copy()

@@ -1,8 +1,8 @@
 """Documents to token ids, each document exactly as long as asked, and cached."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,12 @@ class DocumentSet:
     def length(self) -> int:
         """Tokens in each document."""
         return len(self.documents[0].ids)
+
+    def part(self, start: int, stop: int) -> "DocumentSet":
+        """Some of the documents, in their order; what was read and left out is told of the whole."""
+        documents = self.documents[start:stop]
+        assert documents, (start, stop, len(self.documents))
+        return replace(self, documents=documents, data_sha256=_hash_ids(documents))
 
 
 def token_documents(
@@ -182,7 +188,7 @@ def _token_document(name: str, ids: list[int]) -> TokenDocument:
     return TokenDocument(name=name, ids=torch.tensor(ids, dtype=torch.int64))
 
 
-def _hash_ids(documents: list[TokenDocument]) -> str:
+def _hash_ids(documents: Sequence[TokenDocument]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         digest.update(document.ids.numpy().astype("<i8").tobytes())
