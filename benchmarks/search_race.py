@@ -341,8 +341,8 @@ def table(course: str, runs: Sequence[Finished], schemes: Sequence[dict[str, Any
             f"{number(spent / reached) if math.isfinite(reached) else '-'} | {number(fully)} |"
         )
     for row in schemes:
-        values = f"{row['search']:.3f} | {row['held_out']:.3f}"
-        lines.append(f"| {row['label']} | - | {row['cost']} | - | {values} | - | - | - |")
+        cells = f"{row['search']:.3f} | {row['held_out']:.3f}"
+        lines.append(f"| {row['label']} | - | {row['cost']} | - | {cells} | - | - | - |")
     return [*lines, ""]
 
 
