@@ -13,6 +13,7 @@ from ropewalk.cli.evaluate import how_read, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
 from ropewalk.cli.progress import search_progress
 from ropewalk.cli.texts import Texts, check_sources, read_texts
+from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord, Role
@@ -211,7 +212,7 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
     from ropewalk.search.search import search_space
     from ropewalk.search.settings import SearchSettings
     from ropewalk.search.strategies import Task, make_strategy
-    from ropewalk.search.terms import objective_maker
+    from ropewalk.search.terms import OBJECTIVES, objective_maker
 
     Probes.outside(given["serve_with"] or "any")
     chosen = SearchSettings.choose(**given)
@@ -221,6 +222,13 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
     objective_maker(chosen.objective)
     if chosen.racing:
         RacingSettings(error=chosen.racing)
+    probes = Probes.outside(chosen.serve_with)
+    least = 1 + space.searches_start_tokens + (0 if probes is None else probes.num_candidates)
+    if chosen.objective in OBJECTIVES and chosen.num_evaluations < least:
+        raise SettingError(
+            f"The budget is {chosen.num_evaluations} evaluations, but one trial and the checks need at least "
+            f"{least}: give more."
+        )
 
 
 def how_to_resume(arguments: list[str], out: Path) -> str:
