@@ -252,6 +252,22 @@ def test_a_strategy_and_an_objective_of_ones_own(search, tmp_path, monkeypatch):
     assert identity["objective"].startswith("tail perplexity of 2 documents")
 
 
+def test_the_examples_of_the_search_page_run(search, ropewalk, model, shelf, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert {name for name, _ in blocks} == {"my_schemes.py", "my_objectives.py", "my_strategies.py"}
+    for name, program in blocks:
+        (tmp_path / name).write_text(program)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended, run = search("--strategy", "my_strategies:Walk", "--objective", "my_objectives:last_quarter")
+    assert ended.code == 0, ended.err
+    assert sum(trial["kind"] == "trial" for trial in trials_of(run)) > 2
+    scheme = "my_schemes:power:exponent=3"
+    ended = ropewalk("evaluate", "perplexity", model, "--text", shelf, "--lengths", "512", "--scheme", scheme)
+    assert ended.code == 0, ended.err
+    assert scheme in ended.out
+
+
 def test_a_time_limit_is_recorded_as_not_reproducible(search):
     ended, run = search("--max-minutes", "0.0001", budget=500)
     assert ended.code == 0, ended.err

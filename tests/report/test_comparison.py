@@ -123,7 +123,7 @@ def test_gaps_are_taken_on_every_set_and_against_one_closed_form(monkeypatch):
         for label, value in (("yarn", 13.0), ("mrrope-pro", 12.0), ("untouched", 1.0), ("searched", 12.6))
     ]
     texts = {"search": "s", "stop": "t", "report": "r"}
-    factors = {label: None for label in (*CLOSED_FORMS, "searched")}
+    factors = dict.fromkeys((*CLOSED_FORMS, "searched"))
     gaps, records = comparison.measure_gaps(None, texts, factors, known=known, length=2048)
     assert asked == [("s", ["mrrope-pro", "searched"]), ("t", ["mrrope-pro", "searched"])]
     assert [(g.documents, g.n, g.searched, g.closed_form, g.scheme) for g in gaps] == [
