@@ -118,8 +118,8 @@ def trials_of(run):
 
 def test_the_three_sets_are_consecutive_documents_of_one_source(search, shelf, tiny_lengths):
     ended, run = search()
-    assert "Stop documents: 3 others" in ended.err
-    assert "Report documents: 5 others" in ended.err
+    assert "Stop documents: 3 more" in ended.err
+    assert "Report documents: 5 more" in ended.err
     records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     found = {record["documents"]: record["data_sha256"] for record in records}
     whole = tiny_lengths(shelf, 512)
@@ -151,7 +151,7 @@ def test_the_report_documents_are_measured_once_and_by_no_trial(search, monkeypa
 def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, books):
     ended, run = search("--json", text=books)
     assert ended.code == 0, ended.err
-    assert "Stop documents: 1 others" in ended.err
+    assert "Stop documents: 1 more" in ended.err
     assert "(3 were asked for)" in ended.err
     assert "No report documents" in ended.err
     assert "--report-text" in ended.err

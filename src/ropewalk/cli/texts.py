@@ -114,7 +114,7 @@ def _say_what_is_missing(role: "Role", documents: "DocumentSet | None", num_aske
         say(f"No {role} documents: {source} holds none after the others, so {without[role]}.")
         return
     fewer = f" ({num_asked} were asked for)" if found < num_asked else ""
-    say(f"{role.capitalize()} documents: {found} others from {documents.source}{fewer}.")
+    say(f"{role.capitalize()} documents: {found} more from {documents.source}{fewer}.")
 
 
 def _require_disjoint(texts: Texts) -> None:
