@@ -96,11 +96,11 @@ def run_real(model: Any, factors: RescaleFactors, way: str, length: int) -> None
 # ---------------------------------------------------------------- memory of fake tensors
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of every storage on one device that is alive, and their peak."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self.now = self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()

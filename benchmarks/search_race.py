@@ -144,7 +144,10 @@ def documents_of(entry: Entry, loaded: LoadedModel) -> tuple[DocumentSet, Docume
         num_documents=entry.num_documents + NUM_STOP,
         split="search",
     )
-    return both.part(0, entry.num_documents), both.part(entry.num_documents, len(both.documents))
+    documents, stop = both.part(0, entry.num_documents), both.part(entry.num_documents)
+    assert documents is not None
+    assert stop is not None
+    return documents, stop
 
 
 def run(entry: Entry, seed: int, runs: Path, today: str) -> None:

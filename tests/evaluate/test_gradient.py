@@ -209,9 +209,7 @@ def test_wide_activations_and_logits_exist_in_tiles_only(tiny_model: LlamaForCau
     nll_gradient(tiny_model, window(), factors, checkpoint=True)
 
     assert max(inner) == 16
-    assert sum(inner) == 2 * LENGTH * len(tiny_model.model.layers), (
-        "forwards once, backwards once"
-    )
+    assert sum(inner) == 2 * LENGTH * len(tiny_model.model.layers), "forwards once, backwards once"
     assert rows == [13] * 5 + [6]
 
 

@@ -244,8 +244,7 @@ def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 
 def _require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
-    ours = {document.ids.numpy().tobytes() for document in documents.documents}
-    if any(document.ids.numpy().tobytes() in ours for document in others.documents):
+    if documents.shares_documents_with(others):
         raise SettingError(
             "A stop document is also a search document: give others, or leave the stop set out."
         )
