@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 # An upper room never imports a lower one.
 ORDER = [
     "errors",
-    "outside",
     "files",
+    "outside",
     "geometry",
     "factors",
     "rope",
@@ -21,6 +21,7 @@ ORDER = [
     "text",
     "evaluate",
     "search",
+    "testing",
     "run_folder",
     "report",
     "cli",

@@ -29,8 +29,15 @@ TRIAL = Trial(
 RESULT = SearchResult(
     factors=FACTORS,
     factors_without_start_tokens=FACTORS.replace(num_start_tokens=0),
-    outcome=SearchOutcome(trials=(TRIAL,), best=TRIAL, best_without_start_tokens=None, stopped_by="budget"),
-    identity={"seed": 0},
+    outcome=SearchOutcome(
+        trials=(TRIAL,),
+        best=TRIAL,
+        best_without_start_tokens=None,
+        on_stop_set=None,
+        free=None,
+        stopped_by="budget",
+    ),
+    identity={"seed": 0, "serve_with": "ropewalk"},
     environment={"versions": {}},
     reproducible=True,
 )
@@ -75,7 +82,7 @@ def test_what_a_run_leaves(tmp_path):
     assert RescaleFactors.load(folder.factors_path) == FACTORS
     assert RescaleFactors.load(folder.factors_without_start_tokens_path).num_start_tokens == 0
     run = json.loads(folder.run_path.read_text())
-    assert (run["format"], run["version"], run["identity"]) == ("ropewalk.run", 1, {"seed": 0})
+    assert (run["format"], run["version"], run["identity"]) == ("ropewalk.run", 1, RESULT.identity)
     assert run["result"]["value"] == 9.0
     lines = folder.records_path.read_text().splitlines()
     assert [json.loads(line)["factors"] for line in lines] == ["yarn", "yarn"]

@@ -1,10 +1,13 @@
-"""An objective in the place of a model: fast, and its lowest point is known."""
+"""The bowl of `ropewalk.testing` and what the tests of the loop want besides: a record, and values at will."""
 
 import math
 import time
 
+from ropewalk import testing
 from ropewalk.geometry import RopeGeometry
+from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.space import SearchSpace
+from ropewalk.search.strategies import Task, make_strategy
 
 
 def make_space(num_pairs=12):
@@ -14,22 +17,45 @@ def make_space(num_pairs=12):
     return SearchSpace(geometry=geometry, target_length=2048)
 
 
-class Bowl:
-    """Lowest where log lambda_i = (i / n)^2 ln s, the attention factor is 1.1, and n-hat is 1, not 0."""
+class Bowl(testing.Bowl):
+    """Of one document, unless told otherwise; `asked` are the candidates that it was asked for."""
 
-    cost = 1.0
-
-    def __init__(self, space, seconds=0.0):
-        self.space = space
+    def __init__(self, space, num_documents=1, *, seconds=0.0, **settings):
+        super().__init__(space, num_documents, **settings)
         self.seconds = seconds
         self.asked = []
 
-    def __call__(self, candidate):
+    def measure(self, candidate, document):
         time.sleep(self.seconds)
         self.asked.append(candidate)
-        total, num_pairs = 1.0, len(candidate.rescale_factors)
-        for pair, value in enumerate(candidate.rescale_factors):
-            goal = (pair / num_pairs) ** 2 * math.log(self.space.extension_ratio)
-            total += (math.log(value) - goal) ** 2
-        total += 100 * (candidate.attention_factor - 1.1) ** 2
-        return total + (0.01 * candidate.num_start_tokens or 1.0)
+        return super().measure(candidate, document)
+
+
+class Valued(Bowl):
+    """Any function of the candidate as its value."""
+
+    def __init__(self, space, value_of, **settings):
+        super().__init__(space, **settings)
+        self.value_of = value_of
+
+    def measure(self, candidate, document):
+        self.asked.append(candidate)
+        return (math.log(self.value_of(candidate)),)
+
+
+def strategy_for(name, space, *, seed=0, budget=100, settings=None, num_documents=1, gradient_cost=3.0):
+    """A strategy with a budget of its own."""
+    task = Task(
+        space=space, seed=seed, budget=budget, num_documents=num_documents, gradient_cost=gradient_cost
+    )
+    return make_strategy(name, task, settings)
+
+
+def search_on(name, objective, journal=None, *, seed=0, budget=100, settings=None, **how):
+    """A search from its front, without a model."""
+    left = left_for_strategy(budget, objective, objective.space, how.get("stop_set"), how.get("probes"))
+    strategy = strategy_for(
+        name, objective.space, seed=seed, budget=left, settings=settings,
+        num_documents=objective.num_documents, gradient_cost=objective.gradient_cost,
+    )  # fmt: skip
+    return run_search(strategy, objective, journal, budget=budget, **how)

@@ -5,12 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from bowl import search_on
 
 from ropewalk.errors import RunFolderError
 from ropewalk.search.journal import Journal, differing
-from ropewalk.search.loop import run_search
 from ropewalk.search.space import Candidate
-from ropewalk.search.strategies import make_strategy
 from ropewalk.search.trial import Trial
 
 IDENTITY = {"seed": 0, "space": {"step": 0.01, "start_tokens": (0, 4)}, "max_minutes": None}
@@ -242,14 +241,14 @@ def test_a_full_disk_leaves_the_journal_whole(path, room):
 
 
 def test_a_search_stopped_by_a_full_disk_goes_on(path, space, bowl):
-    whole = run_search(make_strategy("evolution", space, 0), bowl, budget=20)
+    whole = search_on("evolution", bowl, budget=20)
     with Journal(path) as journal:
         journal.begin({}, {})
         journal._file = Full(journal._file, 5000)
         with pytest.raises(RunFolderError, match="the disk is full"):
-            run_search(make_strategy("evolution", space, 0), bowl, journal, budget=20)
+            search_on("evolution", bowl, journal, budget=20)
     with Journal(path) as journal:
         journal.begin({}, {})
         assert 0 < len(journal.trials) < 20
-        again = run_search(make_strategy("evolution", space, 0), bowl, journal, budget=20)
+        again = search_on("evolution", bowl, journal, budget=20)
     assert again.best.candidate == whole.best.candidate

@@ -9,16 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from bowl import Bowl, make_space
+from bowl import Bowl, Valued, make_space, search_on
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.journal import Journal
-from ropewalk.search.loop import run_search
-from ropewalk.search.strategies import make_strategy
 
 
-def evolve(space, objective, journal=None, *, seed=0, budget=100, **settings):
-    return run_search(make_strategy("evolution", space, seed), objective, journal, budget=budget, **settings)
+def evolve(space, objective, journal=None, **how):
+    objective.space = space
+    return search_on("evolution", objective, journal, **how)
 
 
 def begun(path, identity=None, environment=None):
@@ -46,13 +45,7 @@ def test_the_best_is_the_lowest_and_the_budget_is_kept(space, bowl):
 
 
 def test_of_equal_values_the_first_wins(space):
-    class Flat:
-        cost = 1.0
-
-        def __call__(self, candidate):
-            return 3.0
-
-    assert evolve(space, Flat(), budget=10).best.index == 0
+    assert evolve(space, Valued(space, lambda candidate: 3.0), budget=10).best.index == 0
 
 
 def test_one_evaluation_is_kept_for_the_best_without_start_tokens(space, bowl):
@@ -60,7 +53,7 @@ def test_one_evaluation_is_kept_for_the_best_without_start_tokens(space, bowl):
     outcome = evolve(space, bowl, budget=300)
     assert outcome.best.candidate.num_start_tokens > 0
     check = outcome.trials[-1]
-    assert [trial.is_check for trial in outcome.trials] == [False] * 299 + [True]
+    assert [trial.kind for trial in outcome.trials] == ["trial"] * 299 + ["check"]
     assert check.candidate == outcome.best.candidate.without_start_tokens()
     lowest = min(t.value for t in outcome.trials if t.candidate.num_start_tokens == 0)
     assert outcome.best_without_start_tokens.value == lowest
@@ -76,45 +69,38 @@ def test_no_check_where_it_was_tried_already(space, bowl):
 def test_without_start_tokens_the_strategy_has_the_whole_budget(space, bowl):
     outcome = evolve(without_start_tokens(space), bowl, budget=70)
     assert len(outcome.trials) == 70
-    assert not any(trial.is_check for trial in outcome.trials)
+    assert {trial.kind for trial in outcome.trials} == {"trial"}
 
 
 def test_a_better_check_is_the_best(space, bowl):
-    class NoStartTokens:
-        """n-hat is bad, but the strategy sees so only by the check: all it asks for with 0 fails."""
+    """n-hat is bad, but the strategy sees so only by the check: all it asks for with 0 fails."""
 
-        cost = 1.0
+    def value_of(candidate):
+        if candidate.num_start_tokens == 0 and len(objective.asked) < 30:
+            return math.nan
+        return 1.0 + candidate.num_start_tokens
 
-        def __init__(self):
-            self.num_calls = 0
-
-        def __call__(self, candidate):
-            self.num_calls += 1
-            if candidate.num_start_tokens == 0 and self.num_calls < 30:
-                return math.nan
-            return 1.0 + candidate.num_start_tokens
-
-    outcome = evolve(space, NoStartTokens(), budget=30)
-    assert outcome.best.is_check
+    objective = Valued(space, value_of)
+    outcome = evolve(space, objective, budget=30)
+    assert outcome.best.kind == "check"
     assert outcome.best == outcome.best_without_start_tokens
 
 
 def test_a_budget_too_small_is_refused(space, bowl):
-    with pytest.raises(SettingError, match=r"one trial and the check without start tokens need 2: give more"):
+    with pytest.raises(SettingError, match=r"one trial and the checks need 2: give more"):
         evolve(space, bowl, budget=1)
     assert len(evolve(without_start_tokens(space), bowl, budget=1).trials) == 1
 
 
 def test_costs_are_counted_in_forward_passes(space, bowl):
-    bowl.cost = 3.0
-    outcome = evolve(without_start_tokens(space), bowl, budget=10)
+    outcome = evolve(without_start_tokens(space), Bowl(space, cost=3.0), budget=10)
     assert len(outcome.trials) == 3
     assert outcome.cost == 9
 
 
 def test_failures_of_every_kind_are_trials(space, bowl):
     def fail(candidate):
-        match len(bowl.asked):
+        match len(objective.asked):
             case 3:
                 return math.nan
             case 4:
@@ -127,14 +113,8 @@ def test_failures_of_every_kind_are_trials(space, bowl):
                 )
         return 1.0
 
-    class Failing:
-        cost = 1.0
-
-        def __call__(self, candidate):
-            bowl(candidate)
-            return fail(candidate)
-
-    outcome = evolve(space, Failing(), budget=10)
+    objective = Valued(space, fail)
+    outcome = evolve(space, objective, budget=10)
     reasons = {trial.index: trial.failure for trial in outcome.trials if trial.failure}
     assert list(reasons) == [2, 3, 4, 5]
     assert reasons[2] == "the value is nan"
@@ -146,26 +126,17 @@ def test_failures_of_every_kind_are_trials(space, bowl):
 
 
 def test_a_defect_passes_through(space, path):
-    class Broken:
-        cost = 1.0
-
-        def __call__(self, candidate):
-            raise RuntimeError("size mismatch")
+    def broken(candidate):
+        raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"), begun(path) as journal:
-        evolve(space, Broken(), journal)
+        evolve(space, Valued(space, broken), journal)
     assert not path.exists(), "nothing ended, so nothing is left"
 
 
 def test_if_all_fails_it_says_so(space):
-    class Failing:
-        cost = 1.0
-
-        def __call__(self, candidate):
-            return math.nan
-
     with pytest.raises(EvaluationError, match=r"All 9 candidates failed \(the first: the value is nan\)"):
-        evolve(space, Failing(), budget=10)
+        evolve(space, Valued(space, lambda candidate: math.nan), budget=10)
 
 
 def test_progress_tells_best_trials_and_time(space, bowl):
@@ -210,11 +181,11 @@ def test_cut_anywhere_in_its_last_lines_a_run_ends_as_it_did(space, bowl, path, 
 
     def run():
         with begun(path) as journal:
-            outcome = run_search(make_strategy("evolution", space, 0, small), bowl, journal, budget=14)
-        return [(trial.candidate, trial.value, trial.is_check) for trial in outcome.trials]
+            outcome = evolve(space, bowl, journal, settings=small, budget=14)
+        return [(trial.candidate, trial.value, trial.kind) for trial in outcome.trials]
 
     expected = run()
-    assert expected[-1][2], "the last one is the check"
+    assert expected[-1][2] == "check", "the last one is the check"
     content = path.read_bytes()
     start = len(content) - sum(len(line) for line in content.splitlines(keepends=True)[-2:])
     for cut in [*range(start, len(content), 17), len(content) - 1, len(content)]:
@@ -263,15 +234,13 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from bowl import Bowl, make_space
+from bowl import Bowl, Valued, make_space, search_on
 from ropewalk.search.journal import Journal
-from ropewalk.search.loop import run_search
-from ropewalk.search.strategies import make_strategy
 space = make_space(num_pairs=32)
 with Journal(Path(sys.argv[2])) as journal:
     journal.begin({}, {})
     print("begun", flush=True)
-    outcome = run_search(make_strategy("evolution", space, 0), Bowl(space, 0.003), journal, budget=160)
+    outcome = search_on("evolution", Bowl(space, seconds=0.003), journal, budget=160)
 print(space.to_factors(outcome.best.candidate).to_json())
 """
 

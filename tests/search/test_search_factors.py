@@ -10,7 +10,8 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import load_model
 from ropewalk.search.journal import Journal
-from ropewalk.search.search import number_of_evaluations, search_factors
+from ropewalk.search.search import search_factors
+from ropewalk.search.settings import number_of_evaluations
 from ropewalk.text.tokens import token_documents
 from ropewalk.text.windows import truncate
 
@@ -45,7 +46,7 @@ def linear(tiny_model, tiny_model_folder):
 
 
 def search(loaded, documents, **changes):
-    settings = {"target_length": TARGET, "budget": 12, "seed": 3, **changes}
+    settings = {"target_length": TARGET, "strategy": "evolution", "budget": 12, "seed": 3, **changes}
     return search_factors(loaded, documents, **settings)
 
 
