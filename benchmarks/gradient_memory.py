@@ -8,30 +8,22 @@ tokens, traced on fake tensors, which have shapes and no contents: GiB of all te
 included. The trace follows what Python sees; what a kernel takes for itself while it runs is not in it.
 """
 
-import argparse
 import gc
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 import weakref
 from contextlib import ExitStack
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from evaluator import PACKAGES, RESULTS, forget_peak, load, peak_mib, processor, tokens
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from evaluator import forget_peak, load, peak_mib, tokens
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
@@ -154,7 +146,9 @@ def trace(way: str, length: int, device: torch.device) -> dict[str, float]:
     """GiB at the peak, and of the weights alone."""
     config = llama_8b()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    rotary = LlamaForCausalLM(llama_8b(num_hidden_layers=1, vocab_size=8, intermediate_size=8)).model.rotary_emb
+    rotary = LlamaForCausalLM(
+        llama_8b(num_hidden_layers=1, vocab_size=8, intermediate_size=8)
+    ).model.rotary_emb
     with fake, device:
         torch.set_default_dtype(torch.bfloat16)
         model = LlamaForCausalLM(config).eval()
@@ -185,7 +179,9 @@ def run_traced(model: nn.Module, window: TokenWindow, factors: RescaleFactors, w
 def twin() -> LlamaForCausalLM:
     """Small and real, of the same class: its values show how logits are made."""
     small = {"vocab_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    return LlamaForCausalLM(llama_8b(**small, num_attention_heads=2, num_key_value_heads=1, head_dim=8)).eval()
+    return LlamaForCausalLM(
+        llama_8b(**small, num_attention_heads=2, num_key_value_heads=1, head_dim=8)
+    ).eval()
 
 
 def one_sequence() -> ExitStack:
