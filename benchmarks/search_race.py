@@ -144,10 +144,7 @@ def documents_of(entry: Entry, loaded: LoadedModel) -> tuple[DocumentSet, Docume
         num_documents=entry.num_documents + NUM_STOP,
         split="search",
     )
-    documents, stop = both.part(0, entry.num_documents), both.part(entry.num_documents)
-    assert documents is not None
-    assert stop is not None
-    return documents, stop
+    return both.part(0, entry.num_documents), both.part(entry.num_documents, len(both.documents))
 
 
 def run(entry: Entry, seed: int, runs: Path, today: str) -> None:

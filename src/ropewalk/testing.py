@@ -60,7 +60,12 @@ class Bowl(Objective):
     """
 
     def __init__(
-        self, space: SearchSpace, num_documents: int = NUM_DOCUMENTS, *, cost: float = 1.0, spread: float = SPREAD
+        self,
+        space: SearchSpace,
+        num_documents: int = NUM_DOCUMENTS,
+        *,
+        cost: float = 1.0,
+        spread: float = SPREAD,
     ) -> None:
         """`cost`: of a value of all documents, in forward passes; `spread`: of the documents' own minima."""
         window = TokenWindow(ids=torch.zeros(2, dtype=torch.int64), num_scored=1)
@@ -228,7 +233,9 @@ class _Case:
         """The real loop."""
 
         def count(progress: Progress) -> None:
-            assert progress.num_trials <= self.most_trials, f"the search goes on after {self.most_trials} trials"
+            assert progress.num_trials <= self.most_trials, (
+                f"the search goes on after {self.most_trials} trials"
+            )
 
         return run_search(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count)
 
@@ -428,7 +435,9 @@ def _only_complete_values_are_best(case: _Case) -> None:
 def _require_same(one: list[_Asked], other: list[_Asked], when: str) -> None:
     for index, (ours, theirs) in enumerate(zip(one, other, strict=False)):
         assert ours.query == theirs.query, f"query {index} differs, {when}"
-        assert ours.generator_state == theirs.generator_state, f"the generator at query {index} differs, {when}"
+        assert ours.generator_state == theirs.generator_state, (
+            f"the generator at query {index} differs, {when}"
+        )
     assert len(one) == len(other), f"{len(one)} and {len(other)} queries, {when}"
 
 

@@ -63,9 +63,8 @@ def read_texts(
         source, tokenizer, length=length, num_documents=num_search + num_stop + from_same, split="search"
     )
     search = whole.part(0, num_search)
-    assert search is not None  # `token_documents` refuses a source that holds none
-    stop = whole.part(num_search, num_search + num_stop)
-    report = whole.part(num_search + num_stop, num_search + num_stop + from_same)
+    stop = _next(whole, num_search, num_stop)
+    report = _next(whole, num_search + num_stop, from_same)
     if report_source is not None and num_report:
         report = token_documents(report_source, tokenizer, length=length, num_documents=num_report)
     say(_about(whole, search, num_search))
@@ -74,6 +73,12 @@ def read_texts(
     texts = Texts(search=search, stop=stop, report=report)
     _require_disjoint(texts)
     return texts
+
+
+def _next(whole: "DocumentSet", start: int, count: int) -> "DocumentSet | None":
+    """So many documents from `start` on, fewer where the set ends; None where none is left."""
+    stop = min(start + count, len(whole.documents))
+    return whole.part(start, stop) if stop > start else None
 
 
 def check_sources(source: str, report_source: str | None) -> None:

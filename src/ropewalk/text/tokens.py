@@ -1,8 +1,8 @@
 """Documents to token ids, each document exactly as long as asked, and cached."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,11 @@ class DocumentSet:
         """Tokens in each document."""
         return len(self.documents[0].ids)
 
-    def part(self, start: int, stop: int | None = None) -> "DocumentSet | None":
-        """The documents from `start` up to `stop`, both counted from 0, as a set; None if it would be empty.
-
-        What was read and left out on the way is told by the whole set alone.
-        """
+    def part(self, start: int, stop: int) -> "DocumentSet":
+        """Some of the documents, in their order; what was read and left out is told of the whole."""
         documents = self.documents[start:stop]
-        if not documents:
-            return None
-        return DocumentSet(
-            documents=documents,
-            num_read=len(documents),
-            num_too_short=0,
-            data_sha256=_hash_ids(documents),
-            source=self.source,
-        )
+        assert documents, (start, stop, len(self.documents))
+        return replace(self, documents=documents, data_sha256=_hash_ids(documents))
 
     def shares_documents_with(self, other: "DocumentSet") -> bool:
         """Whether any document has the same tokens in both."""
@@ -203,7 +193,7 @@ def _token_document(name: str, ids: list[int]) -> TokenDocument:
     return TokenDocument(name=name, ids=torch.tensor(ids, dtype=torch.int64))
 
 
-def _hash_ids(documents: Iterable[TokenDocument]) -> str:
+def _hash_ids(documents: Sequence[TokenDocument]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         digest.update(_bytes(document))
