@@ -2,10 +2,11 @@
 
     python benchmarks/gradient_memory.py
 
-Two measurements. The bundled model at 16384 tokens: MiB that an evaluation, or a gradient, adds to the peak of
-a process that holds the model, each in a process of its own. And a model of Llama 3 8B's shape at 131072
-tokens, traced on fake tensors, which have shapes and no contents: GiB of all tensors that live at once, weights
-included. The trace follows what Python sees; what a kernel takes for itself while it runs is not in it.
+Two measurements. The bundled model at 16384 tokens: MiB that an evaluation, or a gradient, adds to the peak
+of a process that holds the model, each in a process of its own. And a model of Llama 3 8B's shape at 131072
+tokens, traced on fake tensors, which have shapes and no contents: GiB of all tensors that live at once,
+weights included. The trace follows what Python sees; what a kernel takes for itself while it runs is not in
+it.
 """
 
 import gc
@@ -95,11 +96,11 @@ def run_real(model: Any, factors: RescaleFactors, way: str, length: int) -> None
 # ---------------------------------------------------------------- memory of fake tensors
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of every storage on one device that is alive, and their peak."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device = device
         self.now = self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()

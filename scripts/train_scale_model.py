@@ -15,7 +15,7 @@ Files that share lines with the `search` or `held_out` split are left out (some 
 
 With `--shape today` it trains the second model of `benchmarks/search_race.py` instead, which has the geometry
 of today's models: norms on queries and keys, and rope_theta 10000 at the same window, so that its slowest
-pair spans 184 windows (the bundled model's: 11). It takes the bundled model's tokenizer.
+pair spans 184 windows (the bundled model's: 12.5). It takes the bundled model's tokenizer.
 
     OMP_NUM_THREADS=1 python scripts/train_scale_model.py --shape today --out /tmp/today-model --steps 1600
 

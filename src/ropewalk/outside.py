@@ -15,9 +15,10 @@ def load_outside(name: str, what: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = import_module(module_name)
-    except ImportError as error:
+    except Exception as error:  # whatever that module does as it is imported
+        said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise SettingError(
-            f"The {what} {name} can't be imported ({error}): name package.module:Name, and put its folder "
+            f"The {what} {name} can't be imported ({said}): name package.module:Name, and put its folder "
             f"on PYTHONPATH."
         ) from None
     try:

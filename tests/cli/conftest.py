@@ -1,5 +1,6 @@
 """A model small enough to search in a second, in a folder as a user has one, and texts to go with it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -116,3 +117,15 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"book-{number}.txt").write_text(words)
     (folder / "short.txt").write_text("too short")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of twelve texts, enough for the three sets of a small search."""
+    file = tmp_path_factory.mktemp("shelf") / "texts.jsonl"
+    texts = [
+        " ".join(f"volume {number} line {line}: {line * number % 13} ropes." for line in range(200))
+        for number in range(12)
+    ]
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return file

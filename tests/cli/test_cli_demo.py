@@ -19,15 +19,17 @@ def done(model, tmp_path_factory):
         patch.setenv("ROPEWALK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         patch.setattr(demo, "NUM_PASSKEYS", 2)
         patch.setattr(demo, "NUM_SEARCH_DOCUMENTS", 2)
+        patch.setattr(demo, "NUM_STOP_DOCUMENTS", 2)
         patch.setattr(demo, "NUM_REPORT_DOCUMENTS", 3)
-        demo.demonstrate(str(model), out, "5", json=True)
+        demo.demonstrate(str(model), out, "9", json=True)
     return out
 
 
 def test_it_measures_every_scheme_and_what_a_user_would_do_instead(done):
     records = [json.loads(line) for line in (done / "records.jsonl").read_text().splitlines()]
     everything = ["untouched", *CLOSED_FORMS, "searched"]
-    perplexities = [(r["factors"], r["length"]) for r in records if r["metric"] == "perplexity"]
+    reported = [r for r in records if r.get("documents") == "report"]
+    perplexities = [(r["factors"], r["length"]) for r in reported]
     assert perplexities == [
         (label, length) for label in [*everything, "sliding window"] for length in LENGTHS
     ]
@@ -40,7 +42,10 @@ def test_it_measures_every_scheme_and_what_a_user_would_do_instead(done):
 def test_it_reports_on_other_documents_than_it_searched(done):
     searched = RescaleFactors.load(done / "factors.json").provenance.data_sha256
     records = [json.loads(line) for line in (done / "records.jsonl").read_text().splitlines()]
-    assert searched not in {r.get("data_sha256") for r in records}
+    found = {(r["documents"], r["data_sha256"]) for r in records if r["metric"] == "perplexity"}
+    assert {role for role, _ in found} == {"search", "stop", "report"}
+    assert len({sha for _, sha in found}) == len(found)  # no set is another's
+    assert ("search", searched) in found
 
 
 def test_it_leaves_pictures_and_factors(done):
@@ -52,11 +57,13 @@ def test_it_leaves_pictures_and_factors(done):
 def test_again_it_goes_on_where_it_stood_and_tells_the_same(done, model, monkeypatch, capfd):
     monkeypatch.setattr(demo, "NUM_PASSKEYS", 2)
     monkeypatch.setattr(demo, "NUM_SEARCH_DOCUMENTS", 2)
+    monkeypatch.setattr(demo, "NUM_STOP_DOCUMENTS", 2)
     monkeypatch.setattr(demo, "NUM_REPORT_DOCUMENTS", 3)
     before = (done / "factors.json").read_bytes()
-    demo.demonstrate(str(model), done, "5")
+    demo.demonstrate(str(model), done, "9")
     out = capfd.readouterr().out
     assert (done / "factors.json").read_bytes() == before
     assert "beat every closed-form scheme" in out
     assert "Passkeys found" in out
-    assert "ropewalk search YOUR-MODEL --target-length 8x --text YOUR-TEXT --budget 5" in out
+    assert "stop (n = 2)" in out
+    assert "ropewalk search YOUR-MODEL --target-length 8x --text YOUR-TEXT --budget 9" in out

@@ -1,6 +1,8 @@
 """`ropewalk search`: what it leaves behind, and that no way of ending it early loses anything."""
 
 import json
+import math
+import re
 import shlex
 import signal
 import subprocess
@@ -8,24 +10,34 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from ropewalk.evaluate import perplexity
 from ropewalk.factors import RescaleFactors
 from ropewalk.report.comparison import CLOSED_FORMS
+from ropewalk.text.tokens import token_documents
 
 SETTINGS = ["--target-length", "4x", "--num-documents", "2", "--seed", "3"]
 FILES = {"factors.json", "factors-no-start-tokens.json", "journal.jsonl", "records.jsonl", "run.json"}
 
 
 @pytest.fixture
-def search(ropewalk, model, books, tmp_path):
+def tiny_lengths(model):
+    """The documents of a source, as the model's tokenizer cuts them."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return lambda source, length: token_documents(str(source), tokenizer, length=length)
+
+
+@pytest.fixture
+def search(ropewalk, model, shelf, tmp_path):
     """Run a small search; give the ending and the folder."""
 
-    def searched(*more, out="run", budget=6):
+    def searched(*more, out="run", budget=10, text=shelf):
         arguments = [
             "search",
             model,
             "--text",
-            books,
+            text,
             *SETTINGS,
             "--budget",
             budget,
@@ -44,24 +56,38 @@ def test_it_leaves_factors_a_journal_and_a_table(search):
     assert {file.name for file in run.iterdir()} == FILES
     factors = RescaleFactors.load(run / "factors.json")
     assert factors.target_length == 512
-    assert factors.provenance.strategy == "evolution"
+    assert factors.provenance.strategy == "gradient"
+    assert factors.provenance.settings["serve_with"] == "any"
     assert factors.provenance.seed == 3
     assert str(run / "factors.json") in ended.out
     assert "n-hat 0" in ended.out
+    assert "every engine" in ended.out
     rows = [line.split()[0] for line in ended.out.splitlines() if line.strip()]
     assert set(CLOSED_FORMS) | {"searched"} <= set(rows)
-    assert "evaluate perplexity" in ended.out
+    assert "evaluate passkey" in ended.out
     assert "best" in ended.err
-    assert " of 6 evaluations" in ended.err
+    assert re.search(r" \d+\.\d of 10 evaluations", ended.err)
 
 
 def test_json_is_one_object_on_stdout(search):
     ended, run = search("--json")
     document = json.loads(ended.out)
-    labels = [record["factors"] for record in document["records"]]
-    assert set(labels) >= {*CLOSED_FORMS, "searched"}
-    searched = document["records"][labels.index("searched")]
-    assert searched["value"] == pytest.approx(document["search"]["value"], rel=1e-6)
+    reported = [record for record in document["records"] if record["documents"] == "report"]
+    assert [record["factors"] for record in reported] == [*CLOSED_FORMS, "searched"]
+    searched = {r["documents"]: r for r in document["records"] if r["factors"] == "searched"}
+    assert searched["search"]["value"] == pytest.approx(document["search"]["value"], rel=1e-6)
+    assert searched["stop"]["value"] == pytest.approx(document["search"]["stop_value"], rel=1e-6)
+    assert {role: record["n"] for role, record in searched.items()} == {"search": 2, "stop": 3, "report": 5}
+    assert len({record["data_sha256"] for record in searched.values()}) == 3
+    assert {gap["documents"]: gap["searched"] for gap in document["gaps"]} == {
+        role: record["value"] for role, record in searched.items()
+    }
+    best = min((r for r in reported if r["factors"] != "searched"), key=lambda record: record["value"])
+    for gap in document["gaps"]:
+        assert gap["scheme"] == best["factors"]
+        assert gap["nats"] == pytest.approx(math.log(gap["searched"] / gap["closed_form"]))
+    assert "every closed-form scheme on the 5 report documents" in document["verdict"]
+    assert document["search"]["nats_of_limits"] >= 0
     assert document["files"]["factors"] == str(run / "factors.json")
     assert Path(document["files"]["run"]).is_file()
 
@@ -82,8 +108,164 @@ def test_start_tokens_none_keeps_n_hat_0(search):
 
 
 def test_the_attention_factor_is_stored(search):
-    _, run = search("--attention-factor", "1.25", budget=3)
+    _, run = search("--attention-factor", "1.25")
     assert RescaleFactors.load(run / "factors.json").attention_factor == 1.25
+
+
+def trials_of(run):
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()[1:]]
+
+
+def test_the_three_sets_are_consecutive_documents_of_one_source(search, shelf, tiny_lengths):
+    ended, run = search()
+    assert "Stop documents: 3 more" in ended.err
+    assert "Report documents: 5 more" in ended.err
+    records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    found = {record["documents"]: record["data_sha256"] for record in records}
+    whole = tiny_lengths(shelf, 512)
+    assert found == {
+        "search": whole.part(0, 2).data_sha256,
+        "stop": whole.part(2, 5).data_sha256,
+        "report": whole.part(5, 10).data_sha256,
+    }
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    assert identity["text"]["data_sha256"] == found["search"]
+    assert identity["stop_text"]["data_sha256"] == found["stop"]
+
+
+def test_the_report_documents_are_measured_once_and_by_no_trial(search, monkeypatch):
+    measured = []
+    measure = perplexity.measure_perplexity
+
+    def noting(loaded, documents, lengths, *, factors, **more):
+        measured.extend((documents.data_sha256, label) for label in factors)
+        return measure(loaded, documents, lengths, factors=factors, **more)
+
+    monkeypatch.setattr(perplexity, "measure_perplexity", noting)
+    ended, _ = search("--json")
+    (report,) = {r["data_sha256"] for r in json.loads(ended.out)["records"] if r["documents"] == "report"}
+    labels = [label for sha, label in measured if sha == report]
+    assert labels == [*CLOSED_FORMS, "searched"]
+
+
+def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, books):
+    ended, run = search("--json", text=books)
+    assert ended.code == 0, ended.err
+    assert "Stop documents: 1 more" in ended.err
+    assert "(3 were asked for)" in ended.err
+    assert "No report documents" in ended.err
+    assert "--report-text" in ended.err
+    document = json.loads(ended.out)
+    assert {record["documents"] for record in document["records"]} == {"search", "stop"}
+    assert "on the 2 search documents" in document["verdict"]
+    assert {trial["kind"] for trial in trials_of(run)} >= {"trial", "stop"}
+
+
+def test_with_no_document_left_there_is_no_stop_set(search, books):
+    ended, run = search("--num-documents", "3", text=books)
+    assert ended.code == 0, ended.err
+    assert "No stop documents" in ended.err
+    assert "stop" not in {trial["kind"] for trial in trials_of(run)}
+    assert "evaluate perplexity" in ended.out
+    assert "the search has not seen" in ended.out
+
+
+def test_sets_can_be_left_out_and_the_report_come_from_elsewhere(search, books, tmp_path):
+    ended, _ = search("--stop-documents", "0", "--report-text", books, "--report-documents", "2", "--json")
+    assert ended.code == 0, ended.err
+    records = json.loads(ended.out)["records"]
+    assert {(r["documents"], r["source"] == str(books)) for r in records} == {
+        ("search", False), ("report", True),
+    }  # fmt: skip
+    assert {record["n"] for record in records if record["documents"] == "report"} == {2}
+    ended, _ = search("--stop-documents", "0", "--report-documents", "0", out="other")
+    assert "No report" not in ended.err  # nothing is missing: none was asked for
+    assert "the search has not seen" in ended.out
+
+
+def test_stdlib_is_reported_on_its_held_out_part(search):
+    ended, _ = search("--json", text="stdlib")
+    assert ended.code == 0, ended.err
+    sources = {r["documents"]: r["source"] for r in json.loads(ended.out)["records"]}
+    assert sources == {"search": "stdlib", "stop": "stdlib", "report": "stdlib:held-out"}
+
+
+@pytest.mark.parametrize(
+    ("options", "strategy", "knots"),
+    [
+        (["--strategy", "hybrid", "--num-knots", "2"], "hybrid", 2),
+        (["--strategy", "cma", "--space", "full", "--free-order"], "cma", None),
+        (["--strategy", "evolution", "--serve-with", "vllm"], "evolution", None),
+        (["--strategy", "random", "--space", "longrope2", "--critical-pair", "4"], "random", 4),
+    ],
+)
+def test_strategies_and_spaces(search, options, strategy, knots):
+    ended, run = search(*options, budget=12)
+    assert ended.code == 0, ended.err
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    assert identity["strategy"] == strategy
+    assert (identity["space"]["knots"] and len(identity["space"]["knots"])) == knots
+    assert identity["space"]["monotone"] == ("--free-order" not in options)
+    assert f"found by {strategy}" in ended.out
+
+
+@pytest.mark.parametrize("objective", ["tail", "needle", "perplexity"])
+def test_a_value_of_another_kind_is_not_called_perplexity(search, objective):
+    more = ["--short-weight", "0.5"] if objective == "perplexity" else []
+    ended, _ = search("--objective", objective, *more, budget=30)
+    assert ended.code == 0, ended.err
+    story = ended.out.partition("Perplexity on")[0]
+    assert re.search(r"^  value \d", story, flags=re.MULTILINE), story
+    assert f"the value is {'tail' if objective == 'tail' else objective}" in story
+    assert not re.search(r"perplexity \d", story)
+
+
+def test_what_racing_dropped_is_told(search):
+    ended, run = search("--strategy", "evolution", "--racing", "0.2", budget=80)
+    assert ended.code == 0, ended.err
+    dropped = [trial for trial in trials_of(run) if trial.get("estimate") is not None]
+    assert dropped
+    assert f"{len(dropped)} dropped early by racing" in ended.out
+
+
+OWN = """
+import numpy as np
+from ropewalk.search.strategies import Strategy
+from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
+from ropewalk.search.terms import tail
+
+class Mine(RandomSearch):
+    Settings = RandomSettings
+
+def objective(task):
+    return tail(task)
+"""
+
+
+def test_a_strategy_and_an_objective_of_ones_own(search, tmp_path, monkeypatch):
+    (tmp_path / "own_search.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended, run = search("--strategy", "own_search:Mine", "--objective", "own_search:objective")
+    assert ended.code == 0, ended.err
+    identity = json.loads((run / "run.json").read_text())["identity"]
+    assert identity["strategy"] == "own_search:Mine"
+    assert identity["objective"].startswith("tail perplexity of 2 documents")
+
+
+def test_the_examples_of_the_search_page_run(search, ropewalk, model, shelf, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert {name for name, _ in blocks} == {"my_schemes.py", "my_objectives.py", "my_strategies.py"}
+    for name, program in blocks:
+        (tmp_path / name).write_text(program)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ended, run = search("--strategy", "my_strategies:Walk", "--objective", "my_objectives:last_quarter")
+    assert ended.code == 0, ended.err
+    assert sum(trial["kind"] == "trial" for trial in trials_of(run)) > 2
+    scheme = "my_schemes:power:exponent=3"
+    ended = ropewalk("evaluate", "perplexity", model, "--text", shelf, "--lengths", "512", "--scheme", scheme)
+    assert ended.code == 0, ended.err
+    assert scheme in ended.out
 
 
 def test_a_time_limit_is_recorded_as_not_reproducible(search):
@@ -114,15 +296,17 @@ def test_another_run_is_not_resumed(search):
     assert {file: file.read_bytes() for file in run.iterdir()} == before
 
 
-def test_the_default_folder_is_named_after_model_and_target(ropewalk, model, books, tmp_path, monkeypatch):
+def test_the_default_folder_is_named_after_model_and_target(ropewalk, model, shelf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ended = ropewalk("search", model, "--text", books, *SETTINGS, "--budget", "3")
+    ended = ropewalk("search", model, "--text", shelf, *SETTINGS, "--budget", "8")
     assert ended.code == 0, ended.err
     assert (tmp_path / "runs" / "tiny-4x" / "factors.json").is_file()
 
 
-def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(start, model, books, tmp_path):
-    settings = ["search", model, "--text", books, *SETTINGS, "--budget", "300"]
+@pytest.mark.parametrize("strategy", ["gradient", "evolution"])
+def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(start, model, shelf, tmp_path, strategy):
+    by = [] if strategy == "gradient" else ["--strategy", strategy]
+    settings = ["search", model, "--text", shelf, *SETTINGS, "--budget", "300", *by]
     ends_well(start(*settings, "--out", "whole"))
 
     interrupted = start(*settings, "--out", "broken run")

@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from transformers import GPT2Config
 
 from ropewalk.geometry import RopeGeometry
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.strategies import STRATEGY_NAMES
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=100.0, original_length=128, num_layers=2)
 YARN = scheme_factors("yarn", GEOMETRY, 512)
@@ -20,14 +23,18 @@ YARN = scheme_factors("yarn", GEOMETRY, 512)
 
 @pytest.fixture
 def refused(ropewalk):
-    """Run a command line that must be refused; give the one line."""
+    """Run a command line that must be refused; give the one line.
 
-    def one_line(*arguments):
+    `preamble` allows lines about the text before it, which is read by then.
+    """
+
+    def one_line(*arguments, preamble=None):
         ended = ropewalk(*arguments)
         assert ended.code == 2, ended.err
         assert ended.out == ""
-        assert len(ended.err_lines) == 1, ended.err
-        return ended.err
+        lines = [line for line in ended.err_lines if preamble is None or not re.search(preamble, line)]
+        assert len(lines) == 1, ended.err
+        return lines[0]
 
     return one_line
 
@@ -36,7 +43,7 @@ def refused(ropewalk):
 def search(refused, model, books, tmp_path):
     """A search that must be refused and leave no folder behind."""
 
-    def searched(*more, of=None, text=books):
+    def searched(*more, of=None, text=books, preamble=None):
         out = tmp_path / "runs" / "mine"
         said = refused(
             "search",
@@ -50,6 +57,7 @@ def search(refused, model, books, tmp_path):
             "--out",
             out,
             *more,
+            preamble=preamble,
         )
         assert not (tmp_path / "runs").exists()
         return said
@@ -84,24 +92,141 @@ def test_a_scheme_with_wrong_parameters(refused, model, scheme):
     )
 
 
-def test_an_unknown_strategy(search):
-    said = search("--strategy", "gradient")
-    assert "'gradient'" in said
-    assert "evolution" in said
+@pytest.fixture(scope="module")
+def weightless(model, tmp_path_factory):
+    """The model without its weights: what is refused with it is refused before weights are read."""
+    folder = tmp_path_factory.mktemp("weightless") / "tiny"
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+def test_an_unknown_strategy(search, weightless):
+    said = search("--strategy", "gradiant", of=weightless)
+    assert "'gradiant'" in said
+    assert all(name in said for name in STRATEGY_NAMES)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--budget", "0", "budget"), ("--budget", "many", "budget"),
-        ("--start-tokens", "some", "start tokens"), ("--attn-implementation", "guess", "guess"),
+        ("--budget", "0", "budget"), ("--budget", "many", "budget"), ("--budget", "2.5", "budget"),
+        ("--budget", "3", "need at least 4"), ("--start-tokens", "some", "start tokens"),
         ("--attention-factor", "-1", "attention"), ("--max-minutes", "-1", "max-minutes"),
-        ("--dtype", "int3", "int3"), ("--device", "abacus", "abacus"),
         ("--num-documents", "0", "num-documents"), ("--seed", "-1", "seed"),
+        ("--stop-documents", "-1", "stop-documents"), ("--report-documents", "-1", "report-documents"),
+        ("--report-text", "nowhere.txt", "does not exist"), ("--report-text", "", "empty name"),
+        ("--space", "sphere", "full, spline, longrope2"), ("--num-knots", "1", "num-knots"),
+        ("--num-knots", "99", "99 knots"), ("--critical-pair", "0", "critical-pair"),
+        ("--serve-with", "onnx", "any, transformers, vllm, llama.cpp, ropewalk"),
+        ("--objective", "bleu", "perplexity, tail, needle"),
+        ("--short-weight", "-1", "short weight"), ("--short-weight", "nan", "short weight"),
+        ("--short-weight", "inf", "short weight"), ("--racing", "-0.1", "racing"),
+        ("--racing", "0.9", "racing"), ("--racing", "nan", "racing"), ("--racing", "1e-9", "racing"),
     ],
 )  # fmt: skip
-def test_a_setting_out_of_its_range(search, option, value, said):
+def test_a_setting_out_of_its_range(search, weightless, option, value, said):
+    assert said in search(f"{option}={value}", of=weightless)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--attn-implementation", "guess", "guess"), ("--dtype", "int3", "int3"),
+        ("--device", "abacus", "abacus"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_known_to_be_wrong_as_weights_are_read(search, option, value, said):
     assert said in search(f"{option}={value}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--serve-with", "vllm", "--start-tokens", "search"], "holds no n-hat"),
+        (["--serve-with", "any", "--attention-factor", "1.2"], "not every engine reads one"),
+        (["--space", "full", "--num-knots", "4"], "say --space spline"),
+        (["--critical-pair", "3"], "say --space longrope2"),
+        (["--space", "longrope2", "--critical-pair", "8"], "from 1 to 7"),
+        (["--strategy", "evolution", "--num-knots", "4"], "say --space spline"),
+    ],
+)
+def test_settings_that_contradict_each_other(search, weightless, options, said):
+    assert said in search(*options, of=weightless)
+
+
+BROKEN = "raise ValueError('at the wrong moment')"
+
+
+@pytest.mark.parametrize("option", ["--strategy", "--objective"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module:Name", "PYTHONPATH"),
+        (":Name", "can't be imported"),
+        ("broken_module:Name", "ValueError: at the wrong moment"),
+        ("json:nothing", "json has no 'nothing'"),
+        ("json:__name__", "'json', but must be a"),
+    ],
+)
+def test_something_of_ones_own_that_is_not_there(
+    search, weightless, tmp_path, monkeypatch, option, name, said
+):
+    (tmp_path / "broken_module.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = search(option, name, of=weightless)
+    assert said in line
+    assert option.removeprefix("--") in line
+
+
+def test_a_class_that_is_no_strategy(search, weightless):
+    assert "subclass of ropewalk's Strategy" in search("--strategy", "json:JSONDecoder", of=weightless)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("no_such_module:name", "can't be imported"),
+        ("json:nothing", "has no 'nothing'"),
+        ("json:__name__", "must be a function"),
+        ("own:fails", "IndexError: list index out of range"),
+        ("own:scalar", "gives the shape ()"),
+        ("own:long", "gives the shape (9,)"),
+        ("own:words", "ValueError"),
+        ("own:small", "0.5"),
+        ("own:endless", "nan"),
+        ("own:plain:slope=2", "no parameter 'slope'"),
+        ("own:plain:factor=0.5", "at least 1"),
+    ],
+)
+def test_a_scheme_of_ones_own_that_is_wrong(refused, model, books, tmp_path, monkeypatch, scheme, said):
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        "def fails(geometry, s): return [][1]\n"
+        "def scalar(geometry, s): return s\n"
+        "def long(geometry, s): return np.ones(geometry.num_pairs + 1)\n"
+        "def words(geometry, s): return ['one'] * geometry.num_pairs\n"
+        "def small(geometry, s): return np.full(geometry.num_pairs, 0.5)\n"
+        "def endless(geometry, s): return np.full(geometry.num_pairs, np.nan)\n"
+        "def plain(geometry, s): return np.ones(geometry.num_pairs)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    evaluate = ["evaluate", "perplexity", model, "--text", books, "--lengths", "512", "--num-documents", "1"]
+    ended = refused(*evaluate, "--scheme", scheme, preamble="Text: ")
+    assert said in ended
+
+
+def test_a_report_on_the_documents_of_the_search(search, books, weightless):
+    assert "--report-text" in search("--report-text", books, of=weightless)
+    said = search("--report-text", books / "*.txt", preamble="Text: |documents: ")
+    assert "is a search document too" in said
+
+
+def test_a_text_that_repeats_itself(search, books, tmp_path):
+    text = json.dumps({"text": (books / "book-0.txt").read_text()})
+    (tmp_path / "twice.jsonl").write_text(f"{text}\n{text}\n")
+    said = search("--num-documents", "1", text=tmp_path / "twice.jsonl", preamble="Text: |documents: |No ")
+    assert "--stop-documents 0" in said
 
 
 def test_a_family_without_a_rotary(search, tmp_path):

@@ -1,59 +1,123 @@
-"""What every built-in strategy must do, and that the contracts notice a strategy that does not."""
+"""What every strategy must do, whatever it is; the contracts are those that authors from outside run."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from ropewalk.errors import SettingError
-from ropewalk.search.loop import run_search
+from ropewalk.geometry import RopeGeometry
+from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.space import SearchSpace
-from ropewalk.search.strategies import STRATEGY_NAMES, Task, make_strategy
-from ropewalk.testing import CONTRACTS, GEOMETRY, Bowl, check_contract, spaces
+from ropewalk.search.strategies import STRATEGY_NAMES, Strategy, Task, make_strategy
+from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
+from ropewalk.search.trial import Query
+from ropewalk.testing import CONTRACTS, Bowl, check_contract, check_strategy, spaces
 
-# Small populations, so that a short search gets past the first one and to the children of children.
-SETTINGS = {
-    "evolution": {"population_size": 8, "num_mutations": 4, "num_crossovers": 4, "num_parents": 4},
-    "cma": {"population_size": 6},
-}
-FULL = SearchSpace(geometry=GEOMETRY, target_length=2048)
-
-every_strategy = pytest.mark.parametrize("name", STRATEGY_NAMES)
+GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=625.0, original_length=256, num_layers=2)
+TASK = Task(space=SearchSpace(geometry=GEOMETRY, target_length=2048), seed=0, budget=100.0)
 
 
-@every_strategy
+@pytest.mark.parametrize("contract", CONTRACTS)
 @pytest.mark.parametrize("space", spaces())
-def test_contracts(name, space):
-    for contract in CONTRACTS:
-        check_contract(contract, name, space, SETTINGS.get(name))
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+def test_every_strategy_keeps_every_contract(name: str, space: str, contract: str) -> None:
+    check_contract(contract, name, space)
 
 
-@every_strategy
-def test_contracts_with_the_settings_that_users_have(name):
-    """Past the first population and two iterations of the evolution."""
-    for contract in CONTRACTS:
-        check_contract(contract, name, FULL, budget=130)
+class _LeavesTheSpace(RandomSearch):
+    def ask(self) -> Query | None:
+        query = super().ask()
+        assert query is not None
+        lambdas = query.candidate.rescale_factors
+        wrong = type(query.candidate)(
+            rescale_factors=(*lambdas[:-1], 99.0), num_start_tokens=0, attention_factor=1.0
+        )
+        return Query(candidate=wrong)
 
 
-@pytest.mark.parametrize("name", ["evolution", "random"])
-@pytest.mark.parametrize("space", spaces())
-def test_those_that_draw_whole_candidates_ask_for_none_twice(name, space):
-    task = Task(space=spaces()[space], seed=5, budget=130)
-    outcome = run_search(
-        make_strategy(name, task, SETTINGS.get(name)), Bowl(task.space, num_documents=1), budget=131
+class _DrawsElsewhere(RandomSearch):
+    def ask(self) -> Query | None:
+        self.generator = np.random.Generator(np.random.PCG64(np.random.randint(2**30)))
+        return super().ask()
+
+
+class _ForgetsWhatItWasTold(RandomSearch):
+    """Its queries follow from the clock of its own calls, which a resumed search repeats; its state does not."""
+
+    num_made = 0
+
+    def __init__(self, task: Task, settings: RandomSettings) -> None:
+        super().__init__(task, settings)
+        type(self).num_made += 1
+        self.generator = np.random.Generator(np.random.PCG64(type(self).num_made))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (_LeavesTheSpace, "queries are of the space"),
+        (_DrawsElsewhere, "global generator"),
+        (_ForgetsWhatItWasTold, "same seed"),
+    ],
+)
+def test_a_broken_strategy_is_caught(broken: type[Strategy], said: str) -> None:
+    with pytest.raises(AssertionError, match=said):
+        for contract in CONTRACTS:
+            check_contract(contract, broken, "full, monotone, all searched")
+
+
+def test_check_strategy_goes_through_every_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("ropewalk.testing.check_contract", lambda *given: seen.append(given))
+    check_strategy("random")
+    assert len(seen) == len(CONTRACTS) * len(spaces())
+
+
+# How far above the lowest mean nats each may end within 60 passes, in the spline space, everything searched.
+@pytest.mark.parametrize(("name", "above"), [("gradient", 0.02), ("hybrid", 0.02), ("cma", 0.6)])
+def test_it_finds_the_bottom_of_the_bowl(name: str, above: float) -> None:
+    space = spaces()["spline, monotone, lambda only"]
+    objective = Bowl(space)
+    task = Task(
+        space=space,
+        seed=0,
+        budget=left_for_strategy(60.0, objective, space),
+        num_documents=objective.num_documents,
+        gradient_cost=objective.gradient_cost,
     )
-    asked = [trial.candidate for trial in outcome.trials if trial.kind == "trial"]
-    assert len(asked) == 130
-    assert len(set(asked)) == len(asked)
+    outcome = run_search(make_strategy(name, task), objective, budget=60.0)
+    start = outcome.trials[0].value
+    assert outcome.best.value is not None
+    assert start is not None
+    reached = np.log(outcome.best.value) - lowest_on(space, objective)
+    assert reached < above, reached
+    assert outcome.best.value < start
 
 
-@every_strategy
-def test_unknown_settings_and_seeds_are_refused(name):
+def lowest_on(space: SearchSpace, objective: Bowl) -> float:
+    """Mean nats at the point of the spline nearest to the bowl's bottom: what any strategy could reach."""
+    goals = (np.arange(space.num_pairs) / space.num_pairs) ** 2 * np.log(space.extension_ratio)
+    knots, *_ = np.linalg.lstsq(space.basis, goals, rcond=None)
+    nearest = space.nearest(np.append(knots, np.log(space.attention_factors[0])))
+    nats = [objective.measure(nearest, document)[0] for document in range(objective.num_documents)]
+    return float(np.mean(nats))
+
+
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+def test_unknown_settings_and_seeds_are_refused(name: str) -> None:
     with pytest.raises(SettingError, match="has no setting 'speed'"):
-        make_strategy(name, Task(space=FULL, seed=0, budget=130), {"speed": 3})
+        make_strategy(name, TASK, {"speed": 3})
     with pytest.raises(SettingError, match="The seed is -1"):
-        make_strategy(name, Task(space=FULL, seed=-1, budget=130))
+        make_strategy(name, replace(TASK, seed=-1))
 
 
-def test_an_unknown_strategy_is_refused():
-    with pytest.raises(
-        SettingError, match=r"no strategy 'annealing'; the strategies are evolution, .*random, or package"
-    ):
-        make_strategy("annealing", Task(space=FULL, seed=0, budget=130))
+def test_unknown_strategies_are_refused() -> None:
+    with pytest.raises(SettingError, match="no strategy 'annealing'; the strategies are evolution"):
+        make_strategy("annealing", TASK)
+    with pytest.raises(SettingError, match="can't be imported"):
+        make_strategy("no_such_module:Name", TASK)
+    with pytest.raises(SettingError, match="has no 'Nothing'"):
+        make_strategy("ropewalk.testing:Nothing", TASK)
+    with pytest.raises(SettingError, match="must be a subclass"):
+        make_strategy("ropewalk.testing:Bowl", TASK)

@@ -5,6 +5,7 @@ import pytest
 
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.geometry import RopeGeometry
+from ropewalk.report import comparison
 from ropewalk.report.comparison import (
     CLOSED_FORMS,
     closed_forms,
@@ -107,3 +108,35 @@ def test_a_curve_a_layer_where_they_differ():
 def test_the_first_pair_without_a_full_turn():
     first = first_unfinished_pair(GEOMETRY)
     assert GEOMETRY.turns()[first - 1] >= 1 > GEOMETRY.turns()[first]
+
+
+def test_gaps_are_taken_on_every_set_and_against_one_closed_form(monkeypatch):
+    asked = []
+
+    def measured(loaded, documents, lengths, *, factors, seed):
+        asked.append((documents, list(factors)))
+        return [record("mrrope-pro", 9.5), record("searched", 9.0)]
+
+    monkeypatch.setattr(comparison, "measure_perplexity", measured)
+    known = [
+        record(label, value, documents="report", n=5)
+        for label, value in (("yarn", 13.0), ("mrrope-pro", 12.0), ("untouched", 1.0), ("searched", 12.6))
+    ]
+    texts = {"search": "s", "stop": "t", "report": "r"}
+    factors = dict.fromkeys((*CLOSED_FORMS, "searched"))
+    gaps, records = comparison.measure_gaps(None, texts, factors, known=known, length=2048)
+    assert asked == [("s", ["mrrope-pro", "searched"]), ("t", ["mrrope-pro", "searched"])]
+    assert [(g.documents, g.n, g.searched, g.closed_form, g.scheme) for g in gaps] == [
+        ("search", 8, 9.0, 9.5, "mrrope-pro"),
+        ("stop", 8, 9.0, 9.5, "mrrope-pro"),
+        ("report", 5, 12.6, 12.0, "mrrope-pro"),
+    ]
+    assert gaps[0].nats == pytest.approx(np.log(9.0 / 9.5))
+    assert gaps[2].nats > 0
+    assert [r.documents for r in records] == ["search", "search", "stop", "stop"]
+
+
+@pytest.mark.parametrize("missing", ["searched", "yarn"])
+def test_without_searched_factors_or_closed_forms_there_are_no_gaps(missing):
+    known = [record(label, 9.0, documents="report") for label in ("yarn", "searched") if label != missing]
+    assert comparison.measure_gaps(None, {"search": "s"}, {}, known=known, length=2048) == ([], [])

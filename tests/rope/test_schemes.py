@@ -187,3 +187,39 @@ def test_unknown_schemes_and_parameters_are_named(text, said):
         parse_scheme(text)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+OWN = """
+import numpy as np
+
+def power(geometry, extension_ratio, exponent=2.0):
+    return extension_ratio ** (np.linspace(0, 1, geometry.num_pairs) ** exponent)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_schemes.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_scheme_from_outside(own):
+    share = np.linspace(0, 1, SCALE.num_pairs)
+    np.testing.assert_allclose(lambdas("own_schemes:power"), 8.0 ** (share**2))
+    np.testing.assert_allclose(lambdas("own_schemes:power:exponent=3"), 8.0 ** (share**3))
+    np.testing.assert_allclose(lambdas("own_schemes:power:factor=4,exponent=-0"), np.full(len(share), 4.0))
+    assert scheme_factors("own_schemes:power", SCALE, 2048).attention_factor == 1.0
+    factors = scheme_factors("own_schemes:power:attention_factor=1.2", SCALE, 2048)
+    assert factors.attention_factor == 1.2
+    assert factors.provenance.strategy == "own_schemes:power:attention_factor=1.2"
+
+
+@pytest.mark.parametrize("text", ["yarrn", "yarrn:factor=8", "yarrn:"])
+def test_a_misspelt_scheme_is_no_scheme_from_outside(text):
+    with pytest.raises(SettingError, match="There is no scheme 'yarrn'"):
+        parse_scheme(text)
+
+
+def test_parameters_of_a_scheme_from_outside_are_its_own(own):
+    with pytest.raises(SettingError, match="it takes factor, attention_factor, exponent"):
+        parse_scheme("own_schemes:power:slope=1")

@@ -251,3 +251,27 @@ def test_each_split_gives_two_documents_of_the_longest_length(
     found = token_documents(source, scale_tokenizer, length=131_072, num_documents=2, folder=library)
 
     assert len(found.documents) == 2
+
+
+def test_parts_are_consecutive_documents_hashed_as_if_they_were_read_alone(
+    tmp_path: Path, tiny_tokenizer: Any
+) -> None:
+    source = write_lines(tmp_path, "abcdefgh", "x", "hgfedcba", "aabbccdd")
+    whole = token_documents(source, tiny_tokenizer, length=5)
+    first, rest = whole.part(0, 1), whole.part(1, 3)
+
+    assert first.documents + rest.documents == whole.documents
+    assert first.data_sha256 == token_documents(source, tiny_tokenizer, length=5, num_documents=1).data_sha256
+    assert len({whole.data_sha256, first.data_sha256, rest.data_sha256}) == 3
+    assert (rest.num_read, rest.num_too_short, rest.source) == (4, 1, source)
+    with pytest.raises(AssertionError):
+        whole.part(1, 1)
+
+
+def test_documents_are_the_same_where_their_tokens_are(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    source = write_lines(tmp_path, "abcdefgh", "hgfedcba", "abcdxxxx")
+    whole = token_documents(source, tiny_tokenizer, length=5)
+    parts = [whole.part(index, index + 1) for index in range(3)]
+    shared = [[a.shares_documents_with(b) for b in parts] for a in parts]
+
+    assert shared == [[True, False, True], [False, True, False], [True, False, True]]

@@ -1,6 +1,7 @@
 """`ropewalk demo`: the bundled model, extended and measured before the user's eyes."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,22 +11,23 @@ from ropewalk.cli import options
 from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
-from ropewalk.cli.search import files, story
+from ropewalk.cli.search import files, gap_table, story
+from ropewalk.cli.texts import Texts, read_texts
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.evaluate.records import EvalRecord, FactorsAtLength
     from ropewalk.models.load import LoadedModel
+    from ropewalk.report.comparison import Gap
     from ropewalk.run_folder import RunFolder
     from ropewalk.search.search import SearchResult
 
 RATIO = 8
 NUM_SEARCH_DOCUMENTS = 5
+NUM_STOP_DOCUMENTS = 3
 NUM_REPORT_DOCUMENTS = 10
 NUM_PASSKEYS = 20
-BUDGET = 400  # evaluations: about five minutes on two cores
+BUDGET = 27  # evaluations: half a minute on two cores
 SEED = 0
-# Free, because the closed forms of YaRN's family bring an attention factor of their own.
-ATTENTION_FACTOR = "search"
 
 
 def demo(
@@ -53,6 +55,7 @@ def demo(
 def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> None:
     """The demo on any model: search, report on other documents, draw, and say what came of it."""
     from ropewalk.models.load import load_model
+    from ropewalk.report.comparison import measure_gaps, verdict
     from ropewalk.run_folder import RunFolder
 
     started = time.monotonic()
@@ -60,14 +63,25 @@ def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> No
         loaded = load_model(model)
         target = RATIO * loaded.geometry.original_length
         say(f"{model} was trained on {loaded.geometry.original_length} tokens; it shall read {target}.\n")
-        found = _search(loaded, folder, target, budget)
-        records = _measure(loaded, found, target)
-        folder.write_records(records)
+        texts = read_texts(
+            "stdlib", loaded.tokenizer, length=target, num_search=NUM_SEARCH_DOCUMENTS,
+            num_stop=NUM_STOP_DOCUMENTS, num_report=NUM_REPORT_DOCUMENTS,
+        )  # fmt: skip
+        found = _search(loaded, texts, folder, target, budget)
+        records = _measure(loaded, texts, found, target)
+        gaps, extra = measure_gaps(
+            loaded, texts.by_role, _factors(loaded, found), known=records, length=target, seed=SEED
+        )
+        folder.write_records(records + extra)
         _draw(loaded, found, records, folder)
     if json:
-        result_json([r.as_json() for r in records], search=found.as_dict(), files=files(folder))
+        result_json(
+            [record.as_json() for record in records + extra],
+            search=found.as_dict(), gaps=[gap.as_json() for gap in gaps],
+            verdict=verdict(records, length=target, documents="held-out"), files=files(folder),
+        )  # fmt: skip
     else:
-        _report(loaded, found, records, folder)
+        _report(loaded, found, records, gaps, folder)
         result(f"\nAll of this took {clock(time.monotonic() - started)}. The same for a model of your own:\n")
         result(f"  {own_command(found)}")
 
@@ -77,54 +91,50 @@ def own_command(found: "SearchResult") -> str:
     budget = found.identity["budget"]
     return (
         f"ropewalk search YOUR-MODEL --target-length {RATIO}x --text YOUR-TEXT --budget {budget} "
-        f"--num-documents {NUM_SEARCH_DOCUMENTS} --attention-factor {ATTENTION_FACTOR} --out runs/mine"
+        f"--num-documents {NUM_SEARCH_DOCUMENTS} --out runs/mine"
     )
 
 
-def _search(loaded: "LoadedModel", folder: "RunFolder", target: int, budget: str) -> "SearchResult":
+def _search(
+    loaded: "LoadedModel", texts: "Texts", folder: "RunFolder", target: int, budget: str
+) -> "SearchResult":
     from ropewalk.search.search import search_factors
-    from ropewalk.text.tokens import token_documents
 
-    documents = token_documents(
-        "stdlib", loaded.tokenizer, length=target, num_documents=NUM_SEARCH_DOCUMENTS, split="search"
-    )
-    say(f"1/3 Search: {budget} evaluations of {len(documents.documents)} documents of {target} tokens.")
+    say(f"1/3 Search: {budget} evaluations of {len(texts.search.documents)} documents of {target} tokens.")
     if folder.journal_path.exists():
         say(f"{folder.path} holds trials already: they count, and are not computed again.")
     with search_progress() as on_trial:
         found = search_factors(
-            loaded, documents, target_length=target, budget=budget, seed=SEED,
-            attention_factor=ATTENTION_FACTOR, journal=folder.journal, on_trial=on_trial,
+            loaded, texts.search, target_length=target, stop_documents=texts.stop, budget=budget, seed=SEED,
+            journal=folder.journal, on_trial=on_trial,
         )  # fmt: skip
     folder.write_search(found)
     return found
 
 
-def _measure(loaded: "LoadedModel", found: "SearchResult", target: int) -> "list[EvalRecord]":
+def _factors(loaded: "LoadedModel", found: "SearchResult") -> "dict[str, FactorsAtLength]":
+    """What is measured at every length, by label."""
+    from ropewalk.report.comparison import UNTOUCHED, closed_forms, constant, untouched
+    from ropewalk.report.figures import SEARCHED
+
+    schemes = closed_forms(loaded.geometry, found.factors.target_length)
+    return {UNTOUCHED: untouched, **schemes, SEARCHED: constant(found.factors)}
+
+
+def _measure(loaded: "LoadedModel", texts: "Texts", found: "SearchResult", target: int) -> "list[EvalRecord]":
+    """Perplexities on the report documents, and passkeys."""
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
-    from ropewalk.report.comparison import (
-        UNTOUCHED,
-        closed_forms,
-        constant,
-        measure_sliding_window,
-        untouched,
-    )  # fmt: skip
-    from ropewalk.report.figures import SEARCHED
-    from ropewalk.text.tokens import token_documents
+    from ropewalk.report.comparison import measure_sliding_window
 
     lengths = doublings(loaded.geometry.original_length, target)
-    documents = token_documents(
-        "stdlib", loaded.tokenizer, length=target, num_documents=NUM_REPORT_DOCUMENTS, split="held_out"
-    )
-    factors = {
-        UNTOUCHED: untouched,
-        **closed_forms(loaded.geometry, target),
-        SEARCHED: constant(found.factors),
-    }
+    documents = texts.report
+    assert documents is not None, "the library has a held-out part"
+    factors = _factors(loaded, found)
     say(f"\n2/3 Perplexity on {len(documents.documents)} held-out documents, which the search has not seen.")
     records = measure_perplexity(loaded, documents, lengths, factors=factors, seed=SEED, on_record=tell)
     records += measure_sliding_window(loaded, documents, lengths, seed=SEED, on_record=tell)
+    records = [replace(record, documents="report") for record in records]
     say(f"\n3/3 Passkey: a number hidden in repeated text, {NUM_PASSKEYS} times at each length.")
     return records + measure_passkey(
         loaded, lengths, factors=factors, num_trials=NUM_PASSKEYS, seed=SEED, on_record=tell
@@ -164,7 +174,11 @@ def _draw(
 
 
 def _report(
-    loaded: "LoadedModel", found: "SearchResult", records: "list[EvalRecord]", folder: "RunFolder"
+    loaded: "LoadedModel",
+    found: "SearchResult",
+    records: "list[EvalRecord]",
+    gaps: "list[Gap]",
+    folder: "RunFolder",
 ) -> None:
     from ropewalk.report.comparison import sliding_window_remark, verdict
 
@@ -175,6 +189,7 @@ def _report(
     title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
     result(perplexity_table(perplexities, title))
     result(passkey_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
+    result(gap_table(gaps))
     result(verdict(records, length=found.factors.target_length, documents="held-out"))
     result(sliding_window_remark(records, length=found.factors.target_length))
     result(f"\nPictures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")

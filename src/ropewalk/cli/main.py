@@ -63,7 +63,7 @@ def ropewalk(
     """Extend a language model's context window with searched rescale factors, without training.
 
     \b
-    See it work on the bundled model (about five minutes on two cores):
+    See it work on the bundled model (a few minutes on two cores):
         ropewalk demo
     Extend a model of your own eight times, on text of your own:
         ropewalk search ./my-model --target-length 8x --text ./books --out runs/my-model

@@ -39,7 +39,8 @@ Schemes = Annotated[
         "--scheme",
         metavar="NAME",
         help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; say it again for more. "
-        "Names: none, pi, ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro.",
+        "Names: none, pi, ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro. "
+        "Or package.module:Name, a function of your own.",
     ),
 ]
 FactorFiles = Annotated[

@@ -28,9 +28,9 @@ def search_progress() -> Iterator[OnTrial]:
 
 
 def progress_line(progress: "Progress") -> str:
-    """`best 9.0512 · trial 120 · 120 of 1344 evaluations · 3:07 min left`."""
+    """`best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`."""
     best = "no value yet" if progress.best is None else f"best {progress.best.value:.4f}"
-    spent = f"{progress.cost:g} of {progress.budget:g} evaluations"
+    spent = f"{progress.cost:.1f} of {progress.budget:g} evaluations"
     return f"{best} · trial {progress.num_trials} · {spent} · {clock(progress.seconds_left)} left"
 
 

@@ -1,25 +1,35 @@
 """`ropewalk search`: a model and text in, factors out."""
 
 import shlex
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ropewalk.cli import options
 from ropewalk.cli.evaluate import how_read, perplexity_table, tell
-from ropewalk.cli.output import clock, interruptible, result, result_json, say
+from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
 from ropewalk.cli.progress import search_progress
+from ropewalk.cli.texts import Texts, check_sources, read_texts
+from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.evaluate.records import EvalRecord, Role
     from ropewalk.factors import RescaleFactors
     from ropewalk.geometry import RopeGeometry
     from ropewalk.models.load import LoadedModel
+    from ropewalk.report.comparison import Gap
     from ropewalk.run_folder import RunFolder
     from ropewalk.search.search import SearchResult
-    from ropewalk.text.tokens import DocumentSet
+
+STOPPED_BY = {
+    "budget": "the budget",
+    "time": "the time limit",
+    "nothing new": "the strategy, which had nothing new to try",
+    "stop set": "the stop documents, on which it got no better",
+}
 
 
 def search(
@@ -30,12 +40,21 @@ def search(
     ],
     text: options.Text = "stdlib",
     strategy: Annotated[
-        str, typer.Option(help="evolution (the paper's Algorithm 1) or random.")
-    ] = "evolution",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="gradient (default; descent on a spline), hybrid, cma, evolution (the paper's Algorithm 1), "
+            "random, or package.module:Name.",
+        ),
+    ] = None,
     budget: Annotated[
-        str,
-        typer.Option(metavar="N", help="Evaluations of all documents; `paper` is 1344."),
-    ] = "paper",
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Evaluations of all search documents, in forward passes; 27 by default. `paper` is 1344, "
+            "the default of evolution and random.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/MODEL-LENGTH.")
@@ -43,12 +62,68 @@ def search(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
     json: options.Json = False,
     num_documents: options.NumDocuments = 5,
+    stop_documents: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Next ones, that end a search which only fits the first; 0: none."
+        ),
+    ] = 3,
+    report_documents: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Others, measured once when all is chosen; 0: none."),
+    ] = 5,
+    report_text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Where they come from; by default the same source, for stdlib its held-out part.",
+        ),
+    ] = None,
+    serve_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE",
+            help="Search only what it can run: any (default), transformers, vllm, llama.cpp, ropewalk.",
+        ),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="full, spline or longrope2 (docs/method.md); spline by default."),
+    ] = None,
+    num_knots: Annotated[
+        int | None, typer.Option(min=2, help="Of the spline; 10 by default, or as many as there are places.")
+    ] = None,
+    critical_pair: Annotated[
+        int | None, typer.Option(min=1, help="Of longrope2: the first pair that is searched.")
+    ] = None,
+    monotone: Annotated[
+        bool | None,
+        typer.Option("--monotone/--free-order", help="Whether factors may never fall; they may not."),
+    ] = None,
     start_tokens: Annotated[
-        str, typer.Option(help="search: n-hat from the paper's list; none: keep it 0.")
-    ] = "search",
+        str | None, typer.Option(help="search: n-hat from the paper's list; none: keep it 0.")
+    ] = None,
     attention_factor: Annotated[
-        str, typer.Option(metavar="A", help="A number, longrope (sqrt(1 + ln s / ln L)), or search.")
-    ] = "1",
+        str | None,
+        typer.Option(metavar="A", help="A number, longrope (sqrt(1 + ln s / ln L)), or search."),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="perplexity (default), tail (beyond the window), needle, or package.module:Name.",
+        ),
+    ] = None,
+    short_weight: Annotated[
+        float | None, typer.Option(help="Of the perplexity of the first L tokens, beside the rest's 1.")
+    ] = None,
+    racing: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Drop candidates early, a winner with this probability at most; 0.01 by default, 0: never.",
+        ),
+    ] = None,
     max_minutes: Annotated[
         float | None,
         typer.Option(min=0.0001, help="Stop after so long; the result then depends on the machine."),
@@ -64,76 +139,96 @@ def search(
 ) -> None:
     """Search the rescale factors with which a model reads a longer target, without training.
 
-    Every trial is on disk as it ends: after Ctrl-C, a crash or a kill, --resume goes on and finds what an
-    uninterrupted run finds. `stdlib` means its search part, which reports do not read.
+    It follows the search documents, stops by others, and is reported on others again. Every trial is on disk
+    as it ends: after Ctrl-C, a crash or a kill, --resume goes on and finds what an uninterrupted run finds.
 
     \b
-    Example:
-        ropewalk search scale-model --target-length 8x --text stdlib --budget 100 --seed 0 --out runs/mine
+    Examples:
+        ropewalk search scale-model --target-length 8x --text stdlib --seed 0 --out runs/mine
+        ropewalk search scale-model --target-length 8x --strategy evolution --budget paper
     """
     out = out or Path("runs") / f"{Path(model).name or 'model'}-{target_length}"
     with interruptible(how_to_resume(context.obj, out)):
-        options.check_early(None, None, text)
+        check_sources(text, report_text)
         from ropewalk.models.load import describe_model, load_model
         from ropewalk.run_folder import RunFolder
         from ropewalk.search.search import search_factors
-        from ropewalk.text.tokens import token_documents
 
         description = describe_model(
             model, revision=revision, trust_remote_code=trust_remote_code, original_length=original_length
         )
         own = description.own_under(base)
         target = options.parse_target(target_length, options.window(description, base))
-        check_settings(description.geometry, target, strategy, budget, seed, start_tokens, attention_factor)
+        given = {
+            "strategy": strategy, "budget": budget, "seed": seed, "serve_with": serve_with, "space": space,
+            "num_knots": num_knots, "critical_pair": critical_pair, "monotone": monotone,
+            "start_tokens": start_tokens, "attention_factor": attention_factor, "objective": objective,
+            "short_weight": short_weight, "racing": racing, "base": base, "max_minutes": max_minutes,
+        }  # fmt: skip
+        check_settings(description.geometry, options.window(description, base), target, given)
         with RunFolder.resume(out) if resume else RunFolder.create(out) as folder:
             loaded = load_model(
                 model, device=device, dtype=dtype, attn_implementation=attn_implementation,
                 revision=revision, trust_remote_code=trust_remote_code,
                 original_length=original_length, full_attention=full_attention,
             )  # fmt: skip
-            documents = token_documents(
-                text, loaded.tokenizer, length=target, num_documents=num_documents, split="search"
-            )
-            say(options.about_documents(documents, num_documents))
+            texts = read_texts(
+                text, loaded.tokenizer, length=target, num_search=num_documents, num_stop=stop_documents,
+                num_report=report_documents, report_source=report_text,
+            )  # fmt: skip
             with search_progress() as on_trial:
                 found = search_factors(
-                    loaded, documents, target_length=target, strategy=strategy, budget=budget, seed=seed,
-                    attention_factor=attention_factor, start_tokens=start_tokens, base=base,
-                    max_minutes=max_minutes, journal=folder.journal, on_trial=on_trial,
+                    loaded, texts.search, target_length=target, stop_documents=texts.stop,
+                    journal=folder.journal, on_trial=on_trial, **given,
                 )  # fmt: skip
             folder.write_search(found)
-            records = compare(loaded, documents, found, own)
-            folder.write_records(records)
+            compared = compare(loaded, texts, found, own)
+            folder.write_records(compared.records)
     if json:
-        result_json([record.as_json() for record in records], search=found.as_dict(), files=files(folder))
+        result_json(
+            [record.as_json() for record in compared.records],
+            search=found.as_dict(), gaps=[gap.as_json() for gap in compared.gaps],
+            verdict=compared.verdict, files=files(folder),
+        )  # fmt: skip
     else:
         result(story(found, folder))
-        result(perplexity_table(records, f"Perplexity on the search documents ({how_read(records[0])})"))
-        result(next_step(model, folder, target))
+        result(compared.tables())
+        result(next_step(model, folder, target, reported=texts.report is not None))
 
 
-def check_settings(
-    geometry: "RopeGeometry",
-    target: int,
-    strategy: str,
-    budget: str,
-    seed: int,
-    start_tokens: str,
-    attention: str,
-) -> None:
+def check_settings(geometry: "RopeGeometry", window: int, target: int, given: dict[str, Any]) -> None:
     """Find a wrong setting before weights are read, which may take minutes.
+
+    Args:
+        geometry: the model's.
+        window: tokens that it reads before it is extended.
+        given: as `SearchSettings.choose` takes it.
 
     Raises:
         SettingError: as `search_factors`.
     """
-    from ropewalk.search.search import number_of_evaluations
-    from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
-    from ropewalk.search.strategies import make_strategy
+    from ropewalk.search.limits import Probes
+    from ropewalk.search.racing import RacingSettings
+    from ropewalk.search.search import search_space
+    from ropewalk.search.settings import SearchSettings
+    from ropewalk.search.strategies import Task, make_strategy
+    from ropewalk.search.terms import OBJECTIVES, objective_maker
 
-    number_of_evaluations(budget)
-    choices = attention_choices(attention, geometry, target)
-    space = SearchSpace(geometry=geometry, target_length=target, attention_factors=choices)
-    make_strategy(strategy, replace(space, start_tokens=start_token_choices(start_tokens)), seed)
+    Probes.outside(given["serve_with"] or "any")
+    chosen = SearchSettings.choose(**given)
+    space = search_space(replace(geometry, original_length=window), target, chosen)
+    task = Task(space=space, seed=chosen.seed, budget=chosen.num_evaluations)
+    make_strategy(chosen.strategy, task, chosen.strategy_settings)
+    objective_maker(chosen.objective)
+    if chosen.racing:
+        RacingSettings(error=chosen.racing)
+    probes = Probes.outside(chosen.serve_with)
+    least = 1 + space.searches_start_tokens + (0 if probes is None else probes.num_candidates)
+    if chosen.objective in OBJECTIVES and chosen.num_evaluations < least:
+        raise SettingError(
+            f"The budget is {chosen.num_evaluations} evaluations, but one trial and the checks need at least "
+            f"{least}: give more."
+        )
 
 
 def how_to_resume(arguments: list[str], out: Path) -> str:
@@ -144,16 +239,54 @@ def how_to_resume(arguments: list[str], out: Path) -> str:
     return f"The trials so far are kept in {out}; go on with: {shlex.join(command)}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Searched factors beside every closed form, on documents that the search has not seen if there are any.
+
+    Attributes:
+        main: the records of the report documents, or of the search documents where there are no others.
+        extra: of the other sets, for the gaps.
+        verdict: in words; None if searched factors or every closed form could not be measured.
+    """
+
+    main: "list[EvalRecord]"
+    extra: "list[EvalRecord]"
+    gaps: "list[Gap]"
+    verdict: str | None
+
+    @property
+    def records(self) -> "list[EvalRecord]":
+        return self.main + self.extra
+
+    def tables(self) -> str:
+        """Everything, for people."""
+        if not self.main:
+            return "Nothing could be measured at the target length.\n"
+        title = f"Perplexity on the {self.main[0].documents} documents ({how_read(self.main[0])})"
+        parts = [perplexity_table(self.main, title)]
+        if self.gaps:
+            parts.append(gap_table(self.gaps))
+        if self.verdict is not None:
+            parts.append(self.verdict)
+        return "\n".join(parts)
+
+
 def compare(
-    loaded: "LoadedModel", documents: "DocumentSet", found: "SearchResult", own: "RescaleFactors | None"
-) -> "list[EvalRecord]":
-    """Every closed form and what was found, on the documents that were searched on, at the target.
+    loaded: "LoadedModel", texts: "Texts", found: "SearchResult", own: "RescaleFactors | None"
+) -> Compared:
+    """Every closed form and what was found, at the target; the report documents are read here and only here.
 
     A scheme with which the model gives no number is said and left out: the search is over and written.
     """
     from ropewalk.errors import EvaluationError
     from ropewalk.evaluate.perplexity import measure_perplexity
-    from ropewalk.report.comparison import closed_forms, constant
+    from ropewalk.report.comparison import (
+        best_closed_form,
+        closed_forms,
+        constant,
+        measure_gaps,
+        verdict,
+    )
     from ropewalk.report.figures import SEARCHED
 
     target = found.factors.target_length
@@ -162,13 +295,37 @@ def compare(
     if plain is not None and found.factors.num_start_tokens:
         factors["searched, n-hat 0"] = constant(plain)
     factors[SEARCHED] = constant(found.factors)
-    records = []
+    role: Role = "search" if texts.report is None else "report"
+    main = []
     for label, at in factors.items():
         try:
-            records += measure_perplexity(loaded, documents, [target], factors={label: at}, on_record=tell)
+            records = measure_perplexity(
+                loaded, texts.by_role[role], [target], factors={label: at}, on_record=tell
+            )
+            main += [replace(record, documents=role) for record in records]
         except EvaluationError as error:
             say(f"left out: {error}")
-    return records
+    whole = SEARCHED in {record.factors for record in main} and best_closed_form(main, length=target)
+    gaps, extra = measure_gaps(loaded, texts.by_role, factors, known=main, length=target)
+    return Compared(
+        main=main, extra=extra, gaps=gaps,
+        verdict=verdict(main, length=target, documents=role) if whole else None,
+    )  # fmt: skip
+
+
+def gap_table(gaps: "Sequence[Gap]") -> str:
+    """A column a set of documents: searched factors, the best closed form, and the difference."""
+    columns = [f"{gap.documents} (n = {gap.n})" for gap in gaps]
+    rows = [
+        ["searched", *(f"{gap.searched:.4f}" for gap in gaps)],
+        [gaps[0].scheme, *(f"{gap.closed_form:.4f}" for gap in gaps)],
+        ["difference, nats a token", *(f"{gap.nats:+.4f}" for gap in gaps)],
+    ]
+    return table(
+        "Perplexity by set of documents: a difference that only the search documents show was fitted to them",
+        ["factors", *columns],
+        rows,
+    )
 
 
 def files(folder: "RunFolder") -> dict[str, str]:
@@ -182,35 +339,75 @@ def files(folder: "RunFolder") -> dict[str, str]:
 
 
 def story(found: "SearchResult", folder: "RunFolder") -> str:
-    """What was found, what n-hat is worth, and where it lies."""
+    """What was found, what n-hat is worth or the limits cost, and where it lies."""
     outcome, factors = found.outcome, found.factors
     failed = f", {outcome.num_failed} failed" if outcome.num_failed else ""
+    dropped = f", {outcome.num_dropped} dropped early by racing" if outcome.num_dropped else ""
+    stopped = "" if found.stop_value is None else f" ({found.stop_value:.4f} on the stop documents)"
     lines = [
         f"Searched factors: {folder.factors_path}",
-        f"  perplexity {found.value:.4f} on the search documents at {factors.target_length} tokens, "
-        f"n-hat {factors.num_start_tokens}, attention factor {factors.attention_factor:g}",
-        f"  found as trial {outcome.best.index + 1} of {len(outcome.trials)}{failed}, "
-        f"in {clock(outcome.seconds)}; stopped by {outcome.stopped_by}",
+        f"  {value_name(found)} {found.value:.4f} on the search documents{stopped} at "
+        f"{factors.target_length} tokens, n-hat {factors.num_start_tokens}, attention factor "
+        f"{factors.attention_factor:g}",
+        f"  found by {found.identity['strategy']} as trial {outcome.best.index + 1} of {len(outcome.trials)}"
+        f"{failed}{dropped}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
+        f"{STOPPED_BY[outcome.stopped_by]}",
     ]
-    lines.append(f"  {_worth_of_start_tokens(found)}")
-    if found.factors_without_start_tokens is not None:
-        lines.append(f"  the best with n-hat 0: {folder.factors_without_start_tokens_path}")
+    if value_name(found) != "perplexity":
+        lines.append(f"  the value is {found.identity['objective']}")
+    if found.identity["serve_with"] == "ropewalk":
+        lines.append(f"  {_worth_of_start_tokens(found)}")
+        if found.factors_without_start_tokens is not None:
+            lines.append(f"  the best with n-hat 0: {folder.factors_without_start_tokens_path}")
+    else:
+        lines.append(f"  {_cost_of_limits(found)}")
     if not found.reproducible:
         lines.append("  not reproducible to the bit: a time limit, or versions that changed on the way")
     return "\n".join(lines) + "\n"
 
 
+def value_name(found: "SearchResult") -> str:
+    """A value is called perplexity only where it is one."""
+    return "perplexity" if found.identity["objective"].startswith("perplexity of ") else "value"
+
+
 def _worth_of_start_tokens(found: "SearchResult") -> str:
     plain, cost = found.outcome.best_without_start_tokens, found.nats_without_start_tokens
+    if found.identity["start_tokens"] == "none":
+        return "n-hat 0, which every engine can run: no other was asked for"
     if found.factors.num_start_tokens == 0:
         return "n-hat 0, which every engine can run, costs nothing: it is the best"
     if plain is None or cost is None:
         return "with n-hat 0 nothing could be evaluated"
-    return f"n-hat 0, which every engine can run, costs {cost:.4f} nats a token: perplexity {plain.value:.4f}"
+    return (
+        f"n-hat 0, which every engine can run, costs {cost:.4f} nats a token: {value_name(found)} "
+        f"{plain.value:.4f}"
+    )
 
 
-def next_step(model: str, folder: "RunFolder", target: int) -> str:
-    """These documents were searched on: a report needs others."""
-    command = ["ropewalk", "evaluate", "perplexity", model, "--factors", str(folder.factors_path),
-               "--scheme", "yarn", "--lengths", str(target), "--text"]  # fmt: skip
+def _cost_of_limits(found: "SearchResult") -> str:
+    engine, free, cost = found.identity["serve_with"], found.outcome.free, found.nats_of_limits
+    limits = f"limited to what {'every engine' if engine == 'any' else engine} can run: n-hat 0" + (
+        " and the attention factor sqrt(1 + ln s / ln L)" if engine == "any" else ""
+    )
+    if free is None or cost is None:
+        return f"{limits}; no candidate outside these limits could be evaluated"
+    if cost == 0:
+        return f"{limits}; no probe outside these limits was better (--serve-with ropewalk searches there)"
+    outside = free.candidate
+    return (
+        f"{limits}, which costs at least {cost:.4f} nats a token: n-hat {outside.num_start_tokens} and "
+        f"attention factor {outside.attention_factor:g} give {free.value:.4f} (--serve-with ropewalk "
+        f"searches there)"
+    )
+
+
+def next_step(model: str, folder: "RunFolder", target: int, *, reported: bool) -> str:
+    """What has not been measured yet; documents that were searched on are no report."""
+    evaluate = ["ropewalk", "evaluate"]
+    factors = ["--factors", str(folder.factors_path), "--scheme", "yarn", "--lengths", str(target)]
+    if reported:
+        command = [*evaluate, "passkey", model, *factors]
+        return f"Next, whether it finds what lies far back:\n  {shlex.join(command)}"
+    command = [*evaluate, "perplexity", model, *factors, "--text"]
     return f"Now measure it on text that the search has not seen:\n  {shlex.join(command)} OTHER-TEXT"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ropewalk.factors import RescaleFactors
 
 Mode = Literal["truncate", "sliding"]
+Role = Literal["search", "stop", "report"]
 FactorsAtLength = Callable[[int], RescaleFactors | None]
 OnRecord = Callable[["EvalRecord"], None]
 
@@ -30,6 +31,7 @@ class EvalRecord:
         nll_sum_nats, num_tokens: what the perplexity is made of.
         nll_by_position: mean nats of the tokens at positions `start` <= p < `stop`.
         source, data_sha256: the text, and a hash of its token ids.
+        documents: the part that these documents play for a search: `search`, `stop` or `report`.
         found, by_depth: passkeys found, in all and at each depth (0 is the start of the prompt).
     """
 
@@ -52,6 +54,7 @@ class EvalRecord:
     nll_by_position: tuple[dict[str, float], ...] | None = None
     source: str | None = None
     data_sha256: str | None = None
+    documents: Role | None = None
     found: int | None = None
     by_depth: tuple[dict[str, float], ...] | None = None
 

@@ -1,8 +1,8 @@
 """From the cos and sin that layers were given back to the rescale factors and the attention factor.
 
-Every layer reads one table. While it is traced, the table is a leaf on which the layers leave their gradients;
-one step at the end leads from there to the factors. So no layer has float64 angles in its graph, and the way
-from table to factors is walked once, not once a layer.
+Every layer reads one table. While it is traced, the table is a leaf on which the layers leave their
+gradients; one step at the end leads from there to the factors. So no layer has float64 angles in its graph,
+and the way from table to factors is walked once, not once a layer.
 """
 
 from collections.abc import Iterator

@@ -3,11 +3,13 @@
 The baselines are RescaleFactors like ours, so all are measured by the same call on the same documents.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ropewalk.evaluate.perplexity import measure_perplexity
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, Role
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import LoadedModel
@@ -84,6 +86,78 @@ def measure_sliding_window(
     )
 
 
+def best_closed_form(records: Iterable[EvalRecord], *, length: int) -> EvalRecord | None:
+    """The closed form of the lowest perplexity at `length`; None if none was measured."""
+    known = [r for r in records if r.metric == "perplexity" and r.length == length]
+    return min((r for r in known if r.factors in CLOSED_FORMS), key=lambda r: r.value, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """How far searched factors are ahead of one closed form on one set of documents.
+
+    Attributes:
+        documents: which set: `search`, `stop` or `report`.
+        n: documents in it.
+        searched, closed_form: perplexities.
+        scheme: the closed form.
+    """
+
+    documents: Role
+    n: int
+    searched: float
+    closed_form: float
+    scheme: str
+
+    @property
+    def nats(self) -> float:
+        """Nats a token, negative where searched factors are ahead."""
+        return math.log(self.searched / self.closed_form)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "nats": self.nats}
+
+
+def measure_gaps(
+    loaded: LoadedModel,
+    texts: Mapping[Role, DocumentSet],
+    factors: Mapping[str, FactorsAtLength],
+    *,
+    known: Sequence[EvalRecord],
+    length: int,
+    seed: int = 0,
+) -> tuple[list[Gap], list[EvalRecord]]:
+    """Searched factors beside the best closed form on every set of documents, and what was measured for it.
+
+    Args:
+        texts: the sets by their role.
+        factors: by label; searched factors and every closed form among them.
+        known: measured before, on one of the sets; that set is not measured again, and its best closed form
+            is the one that is compared with.
+    """
+    best = best_closed_form(known, length=length)
+    if best is None or all(record.factors != SEARCHED for record in known):
+        return [], []
+    pair = {label: factors[label] for label in (best.factors, SEARCHED)}
+    gaps, measured = [], []
+    for role, documents in texts.items():
+        here = [r for r in known if r.documents == role and r.length == length and r.factors in pair]
+        if not here:
+            found = measure_perplexity(loaded, documents, [length], factors=pair, seed=seed)
+            here = [replace(record, documents=role) for record in found]
+            measured += here
+        values = {record.factors: record.value for record in here}
+        gap = Gap(
+            documents=role,
+            n=here[0].n,
+            searched=values[SEARCHED],
+            closed_form=values[best.factors],
+            scheme=best.factors,
+        )
+        gaps.append(gap)
+    return gaps, measured
+
+
 def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> str:
     """Whether searched factors beat every closed form at `length`, in plain words, whichever way it went.
 
@@ -91,9 +165,10 @@ def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> st
         records: perplexities; at least `searched` and one closed form at `length`.
         documents: which documents they were measured on, e.g. "held-out".
     """
+    records = list(records)
     values = {r.factors: r for r in records if r.metric == "perplexity" and r.length == length}
-    ours = values[SEARCHED]
-    best = min((values[text] for text in CLOSED_FORMS if text in values), key=lambda record: record.value)
+    ours, best = values[SEARCHED], best_closed_form(records, length=length)
+    assert best is not None, "no closed form was measured"
     difference = 100 * (best.value / ours.value - 1)
     where = f"{ours.n} {documents} documents at {length} tokens"
     if ours.value < best.value:

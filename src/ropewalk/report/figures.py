@@ -48,6 +48,12 @@ STYLES: dict[str, tuple[str, Any]] = {
 _OTHERS = [
     (colour, dashes) for dashes in (_DOTTED, _DASHED) for colour in (_BLACK, _VERMILION, _GREEN, _ORANGE)
 ]
+# Of a race's strategies, in the order in which they come.
+_RACERS = [
+    (colour, dashes)
+    for dashes in (_SOLID, _DASHED)
+    for colour in (_BLACK, _VERMILION, _BLUE, _GREEN, _ORANGE, _PURPLE)
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,45 @@ class Curve:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostCurve:
+    """One search: the best value so far after so many forward passes; curves of one label look alike."""
+
+    label: str
+    cost: Sequence[float]
+    value: Sequence[float]
+
+
+def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, title: str) -> bytes:
+    """A PNG of two panels: best value against cost, on the documents that were searched on and on others.
+
+    A curve is a staircase that ends where its search did; each label is named once, at its best end.
+    """
+    figure = Figure(figsize=(13.0, 6.0), dpi=DPI, layout="constrained")
+    figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=FONT_POINTS + 2)
+    labels = list(dict.fromkeys(curve.label for curve in searched))
+    for index, (curves, name) in enumerate(
+        ((searched, "search documents"), (held_out, "held-out documents"))
+    ):
+        axes = figure.add_subplot(1, 2, index + 1)
+        for curve in curves:
+            colour, dashes = _RACERS[labels.index(curve.label) % len(_RACERS)]
+            axes.step(curve.cost, curve.value, where="post", color=colour, linestyle=dashes, linewidth=1.6)
+            axes.plot(curve.cost[-1:], curve.value[-1:], "o", color=colour, markersize=4)
+        for position, label in enumerate(labels):
+            colour, dashes = _RACERS[position % len(_RACERS)]
+            axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.6, label=_literal(label))
+        axes.set_xscale("log")
+        axes.set_xlabel("cost, forward passes over the search documents", fontsize=FONT_POINTS)
+        axes.set_ylabel(f"best perplexity so far, {name}", fontsize=FONT_POINTS)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.grid(visible=True, which="major", color="#E6E6E6", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if index == 0:
+            axes.legend(frameon=False, fontsize=FONT_POINTS - 1)
+    return _png(figure)
 
 
 def draw_perplexity(curves: Sequence[Curve], *, original_length: int, title: str) -> bytes:

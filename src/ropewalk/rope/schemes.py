@@ -3,8 +3,12 @@
 Notation: pair i turns theta_i radians a token; r_i = L theta_i / 2 pi are its turns over the window;
 s = L' / L is the extension ratio (`factor`); d is the rotary dimension. Each scheme is one function
 from (geometry, s, parameters) to lambda, shape (num_pairs,), next to its published attention factor.
+
+A scheme from outside is named `package.module:Name`: a function from (geometry, s), and keyword parameters of
+its own, to lambda. Its attention factor is 1 unless the parameter `attention_factor` says otherwise.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +19,13 @@ from numpy.typing import NDArray
 from ropewalk.errors import SettingError
 from ropewalk.factors import Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.outside import load_outside
 from ropewalk.rope.attention_scale import yarn_attention_factor
 
 Vector = NDArray[np.float64]
 Parameters = Mapping[str, float]
+
+ROUNDING = 1e-12  # of a rescale factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +50,17 @@ class _Scheme:
 
 
 def parse_scheme(text: str) -> SchemeSpec:
-    """Read `NAME` or `NAME:parameter=value,...`.
+    """Read `NAME` or `NAME:parameter=value,...`, where NAME may be `package.module:Name`.
 
     Raises:
-        SettingError: an unknown scheme or parameter, or a value that is no number.
+        SettingError: an unknown scheme or parameter, a value that is no number, or a scheme from outside that
+            can't be imported.
     """
     name, _, tail = text.partition(":")
-    if name not in _SCHEMES:
-        raise SettingError(f"There is no scheme {name!r}; the schemes are {', '.join(SCHEME_NAMES)}.")
-    known = [*_COMMON, *_SCHEMES[name].defaults]
+    if name not in _SCHEMES and tail and "=" not in tail.partition(":")[0]:
+        attribute, _, tail = tail.partition(":")
+        name = f"{name}:{attribute}"
+    known = _known_parameters(name)
     parameters = {}
     for entry in filter(None, tail.split(",")):
         key, _, value = entry.partition("=")
@@ -75,7 +84,7 @@ def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length
         SettingError: as `parse_scheme`.
     """
     spec = parse_scheme(spec) if isinstance(spec, str) else spec
-    scheme = _SCHEMES[spec.name]
+    scheme = _SCHEMES.get(spec.name) or _outside_scheme(spec.name)
     reached = max(1.0, target_length / geometry.original_length)
     parameters = {**scheme.defaults, **spec.parameters}
     if spec.name == "dynamic-ntk":
@@ -86,22 +95,75 @@ def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length
     return RescaleFactors.single(
         geometry=geometry,
         target_length=target_length,
-        # Rounding may leave 1 - 1e-16 where a pair is left alone.
-        rescale_factors=np.maximum(rescale_factors, 1.0),
+        rescale_factors=_without_rounding(rescale_factors),
         attention_factor=attention_factor,
         provenance=Provenance(strategy=spec.text or spec.name, base="native"),
     )
 
 
+def _without_rounding(rescale_factors: Vector) -> Vector:
+    """Exactly 1 where a pair is left alone, for rounding may leave 1 - 1e-16 there."""
+    return np.where((rescale_factors < 1) & (rescale_factors > 1 - ROUNDING), 1.0, rescale_factors)
+
+
+def _known_parameters(name: str) -> list[str]:
+    if name in _SCHEMES:
+        return [*_COMMON, *_SCHEMES[name].defaults]
+    if ":" not in name:
+        raise SettingError(
+            f"There is no scheme {name!r}; the schemes are {', '.join(SCHEME_NAMES)}, or package.module:Name "
+            f"for one of your own."
+        )
+    return [*_COMMON, *_own_parameters(name)]
+
+
+def _own_parameters(name: str) -> list[str]:
+    """What a scheme from outside takes besides geometry and ratio."""
+    function = load_outside(name, "scheme")
+    if not callable(function):
+        raise SettingError(
+            f"The scheme {name} is {function!r}, but must be a function from (geometry, extension_ratio) to "
+            f"a rescale factor a pair."
+        )
+    try:
+        return list(inspect.signature(function).parameters)[2:]
+    except (TypeError, ValueError):  # some functions written in C tell nothing
+        return []
+
+
+def _outside_scheme(name: str) -> "_Scheme":
+    """A scheme from outside like one of ours; whatever goes wrong in it is said in one line."""
+    function = load_outside(name, "scheme")
+
+    def rescale(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+        try:
+            found = np.asarray(function(geometry, s, **parameters), dtype=np.float64)
+        except Exception as error:  # whatever that function does
+            raise SettingError(
+                f"The scheme {name} failed ({type(error).__name__}: {error}): it must make a rescale factor "
+                f"a pair from (geometry, extension_ratio)."
+            ) from error
+        if found.shape != (geometry.num_pairs,):
+            raise SettingError(
+                f"The scheme {name} gives the shape {found.shape}, but must give {(geometry.num_pairs,)}: a "
+                f"rescale factor a pair."
+            )
+        return found
+
+    return _Scheme(rescale=rescale, about="a scheme from outside")
+
+
 def _check_parameters(name: str, parameters: Parameters) -> None:
+    from_outside = name not in _SCHEMES
     for key, value in parameters.items():
         if not math.isfinite(value):
             raise SettingError(f"`{key}` of {name} is {value}, but must be finite.")
         if key == "factor" and value < 1:
             raise SettingError(f"`factor` of {name} is {value:g}, but an extension ratio is at least 1.")
-        if key not in ("factor", "truncate") and value <= 0:
+        own = from_outside and key not in _COMMON
+        if key not in ("factor", "truncate") and not own and value <= 0:
             raise SettingError(f"`{key}` of {name} is {value:g}, but must be above 0.")
-    merged = {**_SCHEMES[name].defaults, **parameters}
+    merged = parameters if from_outside else {**_SCHEMES[name].defaults, **parameters}
     for smaller, larger in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
         if smaller in merged and merged[smaller] >= merged[larger]:
             given = f"`{smaller}` of {name} is {merged[smaller]:g}"

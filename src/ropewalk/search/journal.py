@@ -198,6 +198,19 @@ class Journal:
         return RunFolderError(f"{self.path} can't be written: {error.strerror or error}.")
 
 
+def read_trials(path: Path) -> list[Trial]:
+    """The trials of a journal that is not gone on with, e.g. for a report.
+
+    Raises:
+        RunFolderError: missing, or no whole journal.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return [Trial.from_dict(line) for line in lines if "index" in line]
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise RunFolderError(f"{path} is no journal that can be read whole: name a run's folder.") from None
+
+
 def _as_read(given: JsonObject) -> JsonObject:
     """As it comes back from a file: tuples are lists there."""
     read: JsonObject = json.loads(json.dumps(given))

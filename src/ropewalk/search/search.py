@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from ropewalk import __version__
@@ -171,10 +172,13 @@ def search_factors(
     with nullcontext() if journal is None else journal:
         if journal is not None:
             journal.begin(identity, environment)
-        outcome = run_search(
-            strategy, objective, journal, budget=chosen.num_evaluations, max_minutes=chosen.max_minutes,
-            race=race, stop_set=stop_set, probes=probes, on_trial=on_trial,
-        )  # fmt: skip
+        # The model's rotary is learnt once: under factors that are installed, others cost next to nothing.
+        with loaded.installed(objective.factors(space.nearest(np.zeros(space.num_knots + 1)))):
+            outcome = run_search(
+                strategy, objective, journal, budget=chosen.num_evaluations,
+                max_minutes=chosen.max_minutes, race=race, stop_set=stop_set, probes=probes,
+                on_trial=on_trial,
+            )  # fmt: skip
     same_throughout = journal is None or len(journal.environments) == 1
     reproducible = chosen.max_minutes is None and same_throughout
 
@@ -240,8 +244,7 @@ def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 
 def _require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
-    ours = {document.ids.numpy().tobytes() for document in documents.documents}
-    if any(document.ids.numpy().tobytes() in ours for document in others.documents):
+    if documents.shares_documents_with(others):
         raise SettingError(
             "A stop document is also a search document: give others, or leave the stop set out."
         )

@@ -69,6 +69,8 @@ class SearchSettings:
         number_of_evaluations(self.budget)
         if self.seed < 0:
             raise SettingError(f"The seed is {self.seed}, but must be 0 or above.")
+        if not 0 <= self.short_weight < math.inf:
+            raise SettingError(f"The short weight is {self.short_weight}, but must be 0 or above.")
         limit = self.max_minutes
         if limit is not None and not (limit > 0 and math.isfinite(limit)):
             raise SettingError(f"The limit in minutes is {limit}, but must be a finite number above 0.")

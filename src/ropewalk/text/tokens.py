@@ -1,8 +1,8 @@
 """Documents to token ids, each document exactly as long as asked, and cached."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,17 @@ class DocumentSet:
     def length(self) -> int:
         """Tokens in each document."""
         return len(self.documents[0].ids)
+
+    def part(self, start: int, stop: int) -> "DocumentSet":
+        """Some of the documents, in their order; what was read and left out is told of the whole."""
+        documents = self.documents[start:stop]
+        assert documents, (start, stop, len(self.documents))
+        return replace(self, documents=documents, data_sha256=_hash_ids(documents))
+
+    def shares_documents_with(self, other: "DocumentSet") -> bool:
+        """Whether any document has the same tokens in both."""
+        ours = {_bytes(document) for document in self.documents}
+        return any(_bytes(document) in ours for document in other.documents)
 
 
 def token_documents(
@@ -182,11 +193,15 @@ def _token_document(name: str, ids: list[int]) -> TokenDocument:
     return TokenDocument(name=name, ids=torch.tensor(ids, dtype=torch.int64))
 
 
-def _hash_ids(documents: list[TokenDocument]) -> str:
+def _hash_ids(documents: Sequence[TokenDocument]) -> str:
     digest = hashlib.sha256()
     for document in documents:
-        digest.update(document.ids.numpy().astype("<i8").tobytes())
+        digest.update(_bytes(document))
     return digest.hexdigest()
+
+
+def _bytes(document: TokenDocument) -> bytes:
+    return document.ids.numpy().astype("<i8").tobytes()
 
 
 def _none_long_enough(source: str, length: int, num_read: int, longest: int) -> str:

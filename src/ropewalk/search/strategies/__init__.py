@@ -7,20 +7,20 @@ from typing import Any
 from ropewalk.errors import SettingError
 from ropewalk.outside import load_outside
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.cma_search import Cma, CmaSettings
-from ropewalk.search.strategies.evolution import PAPER_BUDGET, Evolution, EvolutionSettings
-from ropewalk.search.strategies.gradient import Gradient, GradientSettings
-from ropewalk.search.strategies.hybrid import Hybrid, HybridSettings
-from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
+from ropewalk.search.strategies.cma_search import Cma
+from ropewalk.search.strategies.evolution import PAPER_BUDGET, Evolution
+from ropewalk.search.strategies.gradient import Gradient
+from ropewalk.search.strategies.hybrid import Hybrid
+from ropewalk.search.strategies.random_search import RandomSearch
 
 __all__ = ["PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class"]
 
-_STRATEGIES: dict[str, tuple[type[Strategy], type[Any]]] = {
-    "evolution": (Evolution, EvolutionSettings),
-    "cma": (Cma, CmaSettings),
-    "gradient": (Gradient, GradientSettings),
-    "hybrid": (Hybrid, HybridSettings),
-    "random": (RandomSearch, RandomSettings),
+_STRATEGIES: dict[str, type[Strategy]] = {
+    "evolution": Evolution,
+    "cma": Cma,
+    "gradient": Gradient,
+    "hybrid": Hybrid,
+    "random": RandomSearch,
 }
 
 STRATEGY_NAMES = tuple(_STRATEGIES)
@@ -39,18 +39,18 @@ def make_strategy(name: str, task: Task, settings: Mapping[str, Any] | None = No
     """
     if task.seed < 0:
         raise SettingError(f"The seed is {task.seed}, but must be 0 or above.")
-    make, make_settings = strategy_class(name)
-    known = [field.name for field in fields(make_settings)]
+    make = strategy_class(name)
+    known = [field.name for field in fields(make.Settings)]
     for key in settings or {}:
         if key not in known:
             raise SettingError(
                 f"The strategy {name} has no setting {key!r}; it takes {', '.join(known) or 'none'}."
             )
-    return make(task, make_settings(**(settings or {})))
+    return make(task, make.Settings(**(settings or {})))
 
 
-def strategy_class(name: str) -> tuple[type[Strategy], type[Any]]:
-    """A strategy's class and that of its settings.
+def strategy_class(name: str) -> type[Strategy]:
+    """The class behind a strategy's name.
 
     Raises:
         SettingError: there is no such strategy.
@@ -68,4 +68,4 @@ def strategy_class(name: str) -> tuple[type[Strategy], type[Any]]:
             f"The strategy {name} is {found!r}, but must be a subclass of ropewalk's Strategy with a "
             f"dataclass as its attribute `Settings`."
         )
-    return found, found.Settings
+    return found

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,8 +38,11 @@ class Strategy(ABC):
     is resumed. What was asked is told before the next is asked.
 
     Attributes:
-        settings: a dataclass of the strategy's own: what a repetition needs besides the task.
+        Settings: the class of its settings: a dataclass whose fields have defaults.
+        settings: what a repetition needs besides the task.
     """
+
+    Settings: ClassVar[type]
 
     def __init__(self, task: Task, settings: Any) -> None:
         self.task = task

@@ -7,7 +7,7 @@ not its kind of coordinate: it stays 0 until a share of the budget is left, whic
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class CmaSettings:
 class Cma(Strategy):
     """Starts, then generations until the budget is spent, then n-hat where it is searched."""
 
+    Settings: ClassVar[type] = CmaSettings
     settings: CmaSettings
 
     def __init__(self, task: Task, settings: CmaSettings) -> None:

@@ -19,7 +19,7 @@ is left out of that iteration.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -78,12 +78,14 @@ PAPER_BUDGET = 64 + 40 * (16 + 16)
 class Evolution(Strategy):
     """Algorithm 1, for as many iterations as the budget allows."""
 
+    Settings: ClassVar[type] = EvolutionSettings
     settings: EvolutionSettings
+    first_schemes: ClassVar[tuple[str, ...]] = FIRST_SCHEMES
 
     def __init__(self, task: Task, settings: EvolutionSettings) -> None:
         super().__init__(task, settings)
-        self._first = first_candidates(task.space, FIRST_SCHEMES)
-        self._trials: list[Trial] = []
+        self._first = first_candidates(task.space, self.first_schemes)
+        self._ranked: list[tuple[float, int, Candidate]] = []  # value, order, candidate
         self._waiting = deque(self._first_population())
 
     def ask(self) -> Query | None:
@@ -92,9 +94,10 @@ class Evolution(Strategy):
         return Query(candidate=self._waiting.popleft()) if self._waiting else None
 
     def tell(self, trial: Trial) -> None:
-        # A candidate that lost its race is no parent.
-        if trial.value is not None:
-            self._trials.append(trial)
+        # A candidate that lost its race may still be among the parents, by the value that it would have had.
+        value = trial.estimate if trial.value is None else trial.value
+        if value is not None:
+            self._ranked.append((value, trial.index, trial.candidate))
 
     def _first_population(self) -> list[Candidate]:
         size = self.settings.population_size
@@ -106,9 +109,9 @@ class Evolution(Strategy):
 
     def _children(self) -> list[Candidate]:
         """One iteration: mutations, then crossovers, of the best so far."""
-        self._trials = sorted(self._trials, key=lambda trial: trial.rank)[: self.settings.num_parents]
+        self._ranked = sorted(self._ranked, key=lambda entry: entry[:2])[: self.settings.num_parents]
         # If nothing succeeded yet, the only place to go on from is the first one.
-        parents = [trial.candidate for trial in self._trials] or self._first
+        parents = [candidate for *_, candidate in self._ranked] or self._first
         children = self._draw_fresh(self.settings.num_mutations, lambda: self._mutate(self._pick(parents)))
         if len(parents) > 1:
             children += self._draw_fresh(self.settings.num_crossovers, lambda: self._cross(parents))

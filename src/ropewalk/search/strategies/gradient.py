@@ -45,7 +45,7 @@ class GradientSettings:
     """
 
     schemes: tuple[str, ...] = ("yarn", "mrrope-pro")
-    learning_rate: float = 0.06
+    learning_rate: float = 0.1
     attention_rate: float = 0.3
     decay_share: float = 0.5
     beta1: float = 0.8

@@ -1,6 +1,7 @@
 """Uniform draws from the space: the floor that a strategy must beat."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ class RandomSettings:
 
 class RandomSearch(Strategy):
     """Every candidate alike, whatever the others gave."""
+
+    Settings: ClassVar[type] = RandomSettings
 
     def ask(self) -> Query | None:
         candidate = self._fresh(self._draw)
