@@ -239,9 +239,7 @@ def test_windows_shorter_than_the_target_are_refused_before_anything_is_written(
     assert not path.exists()
 
 
-def test_a_model_that_gives_nan_is_an_error_and_its_journal_stays(loaded, tmp_path):
-    """Of one document: with more, a failure costs only what was read of it, and leaves room for others."""
-    documents = documents_of(tmp_path, loaded, num_documents=1)
+def test_a_model_that_gives_nan_is_an_error_and_its_journal_stays(loaded, documents, tmp_path):
     path = tmp_path / "journal.jsonl"
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight.fill_(math.nan)
