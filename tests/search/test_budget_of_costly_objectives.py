@@ -1,0 +1,28 @@
+"""Where a value costs more than one pass (needles, a short term), strategies still come to their ends."""
+
+import dataclasses
+
+import pytest
+from bowl import Bowl, search_on
+
+from ropewalk.testing import spaces
+
+SPACE = spaces()["spline, monotone, all searched"]
+
+
+@pytest.mark.parametrize("name", ["gradient", "hybrid", "cma"])
+@pytest.mark.parametrize("cost", [1.0, 1.25, 2.0, 4.0])
+def test_what_is_bought_follows_the_cost(name, cost):
+    """Twice the budget at twice the cost buys the same trials."""
+    cheap = search_on(name, Bowl(SPACE, 4), budget=40)
+    dear = search_on(name, Bowl(SPACE, 4, cost=cost), budget=40 * cost)
+    assert [trial.candidate for trial in dear.trials] == [trial.candidate for trial in cheap.trials]
+    assert dear.cost == pytest.approx(cost * cheap.cost)
+
+
+@pytest.mark.parametrize("cost", [1.0, 2.0])
+def test_the_descent_ends_with_values_of_all_documents(cost):
+    space = dataclasses.replace(SPACE, start_tokens=(0,))
+    outcome = search_on("gradient", Bowl(space, 4, cost=cost), budget=40)
+    assert [trial.documents for trial in outcome.trials[-2:]] == [None, None], "the mean and the last iterate"
+    assert outcome.best in outcome.trials[-2:]

@@ -1,0 +1,220 @@
+"""The loop's own trials: the twin without start tokens, the stop set, the probes; what they cost, and replays."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from bowl import Bowl, Valued, make_space, search_on
+
+from ropewalk.errors import EvaluationError, RunFolderError, SettingError
+from ropewalk.search.guard import StopSet
+from ropewalk.search.journal import Journal
+from ropewalk.search.limits import Probes
+from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.strategies import STRATEGY_NAMES, Task
+from ropewalk.search.strategies.base import Strategy
+from ropewalk.search.trial import Query, Trial
+from ropewalk.testing import Bowl as PlainBowl
+from ropewalk.testing import spaces
+
+PLAIN = dataclasses.replace(make_space(), start_tokens=(0,))
+ANY = Probes.outside("any")
+
+
+class Scripted(Strategy):
+    """Asks for what it was given."""
+
+    def __init__(self, space, queries, budget, num_documents=4):
+        super().__init__(Task(space=space, seed=0, budget=budget, num_documents=num_documents), None)
+        self.queries = list(queries)
+
+    def ask(self):
+        return self.queries.pop(0) if self.queries else None
+
+    def tell(self, trial):
+        pass
+
+
+def at(space, level, num_start_tokens=0):
+    return space.candidate(np.full(space.num_knots, level), num_start_tokens, space.attention_factors[0])
+
+
+# ---------------------------------------------------------------- what is kept back
+
+
+def test_the_strategy_is_left_what_the_checks_do_not_need(space):
+    objective, stop = Bowl(space, 4), Bowl(space, 2)
+    assert left_for_strategy(50, objective, space) == 49
+    assert left_for_strategy(50, objective, PLAIN) == 50
+    assert left_for_strategy(50, objective, PLAIN, probes=ANY) == 50 - 3, "two attention factors, one n-hat"
+    stop_set = StopSet(stop, objective, 50)
+    assert stop_set.cost == 0.5, "half as many documents"
+    assert left_for_strategy(50, objective, PLAIN, stop_set) == 50 - 0.5 * stop_set.num_checks
+    all_of_them = left_for_strategy(50, objective, space, stop_set, ANY)
+    assert all_of_them == 50 - 1 - 3 - 0.5 * stop_set.num_checks
+
+
+def test_dear_values_have_dear_checks(space):
+    objective = Bowl(space, 4, cost=2.0)
+    assert left_for_strategy(50, objective, space, probes=ANY) == 50 - 2 - 3 * 2
+
+
+def test_a_budget_without_room_for_one_trial_is_refused(space):
+    objective = Bowl(space, 4)
+    with pytest.raises(SettingError, match=r"The budget is 4 evaluations, but one trial and the checks need 5"):
+        left_for_strategy(4, objective, space, probes=ANY)
+    assert left_for_strategy(5, objective, space, probes=ANY) == 1
+
+
+@pytest.mark.parametrize("name", STRATEGY_NAMES)
+@pytest.mark.parametrize("where", ["full, n-hat searched", "spline, monotone, lambda only"])
+@pytest.mark.parametrize("budget", [12, 25.5, 60])
+def test_never_above_the_budget(name, where, budget):
+    space = spaces()[where]
+    objective = Bowl(space, 4)
+    stop_set = StopSet(Bowl(space, 3), objective, budget)
+    outcome = search_on(name, objective, budget=budget, stop_set=stop_set, probes=ANY)
+    assert outcome.cost <= budget + 1e-9
+    assert outcome.cost == pytest.approx(sum(trial.cost for trial in outcome.trials))
+    kinds = [trial.kind for trial in outcome.trials]
+    assert kinds.count("free") == 3
+    assert 1 <= kinds.count("stop") <= stop_set.num_checks
+    assert {trial.cost for trial in outcome.trials if trial.kind == "stop"} == {0.75}
+
+
+# ---------------------------------------------------------------- the twin without start tokens
+
+
+def test_the_twin_read_in_part_is_read_whole(space):
+    """That one document of it was tried for a gradient says nothing about all of them."""
+    best = at(space, 0, 1)
+    twin = best.without_start_tokens()
+    queries = [Query(candidate=twin, documents=(1,), gradient=True), Query(candidate=best)]
+    outcome = run_search(Scripted(space, queries, 20), Bowl(space, 4), budget=21)
+    assert outcome.best.candidate == best
+    check = outcome.trials[-1]
+    assert (check.kind, check.candidate, check.documents) == ("check", twin, None)
+    assert outcome.best_without_start_tokens == check
+
+
+def test_a_twin_that_failed_is_not_tried_again(space):
+    best = at(space, 0, 1)
+    objective = Valued(space, lambda c: 2.0 if c.num_start_tokens else math.nan)
+    queries = [Query(candidate=best.without_start_tokens()), Query(candidate=best)]
+    outcome = run_search(Scripted(space, queries, 20, num_documents=1), objective, budget=21)
+    assert [trial.kind for trial in outcome.trials] == ["trial", "trial"]
+    assert outcome.best_without_start_tokens is None
+
+
+def test_values_of_some_documents_alone_are_no_result(space):
+    queries = [Query(candidate=at(space, 0), documents=(0,))]
+    with pytest.raises(EvaluationError, match=r"No candidate was read on all documents") as error:
+        run_search(Scripted(space, queries, 20), Bowl(space, 4), budget=21)
+    assert "None" not in str(error.value)
+
+
+# ---------------------------------------------------------------- the stop set
+
+
+class Rising(PlainBowl):
+    """On these documents each candidate is worse than the ones before it."""
+
+    def __init__(self, space):
+        super().__init__(space, 4)
+        self.num_measured = 0
+
+    def measure(self, candidate, document):
+        self.num_measured += 1
+        return (float(self.num_measured),)
+
+
+def test_a_search_that_only_fits_is_ended_and_the_first_check_chosen():
+    objective, stop = Bowl(PLAIN, 4), Rising(PLAIN)
+    budget = 300
+    outcome = search_on("evolution", objective, budget=budget, stop_set=StopSet(stop, objective, budget))
+    assert outcome.stopped_by == "stop set"
+    checks = [trial for trial in outcome.trials if trial.kind == "stop"]
+    assert len(checks) == 3, "one, and as many as the patience that are no better"
+    assert outcome.on_stop_set == checks[0]
+    assert outcome.best.candidate == checks[0].candidate
+    lowest = min(trial.value for trial in outcome.trials if trial.is_complete)
+    assert outcome.best.value > lowest, "what fits the search documents best is not chosen"
+    assert outcome.cost < budget / 2
+
+
+def test_a_search_that_gets_better_everywhere_is_not_ended():
+    objective = Bowl(PLAIN, 4)
+    stop_set = StopSet(Bowl(PLAIN, 4), objective, 300)
+    outcome = search_on("evolution", objective, budget=300, stop_set=stop_set)
+    assert outcome.stopped_by == "budget"
+    assert outcome.best.value == min(trial.value for trial in outcome.trials if trial.is_complete)
+    assert outcome.on_stop_set.candidate == outcome.best.candidate
+
+
+# ---------------------------------------------------------------- probes
+
+
+def test_probes_tell_of_the_free_space_and_are_never_best():
+    """The bowl wants attention 1.1, which is not in this space, but near a probe."""
+    objective = Bowl(PLAIN, 4)
+    outcome = search_on("evolution", objective, budget=60, probes=ANY)
+    free = [trial for trial in outcome.trials if trial.kind == "free"]
+    assert [trial.candidate.attention_factor for trial in free] == [0.95, 1.05, 1.0]
+    assert [trial.candidate.num_start_tokens for trial in free] == [0, 0, 4]
+    assert outcome.free == min(free, key=lambda trial: trial.value)
+    assert outcome.free.value < outcome.best.value
+    assert outcome.best.kind == "trial"
+
+
+# ---------------------------------------------------------------- replays
+
+
+def run(path, strategy="evolution", **how):
+    objective = Bowl(make_space(), 4)
+    stop_set = StopSet(Bowl(make_space(), 2), objective, 60)
+    with Journal(path) as journal:
+        journal.begin({}, {})
+        outcome = search_on(strategy, objective, journal, budget=60, stop_set=stop_set, probes=ANY, **how)
+    return outcome, objective, stop_set
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "gradient", "hybrid"])
+def test_a_replay_with_every_kind_of_trial_ends_alike(tmp_path, monkeypatch, strategy):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    path = tmp_path / "journal.jsonl"
+    whole, *_ = run(path, strategy)
+    assert {"trial", "stop", "free"} <= {trial.kind for trial in whole.trials}
+    lines = path.read_bytes().splitlines(keepends=True)
+    cuts = {1, len(lines)} | {
+        index + shift for index, trial in enumerate(whole.trials) if trial.kind != "trial" for shift in (1, 2)
+    }
+    for cut in cuts:
+        path.write_bytes(b"".join(lines[:cut]))
+        again, objective, stop_set = run(path, strategy)
+        assert outline(again) == outline(whole), cut
+        if cut == len(lines):
+            assert objective.asked == stop_set.objective.asked == []
+
+
+def outline(outcome):
+    trials = [dataclasses.replace(trial, seconds=0.0) for trial in outcome.trials]
+    return trials, outcome.best.index, outcome.on_stop_set.index, outcome.free.index, outcome.stopped_by
+
+
+@pytest.mark.parametrize("change", [{"documents": [3]}, {"documents": None}, {"gradient": None}])
+def test_a_replay_of_other_documents_or_without_the_gradient_is_refused(tmp_path, change):
+    path = tmp_path / "journal.jsonl"
+    whole, *_ = run(path, "gradient")
+    index = next(trial.index for trial in whole.trials if trial.gradient and trial.documents != (3,))
+    lines = path.read_bytes().splitlines()
+    edited = {**json.loads(lines[index + 1]), **change}
+    path.write_bytes(b"\n".join([*lines[: index + 1], json.dumps(edited).encode(), *lines[index + 2 :]]) + b"\n")
+    with pytest.raises(RunFolderError, match=f"ask for trial {index} again"):
+        run(path, "gradient")
+
+
+def test_a_trial_has_a_value_or_a_failure():
+    with pytest.raises(AssertionError):
+        Trial(index=0, candidate=at(PLAIN, 0), value=1.0, failure="no", seconds=0.0, cost=1.0)
