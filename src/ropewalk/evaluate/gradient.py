@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from ropewalk.evaluate.forward import Reader
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors import RescaleFactors
-from ropewalk.models.recompute import frozen, recomputing
+from ropewalk.models.recompute import RepeatedHeads, frozen, recomputing
 from ropewalk.models.table_gradients import TableGradients, traced_tables
 from ropewalk.text.windows import TokenWindow
 
@@ -27,8 +27,8 @@ FEWEST_ROWS = 256
 
 # Above this many bytes of activations, they are computed again instead of kept.
 KEPT_BYTES = 2 * 2**30
-# Numbers that a layer keeps for a token, in hidden and in intermediate sizes: norms, queries, keys, values and
-# what the rotary makes of them; the gate, its activation and what it is multiplied with.
+# Numbers that a layer keeps for a token, in hidden and in intermediate sizes: norms, queries, keys, values
+# and what the rotary makes of them; the gate, its activation and what it is multiplied with.
 KEPT_HIDDEN_SIZES, KEPT_INTERMEDIATE_SIZES = 10, 4
 
 
@@ -143,12 +143,12 @@ def _backpropagate(
         reader = Reader(model)
     ids = window.ids.unsqueeze(0).to(model.device)
     first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
-    with recomputing(tables.decoder_layers(model)) if again else nullcontext():
+    with RepeatedHeads(), recomputing(tables.decoder_layers(model)) if again else nullcontext():
         with _offloading(model) if offload else nullcontext():
             hidden = reader.read(ids, keep=False)
         gradient = torch.zeros_like(hidden)
         nll = _score(reader, hidden[0, first:-1].detach(), ids[0, first + 1 :], gradient[0, first:-1])
-        hidden.backward(gradient)
+        torch.autograd.backward(hidden, gradient)
     return nll
 
 

@@ -319,4 +319,5 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 def leaves(output: Any) -> tuple[Tensor, ...]:
+    """The tensors of what a rotary returns."""
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)

@@ -1,8 +1,8 @@
 """Gradients through a frozen decoder in memory near to that of reading it: recompute rather than keep.
 
 Each decoder layer keeps its input only, and is run again when its gradient is due. Its feed-forward part,
-whose inner width times the length would be most of what a layer holds then, runs over the tokens tile by tile.
-Both stand in for `forward` on the instances, so that a family's own code still does all the work.
+whose inner width times the length would be most of what a layer holds then, runs over the tokens tile by
+tile. Both stand in for `forward` on the instances, so that a family's own code still does all the work.
 """
 
 import inspect
@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ropewalk.models.replaced import replacing
 
+MLP_NAMES = ("mlp", "feed_forward")
 MLP_TILE_TOKENS = 2048  # enough for the full rate of a matrix product
 
 
@@ -50,13 +53,36 @@ def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
         yield
 
 
+class RepeatedHeads(TorchFunctionMode):
+    """Grouped attention on a processor, with its keys and values repeated.
+
+    The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
+    (torch 2.13).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is scaled_dot_product_attention and kwargs.get("enable_gqa") and args[0].device.type == "cpu":
+            query, *grouped = args[:3]
+            args = (query, *(_repeat(tensor, query.shape[-3]) for tensor in grouped), *args[3:])
+            kwargs["enable_gqa"] = False
+        return func(*args, **kwargs)
+
+
+def _repeat(grouped: Tensor, num_heads: int) -> Tensor:
+    """(..., groups, length, size) to (..., num_heads, length, size); each head beside its group's others."""
+    groups = grouped.shape[-3]
+    shape = (*grouped.shape[:-2], num_heads // groups, *grouped.shape[-2:])
+    return grouped.unsqueeze(-3).expand(shape).flatten(-4, -3)
+
+
 def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
     """The feed-forward part of a layer, if no token in it can see another.
 
-    That is known of a module named `mlp` that takes one tensor and holds nothing but matrices and activations;
+    That is known of a module that takes one tensor and holds nothing but matrices and activations;
     convolutions over tokens or experts with a capacity are not of this kind.
     """
-    mlp = getattr(layer, "mlp", None)
+    mlp = next((getattr(layer, name) for name in MLP_NAMES if hasattr(layer, name)), None)
     if not isinstance(mlp, nn.Module) or len(inspect.signature(type(mlp).forward).parameters) != 2:
         return None
     parts = [module for module in mlp.modules() if next(module.parameters(recurse=False), None) is not None]
@@ -71,7 +97,11 @@ class _CheckpointedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Nothing is random: the model is in evaluation mode.
-        return checkpoint(self.original, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        with RepeatedHeads():  # the second time too, when no mode around the backward pass is in force
+            return self.original(*args, **kwargs)
 
 
 class _TiledForward:
@@ -88,8 +118,8 @@ class _TiledForward:
         (hidden,) = (*args, *kwargs.values())
         if hidden.shape[-2] <= MLP_TILE_TOKENS:
             return self.original(hidden)
-        saved: Tensor = _BackwardInTiles.apply(hidden, self.original)
-        result: Tensor = _ForwardInTiles.apply(saved, self.original)
+        saved: Tensor = _BackwardInTiles.apply(hidden, self.original)  # type: ignore[no-untyped-call]
+        result: Tensor = _ForwardInTiles.apply(saved, self.original)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -103,7 +133,7 @@ class _BackwardInTiles(torch.autograd.Function):
         return hidden.view_as(hidden)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (hidden,) = ctx.saved_tensors
         result = torch.empty_like(hidden)
