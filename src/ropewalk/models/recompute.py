@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ropewalk.models.replaced import replacing
 
+MLP_NAMES = ("mlp", "feed_forward")
 MLP_TILE_TOKENS = 2048  # enough for the full rate of a matrix product
 
 
@@ -55,13 +56,36 @@ def differentiating(layers: Iterable[nn.Module], *, recompute: bool) -> Iterator
         yield
 
 
+class RepeatedHeads(TorchFunctionMode):
+    """Grouped attention on a processor, with its keys and values repeated.
+
+    The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
+    (torch 2.13).
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is scaled_dot_product_attention and kwargs.get("enable_gqa") and args[0].device.type == "cpu":
+            query, *grouped = args[:3]
+            args = (query, *(_repeat(tensor, query.shape[-3]) for tensor in grouped), *args[3:])
+            kwargs["enable_gqa"] = False
+        return func(*args, **kwargs)
+
+
+def _repeat(grouped: Tensor, num_heads: int) -> Tensor:
+    """(..., groups, length, size) to (..., num_heads, length, size); each head beside its group's others."""
+    groups = grouped.shape[-3]
+    shape = (*grouped.shape[:-2], num_heads // groups, *grouped.shape[-2:])
+    return grouped.unsqueeze(-3).expand(shape).flatten(-4, -3)
+
+
 def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
     """The feed-forward part of a layer, if no token in it can see another.
 
-    That is known of a module named `mlp` that takes one tensor and holds nothing but matrices and
-    activations; convolutions over tokens or experts with a capacity are not of this kind.
+    That is known of a module that takes one tensor and holds nothing but matrices and activations;
+    convolutions over tokens or experts with a capacity are not of this kind.
     """
-    mlp = getattr(layer, "mlp", None)
+    mlp = next((getattr(layer, name) for name in MLP_NAMES if hasattr(layer, name)), None)
     if not isinstance(mlp, nn.Module) or len(inspect.signature(type(mlp).forward).parameters) != 2:
         return None
     parts = [module for module in mlp.modules() if next(module.parameters(recurse=False), None) is not None]
@@ -105,7 +129,7 @@ class _DifferentiatedForward:
         return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        with _RepeatedHeads():  # inside of what is repeated: backward passes know no modes around them
+        with RepeatedHeads():  # the second time too, when no mode around the backward pass is in force
             return self.original(*args, **kwargs)
 
 
