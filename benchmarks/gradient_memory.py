@@ -9,11 +9,19 @@ contents: GiB of all tensors that live at once, weights included. The trace sees
 out; what a kernel takes for itself while it runs is not in it.
 """
 
+import argparse
 import gc
+import json
+import os
+import platform
+import subprocess
 import sys
 import time
 import weakref
 from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 

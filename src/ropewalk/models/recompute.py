@@ -42,17 +42,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def differentiating(layers: Iterable[nn.Module], *, recompute: bool) -> Iterator[None]:
-    """These decoder layers are about to be differentiated.
-
-    With `recompute` each keeps its input only, and is run again in the backward pass.
-    """
+def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """These decoder layers keep their inputs only, and are run again in the backward pass."""
     with replacing() as replacements:
         for layer in layers:
-            mlp = tokenwise_mlp(layer) if recompute else None
+            mlp = tokenwise_mlp(layer)
             if mlp is not None:
                 replacements.replace(mlp, "forward", _TiledForward(mlp.forward))
-            replacements.replace(layer, "forward", _DifferentiatedForward(layer.forward, recompute))
+            replacements.replace(layer, "forward", _CheckpointedForward(layer.forward))
         yield
 
 
@@ -92,39 +89,13 @@ def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
     return mlp if parts and all(isinstance(part, nn.Linear) for part in parts) else None
 
 
-class _RepeatedHeads(TorchFunctionMode):
-    """Grouped attention on a processor, with its keys and values repeated.
-
-    The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
-    (torch 2.13).
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is scaled_dot_product_attention and kwargs.get("enable_gqa") and args[0].device.type == "cpu":
-            query, *grouped = args[:3]
-            args = (query, *(_repeat(tensor, query.shape[-3]) for tensor in grouped), *args[3:])
-            kwargs["enable_gqa"] = False
-        return func(*args, **kwargs)
-
-
-def _repeat(grouped: Tensor, num_heads: int) -> Tensor:
-    """(..., groups, length, size) to (..., num_heads, length, size); each head beside its group's others."""
-    groups = grouped.shape[-3]
-    shape = (*grouped.shape[:-2], num_heads // groups, *grouped.shape[-2:])
-    return grouped.unsqueeze(-3).expand(shape).flatten(-4, -3)
-
-
-class _DifferentiatedForward:
+class _CheckpointedForward:
     """Stands in for a layer's forward."""
 
-    def __init__(self, original: Callable[..., Any], recompute: bool) -> None:
+    def __init__(self, original: Callable[..., Any]) -> None:
         self.original = original
-        self.recompute = recompute
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.recompute:
-            return self._run(*args, **kwargs)
         # Nothing is random: the model is in evaluation mode.
         return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
