@@ -1,19 +1,27 @@
-"""What a gradient of the rescale factors takes in memory, beside what a plain evaluation takes.
+"""What a gradient of the rescale factors takes in memory and time, beside what a plain evaluation takes.
 
     python benchmarks/gradient_memory.py
 
-Two measurements. The bundled model at 16384 tokens: MiB that an evaluation, or a gradient, adds to the peak
-of a process that holds the model, each in a process of its own. And a model of Llama 3 8B's shape at 131072
-tokens, traced on fake tensors, which have shapes and no contents: GiB of all tensors that live at once,
-weights included. The trace follows what Python sees; what a kernel takes for itself while it runs is not in
-it.
+The bundled model at 16384 tokens: MiB that an evaluation, or a gradient, adds to the peak of a process that
+holds the model, each in a process of its own; and at 2048 tokens: their times, taken in turn in one process.
+Then a model of Llama 3 8B's shape at 131072 tokens, traced on fake tensors, which have shapes and no
+contents: GiB of all tensors that live at once, weights included. The trace sees every tensor that torch hands
+out; what a kernel takes for itself while it runs is not in it.
 """
 
+import argparse
 import gc
+import json
+import os
+import platform
+import subprocess
 import sys
 import time
 import weakref
 from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -24,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluator import forget_peak, load, peak_mib, tokens
+from evaluator import PACKAGES, RESULTS, forget_peak, load, peak_mib, processor, tokens
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
@@ -33,22 +41,26 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.models import recompute as recompute_module
 from ropewalk.models.describe import describe
 from ropewalk.models.install import install, installed
+from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.windows import TokenWindow
 
 REAL_LENGTH = 16384
 TRACED_LENGTH = 131072
 UNTILED = 2**40
-MIB, GIB = 2**20, 2**30
+GIB = 2**30
 
+EVALUATION = "evaluation"
 # How a gradient is taken: the arguments of `nll_gradient`, and whether work is cut into tiles.
 WAYS: dict[str, tuple[dict[str, Any], bool]] = {
     "gradient": ({"checkpoint": True}, True),
-    "gradient, offloaded": ({"checkpoint": True, "offload": True}, True),
-    "gradient, checkpointed but not tiled": ({"checkpoint": True}, False),
-    "gradient, nothing recomputed": ({"checkpoint": False}, False),
+    "gradient, checkpointed, not tiled": ({"checkpoint": True}, False),
+    "gradient, all kept, not tiled": ({"checkpoint": False}, False),
+    "gradient, all kept": ({"checkpoint": False}, True),
 }
-REAL_WAYS = ("evaluation", "gradient", "gradient, nothing recomputed")
+TIMED_WAYS = (EVALUATION, "gradient", "gradient, all kept")
+TIMED_LENGTH = 2048
+ALLOWED_RATIO, ALLOWED_GIB = 2.0, 75.0
 
 
 def window_of(ids: Tensor) -> TokenWindow:
@@ -67,24 +79,39 @@ def untiled() -> ExitStack:
     return stack
 
 
-# ---------------------------------------------------------------- real memory, in a process of its own
+# ---------------------------------------------------------------- a real model, in a process of its own
 
 
-def measure_real(name: str, way: str, length: int) -> dict[str, float]:
-    """MiB added to the peak, and seconds of the processor, which a busy machine changes less."""
-    model = load(name)
+def measure_memory(way: str, length: int) -> dict[str, float]:
+    """MiB added to the peak of a process that has loaded the model and read a few tokens."""
+    model = load(SCALE_MODEL)
     factors = factors_of(model, length)
     run_real(model, factors, way, 16)
     gc.collect()
     forget_peak()
-    before, started = peak_mib(), time.process_time()
+    before = peak_mib()
     run_real(model, factors, way, length)
-    return {"peak_mib": peak_mib() - before, "loaded_mib": before, "seconds": time.process_time() - started}
+    return {"peak_mib": peak_mib() - before, "loaded_mib": before}
+
+
+def measure_time(length: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of the processor, which a busy machine changes less than those of a clock."""
+    model = load(SCALE_MODEL)
+    factors = factors_of(model, length)
+    seconds: dict[str, list[float]] = {way: [] for way in TIMED_WAYS}
+    for way in TIMED_WAYS:
+        run_real(model, factors, way, length)  # warm up
+    for _ in range(rounds):
+        for way in TIMED_WAYS:
+            started = time.process_time()
+            run_real(model, factors, way, length)
+            seconds[way].append(time.process_time() - started)
+    return seconds
 
 
 def run_real(model: Any, factors: RescaleFactors, way: str, length: int) -> None:
     window = window_of(tokens(model, length))
-    if way == "evaluation":
+    if way == EVALUATION:
         with installed(model, factors):
             score_windows(model, [window])
         return
@@ -143,16 +170,16 @@ def llama_8b(**changes: Any) -> LlamaConfig:
     return LlamaConfig(**{**shape, **changes})
 
 
-def trace(way: str, length: int, device: torch.device) -> dict[str, float]:
+def trace(way: str, length: int) -> dict[str, float]:
     """GiB at the peak, and of the weights alone."""
-    config = llama_8b()
+    device = torch.device("cpu")
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     rotary = LlamaForCausalLM(
         llama_8b(num_hidden_layers=1, vocab_size=8, intermediate_size=8)
     ).model.rotary_emb
     with fake, device:
         torch.set_default_dtype(torch.bfloat16)
-        model = LlamaForCausalLM(config).eval()
+        model = LlamaForCausalLM(llama_8b()).eval()
         torch.set_default_dtype(torch.float32)
         ids = torch.zeros(length, dtype=torch.int64)
     model.model.rotary_emb = rotary  # a real one, whose layout can be learnt
@@ -169,7 +196,7 @@ def trace(way: str, length: int, device: torch.device) -> dict[str, float]:
 
 
 def run_traced(model: nn.Module, window: TokenWindow, factors: RescaleFactors, way: str) -> None:
-    if way == "evaluation":
+    if way == EVALUATION:
         token_nll(model, window)
         return
     arguments, is_tiled = WAYS[way]
@@ -194,6 +221,89 @@ def one_sequence() -> ExitStack:
     return stack
 
 
+# ---------------------------------------------------------------- the run
+
+
+def run_case(case: str, way: str, length: str) -> Any:
+    if case == "memory":
+        return measure_memory(way, int(length))
+    return measure_time(int(length), rounds=5) if case == "time" else trace(way, int(length))
+
+
+def in_process(case: str, way: str, length: int) -> Any:
+    """One measurement in a fresh interpreter."""
+    print(f"{case}: {way} at {length} tokens", file=sys.stderr)
+    command = [sys.executable, __file__, "--case", case, way, str(length)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def measure() -> dict[str, Any]:
+    ways = [EVALUATION, *WAYS]
+    return {
+        "date": date.today().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "preloaded": Path(os.environ.get("LD_PRELOAD", "")).name,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "memory": {way: in_process("memory", way, REAL_LENGTH) for way in ways},
+        "processor_seconds": in_process("time", "all", TIMED_LENGTH),
+        "trace": {way: in_process("trace", way, TRACED_LENGTH) for way in ways},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    memory = {way: found["peak_mib"] for way, found in result["memory"].items()}
+    seconds = {way: min(found) for way, found in result["processor_seconds"].items()}
+    lines = [
+        f"| | scale-model, {REAL_LENGTH} tokens | times an evaluation's | time at {TIMED_LENGTH} tokens, "
+        f"times an evaluation's | 8B Llama, {TRACED_LENGTH} tokens (traced) |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for way, peak in memory.items():
+        spent = f"{seconds[way] / seconds[EVALUATION]:.2f} ({seconds[way]:.3f} s)" if way in seconds else "-"
+        traced = result["trace"][way]["peak_gib"]
+        lines.append(
+            f"| {way} | {peak:.0f} MiB | {peak / memory[EVALUATION]:.2f} | {spent} | {traced:.1f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def page(result: dict[str, Any]) -> str:
+    versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
+    preloaded = f", {result['preloaded']} preloaded" if result["preloaded"] else ""
+    weights = result["trace"][EVALUATION]["weights_gib"]
+    rounds = len(result["processor_seconds"][EVALUATION])
+    return f"""# Gradient memory, {result["date"]}
+
+`{result["command"]}` on {result["processor"]}, {result["threads"]} threads,
+Python {result["python"]}, {versions}{preloaded}.
+
+Memory of the scale model: what a run adds to the peak of a process that holds the model (float32). Time: of
+the processor, best of {rounds}. Traced: all tensors alive at once, on fake tensors in bfloat16,
+{weights:.1f} GiB of frozen weights among them.
+Allowed: {ALLOWED_RATIO} times an evaluation, and {ALLOWED_GIB:.0f} GiB.
+
+{table(result)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(run_case(*args.case)))
+        return
+    result = measure()
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"{result['date']}-gradient-memory"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(page(result))
+    print(table(result))
+
+
 if __name__ == "__main__":
-    for way in ("evaluation", *WAYS):
-        print(way, trace(way, int(sys.argv[1]), torch.device(sys.argv[2])), flush=True)
+    main()

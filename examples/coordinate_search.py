@@ -3,8 +3,8 @@
     PYTHONPATH=examples ropewalk search scale-model --target-length 8x --budget 27 \\
         --strategy coordinate_search:CoordinateSearch --out runs/coordinates
 
-A strategy is asked for queries and told trials; it sees no model. `ropewalk.testing.check_strategy` holds it to
-what every strategy must keep to.
+A strategy is asked for queries and told trials; it sees no model. `ropewalk.testing.check_strategy` holds it
+to what every strategy must keep to.
 """
 
 from dataclasses import dataclass

@@ -106,7 +106,7 @@ def spaces() -> dict[str, SearchSpace]:
     for name in ("full", "spline", "longrope2"):
         for monotone in (True, False):
             for what, choices in (("all searched", searched), ("lambda only", given)):
-                full = SearchSpace(geometry=GEOMETRY, target_length=TARGET_LENGTH, **choices)  # type: ignore[arg-type]
+                full = SearchSpace(geometry=GEOMETRY, target_length=TARGET_LENGTH, **choices)
                 order = "monotone" if monotone else "free"
                 found[f"{name}, {order}, {what}"] = make_space(name, full, monotone=monotone)
     found["full, n-hat searched"] = SearchSpace(geometry=GEOMETRY, target_length=TARGET_LENGTH)
@@ -233,9 +233,7 @@ class _Case:
         """The real loop."""
 
         def count(progress: Progress) -> None:
-            assert progress.num_trials <= self.most_trials, (
-                f"the search goes on after {self.most_trials} trials"
-            )
+            assert progress.num_trials <= self.most_trials, f"it goes on after {self.most_trials} trials"
 
         return run_search(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count)
 
@@ -417,7 +415,7 @@ def _global_states() -> dict[str, Any]:
     numpy_state = np.random.get_state(legacy=False)
     return {
         "random": random.getstate(),
-        "numpy": repr(numpy_state["state"]["key"].tolist()) + repr(numpy_state["state"]["pos"]),  # type: ignore[index, call-overload]
+        "numpy": repr(numpy_state["state"]["key"].tolist()) + repr(numpy_state["state"]["pos"]),
         "torch": torch.get_rng_state().tolist(),
     }
 
@@ -436,7 +434,7 @@ def _require_same(one: list[_Asked], other: list[_Asked], when: str) -> None:
     for index, (ours, theirs) in enumerate(zip(one, other, strict=False)):
         assert ours.query == theirs.query, f"query {index} differs, {when}"
         assert ours.generator_state == theirs.generator_state, (
-            f"the generator at query {index} differs, {when}"
+            f"the generator differs at query {index}, {when}"
         )
     assert len(one) == len(other), f"{len(one)} and {len(other)} queries, {when}"
 

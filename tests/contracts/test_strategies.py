@@ -43,7 +43,7 @@ class _DrawsElsewhere(RandomSearch):
 
 
 class _ForgetsWhatItWasTold(RandomSearch):
-    """Its queries follow from the clock of its own calls, which a resumed search repeats; its state does not."""
+    """Its draws follow from how often it was made, not from the seed."""
 
     num_made = 0
 
@@ -62,9 +62,13 @@ class _ForgetsWhatItWasTold(RandomSearch):
     ],
 )
 def test_a_broken_strategy_is_caught(broken: type[Strategy], said: str) -> None:
-    with pytest.raises(AssertionError, match=said):
-        for contract in CONTRACTS:
+    caught = []
+    for contract in CONTRACTS:
+        try:
             check_contract(contract, broken, "full, monotone, all searched")
+        except AssertionError as error:
+            caught.append(str(error))
+    assert any(said in message for message in caught), caught
 
 
 def test_check_strategy_goes_through_every_space(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM
 
-from ropewalk.errors import FactorsError
+from ropewalk.errors import FactorsError, ModelError
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import NllGradient, gradient_cost, kept_bytes, nll_gradient, will_checkpoint
@@ -54,7 +54,6 @@ FAMILIES: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
 def build(family: str) -> Any:
     changes, _ = FAMILIES[family]
     config = CONFIG_MAPPING[family](**{**SHAPE, "rope_parameters": PLAIN, **changes})
-    config._attn_implementation = "eager" if family == "gemma2" else "sdpa"  # gemma2 caps attention too
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return AutoModelForCausalLM.from_config(config).eval().double()
@@ -209,7 +208,9 @@ def test_wide_activations_and_logits_exist_in_tiles_only(tiny_model: LlamaForCau
     nll_gradient(tiny_model, window(), factors, checkpoint=True)
 
     assert max(inner) == 16
-    assert sum(inner) == 2 * LENGTH * len(tiny_model.model.layers), "forwards once, backwards once"
+    assert sum(inner) == 2 * LENGTH * len(tiny_model.model.layers), (
+        "once forwards, once backwards, not thrice"
+    )
     assert rows == [13] * 5 + [6]
 
 
@@ -232,18 +233,19 @@ def test_long_windows_are_computed_twice_of_themselves(
     assert gradient_cost(True) > gradient_cost(False) > 1
 
     used: list[bool] = []
-    original = gradient_module.differentiating
+    original = gradient_module.recomputing
 
-    def watched(layers: Any, *, recompute: bool) -> Any:
-        used.append(recompute)
-        return original(layers, recompute=recompute)
+    def watched(layers: Any) -> Any:
+        used.append(True)
+        return original(layers)
 
-    monkeypatch.setattr(gradient_module, "differentiating", watched)
+    monkeypatch.setattr(gradient_module, "recomputing", watched)
     factors = factors_for(tiny_model)
     nll_gradient(tiny_model, window(), factors)
+    assert not used
     monkeypatch.setattr(gradient_module, "KEPT_BYTES", kept_bytes(tiny_model, LENGTH) - 1)
     nll_gradient(tiny_model, window(), factors)
-    assert used == [False, True]
+    assert used
 
 
 def state(model: Any) -> list[Any]:
@@ -325,6 +327,41 @@ def test_factors_per_layer_are_refused(tiny_model: LlamaForCausalLM) -> None:
     with pytest.raises(FactorsError, match="2 vectors"):
         nll_gradient(tiny_model, window(), factors)
     assert find_installed(tiny_model) is None
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_grouped_heads_are_repeated_where_the_kernel_is_slow(
+    tiny_model: LlamaForCausalLM, checkpoint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[tuple[int, bool]] = []
+    original = recompute_module.scaled_dot_product_attention
+
+    class Watched(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is original:
+                heads.append((args[1].shape[1], kwargs["enable_gqa"]))
+            return func(*args, **(kwargs or {}))
+
+    factors = factors_for(tiny_model)
+    nll_gradient(tiny_model, window(), factors)
+    with Watched():
+        nll_gradient(tiny_model, window(), factors, checkpoint=checkpoint)
+
+    assert heads == [(4, False)] * 2
+
+
+def test_layers_that_can_not_be_told_apart_are_refused_where_that_matters(
+    tiny_model: LlamaForCausalLM,
+) -> None:
+    factors = factors_for(tiny_model)
+    expected = nll_gradient(tiny_model, window(), factors)
+    layers = tiny_model.model.layers
+    tiny_model.model.layers = torch.nn.ModuleList([*layers, layers[0]])  # the third is never run
+    with pytest.raises(ModelError, match="checkpoint=False"):
+        nll_gradient(tiny_model, window(), factors, checkpoint=True)
+    found = nll_gradient(tiny_model, window(), factors, checkpoint=False)
+
+    np.testing.assert_array_equal(found.by_log_factor, expected.by_log_factor)
 
 
 def test_a_twin_is_believed(tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:

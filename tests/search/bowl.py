@@ -1,4 +1,4 @@
-"""The bowl of `ropewalk.testing` and what the tests of the loop want besides: a record, and values at will."""
+"""The bowl of `ropewalk.testing`, and what tests of the loop want besides: a record, values at will."""
 
 import math
 import time

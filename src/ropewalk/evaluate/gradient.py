@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from ropewalk.evaluate.forward import Reader
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors import RescaleFactors
-from ropewalk.models.recompute import differentiating, frozen
+from ropewalk.models.recompute import RepeatedHeads, frozen, recomputing
 from ropewalk.models.table_gradients import TableGradients, traced_tables
 from ropewalk.text.windows import TokenWindow
 
@@ -143,12 +143,12 @@ def _backpropagate(
         reader = Reader(model)
     ids = window.ids.unsqueeze(0).to(model.device)
     first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
-    with differentiating(tables.decoder_layers(model), recompute=again):
+    with RepeatedHeads(), recomputing(tables.decoder_layers(model)) if again else nullcontext():
         with _offloading(model) if offload else nullcontext():
             hidden = reader.read(ids, keep=False)
         gradient = torch.zeros_like(hidden)
         nll = _score(reader, hidden[0, first:-1].detach(), ids[0, first + 1 :], gradient[0, first:-1])
-        hidden.backward(gradient)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(hidden, gradient)
     return nll
 
 

@@ -319,5 +319,5 @@ def float64_device(device: torch.device) -> torch.device:
 
 
 def leaves(output: Any) -> tuple[Tensor, ...]:
-    """The tensors that a rotary returned."""
+    """The tensors of what a rotary returns."""
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)

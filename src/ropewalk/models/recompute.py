@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ropewalk.models.replaced import replacing
 
+MLP_NAMES = ("mlp", "feed_forward")
 MLP_TILE_TOKENS = 2048  # enough for the full rate of a matrix product
 
 
@@ -41,34 +42,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def differentiating(layers: Iterable[nn.Module], *, recompute: bool) -> Iterator[None]:
-    """These decoder layers are about to be differentiated.
-
-    With `recompute` each keeps its input only, and is run again in the backward pass.
-    """
+def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """These decoder layers keep their inputs only, and are run again in the backward pass."""
     with replacing() as replacements:
         for layer in layers:
-            mlp = tokenwise_mlp(layer) if recompute else None
+            mlp = tokenwise_mlp(layer)
             if mlp is not None:
                 replacements.replace(mlp, "forward", _TiledForward(mlp.forward))
-            replacements.replace(layer, "forward", _DifferentiatedForward(layer.forward, recompute))
+            replacements.replace(layer, "forward", _CheckpointedForward(layer.forward))
         yield
 
 
-def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
-    """The feed-forward part of a layer, if no token in it can see another.
-
-    That is known of a module named `mlp` that takes one tensor and holds nothing but matrices and
-    activations; convolutions over tokens or experts with a capacity are not of this kind.
-    """
-    mlp = getattr(layer, "mlp", None)
-    if not isinstance(mlp, nn.Module) or len(inspect.signature(type(mlp).forward).parameters) != 2:
-        return None
-    parts = [module for module in mlp.modules() if next(module.parameters(recurse=False), None) is not None]
-    return mlp if parts and all(isinstance(part, nn.Linear) for part in parts) else None
-
-
-class _RepeatedHeads(TorchFunctionMode):
+class RepeatedHeads(TorchFunctionMode):
     """Grouped attention on a processor, with its keys and values repeated.
 
     The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
@@ -91,21 +76,31 @@ def _repeat(grouped: Tensor, num_heads: int) -> Tensor:
     return grouped.unsqueeze(-3).expand(shape).flatten(-4, -3)
 
 
-class _DifferentiatedForward:
+def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
+    """The feed-forward part of a layer, if no token in it can see another.
+
+    That is known of a module that takes one tensor and holds nothing but matrices and activations;
+    convolutions over tokens or experts with a capacity are not of this kind.
+    """
+    mlp = next((getattr(layer, name) for name in MLP_NAMES if hasattr(layer, name)), None)
+    if not isinstance(mlp, nn.Module) or len(inspect.signature(type(mlp).forward).parameters) != 2:
+        return None
+    parts = [module for module in mlp.modules() if next(module.parameters(recurse=False), None) is not None]
+    return mlp if parts and all(isinstance(part, nn.Linear) for part in parts) else None
+
+
+class _CheckpointedForward:
     """Stands in for a layer's forward."""
 
-    def __init__(self, original: Callable[..., Any], recompute: bool) -> None:
+    def __init__(self, original: Callable[..., Any]) -> None:
         self.original = original
-        self.recompute = recompute
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.recompute:
-            return self._run(*args, **kwargs)
         # Nothing is random: the model is in evaluation mode.
         return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        with _RepeatedHeads():  # inside of what is repeated: backward passes know no modes around them
+        with RepeatedHeads():  # the second time too, when no mode around the backward pass is in force
             return self.original(*args, **kwargs)
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ropewalk.errors import FactorsError
+from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.install import InstalledRotary, Table, find_installed, float64_device, installed, leaves
 from ropewalk.models.parts import find_decoder_layers
@@ -31,7 +31,13 @@ class TableGradients:
         Raises:
             ModelError: they do not stand beside the rotary.
         """
-        return find_decoder_layers(model, self._rotary.rotary, self._rotary.description.geometry)
+        try:
+            return find_decoder_layers(model, self._rotary.rotary, self._rotary.description.geometry)
+        except ModelError:
+            raise ModelError(
+                f"A gradient of {self._rotary.name} that long must be computed layer by layer, but no list "
+                f"of its layers stands beside its rotary: read shorter windows, or pass checkpoint=False."
+            ) from None
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """d / d lambda_i, shape (num_pairs,), and d / d attention factor, shape (); float64.

@@ -72,13 +72,13 @@ def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
     places are even in ln(turns), so even in pairs.
 
     Raises:
-        SettingError: fewer than 2 knots, or more than there are places.
+        SettingError: no knot, or more than there are places.
     """
     turns, last = geometry.turns(), geometry.num_pairs - 1
     first = _first_knot(geometry)
-    if not 2 <= num_knots <= last - first + 1:
+    if not 1 <= num_knots <= last - first + 1:
         raise SettingError(
-            f"{num_knots} knots were asked, but there are places for 2 to {last - first + 1}, "
+            f"{num_knots} knots were asked, but there are places for 1 to {last - first + 1}, "
             f"pairs {first} to {last}."
         )
     slowest = max(first, int(np.abs(np.log(turns / SLOWEST_KNOT_TURNS)).argmin()))
