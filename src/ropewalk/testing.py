@@ -195,6 +195,7 @@ class _Case:
             space=self.space,
             seed=seed,
             budget=left_for_strategy(self.budget, objective, self.space),
+            evaluation_cost=objective.cost,
             num_documents=objective.num_documents,
             gradient_cost=objective.gradient_cost,
         )

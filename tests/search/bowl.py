@@ -43,10 +43,17 @@ class Valued(Bowl):
         return (math.log(self.value_of(candidate)),)
 
 
-def strategy_for(name, space, *, seed=0, budget=100, settings=None, num_documents=1, gradient_cost=3.0):
+def strategy_for(
+    name, space, *, seed=0, budget=100, settings=None, num_documents=1, evaluation_cost=1.0, gradient_cost=3.0
+):
     """A strategy with a budget of its own."""
     task = Task(
-        space=space, seed=seed, budget=budget, num_documents=num_documents, gradient_cost=gradient_cost
+        space=space,
+        seed=seed,
+        budget=budget,
+        num_documents=num_documents,
+        gradient_cost=gradient_cost,
+        evaluation_cost=evaluation_cost,
     )
     return make_strategy(name, task, settings)
 
@@ -56,6 +63,6 @@ def search_on(name, objective, journal=None, *, seed=0, budget=100, settings=Non
     left = left_for_strategy(budget, objective, objective.space, how.get("stop_set"), how.get("probes"))
     strategy = strategy_for(
         name, objective.space, seed=seed, budget=left, settings=settings,
-        num_documents=objective.num_documents, gradient_cost=objective.gradient_cost,
+        num_documents=objective.num_documents, evaluation_cost=objective.cost, gradient_cost=objective.gradient_cost,
     )  # fmt: skip
     return run_search(strategy, objective, journal, budget=budget, **how)

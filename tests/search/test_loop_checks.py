@@ -63,7 +63,9 @@ def test_dear_values_have_dear_checks(space):
 
 def test_a_budget_without_room_for_one_trial_is_refused(space):
     objective = Bowl(space, 4)
-    with pytest.raises(SettingError, match=r"The budget is 4 evaluations, but one trial and the checks need 5"):
+    with pytest.raises(
+        SettingError, match=r"The budget is 4 evaluations, but one trial and the checks need 5"
+    ):
         left_for_strategy(4, objective, space, probes=ANY)
     assert left_for_strategy(5, objective, space, probes=ANY) == 1
 
@@ -210,7 +212,9 @@ def test_a_replay_of_other_documents_or_without_the_gradient_is_refused(tmp_path
     index = next(trial.index for trial in whole.trials if trial.gradient and trial.documents != (3,))
     lines = path.read_bytes().splitlines()
     edited = {**json.loads(lines[index + 1]), **change}
-    path.write_bytes(b"\n".join([*lines[: index + 1], json.dumps(edited).encode(), *lines[index + 2 :]]) + b"\n")
+    path.write_bytes(
+        b"\n".join([*lines[: index + 1], json.dumps(edited).encode(), *lines[index + 2 :]]) + b"\n"
+    )
     with pytest.raises(RunFolderError, match=f"ask for trial {index} again"):
         run(path, "gradient")
 

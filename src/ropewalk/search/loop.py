@@ -180,11 +180,7 @@ class _Search:
     def run(self) -> SearchOutcome:
         stopped_by = self._search()
         if self.best is None:
-            reason = self.trials[0].failure if self.trials else "nothing was tried"
-            raise EvaluationError(
-                f"All {len(self.trials)} candidates failed (the first: {reason}): check that this model can "
-                f"read so many tokens here."
-            )
+            raise EvaluationError(self._why_nothing())
         if self.stop_set is not None and self.stop_set.is_new(self.best):
             self._check_on(self.stop_set, self.best)
         chosen = self.stop_set.chosen if self.stop_set is not None else None
@@ -225,6 +221,19 @@ class _Search:
                 self._check_on(self.stop_set, self.best)
                 if self.stop_set.gives_up:
                     return "stop set"
+
+    def _why_nothing(self) -> str:
+        """Why no trial can be the best, in one line."""
+        failures = [trial.failure for trial in self.trials if trial.failure is not None]
+        if not failures:
+            return (
+                f"No candidate was read on all documents in {len(self.trials)} trials: give more budget, or "
+                f"another strategy."
+            )
+        return (
+            f"All {len(self.trials)} candidates failed (the first: {failures[0]}): check that this model can "
+            f"read so many tokens here."
+        )
 
     def _can_pay(self, cost: float) -> bool:
         return self.spent_by_strategy + cost <= self.strategy.task.budget + ROUNDING
@@ -271,7 +280,8 @@ class _Search:
         """The journal's trial must be the one that this strategy asks for, drawn from the same generator."""
         assert self.journal is not None
         same_state = self.journal.generator_states[trial.index] == self.strategy.generator_state()
-        if (trial.candidate, trial.kind) == (query.candidate, kind) and same_state:
+        same_candidate = (trial.candidate, trial.kind) == (query.candidate, kind)
+        if same_candidate and same_state and _answers(trial, query):
             return
         first, last = self.journal.environments[0], self.journal.environments[-1]
         differences = differing(last, first)
@@ -291,7 +301,8 @@ class _Search:
 
     def _check_without_start_tokens(self, best: Trial) -> None:
         twin = best.candidate.without_start_tokens()
-        if all(trial.candidate != twin for trial in self.trials):
+        tried = [t for t in self.trials if t.kind in OF_THE_SEARCH and t.documents is None]
+        if all(trial.candidate != twin for trial in tried):
             self._try(Query(candidate=twin), "check")
 
     def _try_free(self, best: Trial) -> Trial | None:
@@ -315,6 +326,14 @@ class _Search:
             budget=self.budget,
             seconds_left=seconds_left,
         )
+
+
+def _answers(trial: Trial, query: Query) -> bool:
+    """Whether a trial is of the documents that were asked for, and with the gradient if that was."""
+    if trial.estimate is not None:  # the race chose how many to read
+        return query.documents is None and not query.gradient
+    has_gradient = trial.gradient is not None
+    return trial.documents == query.documents and (trial.value is None or has_gradient == query.gradient)
 
 
 def _best_of(trials: list[Trial]) -> Trial | None:

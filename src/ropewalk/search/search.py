@@ -18,7 +18,7 @@ from ropewalk.models.load import LoadedModel
 from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal
 from ropewalk.search.limits import Probes
-from ropewalk.search.loop import Progress, SearchOutcome, left_for_strategy, run_search
+from ropewalk.search.loop import OF_THE_SEARCH, Progress, SearchOutcome, left_for_strategy, run_search
 from ropewalk.search.objective import Objective
 from ropewalk.search.racing import Race, RacingSettings
 from ropewalk.search.settings import SearchSettings
@@ -157,6 +157,7 @@ def search_factors(
         space=space,
         seed=chosen.seed,
         budget=left_for_strategy(chosen.num_evaluations, objective, space, stop_set, probes),
+        evaluation_cost=objective.cost,
         num_documents=objective.num_documents,
         gradient_cost=objective.gradient_cost,
     )
@@ -221,10 +222,12 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
 def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Of an objective of several terms, the complete trials that no other beats in every term.
 
-    Each as its index and its nats by term, best in the first term first; empty for one term.
+    Probes outside the serving engine's limits are no choice, and so not among them. Each as its index and its nats by term, best in the first term first; empty for one term.
     """
     points = {
-        t.index: {name: math.fsum(nats) for name, nats in t.parts.items()} for t in trials if t.is_complete
+        t.index: {name: math.fsum(nats) for name, nats in t.parts.items()}
+        for t in trials
+        if t.is_complete and t.kind in OF_THE_SEARCH
     }
     if not points or len(next(iter(points.values()))) < 2:
         return []

@@ -1,7 +1,7 @@
 """The strategies by name, and strategies from outside."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ropewalk.errors import SettingError
@@ -63,7 +63,11 @@ def strategy_class(name: str) -> type[Strategy]:
             f"package.module:Name for one of your own."
         )
     found = load_outside(name, "strategy")
-    if not (isinstance(found, type) and issubclass(found, Strategy) and hasattr(found, "Settings")):
+    if not (
+        isinstance(found, type)
+        and issubclass(found, Strategy)
+        and is_dataclass(getattr(found, "Settings", None))
+    ):
         raise SettingError(
             f"The strategy {name} is {found!r}, but must be a subclass of ropewalk's Strategy with a "
             f"dataclass as its attribute `Settings`."

@@ -68,7 +68,7 @@ class Cma(Strategy):
     def ask(self) -> Query | None:
         if self._start_tokens is None and self._is_time_for_start_tokens():
             assert self._best is not None
-            most = int(self.settings.start_token_share * self.task.budget)
+            most = int(self.settings.start_token_share * self.task.num_evaluations)
             self._start_tokens = with_start_tokens(self.space, self._best.candidate, most)
         if self._start_tokens is not None:
             return Query(candidate=self._start_tokens[0]) if self._start_tokens else None

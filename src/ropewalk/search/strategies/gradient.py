@@ -149,7 +149,8 @@ class Gradient(Strategy):
         start = self._best.candidate if self._best else self._first_start()
         num_ends = 2
         for_start_tokens = self._num_start_token_trials()
-        left = self.task.budget - self._cost - num_ends - for_start_tokens
+        spent = self._cost / self.task.evaluation_cost
+        left = self.task.num_evaluations - spent - num_ends - for_start_tokens
         num_steps = int(left * self.task.num_documents / self.task.gradient_cost + 1e-9)
         self._descent = Descent(self.space.coordinates(start), max(1, num_steps), self.settings)
         self._phase = "descent"
@@ -173,9 +174,8 @@ class Gradient(Strategy):
         self._phase = "ends"
 
     def _num_start_token_trials(self) -> int:
-        return (
-            int(self.settings.start_token_share * self.task.budget) if self.space.searches_start_tokens else 0
-        )
+        searched = self.space.searches_start_tokens
+        return int(self.settings.start_token_share * self.task.num_evaluations) if searched else 0
 
     def _try_start_tokens(self) -> None:
         if self._best is not None:
