@@ -25,6 +25,31 @@ def test_every_strategy_keeps_every_contract(name: str, space: str, contract: st
     check_contract(contract, name, space)
 
 
+# Small populations, so that a short search gets past the first one and to the children of children.
+SMALL = {
+    "evolution": {"population_size": 8, "num_mutations": 4, "num_crossovers": 4, "num_parents": 4},
+    "cma": {"population_size": 6},
+}
+
+
+@pytest.mark.parametrize("space", spaces())
+@pytest.mark.parametrize("name", SMALL)
+def test_later_generations_keep_every_contract(name: str, space: str) -> None:
+    for contract in CONTRACTS:
+        check_contract(contract, name, space, SMALL[name])
+
+
+@pytest.mark.parametrize("space", spaces())
+@pytest.mark.parametrize("name", ["evolution", "random"])
+def test_what_is_drawn_whole_is_asked_for_once(name: str, space: str) -> None:
+    task = Task(space=spaces()[space], seed=5, budget=130.0)
+    strategy = make_strategy(name, task, SMALL.get(name))
+    outcome = run_search(strategy, Bowl(task.space, num_documents=1), budget=131.0)
+    asked = [trial.candidate for trial in outcome.trials if trial.kind == "trial"]
+    assert len(asked) == 130
+    assert len(set(asked)) == len(asked)
+
+
 class _LeavesTheSpace(RandomSearch):
     def ask(self) -> Query | None:
         query = super().ask()

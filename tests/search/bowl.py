@@ -63,6 +63,7 @@ def search_on(name, objective, journal=None, *, seed=0, budget=100, settings=Non
     left = left_for_strategy(budget, objective, objective.space, how.get("stop_set"), how.get("probes"))
     strategy = strategy_for(
         name, objective.space, seed=seed, budget=left, settings=settings,
-        num_documents=objective.num_documents, evaluation_cost=objective.cost, gradient_cost=objective.gradient_cost,
+        num_documents=objective.num_documents, evaluation_cost=objective.cost,
+        gradient_cost=objective.gradient_cost,
     )  # fmt: skip
     return run_search(strategy, objective, journal, budget=budget, **how)

@@ -1,4 +1,4 @@
-"""The loop's own trials: the twin without start tokens, the stop set, the probes; what they cost, and replays."""
+"""The loop's own trials: the twin without n-hat, the stop set, the probes; what they cost, and replays."""
 
 import dataclasses
 import json

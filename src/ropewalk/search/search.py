@@ -222,7 +222,8 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
 def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Of an objective of several terms, the complete trials that no other beats in every term.
 
-    Probes outside the serving engine's limits are no choice, and so not among them. Each as its index and its nats by term, best in the first term first; empty for one term.
+    Each as its index and its nats by term, best in the first term first; empty for one term. Probes outside
+    the serving engine's limits can't be chosen, and so are not among them.
     """
     points = {
         t.index: {name: math.fsum(nats) for name, nats in t.parts.items()}

@@ -20,8 +20,8 @@ class Task:
     Attributes:
         budget: what it may spend, in forward passes over the whole document set; what the loop keeps back
             for its own checks is not in it.
-        evaluation_cost: what a value of all documents costs, in forward passes; above 1 where an objective reads
-            more than each document once.
+        evaluation_cost: what a value of all documents costs, in forward passes; above 1 where an objective
+            reads more than each document once.
         num_documents: search documents; a query may name some of them.
         gradient_cost: what a value with its gradient costs, in values of the same documents.
     """

@@ -1,0 +1,32 @@
+"""Objectives that read more than each document once, on a real model: what was paid for is what is found."""
+
+import pytest
+
+from ropewalk.models.load import load_model
+from ropewalk.search.search import search_factors
+from ropewalk.text.tokens import token_documents
+
+
+@pytest.mark.parametrize(
+    ("settings", "cost"),
+    [({"objective": "needle"}, 2.0), ({"short_weight": 0.5}, 1.25), ({"objective": "tail"}, 1.0)],
+)
+@pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 4)])
+def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_steps, settings, cost):
+    """What the descent found is read on all documents, and the budget is in forward passes all the same."""
+    loaded = load_model(tiny_model_folder)
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"{name} line of text, and another. " * 40)
+    documents = token_documents(str(tmp_path / "*.txt"), loaded.tokenizer, length=256, num_documents=2)
+    result = search_factors(
+        loaded, documents, target_length=256, strategy=strategy, budget=int(16 * cost),
+        serve_with="ropewalk", start_tokens="none", racing=0.0, **settings,
+    )  # fmt: skip
+    trials = result.outcome.trials
+    last_step = max(trial.index for trial in trials if trial.gradient is not None)
+    assert sum(trial.gradient is not None for trial in trials) == num_steps
+    ends = trials[last_step + 1 :]
+    assert len(ends) >= 2, "the mean and the last iterate"
+    assert all(trial.cost == pytest.approx(cost) for trial in ends)
+    assert all(trial.is_complete for trial in ends)
+    assert result.outcome.cost <= 16 * cost + 1e-9
