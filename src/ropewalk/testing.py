@@ -219,6 +219,7 @@ class _Case:
             query = strategy.ask()
             if query is None:
                 return
+            _require_documents(query.documents)
             cost = objective.cost_of(query.documents, gradient=query.gradient)
             if spent + cost > budget + 1e-9:
                 return
@@ -308,7 +309,7 @@ def _queries_are_of_the_space(case: _Case) -> None:
 
 
 def _require_legal(query: Query, space: SearchSpace) -> None:
-    candidate, documents = query.candidate, query.documents
+    candidate = query.candidate
     lambdas = candidate.rescale_factors
     assert len(lambdas) == space.num_pairs, f"{len(lambdas)} lambdas for {space.num_pairs} pairs"
     low, high = min(lambdas), max(lambdas)
@@ -321,11 +322,15 @@ def _require_legal(query: Query, space: SearchSpace) -> None:
     assert count in space.start_tokens, f"n-hat {count} is none of {space.start_tokens}"
     assert attention in space.attention_factors, f"attention factor {attention} is not in the list"
     assert space.contains(candidate), "lambdas are not on the grid: make candidates by `space`"
-    if documents is not None:
-        known = set(range(NUM_DOCUMENTS))
-        assert documents, "a query of no document"
-        assert set(documents) <= known, f"documents {documents} of {NUM_DOCUMENTS}"
-        assert len(set(documents)) == len(documents), f"the documents {documents} name one twice"
+
+
+def _require_documents(documents: tuple[int, ...] | None) -> None:
+    """Before anything is read: the objective itself would only say that an index is out of range."""
+    if documents is None:
+        return
+    assert documents, "a query of no document"
+    assert set(documents) <= set(range(NUM_DOCUMENTS)), f"documents {documents} of {NUM_DOCUMENTS}"
+    assert len(set(documents)) == len(documents), f"the documents {documents} name one twice"
 
 
 def _same_seed_same_queries(case: _Case) -> None:

@@ -11,7 +11,7 @@ from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import STRATEGY_NAMES, Strategy, Task, make_strategy
 from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
-from ropewalk.search.trial import Query
+from ropewalk.search.trial import Query, Trial
 from ropewalk.testing import CONTRACTS, Bowl, check_contract, check_strategy, spaces
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=625.0, original_length=256, num_layers=2)
@@ -78,9 +78,44 @@ class _ForgetsWhatItWasTold(RandomSearch):
         self.generator = np.random.Generator(np.random.PCG64(type(self).num_made))
 
 
+class _ChangesWhatItIsTold(RandomSearch):
+    def tell(self, trial: Trial) -> None:
+        trial.parts.clear()
+
+
+class _NeedsAValue(RandomSearch):
+    def tell(self, trial: Trial) -> None:
+        assert trial.value is not None
+
+
+class _NamesADocumentTooMany(RandomSearch):
+    def ask(self) -> Query | None:
+        query = super().ask()
+        assert query is not None
+        return replace(query, documents=(0, self.task.num_documents))
+
+
+class _ReadsNoneWhole(RandomSearch):
+    def ask(self) -> Query | None:
+        query = super().ask()
+        assert query is not None
+        return replace(query, documents=(0,))
+
+
+class _GivesItselfABudget(RandomSearch):
+    def __init__(self, task: Task, settings: RandomSettings) -> None:
+        super().__init__(replace(task, budget=10 * task.budget), settings)
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
+        (_ChangesWhatItIsTold, "what it is given is not changed"),
+        (_NeedsAValue, "failures are survived"),
+        (_NeedsAValue, "drops are survived"),
+        (_NamesADocumentTooMany, r"documents (0, 4) of 4"),
+        (_ReadsNoneWhole, "only complete values are best"),
+        (_GivesItselfABudget, "the budget is kept"),
         (_LeavesTheSpace, "queries are of the space"),
         (_DrawsElsewhere, "global generator"),
         (_ForgetsWhatItWasTold, "same seed"),
