@@ -422,5 +422,5 @@ def test_a_copy_of_an_installed_model_is_its_own() -> None:
 
 
 def test_a_device_without_float64_gets_its_table_from_the_cpu() -> None:
-    assert install_module._float64_device(torch.device("mps")) == torch.device("cpu")
-    assert install_module._float64_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert install_module.float64_device(torch.device("mps")) == torch.device("cpu")
+    assert install_module.float64_device(torch.device("cuda:1")) == torch.device("cuda:1")
