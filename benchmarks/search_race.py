@@ -369,8 +369,9 @@ def raw(one: Finished) -> dict[str, Any]:
 
 
 def curves(runs: Sequence[Finished], held_out: HeldOut) -> tuple[list[CostCurve], list[CostCurve]]:
-    """Best value so far against cost, on search and on held-out documents; a curve a seed."""
+    """Best value so far against cost: a curve a seed, but on held-out documents the first seed's alone."""
     on_search, on_held_out = [], []
+    drawn: set[str] = set()
     for one in runs:
         costs = [cost for cost, _, _ in one.curve]
         on_search.append(
@@ -378,6 +379,9 @@ def curves(runs: Sequence[Finished], held_out: HeldOut) -> tuple[list[CostCurve]
                 label=one.entry.label, cost=costs, value=[trial.value or math.nan for *_, trial in one.curve]
             )
         )
+        if one.entry.label in drawn:
+            continue
+        drawn.add(one.entry.label)
         points = thinned(one.curve)
         values = [held_out(one.entry, as_factors(one, trial)) for *_, trial in points]
         on_held_out.append(CostCurve(label=one.entry.label, cost=[cost for cost, *_ in points], value=values))
@@ -399,10 +403,22 @@ def as_factors(one: Finished, trial: Trial) -> RescaleFactors:
     )
 
 
+def with_reference(runs: Path) -> list[str]:
+    """The courses that the paper's evolution has run to its end; without it there is nothing to compare."""
+    ends = [
+        entry.course
+        for entry in entries()
+        if entry.label == "evolution"
+        and any((runs / entry.name(seed) / "run.json").exists() for seed in entry.seeds)
+    ]
+    return list(dict.fromkeys(ends))
+
+
 def report(runs_folder: Path, today: str) -> None:
     held_out = HeldOut(today, runs_folder / "held-out.json")
-    found = [one for e in entries() for s in e.seeds if (one := finished(e, s, runs_folder, held_out))]
-    courses = list(dict.fromkeys(one.entry.course for one in found))
+    courses = with_reference(runs_folder)
+    asked = [(entry, seed) for entry in entries() if entry.course in courses for seed in entry.seeds]
+    found = [one for entry, seed in asked if (one := finished(entry, seed, runs_folder, held_out))]
     stem = RESULTS / f"{date.today().isoformat()}-search-race"
     lines = [f"# The search race, {date.today().isoformat()}", "", f"{about()}", ""]
     schemes = {}
