@@ -25,7 +25,7 @@ class CoordinateSettings:
 
 
 class CoordinateSearch(Strategy):
-    """Tries a step along one coordinate from the best; after a round without success, steps halve."""
+    """Tries a step along one coordinate from the best; each round's steps are half as long."""
 
     Settings = CoordinateSettings
     settings: CoordinateSettings

@@ -118,6 +118,10 @@ class SearchSpace:
             raise SettingError(
                 f"The attention factors are {self.attention_factors}, but must be finite and above 0."
             )
+        if list(self.attention_factors) != sorted(set(self.attention_factors)):
+            raise SettingError(
+                f"The attention factors are {self.attention_factors}, but must be ascending, each once."
+            )
         if not (self.step > 0 and self.ceiling >= 1):
             raise SettingError(
                 f"The step is {self.step} and the ceiling {self.ceiling} s, but must be above 0 and 1 s."
