@@ -82,7 +82,8 @@ class SearchSettings:
         The reference strategies (evolution, random) search as the paper does: every pair, n-hat from its
         list, attention factor 1, 1344 evaluations, nothing dropped. Others search what every engine can
         serve. Who names an engine, an attention factor or n-hat searches what that allows; the
-        reference strategies keep attention factor 1 even then, unless the engine is `any` or another is given.
+        reference strategies keep attention factor 1 even then, unless the engine is `any` or another is
+        given.
 
         Raises:
             SettingError: a setting out of its range, or two that contradict each other.
