@@ -79,7 +79,7 @@ class CostCurve:
 def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, title: str) -> bytes:
     """A PNG of two panels: best value against cost, on the documents that were searched on and on others.
 
-    A curve is a staircase that ends where its search did; each label is named once, at its best end.
+    A curve is a staircase that ends, with a dot, where its search last improved.
     """
     figure = Figure(figsize=(13.0, 6.0), dpi=DPI, layout="constrained")
     figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=FONT_POINTS + 2)
@@ -95,6 +95,9 @@ def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, t
         for position, label in enumerate(labels):
             colour, dashes = _RACERS[position % len(_RACERS)]
             axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.6, label=_literal(label))
+        ends = [curve.value[-1] for curve in curves]
+        # A first population may begin far above; what is compared are the ends.
+        axes.set_ylim(0.97 * min(ends), 1.12 * max(ends))
         axes.set_xscale("log")
         axes.set_xlabel("cost, forward passes over the search documents", fontsize=FONT_POINTS)
         axes.set_ylabel(f"best perplexity so far, {name}", fontsize=FONT_POINTS)
