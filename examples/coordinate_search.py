@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ropewalk.search.space import Candidate
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.starts import first_candidates
 from ropewalk.search.trial import Query, Trial
@@ -45,7 +46,7 @@ class CoordinateSearch(Strategy):
         if trial.value is not None and trial.value < self.lowest:
             self.best, self.lowest = trial.candidate, trial.value
 
-    def _next(self):  # type: ignore[no-untyped-def]
+    def _next(self) -> Candidate:
         if not self.moves:
             order = self.generator.permutation(self.space.num_knots)
             self.moves = [(int(knot), sign) for knot in order for sign in (1, -1)]

@@ -59,6 +59,11 @@ class RopeGeometry:
         """Full turns of each pair over `length` tokens (the window by default), shape (num_pairs,)."""
         return (length or self.original_length) * self.inverse_frequencies() / (2 * np.pi)
 
+    @property
+    def first_unfinished_pair(self) -> int:
+        """The first pair that makes less than a full turn over the window; `num_pairs` if all do."""
+        return int((self.turns() >= 1).sum())
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,9 +1,31 @@
 """Strategies, schemes and objectives of a user's own, named `package.module:Name` and imported from there."""
 
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 from ropewalk.errors import SettingError
+
+
+def find_named(name: str, known: Mapping[str, Any], what: str, plural: str) -> Any:
+    """One of ours by its name, or what `package.module:Name` stands for.
+
+    Raises:
+        SettingError: neither of the two, or as `load_outside`.
+    """
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise unknown_name(name, known, what, plural)
+    return load_outside(name, what)
+
+
+def unknown_name(name: str, known: Iterable[str], what: str, plural: str) -> SettingError:
+    """The error that lists the names that there are."""
+    return SettingError(
+        f"There is no {what} {name!r}; the {plural} are {', '.join(known)}, or package.module:Name for one "
+        f"of your own."
+    )
 
 
 def load_outside(name: str, what: str) -> Any:

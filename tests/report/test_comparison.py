@@ -10,7 +10,6 @@ from ropewalk.report.comparison import (
     CLOSED_FORMS,
     closed_forms,
     factor_curves,
-    first_unfinished_pair,
     perplexity_curves,
     scheme_at_lengths,
     sliding_window_remark,
@@ -106,7 +105,7 @@ def test_a_curve_a_layer_where_they_differ():
 
 
 def test_the_first_pair_without_a_full_turn():
-    first = first_unfinished_pair(GEOMETRY)
+    first = GEOMETRY.first_unfinished_pair
     assert GEOMETRY.turns()[first - 1] >= 1 > GEOMETRY.turns()[first]
 
 

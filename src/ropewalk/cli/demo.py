@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ropewalk.cli import options
+from ropewalk.cli.compared import gap_table
 from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
-from ropewalk.cli.search import files, gap_table, story
+from ropewalk.cli.search import files, story
 from ropewalk.cli.texts import Texts, read_texts
 
 if TYPE_CHECKING:
@@ -155,7 +156,6 @@ def _draw(
     from ropewalk.report.comparison import (
         closed_forms,
         factor_curves,
-        first_unfinished_pair,
         perplexity_curves,
     )
     from ropewalk.report.figures import SEARCHED, draw_factors, draw_perplexity
@@ -168,7 +168,7 @@ def _draw(
     schemes = {label: at(target) for label, at in closed_forms(loaded.geometry, target).items()}
     everything = {label: factors for label, factors in schemes.items() if factors is not None}
     title = f"{loaded.name}: rescale factors from {window} to {target} tokens"
-    unfinished = first_unfinished_pair(loaded.geometry)
+    unfinished = loaded.geometry.first_unfinished_pair
     curves = factor_curves({**everything, SEARCHED: found.factors})
     folder.write_figure("factors", draw_factors(curves, first_unfinished_pair=unfinished, title=title))
 

@@ -38,7 +38,7 @@ def inspect(
     with interruptible("Nothing was written."):
         _require_png(out)
         from ropewalk.models.load import describe_model
-        from ropewalk.report.comparison import factor_curves, first_unfinished_pair
+        from ropewalk.report.comparison import factor_curves
         from ropewalk.report.figures import draw_factors
         from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
 
@@ -55,7 +55,7 @@ def inspect(
             result(_table(schemes, target))
         if out is not None:
             title = f"Rescale factors from {geometry.original_length} to {target} tokens, {model}"
-            unfinished = first_unfinished_pair(geometry)
+            unfinished = geometry.first_unfinished_pair
             curves = factor_curves(schemes)
             options.write_file(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
             say(f"Picture: {out}")
@@ -67,7 +67,6 @@ def _require_png(out: Path | None) -> None:
 
 
 def _facts(model: str, description: "RopeDescription", target: int) -> dict[str, Any]:
-    from ropewalk.report.comparison import first_unfinished_pair
 
     own = description.own
     return {
@@ -75,7 +74,7 @@ def _facts(model: str, description: "RopeDescription", target: int) -> dict[str,
         "model_type": description.model_type,
         "geometry": description.geometry.as_dict(),
         "geometry_fingerprint": description.geometry.fingerprint(),
-        "first_unfinished_pair": first_unfinished_pair(description.geometry),
+        "first_unfinished_pair": description.geometry.first_unfinished_pair,
         "sliding_window": description.sliding_window,
         "num_sliding_layers": description.num_sliding_layers,
         "own_scaling": None if own is None else own.provenance.strategy,
@@ -96,10 +95,9 @@ def _records(schemes: "dict[str, RescaleFactors]") -> list[dict[str, Any]]:
 
 
 def _story(model: str, description: "RopeDescription", target: int) -> str:
-    from ropewalk.report.comparison import first_unfinished_pair
 
     geometry, own = description.geometry, description.own
-    unfinished = first_unfinished_pair(geometry)
+    unfinished = geometry.first_unfinished_pair
     lines = [
         f"{model} ({description.model_type})",
         f"  trained window        {geometry.original_length} tokens",

@@ -1,26 +1,21 @@
 """`ropewalk search`: a model and text in, factors out."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.evaluate import how_read, perplexity_table, tell
-from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
+from ropewalk.cli.compared import compare
+from ropewalk.cli.output import clock, interruptible, result, result_json
 from ropewalk.cli.progress import search_progress
-from ropewalk.cli.texts import Texts, check_sources, read_texts
+from ropewalk.cli.texts import check_sources, read_texts
 from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.records import EvalRecord, Role
-    from ropewalk.factors import RescaleFactors
     from ropewalk.geometry import RopeGeometry
-    from ropewalk.models.load import LoadedModel
-    from ropewalk.report.comparison import Gap
     from ropewalk.run_folder import RunFolder
     from ropewalk.search.search import SearchResult
 
@@ -208,13 +203,13 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
         SettingError: as `search_factors`.
     """
     from ropewalk.search.limits import Probes
+    from ropewalk.search.loop import kept_back
     from ropewalk.search.racing import RacingSettings
     from ropewalk.search.search import search_space
     from ropewalk.search.settings import SearchSettings
     from ropewalk.search.strategies import Task, make_strategy
     from ropewalk.search.terms import OBJECTIVES, objective_maker
 
-    Probes.outside(given["serve_with"] or "any")
     chosen = SearchSettings.choose(**given)
     space = search_space(replace(geometry, original_length=window), target, chosen)
     task = Task(space=space, seed=chosen.seed, budget=chosen.num_evaluations)
@@ -222,12 +217,12 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
     objective_maker(chosen.objective)
     if chosen.racing:
         RacingSettings(error=chosen.racing)
-    probes = Probes.outside(chosen.serve_with)
-    least = 1 + space.searches_start_tokens + (0 if probes is None else probes.num_candidates)
+    # The stop set is not known before the text is read, nor what an objective of the user's own costs.
+    least = 1 + kept_back(1.0, space, None, Probes.outside(chosen.serve_with))
     if chosen.objective in OBJECTIVES and chosen.num_evaluations < least:
         raise SettingError(
             f"The budget is {chosen.num_evaluations} evaluations, but one trial and the checks need at least "
-            f"{least}: give more."
+            f"{least:g}: give more."
         )
 
 
@@ -237,95 +232,6 @@ def how_to_resume(arguments: list[str], out: Path) -> str:
     if "--resume" not in command:
         command.append("--resume")
     return f"The trials so far are kept in {out}; go on with: {shlex.join(command)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compared:
-    """Searched factors beside every closed form, on documents that the search has not seen if there are any.
-
-    Attributes:
-        main: the records of the report documents, or of the search documents where there are no others.
-        extra: of the other sets, for the gaps.
-        verdict: in words; None if searched factors or every closed form could not be measured.
-    """
-
-    main: "list[EvalRecord]"
-    extra: "list[EvalRecord]"
-    gaps: "list[Gap]"
-    verdict: str | None
-
-    @property
-    def records(self) -> "list[EvalRecord]":
-        return self.main + self.extra
-
-    def tables(self) -> str:
-        """Everything, for people."""
-        if not self.main:
-            return "Nothing could be measured at the target length.\n"
-        title = f"Perplexity on the {self.main[0].documents} documents ({how_read(self.main[0])})"
-        parts = [perplexity_table(self.main, title)]
-        if self.gaps:
-            parts.append(gap_table(self.gaps))
-        if self.verdict is not None:
-            parts.append(self.verdict)
-        return "\n".join(parts)
-
-
-def compare(
-    loaded: "LoadedModel", texts: "Texts", found: "SearchResult", own: "RescaleFactors | None"
-) -> Compared:
-    """Every closed form and what was found, at the target; the report documents are read here and only here.
-
-    A scheme with which the model gives no number is said and left out: the search is over and written.
-    """
-    from ropewalk.errors import EvaluationError
-    from ropewalk.evaluate.perplexity import measure_perplexity
-    from ropewalk.report.comparison import (
-        best_closed_form,
-        closed_forms,
-        constant,
-        measure_gaps,
-        verdict,
-    )
-    from ropewalk.report.figures import SEARCHED
-
-    target = found.factors.target_length
-    factors = closed_forms(loaded.geometry, target, own)
-    plain = found.factors_without_start_tokens
-    if plain is not None and found.factors.num_start_tokens:
-        factors["searched, n-hat 0"] = constant(plain)
-    factors[SEARCHED] = constant(found.factors)
-    role: Role = "search" if texts.report is None else "report"
-    main = []
-    for label, at in factors.items():
-        try:
-            records = measure_perplexity(
-                loaded, texts.by_role[role], [target], factors={label: at}, on_record=tell
-            )
-            main += [replace(record, documents=role) for record in records]
-        except EvaluationError as error:
-            say(f"left out: {error}")
-    whole = SEARCHED in {record.factors for record in main} and best_closed_form(main, length=target)
-    gaps, extra = measure_gaps(loaded, texts.by_role, factors, known=main, length=target)
-    return Compared(
-        main=main, extra=extra, gaps=gaps,
-        verdict=verdict(main, length=target, documents=role) if whole else None,
-    )  # fmt: skip
-
-
-def gap_table(gaps: "Sequence[Gap]") -> str:
-    """A column a set of documents: searched factors, the best closed form, and the difference."""
-    columns = [f"{gap.documents} (n = {gap.n})" for gap in gaps]
-    rows = [
-        ["searched", *(f"{gap.searched:.4f}" for gap in gaps)],
-        [gaps[0].scheme, *(f"{gap.closed_form:.4f}" for gap in gaps)],
-        ["difference, nats a token", *(f"{gap.nats:+.4f}" for gap in gaps)],
-    ]
-    return table(
-        "Perplexity by set of documents: a difference that only the search documents show was fitted to them",
-        ["factors", *columns],
-        rows,
-    )
 
 
 def files(folder: "RunFolder") -> dict[str, str]:

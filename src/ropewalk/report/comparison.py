@@ -227,8 +227,3 @@ def factor_curves(factors: dict[str, RescaleFactors]) -> list[Curve]:
             name = f"{label}, layer {layer_index}" if entry.per_layer else label
             curves.append(Curve(label=name, x=range(len(row)), y=row))
     return curves
-
-
-def first_unfinished_pair(geometry: RopeGeometry) -> int:
-    """The first pair that makes less than a full turn over the trained window; `num_pairs` if all do."""
-    return int((geometry.turns() >= 1).sum())

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ropewalk.files import write_atomically
+from ropewalk.search.space import nearest_ascending
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 150
@@ -99,11 +101,10 @@ def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, t
         # A first population may begin far above; what is compared are the ends.
         axes.set_ylim(0.97 * min(ends), 1.12 * max(ends))
         axes.set_xscale("log")
-        axes.set_xlabel("cost, forward passes over the search documents", fontsize=FONT_POINTS)
-        axes.set_ylabel(f"best perplexity so far, {name}", fontsize=FONT_POINTS)
+        axes.set_xlabel("cost, forward passes over the search documents")
+        axes.set_ylabel(f"best perplexity so far, {name}")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.grid(visible=True, which="major", color="#E6E6E6", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        _make_plain(axes)
         if index == 0:
             axes.legend(frameon=False, fontsize=FONT_POINTS - 1)
     return _png(figure)
@@ -155,13 +156,17 @@ def _canvas(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(_literal(title), loc="left", fontsize=FONT_POINTS + 2)
+    _make_plain(axes)
+    return figure, axes
+
+
+def _make_plain(axes: Axes) -> None:
     axes.tick_params(labelsize=FONT_POINTS)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_fontsize(FONT_POINTS)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, which="major", color="#E6E6E6", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _draw_lines(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -244,17 +249,9 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
     Where all would not fit, they run out at the top.
     """
-    blocks: list[tuple[float, int]] = []  # (mean of height - index * gap, how many): pool adjacent violators
-    for index, height in enumerate(heights):
-        mean, count = height - index * gap, 1
-        while blocks and blocks[-1][0] > mean:
-            before, num_before = blocks.pop()
-            mean = (before * num_before + mean * count) / (num_before + count)
-            count += num_before
-        blocks.append((mean, count))
-    flat = [mean for mean, count in blocks for _ in range(count)]
+    flat = nearest_ascending(np.array([height - index * gap for index, height in enumerate(heights)]))
     ceiling = max(0.0, 1.0 - (len(heights) - 1) * gap)
-    return [min(max(mean, 0.0), ceiling) + index * gap for index, mean in enumerate(flat)]
+    return [min(max(mean, 0.0), ceiling) + index * gap for index, mean in enumerate(flat.tolist())]
 
 
 def _literal(text: str) -> str:

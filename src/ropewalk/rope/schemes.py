@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ropewalk.errors import SettingError
 from ropewalk.factors import Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.outside import load_outside
+from ropewalk.outside import load_outside, unknown_name
 from ropewalk.rope.attention_scale import yarn_attention_factor
 
 Vector = NDArray[np.float64]
@@ -110,10 +110,7 @@ def _known_parameters(name: str) -> list[str]:
     if name in _SCHEMES:
         return [*_COMMON, *_SCHEMES[name].defaults]
     if ":" not in name:
-        raise SettingError(
-            f"There is no scheme {name!r}; the schemes are {', '.join(SCHEME_NAMES)}, or package.module:Name "
-            f"for one of your own."
-        )
+        raise unknown_name(name, _SCHEMES, "scheme", "schemes")
     return [*_COMMON, *_own_parameters(name)]
 
 

@@ -21,6 +21,16 @@ PROBED_ATTENTION = (0.95, 1.05)  # times the limited one
 PROBED_START_TOKENS = (4,)
 
 
+def require_engine(name: str) -> None:
+    """Refuse an engine that is not known.
+
+    Raises:
+        SettingError: no such engine.
+    """
+    if name not in ENGINES:
+        raise SettingError(f"There is no engine {name!r}; the engines are {', '.join(ENGINES)}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probes:
     """Candidates beside the best one that the limits forbid: one step along each that is not free.
@@ -38,8 +48,7 @@ class Probes:
         Raises:
             SettingError: no such engine.
         """
-        if serve_with not in ENGINES:
-            raise SettingError(f"There is no engine {serve_with!r}; the engines are {', '.join(ENGINES)}.")
+        require_engine(serve_with)
         if serve_with == "ropewalk":
             return None
         attention = PROBED_ATTENTION if serve_with == "any" else ()

@@ -86,6 +86,18 @@ class SearchOutcome:
         return sum(trial.seconds for trial in self.trials)
 
 
+def kept_back(
+    evaluation_cost: float, space: SearchSpace, stop_set: StopSet | None, probes: Probes | None
+) -> float:
+    """What the loop's own trials cost at most: the check of n-hat 0, those on the stop set, the probes."""
+    reserve = evaluation_cost if space.searches_start_tokens else 0.0
+    if stop_set is not None:
+        reserve += stop_set.num_checks * stop_set.cost
+    if probes is not None:
+        reserve += probes.num_candidates * evaluation_cost
+    return reserve
+
+
 def left_for_strategy(
     budget: float,
     objective: Objective,
@@ -93,16 +105,12 @@ def left_for_strategy(
     stop_set: StopSet | None = None,
     probes: Probes | None = None,
 ) -> float:
-    """A budget less what the loop's own trials cost at most: the check of n-hat 0, the stop set, the probes.
+    """A budget less what the loop keeps back for its own trials.
 
     Raises:
         SettingError: nothing is left for one trial.
     """
-    reserve = objective.cost if space.searches_start_tokens else 0.0
-    if stop_set is not None:
-        reserve += stop_set.num_checks * stop_set.cost
-    if probes is not None:
-        reserve += probes.num_candidates * objective.cost
+    reserve = kept_back(objective.cost, space, stop_set, probes)
     if budget + ROUNDING < objective.cost + reserve:
         raise SettingError(
             f"The budget is {budget:g} evaluations, but one trial{' and the checks' if reserve else ''} need "

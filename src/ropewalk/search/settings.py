@@ -8,7 +8,7 @@ from typing import Any
 
 from ropewalk.errors import SettingError
 from ropewalk.factors import Base
-from ropewalk.search.limits import ServeWith
+from ropewalk.search.limits import ServeWith, require_engine
 from ropewalk.search.strategies import PAPER_BUDGET
 
 # Where these differ from the fields' own defaults: the paper's search, and the floor beside it.
@@ -67,6 +67,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         number_of_evaluations(self.budget)
+        require_engine(self.serve_with)
         if self.seed < 0:
             raise SettingError(f"The seed is {self.seed}, but must be 0 or above.")
         if not 0 <= self.short_weight < math.inf:

@@ -97,7 +97,7 @@ def _first_knot(geometry: RopeGeometry) -> int:
 
 def theoretical_critical_pair(geometry: RopeGeometry) -> int:
     """The first pair whose period exceeds the window: ceil(d/2 log_theta(L / 2 pi)) (LongRoPE2, Sec. 3.1)."""
-    return int((geometry.turns() >= 1).sum())
+    return geometry.first_unfinished_pair
 
 
 def real_critical_pair(geometry: RopeGeometry) -> int:

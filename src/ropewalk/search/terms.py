@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.errors import SettingError
-from ropewalk.outside import load_outside
+from ropewalk.outside import find_named
 from ropewalk.search.objective import Term
 from ropewalk.text.needles import needle_windows
 from ropewalk.text.tokens import DocumentSet, Encoder
@@ -96,14 +96,7 @@ def objective_maker(name: str) -> TermMaker:
     Raises:
         SettingError: there is no such objective.
     """
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
-    if ":" not in name:
-        raise SettingError(
-            f"There is no objective {name!r}; the objectives are {', '.join(OBJECTIVES)}, or "
-            f"package.module:Name for one of your own."
-        )
-    found: TermMaker = load_outside(name, "objective")
+    found: TermMaker = find_named(name, OBJECTIVES, "objective", "objectives")
     if not callable(found):
         raise SettingError(f"The objective {name} is {found!r}, but must be a function from a task to terms.")
     return found

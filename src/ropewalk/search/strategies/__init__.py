@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ropewalk.errors import SettingError
-from ropewalk.outside import load_outside
+from ropewalk.outside import find_named
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.cma_search import Cma
 from ropewalk.search.strategies.evolution import PAPER_BUDGET, Evolution
@@ -55,14 +55,7 @@ def strategy_class(name: str) -> type[Strategy]:
     Raises:
         SettingError: there is no such strategy.
     """
-    if name in _STRATEGIES:
-        return _STRATEGIES[name]
-    if ":" not in name:
-        raise SettingError(
-            f"There is no strategy {name!r}; the strategies are {', '.join(STRATEGY_NAMES)}, or "
-            f"package.module:Name for one of your own."
-        )
-    found = load_outside(name, "strategy")
+    found = find_named(name, _STRATEGIES, "strategy", "strategies")
     if not (
         isinstance(found, type)
         and issubclass(found, Strategy)

@@ -56,7 +56,8 @@ class Cma(Strategy):
 
     def __init__(self, task: Task, settings: CmaSettings) -> None:
         super().__init__(task, settings)
-        self._waiting: list[Candidate] = first_candidates(task.space, settings.schemes)
+        self._starts = first_candidates(task.space, settings.schemes)
+        self._waiting = list(self._starts)
         self._seen.update(self._waiting)
         self._points: list[Coordinates] = []
         self._told: list[float] = []
@@ -112,8 +113,7 @@ class Cma(Strategy):
             warnings.simplefilter("ignore")  # pycma asks for optional packages as it is imported
             import cma  # noqa: PLC0415 (slow to import)
 
-        best = self._waiting_best()
-        mean = self.space.coordinates(best)
+        mean = self.space.coordinates(self._best.candidate if self._best else self._starts[0])
         options = {
             "seed": math.nan,  # it must not touch numpy's global generator
             "randn": lambda *shape: self.generator.standard_normal(shape),
@@ -127,10 +127,6 @@ class Cma(Strategy):
         if self.settings.population_size:
             options["popsize"] = self.settings.population_size
         return cma.CMAEvolutionStrategy(self._searched(mean), self.settings.step_size, options)
-
-    def _waiting_best(self) -> Candidate:
-        first = first_candidates(self.space, self.settings.schemes)[0]
-        return first if self._best is None else self._best.candidate
 
     def _searched(self, coordinates: Coordinates) -> Coordinates:
         """Those that pycma moves: without the attention factor where that is given."""

@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from ropewalk.errors import SettingError
-from ropewalk.search.space import Candidate, Coordinates
+from ropewalk.search.space import Coordinates
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.starts import first_candidates, with_start_tokens
 from ropewalk.search.trial import Query, Trial
@@ -116,7 +116,8 @@ class Gradient(Strategy):
 
     def __init__(self, task: Task, settings: GradientSettings) -> None:
         super().__init__(task, settings)
-        self._waiting = first_candidates(task.space, settings.schemes)
+        self._starts = first_candidates(task.space, settings.schemes)
+        self._waiting = list(self._starts)
         self._best: Trial | None = None
         self._cost = 0.0
         self._descent: Descent | None = None
@@ -146,7 +147,7 @@ class Gradient(Strategy):
 
     def _begin(self) -> None:
         """From the best start, as many steps as leave room for what comes after."""
-        start = self._best.candidate if self._best else self._first_start()
+        start = self._best.candidate if self._best else self._starts[0]
         num_ends = 2
         for_start_tokens = self._num_start_token_trials()
         spent = self._cost / self.task.evaluation_cost
@@ -183,6 +184,3 @@ class Gradient(Strategy):
                 self.space, self._best.candidate, self._num_start_token_trials()
             )
         self._phase = "n-hat"
-
-    def _first_start(self) -> Candidate:
-        return first_candidates(self.space, self.settings.schemes)[0]
