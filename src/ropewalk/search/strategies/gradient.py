@@ -1,7 +1,7 @@
 """Descent along the gradient of the frozen model, one document a step.
 
 cos and sin are differentiable in lambda, so that one pass forwards and backwards tells every knot at once
-where to go, at the price of about three forward passes. What makes it work, each measured
+where to go, at the price of about three forward passes. What it is made of, and how each fared
 (docs/what-did-not-work.md):
 
     few knots        the loss along fast pairs is rugged: their angles turn many times within the text. On a
@@ -9,7 +9,8 @@ where to go, at the price of about three forward passes. What makes it work, eac
     one document     a step on a part of the documents costs a part; its noise is that of documents, which is
                      what the result must stand anyway
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
-    averaging        the mean of the last iterates is evaluated beside the last one, and the better one counts
+    two ends         the mean of the last iterates is evaluated beside the last one, and the better one counts;
+                     that is seldom the mean
 
 Closed forms are evaluated first, and the best of them is where the descent starts.
 """
