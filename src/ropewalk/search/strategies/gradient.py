@@ -9,8 +9,8 @@ where to go, at the price of about three forward passes. What it is made of, and
     one document     a step on a part of the documents costs a part; its noise is that of documents, which is
                      what the result must stand anyway
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
-    two ends         the mean of the last iterates is evaluated beside the last one, and the better one counts;
-                     that is seldom the mean
+    two ends         the mean of the last iterates is evaluated beside the last one, and the better one
+                     counts; that is seldom the mean
 
 Closed forms are evaluated first, and the best of them is where the descent starts.
 """
