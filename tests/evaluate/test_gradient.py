@@ -191,7 +191,10 @@ def test_bfloat16_is_near(tiny_model: LlamaForCausalLM) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))  # so that both have the same weights
     precise = nll_gradient(tiny_model, window(), factors)
     rough = nll_gradient(tiny_model.to(torch.bfloat16), window(), factors)
+    with installed(tiny_model, factors):
+        scored = score_windows(tiny_model, [window()])
 
+    assert rough.nll.nll_sum_nats == pytest.approx(scored.nll_sum_nats, rel=1e-6)
     difference = np.abs(precise.by_log_factor - rough.by_log_factor).max()
     assert 0 < difference < 0.2 * np.abs(precise.by_log_factor).max()
 
@@ -267,11 +270,11 @@ def test_the_model_is_left_as_it_was(
     tiny_model: LlamaForCausalLM, checkpoint: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     factors = factors_for(tiny_model)
-    nll_gradient(tiny_model, window(), factors)
     tiny_model.train()
     tiny_model.model.layers[0].eval()
     tiny_model.lm_head.weight.requires_grad_(False)
     before = state(tiny_model)
+    assert tiny_model.model.norm.weight.requires_grad
     if fails:
         monkeypatch.setattr(torch.autograd, "grad", interrupt)
         with pytest.raises(KeyboardInterrupt):
