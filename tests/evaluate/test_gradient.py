@@ -367,6 +367,16 @@ def test_layers_that_can_not_be_told_apart_are_refused_where_that_matters(
     np.testing.assert_array_equal(found.by_log_factor, expected.by_log_factor)
 
 
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_model_that_switches_gradients_off_is_refused(
+    tiny_model: LlamaForCausalLM, checkpoint: bool
+) -> None:
+    attention = tiny_model.model.layers[0].self_attn
+    attention.forward = torch.no_grad()(attention.forward)
+    with pytest.raises(ModelError, match="without gradients"):
+        nll_gradient(tiny_model, window(), factors_for(tiny_model), checkpoint=checkpoint)
+
+
 def test_a_twin_is_believed(tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LlamaForCausalLM(tiny_model.config).eval()
     factors = factors_for(model)

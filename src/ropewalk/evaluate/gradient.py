@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from ropewalk.evaluate.forward import Reader
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors import RescaleFactors
-from ropewalk.models.recompute import RepeatedHeads, frozen, recomputing
+from ropewalk.models.recompute import DifferentiableAttention, frozen, recomputing
 from ropewalk.models.table_gradients import TableGradients, traced_tables
 from ropewalk.text.windows import TokenWindow
 
@@ -68,7 +68,8 @@ def nll_gradient(
 
     Raises:
         FactorsError: the factors are per layer, or of another geometry.
-        ModelError: as in `install`, or no list of layers to checkpoint is found.
+        ModelError: as in `install`; no list of layers to checkpoint is found; or the model switches gradients
+            off in its own forward pass.
         EvaluationError: the model can't be measured in pieces, as in `score_windows`.
     """
     nll, by_factor, by_attention = gradient_tensors(
@@ -143,7 +144,7 @@ def _backpropagate(
         reader = Reader(model)
     ids = window.ids.unsqueeze(0).to(model.device)
     first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
-    with RepeatedHeads(), recomputing(tables.decoder_layers(model)) if again else nullcontext():
+    with DifferentiableAttention(), recomputing(tables.decoder_layers(model)) if again else nullcontext():
         with _offloading(model) if offload else nullcontext():
             hidden = reader.read(ids, keep=False)
         gradient = torch.zeros_like(hidden)

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from ropewalk.errors import ModelError
 from ropewalk.models.replaced import replacing
 
 MLP_NAMES = ("mlp", "feed_forward")
@@ -53,16 +54,27 @@ def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
         yield
 
 
-class RepeatedHeads(TorchFunctionMode):
-    """Grouped attention on a processor, with its keys and values repeated.
+class DifferentiableAttention(TorchFunctionMode):
+    """Attention as it is best differentiated: on a processor, with the keys and values of groups repeated.
 
     The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
     (torch 2.13).
+
+    Raises:
+        ModelError: the model switches gradients off around its own attention (hrm_text does in all but its
+            last rounds), which would leave a part of them out.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func is scaled_dot_product_attention and kwargs.get("enable_gqa") and args[0].device.type == "cpu":
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            raise ModelError(
+                "This model switches gradients off in a part of its own forward pass, so that they would come "
+                "out wrong: search its factors without gradients."
+            )
+        if kwargs.get("enable_gqa") and args[0].device.type == "cpu":
             query, *grouped = args[:3]
             args = (query, *(_repeat(tensor, query.shape[-3]) for tensor in grouped), *args[3:])
             kwargs["enable_gqa"] = False
@@ -100,7 +112,9 @@ class _CheckpointedForward:
         return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
-        with RepeatedHeads():  # the second time too, when no mode around the backward pass is in force
+        with (
+            DifferentiableAttention()
+        ):  # the second time too, when no mode around the backward pass is in force
             return self.original(*args, **kwargs)
 
 
