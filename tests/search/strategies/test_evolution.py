@@ -6,6 +6,7 @@ from bowl import Bowl, search_on, strategy_for
 
 from ropewalk.errors import SettingError
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.spaces import make_space
 from ropewalk.search.strategies import PAPER_BUDGET
 from ropewalk.search.strategies.evolution import EvolutionSettings
 from ropewalk.search.trial import Trial
@@ -47,6 +48,18 @@ def test_the_first_population_opens_with_pi_ntk_and_yarn_without_start_tokens(sp
         candidate = strategy.ask().candidate
         assert candidate == space.snap(scheme_factors(name, space.geometry, space.target_length))
         assert candidate.num_start_tokens == 0
+
+
+def test_longrope2_s_first_population_spreads_over_its_range(space):
+    """Flat at the floor, as closed forms are there, a mutation could move the last pair only."""
+    space = make_space("longrope2", space)
+    strategy = strategy_for("evolution", space, seed=1)
+    first = [candidate for candidate in drain(strategy, lambda _: 1.0, 64) if space.contains(candidate)]
+    assert len(set(first)) == 64
+    for knot in range(space.num_knots):
+        levels = {int(space.levels(candidate)[knot]) for candidate in first}
+        assert len(levels) >= 8
+    assert max(levels) > 0.9 * space.highest_level
 
 
 def test_the_first_population_is_drawn_before_anything_is_told(space):

@@ -3,18 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.space import Candidate, SearchSpace
+
+CLIMBS = (0.5, 1.0)  # of the way from the smallest lambda to the largest
 
 
 def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candidate]:
     """Each scheme's nearest candidate, with n-hat 0; those that coincide come once.
 
+    Where lambda has a floor above 1 (LongRoPE2's space), closed forms lie on the floor or just above it, and
+    a vector that is flat there leaves mutations no room between neighbours. Vectors that climb evenly from
+    the floor stand beside them then.
+
     Raises:
         SettingError: no such scheme.
     """
     found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in schemes]
+    if space.floor > 1:
+        found += [_climbing(space, share, found[0].attention_factor) for share in CLIMBS]
     return list(dict.fromkeys(found))
+
+
+def _climbing(space: SearchSpace, share: float, attention_factor: float) -> Candidate:
+    levels = np.linspace(0, share * space.highest_level, space.num_knots).round().astype(np.int64)
+    return space.candidate(levels, 0, attention_factor)
 
 
 def with_start_tokens(space: SearchSpace, best: Candidate, most: int) -> list[Candidate]:
