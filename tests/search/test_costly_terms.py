@@ -11,7 +11,7 @@ from ropewalk.text.tokens import token_documents
     ("settings", "cost"),
     [({"objective": "needle"}, 2.0), ({"short_weight": 0.5}, 1.25), ({"objective": "tail"}, 1.0)],
 )
-@pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 4)])
+@pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 5)])
 def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_steps, settings, cost):
     """What the descent found is read on all documents, and the budget is in forward passes all the same."""
     loaded = load_model(tiny_model_folder)

@@ -138,8 +138,13 @@ class SearchSpace:
         return self.geometry.num_pairs
 
     @property
+    def knot_pairs(self) -> list[int]:
+        """The pairs whose lambdas are free, ascending."""
+        return list(range(self.num_pairs)) if self.knots is None else list(self.knots)
+
+    @property
     def num_knots(self) -> int:
-        return self.num_pairs if self.knots is None else len(self.knots)
+        return len(self.knot_pairs)
 
     @property
     def extension_ratio(self) -> float:

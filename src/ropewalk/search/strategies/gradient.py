@@ -6,13 +6,16 @@ where to go, at the price of about three forward passes. What it is made of, and
 
     few knots        the loss along fast pairs is rugged: their angles turn many times within the text. On a
                      curve with few knots there, what only fits one document averages out
+    short steps      there, for the same reason: by the square root of the turns that a pair makes over the
+                     trained window, from 2 turns on
     one document     a step on a part of the documents costs a part; its noise is that of documents, which is
                      what the result must stand anyway
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
     two ends         the mean of the last iterates is evaluated beside the last one, and the better one
                      counts; that is seldom the mean
 
-Closed forms are evaluated first, and the best of them is where the descent starts.
+Closed forms are evaluated first, and the best of them is where the descent starts. Where a ramp should begin
+is what a gradient can't see over the rugged part, and their values tell.
 """
 
 import math
@@ -24,7 +27,7 @@ import numpy as np
 from ropewalk.errors import SettingError
 from ropewalk.search.space import Coordinates
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.starts import first_candidates, with_start_tokens
+from ropewalk.search.strategies.starts import RAMPS, first_candidates, with_start_tokens
 from ropewalk.search.trial import Query, Trial
 
 
@@ -35,6 +38,7 @@ class GradientSettings:
     Attributes:
         schemes: closed forms that are evaluated first.
         learning_rate: the first steps' size in ln lambda.
+        full_rate_turns: over the window; pairs that turn more often take steps shorter by the square root.
         attention_rate: that of ln attention, in units of `learning_rate`.
         decay_share: the last share of the steps, over which their size falls to 0.
         beta1, beta2: Adam's (Kingma and Ba, arXiv 1412.6980).
@@ -45,8 +49,9 @@ class GradientSettings:
         SettingError: a value out of its range.
     """
 
-    schemes: tuple[str, ...] = ("yarn", "mrrope-pro")
+    schemes: tuple[str, ...] = RAMPS
     learning_rate: float = 0.1
+    full_rate_turns: float = 2.0
     attention_rate: float = 0.3
     decay_share: float = 0.5
     beta1: float = 0.8
@@ -59,6 +64,8 @@ class GradientSettings:
             raise SettingError("The descent was given no scheme to start from: name at least one.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise SettingError(f"The learning rate is {self.learning_rate}, but must be above 0.")
+        if not self.full_rate_turns > 0:
+            raise SettingError(f"`full_rate_turns` is {self.full_rate_turns}, but must be above 0.")
         for name in ("attention_rate", "decay_share", "average_share", "start_token_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"`{name}` is {getattr(self, name)}, but must be in 0 .. 1.")
@@ -73,11 +80,13 @@ class Descent:
         at: the coordinates now, not on the grid.
     """
 
-    def __init__(self, start: Coordinates, num_steps: int, settings: GradientSettings) -> None:
+    def __init__(
+        self, start: Coordinates, rates: Coordinates, num_steps: int, settings: GradientSettings
+    ) -> None:
         self.at = start
         self.num_steps = num_steps
         self.settings = settings
-        self._rates = np.append(np.ones(len(start) - 1), settings.attention_rate)
+        self._rates = rates
         self._first = np.zeros_like(start)
         self._second = np.zeros_like(start)
         self._iterates: list[Coordinates] = []
@@ -154,8 +163,16 @@ class Gradient(Strategy):
         spent = self._cost / self.task.evaluation_cost
         left = self.task.num_evaluations - spent - num_ends - for_start_tokens
         num_steps = int(left * self.task.num_documents / self.task.gradient_cost + 1e-9)
-        self._descent = Descent(self.space.coordinates(start), max(1, num_steps), self.settings)
+        at = self.space.coordinates(start)
+        self._descent = Descent(at, self._knot_rates(), max(1, num_steps), self.settings)
         self._phase = "descent"
+
+    def _knot_rates(self) -> Coordinates:
+        """Of each coordinate, in units of the learning rate."""
+        turns = self.space.geometry.turns()[self.space.knot_pairs]
+        of_knots = np.minimum(1.0, np.sqrt(self.settings.full_rate_turns / turns))
+        rates: Coordinates = np.append(of_knots, self.settings.attention_rate)
+        return rates
 
     def _next_step(self, descent: Descent) -> Query:
         if not self._documents:
