@@ -67,11 +67,9 @@ def make_trial(encode: Encoder, length: int, key: int, depth: float) -> PasskeyT
     Raises:
         SettingError: without any filler it is longer already.
     """
-    head = [*encode.start, *encode(TASK)]
-    needle = encode("\n" + NEEDLE.format(key=key))
-    question = encode("\n" + QUESTION)
-    room = len(encode(ANSWER.format(key=key)))
-    num_filler = length - len(head) - len(needle) - len(question) - room
+    head, needle, question, answer = _parts(encode, key)
+    room = len(answer)
+    num_filler = length - num_without_filler(encode, key)
     if num_filler < 0:
         raise SettingError(
             f"A passkey prompt of {length} tokens is too short: this tokenizer needs {length - num_filler} "
@@ -82,3 +80,18 @@ def make_trial(encode: Encoder, length: int, key: int, depth: float) -> PasskeyT
     before = round(depth * num_filler)
     ids = (*head, *filler[:before], *needle, *filler[before:], *question)
     return PasskeyTrial(key=key, depth=depth, ids=ids, room=room)
+
+
+def num_without_filler(encode: Encoder, key: int) -> int:
+    """Tokens of the shortest prompt with its room for the answer."""
+    return sum(map(len, _parts(encode, key)))
+
+
+def _parts(encode: Encoder, key: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Task with what opens a document, needle, question, answer."""
+    return (
+        [*encode.start, *encode(TASK)],
+        encode("\n" + NEEDLE.format(key=key)),
+        encode("\n" + QUESTION),
+        encode(ANSWER.format(key=key)),
+    )
