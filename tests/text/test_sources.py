@@ -99,7 +99,7 @@ def test_no_module_that_is_measured_on_is_read(tiny_tokenizer: Any, join: Any) -
     reader = SourceReader(settings, Encoder(tiny_tokenizer), 100, seed="0")
     modules = {
         Path(document.name).parts[1].removesuffix(".py")
-        for block in sources_module._blocks(sources_module._groups(reader._read(), settings))
+        for block in [sources_module.join_documents(reader._read(), settings.join)]
         for group in block
         for document in group
     }

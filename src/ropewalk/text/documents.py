@@ -73,6 +73,17 @@ class Document:
         """The whole text in its order, a piece at a time."""
         return self.stream() if self.stream else iter((self.head(WHOLE),))
 
+    def stretches(self) -> Iterator[str]:
+        """`blocks`, but each ends with a line, or before a word in a text without lines."""
+        text = ""
+        for block in self.blocks():
+            if text:
+                cut = text.rfind("\n") + 1 or max(text.rfind(" "), 0) or len(text)
+                yield text[:cut]
+                text = text[cut:]
+            text += block
+        yield text
+
 
 def is_stdlib(source: str) -> bool:
     """Whether a source names the standard library, or a part of it."""

@@ -180,7 +180,7 @@ class SourceReader:
     def _block_at(self, number: int) -> list[Group] | None:
         """A block by its number, None behind the last; going back begins the source anew."""
         if self._blocks is None or number < self._number:
-            self._blocks, self._number = _blocks(_groups(self._read(), self.settings)), -1
+            self._blocks, self._number = _blocks(join_documents(self._read(), self.settings.join)), -1
         while self._number < number:
             block = next(self._blocks, None)
             if block is None:
@@ -196,7 +196,7 @@ class SourceReader:
 
     def _cut(self, group: Group) -> Iterator[Piece]:
         """A document's pieces; none where its length is not asked for."""
-        name = group[0].name if len(group) == 1 else f"{group[0].name} ... {group[-1].name}"
+        name = group_name(group)
         tokens = self._tokens(group)
         fewest, most = self.settings.min_tokens, self.settings.max_tokens
         head = list(islice(tokens, fewest if most is None else most + 1))
@@ -263,32 +263,36 @@ def _require_training_text(settings: SourceSettings) -> None:
         )
 
 
-def _groups(documents: Iterator[Document], settings: SourceSettings) -> Iterator[Group]:
+def join_documents(documents: Iterator[Document], join: Join) -> Iterator[Group]:
     """Documents that become one, at most `DOCUMENTS_IN_BLOCK` of them.
+
+    Args:
+        documents: with those of one folder in succession, for `folder` (see `read_documents`).
 
     Raises:
         DataError: one has no folder or no topic to be joined by.
     """
-    if settings.join == "none":
+    if join == "none":
         yield from ((document,) for document in documents)
         return
-    attribute = settings.join
 
     def label(document: Document) -> str:
-        value: str = getattr(document, attribute)
+        value: str = getattr(document, join)
         if not value:
-            remedy = "name a folder or a pattern" if attribute == "folder" else "give rows a field `topic`"
-            raise DataError(
-                f"{document.name} has no {attribute} to be joined by: {remedy}, or set the join of "
-                f"{settings.name} to none."
-            )
+            remedy = "name a folder or a pattern" if join == "folder" else "give rows a field `topic`"
+            raise DataError(f"{document.name} has no {join} to be joined by: {remedy}, or set join to none.")
         return value
 
-    if attribute == "topic":
+    if join == "topic":
         documents = _sorted_in_parts(documents, label)
     for _, alike in groupby(documents, key=label):
         while group := tuple(islice(alike, DOCUMENTS_IN_BLOCK)):
             yield group
+
+
+def group_name(group: Group) -> str:
+    """The document's name, or the first and the last of those that are joined."""
+    return group[0].name if len(group) == 1 else f"{group[0].name} ... {group[-1].name}"
 
 
 def _sorted_in_parts(documents: Iterator[Document], label: Any) -> Iterator[Document]:

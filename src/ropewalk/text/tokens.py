@@ -145,19 +145,11 @@ class Encoder:
             num_characters *= 2
 
     def in_blocks(self, document: Document) -> Iterator[list[int]]:
-        """All ids of a document, a stretch of text at a time; not cached, since it may be of any size.
+        """All ids of a document, a stretch of it at a time; not cached, since it may be of any size.
 
-        Stretches end with a line (or a word, in a text without lines); where a tokenizer merges across that,
-        the ids there differ from those of the whole text.
+        Where a tokenizer merges across the end of a stretch, the ids there are not those of the whole text.
         """
-        text = ""
-        for block in document.blocks():
-            if text:
-                cut = text.rfind("\n") + 1 or max(text.rfind(" "), 0) or len(text)
-                yield self(text[:cut])
-                text = text[cut:]
-            text += block
-        yield self(text)
+        yield from map(self, document.stretches())
 
     def _cached(self, text: str, num_tokens: int) -> list[int]:
         if len(text) < FEWEST_CACHED_CHARACTERS:
