@@ -118,6 +118,30 @@ def test_a_long_document_comes_in_pieces_and_only_its_end_lets_eos_count(
             assert part.counts.tolist() == [1.0] * 99 + [0.0]
 
 
+def test_without_a_source_passkeys_are_all_there_is(tiny_tokenizer: Any) -> None:
+    stream = Mixture(MixtureSettings(retrieval_share=1), tiny_tokenizer, LENGTH)
+    documents = [next(stream) for _ in range(6)]
+
+    assert all(document.source.startswith("retrieval: passkey") for document in documents)
+    assert stream.describe()["sources"] == []
+
+
+def test_a_segment_is_full_with_its_bos_and_eos(corpus: Path, tiny_tokenizer: Any) -> None:
+    class WithoutEnds:
+        bos_token_id = eos_token_id = None
+        backend_tokenizer = tiny_tokenizer.backend_tokenizer
+        decode = tiny_tokenizer.decode
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return tiny_tokenizer(*args, **kwargs)
+
+    for tokenizer, expected in ((tiny_tokenizer, LENGTH - 2), (WithoutEnds(), LENGTH)):
+        stream = mixture(corpus, tokenizer, sources={"long": {}}, retrieval_share=0.3)
+        lengths = [len(next(stream).ids) for _ in range(40)]
+        assert max(lengths) == expected
+        assert lengths.count(expected) > 10
+
+
 # ---------------------------------------------------------------- resuming
 
 
