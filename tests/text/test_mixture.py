@@ -182,6 +182,13 @@ def test_a_place_in_a_later_round_and_block_is_found_again(corpus: Path, tiny_to
     assert state["places"]["short"][:2] == [2, 1]
     assert [seen(next(fresh)) for _ in range(100)] == [seen(next(stream)) for _ in range(100)]
 
+    # Back from a later block to an earlier one of the same round.
+    beginning = mixture(corpus, tiny_tokenizer, sources={"short": {}}, retrieval_share=0.1)
+    fresh.load_state_dict(state)
+    next(fresh)
+    fresh.load_state_dict(beginning.state_dict())
+    assert [seen(next(fresh)) for _ in range(20)] == [seen(next(beginning)) for _ in range(20)]
+
 
 def test_going_ahead_reads_no_block_twice(
     corpus: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
