@@ -45,8 +45,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ropewalk.evaluate.passkey import ANSWER, FILLER, NEEDLE, QUESTION, TASK
 from ropewalk.models.scale_model import scale_model_path
+from ropewalk.text.passkey_prompt import ANSWER, FILLER, NEEDLE, QUESTION, TASK
 from ropewalk.text.stdlib import TEST_FOLDERS, stdlib_files, stdlib_folder
 
 WINDOW = 256

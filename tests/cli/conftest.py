@@ -17,7 +17,7 @@ from tokenizers import models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ropewalk.cli.main import run
-from ropewalk.evaluate.passkey import FILLER, NEEDLE, QUESTION, TASK
+from ropewalk.text.passkey_prompt import FILLER, NEEDLE, QUESTION, TASK
 
 WINDOW = 128
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}

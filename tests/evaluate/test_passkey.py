@@ -9,55 +9,12 @@ from transformers import LlamaForCausalLM
 
 from ropewalk.errors import SettingError
 from ropewalk.evaluate import passkey
-from ropewalk.evaluate.passkey import (
-    FILLER,
-    PasskeyTrial,
-    answers,
-    evenly_spread,
-    first_integer,
-    make_trial,
-    make_trials,
-    measure_passkey,
-)
+from ropewalk.evaluate.passkey import answers, evenly_spread, first_integer, make_trials, measure_passkey
 from ropewalk.models.load import load_model
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.text.passkey_prompt import PasskeyTrial, is_training_key
 from ropewalk.text.tokens import Encoder
-
-SHORTEST = 253  # tokens of the prompt without filler, for a tokenizer with a token a byte
-
-
-@given(length=st.integers(SHORTEST, 1000), key=st.integers(10_000, 99_999), depth=st.floats(0, 1))
-def test_prompt_and_answer_are_exactly_the_length(
-    tiny_tokenizer: Any, length: int, key: int, depth: float
-) -> None:
-    trial = make_trial(Encoder(tiny_tokenizer), length, key, depth)
-    text = tiny_tokenizer.decode(trial.ids)
-
-    assert len(trial.ids) + trial.room == length
-    assert trial.room == len(f" {key}.")
-    assert text.startswith("<s>There is an important info hidden")
-    assert text.endswith("\nWhat is the pass key? The pass key is")
-    assert text.count(f"\nThe pass key is {key}. Remember it. {key} is the pass key.") == 1
-
-
-def test_filler_surrounds_the_needle_at_its_depth(tiny_tokenizer: Any) -> None:
-    encode = Encoder(tiny_tokenizer)
-    starts = []
-    for depth in (0.0, 0.5, 1.0):
-        text = tiny_tokenizer.decode(make_trial(encode, 1000, 12345, depth).ids)
-        starts.append(text.index("\nThe pass key is 12345"))
-        whole = text.replace("\nThe pass key is 12345. Remember it. 12345 is the pass key.", "")
-        assert whole.count("\n" + FILLER) == (1000 - SHORTEST) // len("\n" + FILLER)
-
-    num_filler = 1000 - SHORTEST
-    assert starts[1] - starts[0] == round(num_filler / 2)
-    assert starts[2] - starts[0] == num_filler
-
-
-def test_a_length_without_room_is_refused(tiny_tokenizer: Any) -> None:
-    with pytest.raises(SettingError, match=f"needs {SHORTEST} "):
-        make_trial(Encoder(tiny_tokenizer), SHORTEST - 1, 12345, 0.5)
 
 
 def test_keys_follow_from_seed_and_length(tiny_tokenizer: Any) -> None:
@@ -69,6 +26,13 @@ def test_keys_follow_from_seed_and_length(tiny_tokenizer: Any) -> None:
     assert keys(400, 1) != keys(500, 1)
     assert all(10_000 <= key <= 99_999 for key in keys(400, 1))
     assert len(set(keys(400, 1))) == 12
+
+
+@given(seed=st.integers(0, 10**6), length=st.sampled_from([256, 300, 384]))
+def test_no_key_is_one_that_training_may_have_shown(tiny_tokenizer: Any, seed: int, length: int) -> None:
+    trials = make_trials(Encoder(tiny_tokenizer), length, 20, seed)
+
+    assert not any(is_training_key(trial.key) for trial in trials)
 
 
 def test_depths_are_evenly_spread(tiny_tokenizer: Any) -> None:

@@ -13,7 +13,8 @@ from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTo
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors import Provenance
-from ropewalk.models.load import OtherWeightsWarning, hash_weights, load_model
+from ropewalk.models.load import OtherWeightsWarning, hash_weights, load_model, load_tokenizer
+from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 
 WINDOW, NUM_HEADS = 32, 2
@@ -231,3 +232,21 @@ def write_gguf(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_a_tokenizer_is_read_without_weights(tiny_model_folder: Path) -> None:
+    (tiny_model_folder / "model.safetensors").unlink()
+
+    assert load_tokenizer(tiny_model_folder).bos_token_id == 0
+    assert load_tokenizer(SCALE_MODEL).eos_token_id == 1
+
+
+def test_a_tokenizer_that_is_not_there_is_one_line(tiny_model_folder: Path, tmp_path: Path) -> None:
+    for name in (tmp_path, tmp_path / "missing", ""):
+        with pytest.raises(ModelError) as caught:
+            load_tokenizer(name)
+        assert "\n" not in str(caught.value)
+    for file in tiny_model_folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="can't be loaded"):
+        load_tokenizer(tiny_model_folder)

@@ -12,6 +12,11 @@ from ropewalk.text.documents import read_documents
 from ropewalk.text.stdlib import stdlib_files, stdlib_folder
 
 
+def write(file: Path, text: str) -> str:
+    file.write_text(text)
+    return str(file)
+
+
 def texts(source: object, **options: Any) -> list[str]:
     return [document.head(1_000_000) for document in read_documents(str(source), **options)]
 
@@ -30,6 +35,50 @@ def test_a_text_file_is_one_document(tmp_path: Path, suffix: str) -> None:
     file.write_bytes("\ufeffGrüße\r\nzwei".encode())
 
     assert texts(file) == ["Grüße\nzwei"]
+
+
+def test_blocks_are_the_whole_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ropewalk.text.documents.BLOCK_CHARACTERS", 7)
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffGrüße an alle,\r\ndie das lesen".encode())
+    (document,) = read_documents(str(file))
+    (row,) = read_documents(write(tmp_path / "a.jsonl", '{"text": "a row"}\n'))
+
+    assert "".join(document.blocks()) == document.head(1000)
+    assert [len(block) for block in document.blocks()] == [7, 7, 7, 7]
+    assert list(row.blocks()) == ["a row"]
+    file.write_bytes(b"fine so far \xff")
+    with pytest.raises(DataError, match="not UTF-8"):
+        list(document.blocks())
+
+
+def test_documents_say_their_folder_and_topic(tmp_path: Path) -> None:
+    for name in ("a/b/1.txt", "b.txt", "c/2.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "d.jsonl").write_text('{"text": "x", "topic": "knots"}\n')
+
+    def folders(source: object, **options: Any) -> list[str]:
+        return [document.folder for document in read_documents(str(source), **options)]
+
+    root = str(tmp_path)
+    assert folders(tmp_path) == [f"{root}/a", root, f"{root}/c", root]
+    assert folders(tmp_path, by_folder=True) == [root, root, f"{root}/a", f"{root}/c"]
+    assert folders(tmp_path / "*" / "*.txt") == [f"{root}/c"]
+    assert folders(tmp_path / "b.txt") == [""]
+    assert [document.topic for document in read_documents(str(tmp_path))] == ["", "", "", "knots"]
+
+
+def test_parquet_rows_have_topics_and_messages(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi", "note": "x"}, {"role": "assistant", "content": "ho"}]
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x"], "topic": ["knots"], "messages": [messages]}), file)
+    (text,) = read_documents(str(file))
+    (chat,) = read_documents(str(file), kind="chat")
+
+    assert (text.topic, text.messages) == ("knots", None)
+    assert chat.messages == tuple({"role": m["role"], "content": m["content"]} for m in messages)
+    assert chat.head(10) == "hi\nho"
 
 
 def test_only_the_head_is_read(tmp_path: Path) -> None:
@@ -146,6 +195,9 @@ def test_a_loop_of_links_is_an_error_line(tmp_path: Path) -> None:
         ("stdlib", "held_out", "held_out"),
         ("stdlib:search", "held_out", "search"),
         ("stdlib:held-out", "search", "held_out"),
+        ("stdlib", "train", "train"),
+        ("stdlib:train", "train", "train"),
+        ("stdlib:search", "train", "search"),
     ],
 )
 def test_stdlib_says_its_split(source: str, split: Any, expected: Any) -> None:
@@ -196,10 +248,12 @@ def test_a_hub_data_set_is_streamed(hub: Hub) -> None:
     assert texts("owner/name", split="search") == ["v"]
     assert texts("owner/name", split="held_out") == ["x", "y"]
     assert texts("owner/name:config@train") == ["t"]
+    assert texts("owner/name", split="train") == ["t"]
     assert hub.asked == [
         ("owner/name", None, "validation"),
         ("owner/name", None, "test"),
         ("owner/name", "config", "train"),
+        ("owner/name", None, "train"),
     ]
 
 

@@ -79,6 +79,26 @@ def test_the_head_is_that_of_the_whole_text(tiny_tokenizer: Any, num_tokens: int
     assert asked == sorted(asked)
 
 
+@given(sizes=st.lists(st.integers(1, 40), max_size=8), lines=st.booleans())
+def test_stretches_are_the_whole_text(tiny_tokenizer: Any, sizes: list[int], lines: bool) -> None:
+    blocks = [("a word" + ("\n" if lines else " ") + "z" * size)[:size] for size in sizes]
+    document = Document(name="stretched", head=lambda n: "".join(blocks)[:n], stream=lambda: iter(blocks))
+    encode = Encoder(tiny_tokenizer)
+
+    assert [i for ids in encode.in_blocks(document) for i in ids] == encode("".join(blocks))
+
+
+def test_a_stretch_ends_with_a_line_or_a_word(tiny_tokenizer: Any) -> None:
+    def stretches(*blocks: str) -> list[str]:
+        document = Document(name="stretched", head=lambda n: "", stream=lambda: iter(blocks))
+        return [tiny_tokenizer.decode(ids) for ids in Encoder(tiny_tokenizer).in_blocks(document)]
+
+    assert stretches("one\ntwo three", " four\nfive", "six") == ["one\n", "two three four\n", "fivesix"]
+    assert stretches("one two", "three four") == ["one", " twothree four"]
+    assert stretches("onetwo", "three") == ["onetwo", "three"]
+    assert stretches("one\n") == ["one\n"]
+
+
 def test_a_huge_file_is_read_in_part(tmp_path: Path, tiny_tokenizer: Any) -> None:
     asked: list[int] = []
 
@@ -243,14 +263,15 @@ def test_what_is_left_of_the_library_counts_as_too_short(tiny_tokenizer: Any, sm
         token_documents("stdlib:search", tiny_tokenizer, length=67, folder=small_library)
 
 
-@pytest.mark.parametrize("split", ["search", "held-out"])
-def test_each_split_gives_two_documents_of_the_longest_length(
-    split: str, library: Path, scale_tokenizer: Any
+@pytest.mark.parametrize(("split", "num_documents"), [("search", 2), ("held-out", 4)])
+def test_each_split_gives_documents_of_the_longest_length(
+    split: str, num_documents: int, library: Path, scale_tokenizer: Any
 ) -> None:
-    source = f"stdlib:{split}"
-    found = token_documents(source, scale_tokenizer, length=131_072, num_documents=2, folder=library)
+    found = token_documents(
+        f"stdlib:{split}", scale_tokenizer, length=131_072, num_documents=num_documents, folder=library
+    )
 
-    assert len(found.documents) == 2
+    assert len(found.documents) == num_documents
 
 
 def test_parts_are_consecutive_documents_hashed_as_if_they_were_read_alone(

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from ropewalk import __version__
-from ropewalk.cli import demo, evaluate, factors, inspect, search
+from ropewalk.cli import demo, evaluate, factors, inspect, search, text
 from ropewalk.cli.output import CLOSED_STDOUT_CODE, INTERRUPTED_CODE, complain, say
 from ropewalk.errors import RopewalkError
 
@@ -45,6 +45,7 @@ app.command("inspect")(inspect.inspect)
 app.command("search")(search.search)
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(factors.app, name="factors")
+app.add_typer(text.app, name="text")
 
 
 def _version(asked: bool) -> None:

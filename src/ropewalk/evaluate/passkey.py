@@ -1,19 +1,12 @@
-"""Passkey retrieval: a random number hidden in repeated text, at an exact prompt length and several depths.
+"""Passkey retrieval: the share of hidden numbers found, at an exact prompt length and several depths.
 
-The prompt is the one of the papers (Mohtashami and Jaggi, arXiv 2305.16300; LongRoPE, arXiv 2402.13753), its
-parts on lines of their own:
-
-    <s> task | filler filler fil | needle | ler filler filler | question  ->  the key
-    |<------------------- length - room for the answer ------------------>|<- room ->|
-
-Filler is cut between tokens, so that prompt and room for the answer are `length` tokens exactly.
+The prompt, and which keys may be asked for, stand in `text.passkey_prompt`.
 """
 
 import random
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,36 +17,12 @@ from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.evaluate.intervals import wilson
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord
 from ropewalk.models.load import LoadedModel
+from ropewalk.text.passkey_prompt import PasskeyTrial, draw_key, make_trial
 from ropewalk.text.tokens import Encoder
-
-TASK = (
-    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
-    "I will quiz you about the important information there."
-)
-FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-NEEDLE = "The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = "What is the pass key? The pass key is"
-ANSWER = " {key}."
 
 MOST_DEPTHS = 10
 TOKENS_AT_ONCE = 4096  # short prompts of one length are read together
 READ_CHUNK = 16384  # longer prompts are read in pieces of this many tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class PasskeyTrial:
-    """One prompt.
-
-    Attributes:
-        depth: where the needle stands, 0 (right after the task) to 1 (right before the question).
-        ids: the prompt, `length` - `room` tokens.
-        room: tokens that the answer may take.
-    """
-
-    key: int
-    depth: float
-    ids: tuple[int, ...]
-    room: int
 
 
 def measure_passkey(
@@ -120,13 +89,15 @@ def measure_passkey(
 def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> list[PasskeyTrial]:
     """Prompts of one length; keys follow from seed, length and number, depths go round.
 
+    No key is one that training texts may hold.
+
     Raises:
         SettingError: the prompt does not fit.
     """
     depths = evenly_spread(min(num_trials, MOST_DEPTHS))
     trials = []
     for index in range(num_trials):
-        key = random.Random(f"passkey-{seed}-{length}-{index}").randrange(10_000, 100_000)
+        key = draw_key(random.Random(f"passkey-{seed}-{length}-{index}"))
         trials.append(make_trial(encode, length, key, depths[index % len(depths)]))
     return trials
 
@@ -134,29 +105,6 @@ def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> lis
 def evenly_spread(num_depths: int) -> list[float]:
     """0 .. 1, both ends in; the middle if there is but one."""
     return [0.5] if num_depths == 1 else [index / (num_depths - 1) for index in range(num_depths)]
-
-
-def make_trial(encode: Encoder, length: int, key: int, depth: float) -> PasskeyTrial:
-    """The prompt for one key at one depth; with its room for the answer it is `length` tokens.
-
-    Raises:
-        SettingError: without any filler it is longer already.
-    """
-    head = [*encode.start, *encode(TASK)]
-    needle = encode("\n" + NEEDLE.format(key=key))
-    question = encode("\n" + QUESTION)
-    room = len(encode(ANSWER.format(key=key)))
-    num_filler = length - len(head) - len(needle) - len(question) - room
-    if num_filler < 0:
-        raise SettingError(
-            f"A passkey prompt of {length} tokens is too short: this tokenizer needs {length - num_filler} "
-            f"for the prompt without filler."
-        )
-    sentence = encode("\n" + FILLER)
-    filler = (sentence * (num_filler // len(sentence) + 1))[:num_filler]
-    before = round(depth * num_filler)
-    ids = (*head, *filler[:before], *needle, *filler[before:], *question)
-    return PasskeyTrial(key=key, depth=depth, ids=ids, room=room)
 
 
 def answers(model: Any, tokenizer: Any, trials: Iterable[PasskeyTrial]) -> Iterator[tuple[PasskeyTrial, str]]:

@@ -160,6 +160,20 @@ def load_model(
     )
 
 
+def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A model's tokenizer alone, named as in `load_model`.
+
+    Raises:
+        ModelError: not found, not reachable, or no tokenizer that can be read.
+    """
+    name = str(name)
+    path, options = _where_from(name)
+    if not _is_local(path):
+        options["revision"] = revision
+    with _one_line_errors(name):
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+
+
 def describe_model(
     name: str | Path,
     *,

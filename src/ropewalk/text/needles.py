@@ -8,6 +8,8 @@ from what stands close before them, and say little about far ones.
 """
 
 import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -20,6 +22,48 @@ QUESTION = "\nThe number of {name} is"
 ANSWER = " {value}."
 NUM_DIGITS = 5
 SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needle:
+    """A fact and what asks for it, as token ids."""
+
+    fact: list[int]
+    question: list[int]
+    answer: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.fact) + len(self.question) + len(self.answer)
+
+
+def make_needle(name: str, value: int, encode: Encoder) -> Needle:
+    """The needle that says that the number of `name` is `value`."""
+    return Needle(
+        fact=encode(FACT.format(name=name, value=value)),
+        question=encode(QUESTION.format(name=name)),
+        answer=encode(ANSWER.format(value=value)),
+    )
+
+
+def draw_name(rng: random.Random) -> str:
+    """Three syllables."""
+    return "".join(rng.choices(SYLLABLES, k=3))
+
+
+def hide(text: list[int], facts: Sequence[list[int]], depths: Sequence[float]) -> Iterator[list[int]]:
+    """Stretches of text and facts in turn: text, fact, text, fact, text.
+
+    Args:
+        depths: where each fact stands, ascending, 0 (after the first token) to 1 (at the end).
+    """
+    done = 0
+    for fact, depth in zip(facts, depths, strict=True):
+        cut = 1 + round(depth * (len(text) - 1))
+        yield text[done:cut]
+        yield fact
+        done = cut
+    yield text[done:]
 
 
 def needle_windows(
@@ -39,18 +83,16 @@ def needle_windows(
     """
     windows = []
     for depth in depths:
-        name = "".join(rng.choices(SYLLABLES, k=3))
+        name = draw_name(rng)
         value = rng.randrange(10 ** (NUM_DIGITS - 1), 10**NUM_DIGITS)
-        fact = encode(FACT.format(name=name, value=value))
-        question = encode(QUESTION.format(name=name))
-        answer = encode(ANSWER.format(value=value))
-        room = length - len(fact) - len(question) - len(answer)
+        needle = make_needle(name, value, encode)
+        room = length - needle.num_tokens
         if room < 2:
             raise SettingError(
-                f"A needle of {length - room} tokens does not fit into {length} tokens: give a longer target."
+                f"A needle of {needle.num_tokens} tokens does not fit into {length} tokens: give a longer "
+                f"target."
             )
-        text = document.ids[:room].tolist()
-        cut = 1 + round(depth * (room - 1))
-        ids = torch.tensor([*text[:cut], *fact, *text[cut:], *question, *answer])
-        windows.append(TokenWindow(ids=ids, num_scored=len(answer)))
+        parts = hide(document.ids[:room].tolist(), [needle.fact], [depth])
+        ids = torch.tensor([*(i for part in parts for i in part), *needle.question, *needle.answer])
+        windows.append(TokenWindow(ids=ids, num_scored=len(needle.answer)))
     return windows

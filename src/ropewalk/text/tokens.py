@@ -144,6 +144,13 @@ class Encoder:
                 return ids[:num_tokens]
             num_characters *= 2
 
+    def in_blocks(self, document: Document) -> Iterator[list[int]]:
+        """All ids of a document, a stretch of it at a time; not cached, since it may be of any size.
+
+        Where a tokenizer merges across the end of a stretch, the ids there are not those of the whole text.
+        """
+        yield from map(self, document.stretches())
+
     def _cached(self, text: str, num_tokens: int) -> list[int]:
         if len(text) < FEWEST_CACHED_CHARACTERS:
             return self(text)[:num_tokens]
