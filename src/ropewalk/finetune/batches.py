@@ -14,7 +14,7 @@ short length fill rows of it, as many rows as give about as many tokens; positio
 which keeps pieces from seeing each other. All longer documents are packed as above.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,8 +217,17 @@ class Batches:
         process_index, num_processes: among those that read different segments.
     """
 
-    def __init__(self, packer: Packer, *, per_device: int, process_index: int, num_processes: int) -> None:
+    def __init__(
+        self,
+        packer: Packer,
+        *,
+        per_device: int,
+        process_index: int,
+        num_processes: int,
+        collate: Callable[[list[Segment]], dict[str, Any]],
+    ) -> None:
         self.packer = packer
+        self._collate = collate
         self._per_device = per_device
         self._process_index = process_index
         self._num_processes = num_processes
@@ -230,7 +239,7 @@ class Batches:
                 segments = [next(self.packer) for _ in range(self._per_device)]
                 if process_index == self._process_index:
                     own = segments
-            yield collate(own)
+            yield self._collate(own)
 
 
 def collate(segments: Sequence[Segment]) -> dict[str, Any]:
