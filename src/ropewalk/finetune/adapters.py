@@ -1,9 +1,10 @@
 """A low-rank adapter on a model (LoRA through peft), and its files.
 
-While an adapter is trained, a checkpoint holds the adapter alone, and the stage is gone on with on the same base;
-at its end the adapter is merged into the weights, so that what a stage leaves is a plain model.
+While an adapter is trained, a checkpoint holds the adapter alone, and the stage is gone on with on the same
+base; at its end the adapter is merged into the weights, so that what a stage leaves is a plain model.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a fraction is as good
         lora_dropout=settings.dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is going away
         torch.manual_seed(seed)
         try:
             return peft.get_peft_model(model, config)
@@ -43,6 +45,7 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
 
 
 def write_adapter(adapted: Any, folder: Path) -> None:
+    """The adapter alone, in peft's own files."""
     adapted.save_pretrained(folder, save_embedding_layers=False)
 
 

@@ -6,12 +6,12 @@ Every piece is bookended with BOS and EOS, as in the paper (LongRoPE, 3.3), here
     documents   a b c d e f g h i    j k    l ...
     segments    <s> a b c d e f </s>    <s> g h i </s> <s> j k ...
 
-Positions run from 0 to the end of the segment, and each token sees all that stand before it, other documents
-too. What a tokenizer lacks of BOS and EOS is left out: pieces then follow each other without it.
+Positions run from 0 to the end of the segment, and each token sees all that stand before it, other
+documents too. What a tokenizer lacks of BOS and EOS is left out: pieces then follow each other without it.
 
 With a short length (LongRoPE2's mixed windows) there are two kinds of segments. Documents that fit into the
-short length fill rows of it, as many rows as give about as many tokens; positions begin at 0 with every piece,
-which keeps pieces from seeing each other. All longer documents are packed as above.
+short length fill rows of it, as many rows as give about as many tokens; positions begin at 0 with every
+piece, which keeps pieces from seeing each other. All longer documents are packed as above.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +90,9 @@ class Packer:
             segment = self._build(self._fill())
             if segment.num_counted:
                 return segment
-        raise DataError(f"None of {FRUITLESS_SEGMENTS} segments has a token that counts: check the text's masks.")
+        raise DataError(
+            f"None of {FRUITLESS_SEGMENTS} segments has a token that counts: check the text's masks."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values, from which `load_state_dict` goes on with the next segment."""
@@ -132,8 +134,8 @@ class Packer:
             document = self._strip(next(self._stream))
         except StopIteration:
             raise DataError(
-                f"The text ended after {self._num_documents} documents, before the stage did: give more text, or "
-                f"fewer steps."
+                f"The text ended after {self._num_documents} documents, before the stage did: give more "
+                f"text, or fewer steps."
             ) from None
         self._num_documents += 1
         return _Piece(document, origin, 0, len(document.ids))
@@ -301,7 +303,7 @@ class _Rereader:
             self._document, self._origin = self._strip(next(self._stream)), noted["origin"]
         if noted["stop"] > len(self._document.ids):
             raise FinetuneError(
-                "The text is not the one that this stage began with: a document is shorter now; give the same text."
+                "The text is not the one that this stage began with (a document is shorter): give the same."
             )
         return _Piece(self._document, noted["origin"], noted["start"], noted["stop"])
 

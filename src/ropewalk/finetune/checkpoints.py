@@ -2,8 +2,8 @@
 
 <stage>/
 ├── checkpoint-<step>/
-│   ├── model.safetensors, config.json, tokenizer ...    a checkpoint as transformers reads it (LoRA: the adapter)
-│   ├── factors.json                                     what its positions are turned by
+│   ├── model.safetensors, config.json, tokenizer ...    a checkpoint as transformers reads it (LoRA: the
+adapter) │   ├── factors.json                                     what its positions are turned by
 │   ├── optimizer.safetensors, optimizer.json            tensors, and everything else of AdamW
 │   ├── scheduler.json, scaler.json, trainer_state.json
 │   ├── generators-<rank>.safetensors, .json             torch's, and those of Python and numpy
@@ -11,9 +11,9 @@
 │   └── manifest.json                                    SHA-256 of every other file, written last
 └── model/                                               the tuned model, when the stage is done
 
-A checkpoint is written into a hidden folder, brought to the disk, and then renamed. Nothing here reads or writes
-a pickle. Where weights lie in parts on several processes (FSDP, DeepSpeed), the libraries' own files, pickles
-among them, stand in place of the optimizer's and are read only after their hashes were found right.
+A checkpoint is written into a hidden folder, brought to the disk, and then renamed. Nothing here reads or
+writes a pickle. Where weights lie in parts on several processes (FSDP, DeepSpeed), the libraries' own files,
+pickles among them, stand in place of the optimizer's and are read only after their hashes were found right.
 """
 
 import hashlib
@@ -45,10 +45,12 @@ CHUNK_BYTES = 2**20
 
 
 def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after that step."""
     return f"checkpoint-{step}"
 
 
 def step_of(checkpoint: Path) -> int:
+    """After which step a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -70,6 +72,7 @@ def clear_leftovers(stage: Path) -> None:
 
 
 def partial_folder(stage: Path, name: str) -> Path:
+    """Where a folder is until it has its name."""
     return stage / f"{PARTIAL}{name}"
 
 
@@ -158,8 +161,8 @@ def one_line_errors(what: Path) -> Iterator[None]:
         # safetensors puts the system's words into its own.
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise FinetuneError(
-            f"{what} can't be written: {reason[:1].lower()}{reason[1:].rstrip('.')}; the checkpoints before it are "
-            f"whole: make room, and run the stage again to go on."
+            f"{what} can't be written: {reason[:1].lower()}{reason[1:].rstrip('.')}; the checkpoints before "
+            f"it are whole: make room, and run the stage again to go on."
         ) from error
 
 
@@ -221,10 +224,12 @@ def _sha256(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write JSON values into a folder that is not published yet."""
     path.write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
     return json.loads(path.read_bytes())
 
 
@@ -251,6 +256,7 @@ def write_optimizer(folder: Path, optimizer: Any) -> None:
 
 
 def read_optimizer(folder: Path, optimizer: Any) -> None:
+    """What `write_optimizer` wrote, into an optimizer of the same parameters."""
     rest = read_json(folder / "optimizer.json")
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in rest["state"].items()}
     for key, value in load_file(folder / "optimizer.safetensors").items():
@@ -275,8 +281,8 @@ def _require_json(value: Any, owner: str) -> None:
         json.dumps(value)
     except TypeError as error:
         raise FinetuneError(
-            f"The state of {owner} can't be written without a pickle ({error}): train with adamw_torch and one of "
-            f"the schedules of the settings."
+            f"The state of {owner} can't be written without a pickle ({error}): train with adamw_torch and "
+            f"one of the schedules of the settings."
         ) from None
 
 

@@ -89,9 +89,10 @@ class TiledLoss:
     def _sum(self, output: Any, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted nats of all counted tokens, shape ()."""
         tile = self._tile_tokens
-        hidden = output.last_hidden_state.flatten(0, 1).split(tile)
-        following = targets.flatten().split(tile)
-        each = [None] * len(hidden) if weights is None else weights.flatten().split(tile)
+        # Split once: slices would each have a gradient as long as the segment.
+        hidden = torch.split(output.last_hidden_state.flatten(0, 1), tile)
+        following = torch.split(targets.flatten(), tile)
+        each = [None] * len(hidden) if weights is None else torch.split(weights.flatten(), tile)
         sums = [
             checkpoint(self._sum_of_tile, output, *parts, use_reentrant=False, preserve_rng_state=False)
             for parts in zip(hidden, following, each, strict=True)

@@ -69,8 +69,8 @@ class Ranks:
         for index, other in enumerate(found):
             if other != found[0]:
                 raise FinetuneError(
-                    f"Process {index} of {self.count} holds other {what} than process 0: give every process the "
-                    f"same files and settings."
+                    f"Process {index} of {self.count} holds other {what} than process 0: give every process "
+                    f"the same files and settings."
                 )
 
 

@@ -1,4 +1,4 @@
-"""FinetuneSettings: everything about a fine-tuning stage that can be chosen, besides model, factors and text."""
+"""FinetuneSettings: all that can be chosen about a fine-tuning stage, besides model, factors and text."""
 
 import math
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ class LoraSettings(_Strict):
 
 
 class FinetuneSettings(_Strict):
-    """How a stage is trained; the defaults are the paper's for LLaMA2 (batch 32, 2e-5, linear), but its length.
+    """How a stage is trained; the defaults are the paper's for LLaMA2: batch 32, 2e-5, linear to 0.
 
     Attributes:
         length: tokens in a segment.
@@ -114,8 +114,8 @@ class FinetuneSettings(_Strict):
         seed: of dropout, and of an adapter's first weights. The order of the text is the text's own.
         save_every: steps between checkpoints; the last step is saved in any case.
         keep_checkpoints: how many of them stay.
-        gradient_checkpointing: compute a layer's activations again in the backward pass instead of keeping them.
-        precision: what is computed in; what is trained is float32 in any case.
+        gradient_checkpointing: compute a layer's activations again in the backward pass instead of keeping
+        them. precision: what is computed in; what is trained is float32 in any case.
         lora: train an adapter; None trains every weight.
         report_to: loggers as transformers names them (tensorboard, trackio, wandb).
         mixed_window: LongRoPE2's: documents that fit the original window keep the original RoPE and see no
@@ -165,7 +165,8 @@ class FinetuneSettings(_Strict):
     def _agree(self) -> Self:
         if self.warmup_steps >= self.num_steps:
             raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, but must be below the {self.num_steps} steps of the stage"
+                f"warmup_steps is {self.warmup_steps}, but must be below the {self.num_steps} steps "
+                f"of the stage"
             )
         if self.batch_size % self.per_device_batch_size:
             raise ValueError(
@@ -209,9 +210,13 @@ def _check_parallel(settings: FinetuneSettings) -> None:
     parallel, length = settings.parallel, settings.length
     unknown = sorted(set(parallel) - set(PARALLEL))
     if unknown:
-        raise ValueError(f"parallel has no {unknown[0]!r}{_near(unknown[0], PARALLEL)}: it may hold {PARALLEL}")
+        raise ValueError(
+            f"parallel has no {unknown[0]!r}{_near(unknown[0], PARALLEL)}: it may hold {PARALLEL}"
+        )
     if parallel.get("fsdp") and parallel.get("deepspeed"):
-        raise ValueError("parallel names fsdp and deepspeed, but only one can hold the weights: leave one out")
+        raise ValueError(
+            "parallel names fsdp and deepspeed, but only one can hold the weights: leave one out"
+        )
     cp_size = parallel.get("cp_size", 1)
     if not isinstance(cp_size, int) or isinstance(cp_size, bool) or cp_size < 1:
         raise ValueError(f"parallel has cp_size {cp_size!r}, but it must be a whole number of at least 1")
@@ -241,7 +246,8 @@ def _check_trainer(arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name not in known:
             raise ValueError(
-                f"trainer holds {name!r}, which transformers' TrainingArguments do not have{_near(name, known)}"
+                f"trainer holds {name!r}, which transformers' TrainingArguments do not have"
+                f"{_near(name, known)}"
             )
 
 

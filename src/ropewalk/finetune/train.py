@@ -25,6 +25,7 @@ from ropewalk.text.training import TrainingStream
 
 FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1
 STAGE, RESULT, MODEL = "stage.json", "result.json", "model"
+NO_FACTORS = "00" * 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def finetune(
     *,
     on_step: Callable[[StepProgress], None] | None = None,
 ) -> FinetuneResult:
-    """Train a model on segments of `settings.length` tokens, turned by these factors from the first to the last.
+    """Train a model on segments of `settings.length` tokens, turned by these factors all the time.
 
     Called again on the same folder with the same model, factors, text and settings, it goes on from the last
     checkpoint, on a processor to the same bits; a stage that is done is given back as it is.
@@ -76,8 +77,8 @@ def finetune(
         ModelError: the model can't take these factors, or not be trained.
         SettingError: settings that this machine, or this number of processes, can't run.
         DataError: the text ends before the stage does.
-        FinetuneError: the folder holds another stage or a damaged checkpoint, or can't be written; the trainer's
-            loss is not the evaluator's; or the loss is not finite.
+        FinetuneError: the folder holds another stage or a damaged checkpoint, or can't be written; the
+            trainer's loss is not the evaluator's; or the loss is not finite.
     """
     stage = Path(folder)
     short = _require_trainable(loaded, factors, settings)
@@ -93,9 +94,7 @@ def finetune(
             length=settings.length,
             short_length=None if short is None else short.geometry.original_length,
         )
-        check = CheckBatch.first(
-            packer, settings.batch_size, long=factors, short=short, precision=settings.precision
-        )
+        check = CheckBatch.first(packer, long=factors, short=short, precision=settings.precision)
         identity = _identity(loaded, factors, settings, check)
         with trainer.ranks.together():
             if trainer.ranks.is_first:
@@ -122,13 +121,13 @@ def _require_trainable(
     factors.require_geometry(loaded.geometry, loaded.name)
     if settings.length > factors.target_length:
         raise SettingError(
-            f"length is {settings.length} tokens, but the factors reach {factors.target_length}: train on segments of "
-            f"at most that, or search factors for a longer target."
+            f"length is {settings.length} tokens, but the factors reach {factors.target_length}: train on "
+            f"segments of at most that, or search factors for a longer target."
         )
     if settings.lora is None and not is_float32(loaded.model):
         raise ModelError(
-            f"{loaded.name} was loaded in {loaded.where['dtype']}, where small steps are lost: load it in float32, and "
-            f"set precision for what is computed in."
+            f"{loaded.name} was loaded in {loaded.where['dtype']}, where small steps are lost: load it in "
+            f"float32, and set precision for what is computed in."
         )
     return _original_factors(loaded, factors, settings) if settings.mixed_window else None
 
@@ -207,8 +206,8 @@ def _open(stage: Path, identity: dict[str, Any]) -> None:
     found = json.loads((stage / STAGE).read_bytes())["identity"]
     if found != identity:
         raise FinetuneError(
-            f"{stage} holds another stage ({_difference(found, identity)}): choose another folder, or give what it was "
-            f"begun with."
+            f"{stage} holds another stage ({_difference(found, identity)}): choose another folder, or give "
+            f"what it was begun with."
         )
 
 
@@ -233,7 +232,13 @@ def _set_up(
     """Tell the trainer what is this stage's own."""
     settings = trainer.settings
     trainer.packer, trainer.check, trainer.progress = packer, check, Progress()
-    trainer.factors_digest = factors_digest(factors)
+
+    def installed_digest() -> str:
+        rotary = find_installed(loaded.model)
+        held = None if rotary is None else rotary.factors
+        if held is None:
+            return NO_FACTORS
+        return factors_digest(factors if held is check.short else held)  # the last batch may be a short one
 
     def write_model(folder: Path) -> None:
         if settings.lora is None:
@@ -250,7 +255,7 @@ def _set_up(
             adapters.read_adapter(model, folder)
             check.require_same_scores(check.evaluate(loaded), trained)
 
-    trainer.write_model, trainer.reload = write_model, reload
+    trainer.installed_digest, trainer.write_model, trainer.reload = installed_digest, write_model, reload
 
 
 def _go_on(trainer: StageTrainer, loaded: LoadedModel, model: Any) -> Path | None:

@@ -1,7 +1,7 @@
 """transformers' Trainer with three things changed: where batches come from, what is saved, what is loaded.
 
-Everything else (the loop, accelerate's wrappers, gradient accumulation, clipping, mixed precision, the optimizer,
-the schedule, loggers) is Trainer's own.
+Everything else (the loop, accelerate's wrappers, gradient accumulation, clipping, mixed precision, the
+optimizer, the schedule, loggers) is Trainer's own.
 """
 
 import math
@@ -63,6 +63,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         stage: the stage's folder.
         check: the batch that both sides score.
         evaluated: what the evaluator says of it before the first step.
+        installed_digest: SHA-256 of the factors that the model is turned by now.
         write_model: writes what the model is now (or its adapter) into a folder.
         reload: scores a checkpoint that was just written, given what the trainer scores.
         num_done: steps that were done before this start.
@@ -75,7 +76,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     ranks: Ranks
     check: CheckBatch
     evaluated: list[float]
-    factors_digest: str
+    installed_digest: Callable[[], str]
     write_model: Callable[[Path], None]
     reload: Callable[[Path, list[float]], None]
     num_done: int = 0
@@ -83,7 +84,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     # ---------------------------------------------------------------- data
 
     def get_train_dataloader(self) -> Any:
-        """Batches of this process; accelerate's loader would read one ahead, and lose the place in the text."""
+        """Batches of this process; accelerate's own loader reads one ahead, and so loses the place."""
         if self.num_done >= self.settings.num_steps:
             return iter(())  # only what comes after the last step is left to do
         group = self.settings.cp_size
@@ -113,8 +114,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         Raises:
             FinetuneError: processes hold different factors.
         """
-        self.ranks.require_same(self.factors_digest, "factors")
-        return self.check.train_side(self, self.ranks, self.settings.cp_size)[0]
+        return self.score_check()[0]
+
+    def score_check(self) -> list[list[float]]:
+        """The same for each group of processes that share a segment."""
+        self.ranks.require_same(self.installed_digest(), "factors")
+        return self.check.train_side(self, self.ranks, self.settings.cp_size)
 
     # ---------------------------------------------------------------- checkpoints
 
@@ -191,8 +196,7 @@ class _Reports(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._trainer
-        trainer.ranks.require_same(trainer.factors_digest, "factors")
-        trained = trainer.check.train_side(trainer, trainer.ranks, trainer.settings.cp_size)
+        trained = trainer.score_check()
         with trainer.ranks.together():
             trainer.check.require_equal(trained, trainer.evaluated)
         self._before = trainer.progress.seconds
@@ -204,8 +208,8 @@ class _Reports(TrainerCallback):  # type: ignore[misc]
         trainer, loss = self._trainer, float(logs["loss"])
         if not math.isfinite(loss):
             raise FinetuneError(
-                f"The loss is {loss} at step {state.global_step}: lower the learning rate, or go on from the checkpoint "
-                f"before with another precision."
+                f"The loss is {loss} at step {state.global_step}: lower the learning rate, or go on from the "
+                f"checkpoint before with another precision."
             )
         progress = trainer.progress
         progress.losses.append(loss)
@@ -233,7 +237,7 @@ def make_trainer(
     recomputed: bool,
     on_step: Callable[[StepProgress], None] | None = None,
 ) -> StageTrainer:
-    """A trainer whose own attributes are still to be set; from here on the processes of a run know each other.
+    """A trainer whose own attributes are still to be set; the processes of a run know each other now.
 
     Args:
         recomputed: whether the model's layers see to `gradient_checkpointing` themselves.
@@ -279,7 +283,7 @@ def _arguments(model: Any, settings: FinetuneSettings, stage: Path, recomputed: 
     if parallel.get("deepspeed"):
         further["deepspeed"] = parallel["deepspeed"]
     if settings.cp_size > 1:
-        from accelerate import ParallelismConfig  # noqa: PLC0415
+        from accelerate import ParallelismConfig  # type: ignore[import-untyped]  # noqa: PLC0415
 
         further["parallelism_config"] = ParallelismConfig(cp_size=settings.cp_size, dp_shard_size=num_groups)
     return TrainingArguments(
@@ -315,4 +319,6 @@ def _arguments(model: Any, settings: FinetuneSettings, stage: Path, recomputed: 
 
 def is_float32(model: Any) -> bool:
     """Whether all that is trained is float32: half precision loses a small step altogether."""
-    return all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad)
+    return all(
+        parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad
+    )

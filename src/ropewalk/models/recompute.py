@@ -75,8 +75,8 @@ class DifferentiableAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             raise ModelError(
-                "This model switches gradients off in a part of its own forward pass, so that they would come "
-                "out wrong: search its factors without gradients."
+                "This model switches gradients off in a part of its own forward pass, so that they would "
+                "come out wrong: search its factors without gradients."
             )
         if kwargs.get("enable_gqa") and args[0].device.type == "cpu":
             query, *grouped = args[:3]
