@@ -38,8 +38,13 @@ def tiny_tokenizer() -> Any:
 @pytest.fixture
 def tiny_model(tiny_tokenizer: Any) -> LlamaForCausalLM:
     """A random Llama with a window of 64 tokens; weights are large enough that context changes its logits."""
+    return make_tiny_model(tiny_tokenizer)
+
+
+def make_tiny_model(tokenizer: Any) -> LlamaForCausalLM:
+    """As the fixture, for what lives longer than a test."""
     config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,

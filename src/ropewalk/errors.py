@@ -31,3 +31,7 @@ class EvaluationError(RopewalkError):
 
 class RunFolderError(RopewalkError):
     """An output folder that holds something else, is in use, or can't be written."""
+
+
+class FinetuneError(RopewalkError):
+    """A fine-tuning stage that can't begin, go on or be trusted."""

@@ -79,6 +79,17 @@ def turns_by_length(model: Any) -> bool:
     )
 
 
+def find_decoder(model: Any) -> nn.Module:
+    """The module whose last hidden states the model makes its logits of.
+
+    Raises:
+        EvaluationError: there is none.
+    """
+    with torch.no_grad():
+        decoder, _ = _parts(model)
+    return decoder
+
+
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """No gradients, no dropout, and the model in its own mode again afterwards."""

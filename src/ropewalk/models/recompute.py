@@ -45,14 +45,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recomputing(layers: Iterable[nn.Module]) -> Iterator[None]:
-    """These decoder layers keep their inputs only, and are run again in the backward pass."""
+def recomputing(layers: Iterable[nn.Module], *, trained: bool = False) -> Iterator[None]:
+    """These decoder layers keep their inputs only, and are run again in the backward pass.
+
+    With `trained`, their parameters get gradients too, and dropout is the same the second time; feed-forward
+    parts are then not cut into tiles.
+    """
     with replacing() as replacements:
         for layer in layers:
-            mlp = tokenwise_mlp(layer)
+            mlp = None if trained else tokenwise_mlp(layer)
             if mlp is not None:
                 replacements.replace(mlp, "forward", _TiledForward(mlp.forward))
-            replacements.replace(layer, "forward", _CheckpointedForward(layer.forward))
+            replacements.replace(layer, "forward", _CheckpointedForward(layer.forward, is_random=trained))
         yield
 
 
@@ -119,12 +123,14 @@ def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
 class _CheckpointedForward:
     """Stands in for a layer's forward."""
 
-    def __init__(self, original: Callable[..., Any]) -> None:
+    def __init__(self, original: Callable[..., Any], *, is_random: bool) -> None:
         self.original = original
+        self.is_random = is_random
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Nothing is random: the model is in evaluation mode.
-        return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        if not torch.is_grad_enabled():
+            return self.original(*args, **kwargs)
+        return checkpoint(self._run, *args, use_reentrant=False, preserve_rng_state=self.is_random, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         give_back_free_memory()

@@ -1,0 +1,365 @@
+"""A model, factors and text in, a tuned model out: the fine-tuning room's front door."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import FinetuneError, ModelError, SettingError
+from ropewalk.factors import RescaleFactors
+from ropewalk.files import write_atomically
+from ropewalk.finetune import adapters, checkpoints
+from ropewalk.finetune.batches import Packer
+from ropewalk.finetune.checks import CheckBatch
+from ropewalk.finetune.loss import tiled_loss
+from ropewalk.finetune.ranks import factors_digest
+from ropewalk.finetune.settings import FinetuneSettings
+from ropewalk.finetune.trainer import Progress, StageTrainer, StepProgress, is_float32, make_trainer
+from ropewalk.models.install import find_installed
+from ropewalk.models.load import LoadedModel, hash_weights, load_model
+from ropewalk.models.parts import find_decoder_layers
+from ropewalk.models.recompute import recomputing
+from ropewalk.text.training import TrainingStream
+
+FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1
+STAGE, RESULT, MODEL = "stage.json", "result.json", "model"
+NO_FACTORS = "00" * 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """What a stage gives back.
+
+    Attributes:
+        losses: mean nats of the counted tokens of each step, before it.
+        seconds: spent, over all starts of the stage.
+        num_tokens: read in all steps together.
+        checkpoint: the last one.
+        model_folder: the tuned model as transformers reads it, with `factors.json` beside its weights.
+        factors: those it was tuned with; they name the tuned weights as what they hold for.
+    """
+
+    losses: tuple[float, ...]
+    seconds: float
+    num_tokens: int
+    checkpoint: Path
+    model_folder: Path
+    factors: RescaleFactors
+
+
+def finetune(
+    loaded: LoadedModel,
+    factors: RescaleFactors,
+    documents: TrainingStream,
+    settings: FinetuneSettings,
+    folder: str | Path,
+    *,
+    on_step: Callable[[StepProgress], None] | None = None,
+) -> FinetuneResult:
+    """Train a model on segments of `settings.length` tokens, turned by these factors all the time.
+
+    Called again on the same folder with the same model, factors, text and settings, it goes on from the last
+    checkpoint, on a processor to the same bits; a stage that is done is given back as it is.
+
+    The model is trained in place, and is left without factors; load `result.model_folder` rather than use it.
+    Its configuration keeps the base's RoPE: `factors.json` says how the tuned model is to be read.
+
+    Args:
+        loaded: its weights in float32 (with lora, only the adapter needs to be).
+        documents: at its beginning; see `TrainingStream`.
+        folder: for this stage alone; of several processes, one that all of them see.
+        on_step: told of each step.
+
+    Raises:
+        FactorsError: factors of another geometry.
+        ModelError: the model can't take these factors, or not be trained.
+        SettingError: settings that this machine, or this number of processes, can't run.
+        DataError: the text ends before the stage does.
+        FinetuneError: the folder holds another stage or a damaged checkpoint, or can't be written; the
+            trainer's loss is not the evaluator's; or the loss is not finite.
+    """
+    stage = Path(folder)
+    short = _require_trainable(loaded, factors, settings)
+    with _adapted(loaded, settings) as model, ExitStack() as stack:
+        stack.enter_context(loaded.installed(factors))
+        layers = _recomputed_layers(loaded, settings)
+        stack.enter_context(recomputing(layers, trained=True))
+        trainer = make_trainer(model, settings, stage, recomputed=bool(layers), on_step=on_step)
+        packer = Packer(
+            documents,
+            bos=loaded.tokenizer.bos_token_id,
+            eos=loaded.tokenizer.eos_token_id,
+            length=settings.length,
+            short_length=None if short is None else short.geometry.original_length,
+        )
+        check = CheckBatch.first(packer, long=factors, short=short, precision=settings.precision)
+        identity = _identity(loaded, factors, settings, check)
+        with trainer.ranks.together():
+            if trainer.ranks.is_first:
+                _open(stage, identity)
+        if (stage / RESULT).is_file():
+            return _read_result(stage)
+        _set_up(trainer, loaded, model, factors, packer, check)
+        last = _go_on(trainer, loaded, model)
+        stack.enter_context(
+            tiled_loss(loaded.model, tile_tokens=settings.loss_tile_tokens, long=factors, short=short)
+        )
+        stack.callback(_put_right, loaded.model)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        return _finish(trainer, loaded, model, factors, identity)
+
+
+# ---------------------------------------------------------------- before the first step
+
+
+def _require_trainable(
+    loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings
+) -> RescaleFactors | None:
+    """Refuse what can't be trained; the factors of short segments, if there are any."""
+    factors.require_geometry(loaded.geometry, loaded.name)
+    if settings.length > factors.target_length:
+        raise SettingError(
+            f"length is {settings.length} tokens, but the factors reach {factors.target_length}: train on "
+            f"segments of at most that, or search factors for a longer target."
+        )
+    if settings.lora is None and not is_float32(loaded.model):
+        raise ModelError(
+            f"{loaded.name} was loaded in {loaded.where['dtype']}, where small steps are lost: load it in "
+            f"float32, and set precision for what is computed in."
+        )
+    return _original_factors(loaded, factors, settings) if settings.mixed_window else None
+
+
+def _recomputed_layers(loaded: LoadedModel, settings: FinetuneSettings) -> list[Any]:
+    """Layers that are recomputed by `models.recompute`, on a processor; elsewhere it is left to Trainer."""
+    if not settings.gradient_checkpointing or settings.is_sharded or loaded.model.device.type != "cpu":
+        return []
+    rotary = find_installed(loaded.model)
+    assert rotary is not None
+    try:
+        return list(find_decoder_layers(loaded.model, rotary.rotary, loaded.geometry))
+    except ModelError:
+        return []
+
+
+def _original_factors(
+    loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings
+) -> RescaleFactors:
+    """The original RoPE, in as many rows as `factors` has."""
+    description, length = loaded.description, loaded.geometry.original_length
+    if description.own_problem is not None:
+        raise ModelError(
+            f"mixed_window reads short documents with the model's own RoPE, but {description.own_problem}."
+        )
+    if settings.length <= length:
+        raise SettingError(
+            f"mixed_window needs segments longer than the original window of {length} tokens, but length is "
+            f"{settings.length}: leave it out."
+        )
+    own = description.own_short or description.own
+    if own is None:
+        ones = (1.0,) * loaded.geometry.num_pairs
+        own = RescaleFactors.single(geometry=loaded.geometry, target_length=length, rescale_factors=ones)
+    rows = own.rescale_factors if own.per_layer else own.rescale_factors * len(factors.rescale_factors)
+    return own.replace(rescale_factors=rows)
+
+
+@contextmanager
+def _adapted(loaded: LoadedModel, settings: FinetuneSettings) -> Iterator[Any]:
+    """What is trained: the model, or an adapter around it, which is out of it again afterwards."""
+    if settings.lora is None:
+        yield loaded.model
+        return
+    adapted = adapters.add_adapter(loaded.model, settings.lora, settings.seed)
+    try:
+        yield adapted
+    finally:
+        adapters.remove_adapter(adapted)
+
+
+def _identity(
+    loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings, check: CheckBatch
+) -> dict[str, Any]:
+    """What must be alike where a stage is gone on with."""
+    return {
+        "model": loaded.weights_sha256,
+        "factors": factors_digest(factors),
+        "text": check.sha256,
+        "settings": settings.identity(),
+    }
+
+
+def _open(stage: Path, identity: dict[str, Any]) -> None:
+    """Begin a stage in an empty folder, or find the same one in it."""
+    with checkpoints.one_line_errors(stage):
+        stage.mkdir(parents=True, exist_ok=True)
+        checkpoints.clear_leftovers(stage)
+        present = sorted(path.name for path in stage.iterdir() if not path.name.startswith("."))
+        if STAGE not in present:
+            if present:
+                raise FinetuneError(f"{stage} holds other files ({present[0]} ...): choose an empty folder.")
+            content = {"format": FORMAT, "version": FORMAT_VERSION, "identity": identity}
+            write_atomically(stage / STAGE, json.dumps(content, indent=2).encode() + b"\n")
+            return
+    found = json.loads((stage / STAGE).read_bytes())["identity"]
+    if found != identity:
+        raise FinetuneError(
+            f"{stage} holds another stage ({_difference(found, identity)}): choose another folder, or give "
+            f"what it was begun with."
+        )
+
+
+def _difference(found: dict[str, Any], given: dict[str, Any]) -> str:
+    """What differs first, in words."""
+    for name in ("model", "factors", "text"):
+        if found[name] != given[name]:
+            return f"its {name} was another"
+    theirs, ours = found["settings"], given["settings"]
+    name = next(name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name))
+    return f"{name} was {theirs.get(name)}, now {ours.get(name)}"
+
+
+def _set_up(
+    trainer: StageTrainer,
+    loaded: LoadedModel,
+    model: Any,
+    factors: RescaleFactors,
+    packer: Packer,
+    check: CheckBatch,
+) -> None:
+    """Tell the trainer what is this stage's own."""
+    settings = trainer.settings
+    trainer.packer, trainer.check, trainer.progress = packer, check, Progress()
+
+    def installed_digest() -> str:
+        rotary = find_installed(loaded.model)
+        held = None if rotary is None else rotary.factors
+        if held is None:
+            return NO_FACTORS
+        return factors_digest(factors if held is check.short else held)  # the last batch may be a short one
+
+    def write_model(folder: Path) -> None:
+        if settings.lora is None:
+            _write_plain(loaded, factors, folder, settings)
+        else:
+            adapters.write_adapter(model, folder)
+
+    def reload(folder: Path, trained: list[float]) -> None:
+        if settings.is_sharded:
+            return  # no single process can hold it; its manifest is checked before it is read
+        if settings.lora is None:
+            check.require_reloaded(folder, trained, loaded)
+        else:
+            adapters.read_adapter(model, folder)
+            check.require_same_scores(check.evaluate(loaded), trained)
+
+    trainer.installed_digest, trainer.write_model, trainer.reload = installed_digest, write_model, reload
+
+
+def _go_on(trainer: StageTrainer, loaded: LoadedModel, model: Any) -> Path | None:
+    """Load the last checkpoint, if there is one, and score the check batch with the evaluator."""
+    complete = checkpoints.complete_checkpoints(trainer.stage)
+    if not complete:
+        trainer.evaluated = trainer.check.evaluate(loaded)
+        return None
+    last = complete[-1]
+    checkpoints.check_manifest(last)
+    place = checkpoints.read_json(last / checkpoints.PROGRESS)
+    trainer.progress.losses, trainer.progress.seconds = place["losses"], place["seconds"]
+    trainer.packer.load_state_dict(place["packer"])
+    trainer.num_done = checkpoints.step_of(last)
+    if trainer.settings.is_sharded:
+        trainer.evaluated = place["check"]  # the weights are there only once they are spread
+        return last
+    if trainer.settings.lora is None:
+        dtype = str(loaded.model.dtype).removeprefix("torch.")
+        # Through transformers, which may name weights in files otherwise than in memory.
+        loaded.model.load_state_dict(load_model(last, dtype=dtype).model.state_dict())
+    else:
+        adapters.read_adapter(model, last)
+    trainer.evaluated = trainer.check.evaluate(loaded)
+    return last
+
+
+# ---------------------------------------------------------------- after the last step
+
+
+def _finish(
+    trainer: StageTrainer,
+    loaded: LoadedModel,
+    model: Any,
+    factors: RescaleFactors,
+    identity: dict[str, Any],
+) -> FinetuneResult:
+    """The tuned model and the result, on the disk."""
+    settings, stage = trainer.settings, trainer.stage
+    trained = trainer.check_layout()
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped) if settings.is_sharded else None
+    if settings.lora is not None:
+        adapters.merge_adapter(model)
+
+    def write(folder: Path) -> None:
+        _write_plain(loaded, factors, folder, settings, weights=whole)
+        trainer.check.require_reloaded(folder, trained, loaded)
+
+    checkpoints.saving(stage, MODEL, trainer.ranks, write=write)
+    with trainer.ranks.together(), checkpoints.one_line_errors(stage / RESULT):
+        if trainer.ranks.is_first:
+            result = {
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
+                "identity": identity,
+                "losses": trainer.progress.losses,
+                "seconds": trainer.progress.seconds,
+                "num_tokens": settings.num_steps * settings.batch_size * settings.length,
+                "checkpoint": checkpoints.checkpoint_name(settings.num_steps),
+            }
+            write_atomically(stage / RESULT, json.dumps(result, indent=2).encode() + b"\n")
+    return _read_result(stage)
+
+
+def _read_result(stage: Path) -> FinetuneResult:
+    result = json.loads((stage / RESULT).read_bytes())
+    return FinetuneResult(
+        losses=tuple(result["losses"]),
+        seconds=result["seconds"],
+        num_tokens=result["num_tokens"],
+        checkpoint=stage / result["checkpoint"],
+        model_folder=stage / MODEL,
+        factors=RescaleFactors.load(stage / MODEL / "factors.json"),
+    )
+
+
+def _write_plain(
+    loaded: LoadedModel,
+    factors: RescaleFactors,
+    folder: Path,
+    settings: FinetuneSettings,
+    *,
+    weights: dict[str, Any] | None = None,
+) -> None:
+    """A checkpoint that transformers reads, with its factors beside it; `weights` where they lay in parts."""
+    loaded.model.save_pretrained(folder, state_dict=weights)
+    loaded.tokenizer.save_pretrained(folder)
+    tuned = {
+        "from_model": loaded.name,
+        "from_weights_sha256": loaded.weights_sha256,
+        **settings.model_dump(mode="json", include={"length", "num_steps", "batch_size", "learning_rate"}),
+    }
+    made = factors.provenance
+    # The tuned weights are those that these factors hold for from now on.
+    now = None if weights is not None else hash_weights(loaded.model)
+    made = replace(made, weights_sha256=now, settings={**made.settings, "tuned": tuned})
+    factors.replace(provenance=made).save(folder / "factors.json")
+
+
+def _put_right(model: Any) -> None:
+    """What Trainer and accelerate leave on a model."""
+    if hasattr(model, "activation_checkpointing_disable"):
+        model.activation_checkpointing_disable()
+    model.__dict__.pop("_original_forward", None)
+    model.__dict__.pop("_is_accelerate_prepared", None)
+    model.zero_grad(set_to_none=True)
+    model.eval()

@@ -1,0 +1,276 @@
+"""A stage from its beginning to its end: what comes out, resuming, killing, other stages, full disks."""
+
+import json
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+
+import kills
+import pytest
+import torch
+from stages import (
+    LENGTH,
+    load,
+    make_documents,
+    make_factors,
+    make_settings,
+    same_weights,
+    train,
+    weights,
+)
+
+from ropewalk.errors import DataError, FinetuneError, ModelError, SettingError
+from ropewalk.factors import RescaleFactors
+from ropewalk.finetune.train import finetune
+from ropewalk.models.install import find_installed
+from ropewalk.text.training import ListStream
+
+
+class Stopped(Exception):  # noqa: N818
+    pass
+
+
+def stop_after(step):
+    def on_step(progress):
+        if progress.step == step:
+            raise Stopped
+
+    return on_step
+
+
+def test_a_stage_learns_and_leaves_a_plain_model(tiny_model_folder, tmp_path):
+    steps = []
+    result = train(tiny_model_folder, tmp_path / "stage", num_steps=12, save_every=6, on_step=steps.append)
+    assert len(result.losses) == 12
+    assert result.losses[-1] < result.losses[0] - 0.2
+    assert [p.step for p in steps] == list(range(1, 13))
+    assert steps[-1].num_tokens == result.num_tokens == 12 * 2 * LENGTH
+    assert result.checkpoint == tmp_path / "stage" / "checkpoint-12"
+    assert same_weights(result.checkpoint, result.model_folder)
+    assert not same_weights(tiny_model_folder, result.model_folder)
+
+    base = json.loads((tiny_model_folder / "config.json").read_text())
+    tuned = json.loads((result.model_folder / "config.json").read_text())
+    assert tuned == base  # its RoPE too: the factors beside it say how it is read
+    assert RescaleFactors.load(result.model_folder / "factors.json") == result.factors
+    reloaded = load(result.model_folder)
+    assert result.factors.provenance.weights_sha256 == reloaded.weights_sha256
+    reloaded.warn_if_other_weights(result.factors)  # a warning would be an error
+
+
+def test_the_model_is_left_without_factors_and_in_order(tiny_model_folder, tmp_path):
+    loaded = load(tiny_model_folder)
+    before = set(loaded.model.__dict__)
+    factors = make_factors(loaded)
+    finetune(loaded, factors, ListStream(make_documents()), make_settings(), tmp_path / "stage")
+    assert find_installed(loaded.model) is None
+    assert set(loaded.model.__dict__) == before
+    assert not loaded.model.training
+    assert loaded.model.config.use_cache is True
+    assert all("forward" not in vars(module) for module in loaded.model.modules())
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": {"rank": 4, "dropout": 0.1}}, {"mixed_window": True}])
+def test_going_on_gives_the_same_bits(tiny_model_folder, tmp_path, changes):
+    whole = train(tiny_model_folder, tmp_path / "whole", num_steps=5, **changes)
+    for step in (1, 3):  # before the first checkpoint, and after it
+        with pytest.raises(Stopped):
+            train(tiny_model_folder, tmp_path / "cut", num_steps=5, on_step=stop_after(step), **changes)
+    resumed = train(tiny_model_folder, tmp_path / "cut", num_steps=5, **changes)
+    assert resumed.losses == whole.losses
+    assert same_weights(resumed.model_folder, whole.model_folder)
+
+
+def test_a_stage_that_is_done_is_given_back(tiny_model_folder, tmp_path):
+    first = train(tiny_model_folder, tmp_path / "stage")
+    again = train(tiny_model_folder, tmp_path / "stage", on_step=stop_after(1))
+    assert again == first
+
+
+def test_a_stage_killed_after_its_last_step_is_finished(tiny_model_folder, tmp_path):
+    whole = train(tiny_model_folder, tmp_path / "whole")
+    train(tiny_model_folder, tmp_path / "cut")
+    for name in ("result.json", "model/model.safetensors", "model/manifest.json"):
+        (tmp_path / "cut" / name).unlink()
+    resumed = train(tiny_model_folder, tmp_path / "cut", on_step=stop_after(1))
+    assert resumed.losses == whole.losses
+    assert same_weights(resumed.model_folder, whole.model_folder)
+
+
+def test_old_checkpoints_go_when_the_new_one_is_whole(tiny_model_folder, tmp_path):
+    train(tiny_model_folder, tmp_path / "stage", num_steps=5, save_every=1, keep_checkpoints=3)
+    found = sorted(path.name for path in (tmp_path / "stage").glob("checkpoint-*"))
+    assert found == ["checkpoint-3", "checkpoint-4", "checkpoint-5"]
+    assert not list((tmp_path / "stage").glob(".*"))
+
+
+def test_no_file_is_a_pickle(tiny_model_folder, tmp_path):
+    for name, lora in (("full", None), ("lora", {"rank": 2})):
+        train(tiny_model_folder, tmp_path / name, lora=lora)
+    files = [
+        path for path in tmp_path.rglob("*") if path.is_file() and tmp_path / "tiny-model" not in path.parents
+    ]
+    assert len(files) > 40
+    for path in files:
+        assert path.suffix in (".json", ".safetensors", ".md"), path
+        assert not zipfile.is_zipfile(path), path
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+
+
+def test_no_pickle_is_read_or_written(tiny_model_folder, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a pickle")
+
+    for owner, name in (
+        (torch, "save"),
+        (torch, "load"),
+        (pickle, "dump"),
+        (pickle, "load"),
+        (pickle, "loads"),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(Stopped):
+        train(tiny_model_folder, tmp_path / "stage", on_step=stop_after(3))
+    train(tiny_model_folder, tmp_path / "stage")
+
+
+# ---------------------------------------------------------------- killed, full, damaged
+
+
+def test_killed_while_it_saves(tiny_model_folder, tmp_path):
+    command = [sys.executable, kills.__file__, str(tiny_model_folder), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert ended == dict.fromkeys(kills.MOMENTS, signal.SIGKILL), done.stderr
+    whole = train(tiny_model_folder, tmp_path / "whole", **kills.CHANGES)
+    for moment in kills.MOMENTS:
+        stage, steps = tmp_path / moment, []
+        if "removed" not in moment:
+            assert list(stage.glob(".partial-*")), f"nothing was half done {moment}"
+        resumed = train(tiny_model_folder, stage, on_step=steps.append, **kills.CHANGES)
+        assert len(steps) < 3, f"it began anew when killed {moment}"
+        assert resumed.losses == whole.losses, moment
+        assert same_weights(resumed.model_folder, whole.model_folder), moment
+        assert not list(stage.glob(".*")), moment
+
+
+@pytest.mark.parametrize("limit", [4000, 60_000])
+def test_a_full_disk_keeps_the_last_checkpoint(tiny_model_folder, tmp_path, limit):
+    """A limit on the size of a file, which the system reports as it does a full disk."""
+
+    def fill(progress):
+        if progress.step == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(FinetuneError, match=r"checkpoint-4 can't be written: .*go on") as caught:
+            train(tiny_model_folder, tmp_path / "stage", on_step=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    left = sorted(path.name for path in (tmp_path / "stage").iterdir())
+    assert left == ["checkpoint-2", "stage.json"]
+    resumed = train(tiny_model_folder, tmp_path / "stage")
+    assert resumed.losses == train(tiny_model_folder, tmp_path / "whole").losses
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "progress.json", "manifest.json", "extra.pt"])
+def test_a_damaged_checkpoint_is_not_read(tiny_model_folder, tmp_path, name):
+    with pytest.raises(Stopped):
+        train(tiny_model_folder, tmp_path / "stage", on_step=stop_after(3))
+    file = tmp_path / "stage" / "checkpoint-2" / name
+    content = bytearray(file.read_bytes()) if file.exists() else bytearray(b"never written")
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FinetuneError, match=r"checkpoint-2 (is damaged|has no whole)"):
+        train(tiny_model_folder, tmp_path / "stage")
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+def test_a_folder_of_another_stage_is_refused(tiny_model_folder, tmp_path):
+    stage = tmp_path / "stage"
+    with pytest.raises(Stopped):
+        train(tiny_model_folder, stage, on_step=stop_after(3))
+    with pytest.raises(FinetuneError, match=r"another stage \(learning_rate was 0.01, now 0.02\)"):
+        train(tiny_model_folder, stage, learning_rate=0.02)
+    with pytest.raises(FinetuneError, match="its text was another"):
+        train(tiny_model_folder, stage, documents=make_documents(seed=1))
+    with pytest.raises(FinetuneError, match="its factors was another"):
+        train(tiny_model_folder, stage, factors=make_factors(load(tiny_model_folder), 192))
+    other = load(stage / "checkpoint-2")
+    with pytest.raises(FinetuneError, match="its model was another"):
+        finetune(other, make_factors(other), ListStream(make_documents()), make_settings(), stage)
+    train(tiny_model_folder, stage, save_every=1, keep_checkpoints=1, gradient_checkpointing=False)
+
+
+def test_a_folder_with_other_files_is_refused(tiny_model_folder, tmp_path):
+    with pytest.raises(FinetuneError, match=r"holds other files \(config.json"):
+        train(tiny_model_folder, tiny_model_folder)
+
+
+def test_a_text_that_ends_too_early(tiny_model_folder, tmp_path):
+    loaded = load(tiny_model_folder)
+    stream = ListStream(make_documents(), num_rounds=1)
+    with pytest.raises(DataError, match="ended after 6 documents"):
+        finetune(loaded, make_factors(loaded), stream, make_settings(num_steps=50), tmp_path / "stage")
+    assert (tmp_path / "stage" / "checkpoint-2").is_dir()
+
+
+def test_segments_beyond_the_factors_are_refused(tiny_model_folder, tmp_path):
+    with pytest.raises(SettingError, match="length is 200 tokens, but the factors reach 128"):
+        train(tiny_model_folder, tmp_path / "stage", length=200)
+
+
+def test_half_precision_weights_are_refused(tiny_model_folder, tmp_path):
+    loaded = load(tiny_model_folder, dtype="bfloat16")
+    with pytest.raises(ModelError, match="load it in float32"):
+        finetune(
+            loaded, make_factors(loaded), ListStream(make_documents()), make_settings(), tmp_path / "stage"
+        )
+
+
+def test_mixed_windows_need_segments_beyond_the_window(tiny_model_folder, tmp_path):
+    with pytest.raises(SettingError, match="longer than the original window of 64"):
+        train(tiny_model_folder, tmp_path / "stage", mixed_window=True, length=64)
+
+
+def test_a_logger_that_is_not_installed_is_one_line(tiny_model_folder, tmp_path):
+    with pytest.raises(SettingError, match="can't be set up"):
+        train(tiny_model_folder, tmp_path / "stage", report_to=["comet_ml"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(tiny_model_folder, tmp_path):
+    with pytest.raises(FinetuneError, match=r"(The loss is (nan|inf) at step|nan nats a token)"):
+        train(tiny_model_folder, tmp_path / "stage", learning_rate=1e30, save_every=50, num_steps=20)
+
+
+# ---------------------------------------------------------------- precision and adapters
+
+
+def test_bf16_after_float32_in_one_process(tiny_model_folder, tmp_path):
+    exact = train(tiny_model_folder, tmp_path / "exact")
+    half = train(tiny_model_folder, tmp_path / "half", precision="bf16")
+    assert half.losses != exact.losses
+    assert half.losses == pytest.approx(exact.losses, abs=0.1)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(half.model_folder).values())
+
+
+def test_an_adapter_trains_its_targets_and_is_merged(tiny_model_folder, tmp_path):
+    result = train(tiny_model_folder, tmp_path / "stage", lora={"rank": 2, "target_modules": ["q_proj"]})
+    assert (result.checkpoint / "adapter_model.safetensors").is_file()
+    assert not (result.checkpoint / "model.safetensors").exists()
+    before, after = weights(tiny_model_folder), weights(result.model_folder)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"model.layers.{i}.self_attn.q_proj.weight" for i in (0, 1)}
+
+
+def test_an_adapter_without_a_target_is_refused(tiny_model_folder, tmp_path):
+    with pytest.raises(SettingError, match="lora can't be put into this model"):
+        train(tiny_model_folder, tmp_path / "stage", lora={"target_modules": ["no_such"]})
