@@ -15,7 +15,7 @@ piece, which keeps pieces from seeing each other. All longer documents are packe
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -150,7 +150,7 @@ class Packer:
         if (start, stop) == (0, len(document.ids)):
             return document
         counts = None if document.counts is None else document.counts[start:stop]
-        return TrainingDocument(ids=document.ids[start:stop], counts=counts, source=document.source)
+        return replace(document, ids=document.ids[start:stop], counts=counts)
 
     def _build(self, lane: "_Lane") -> Segment:
         """A full lane's pieces as tensors; the lane is empty afterwards."""
@@ -327,7 +327,13 @@ class _Lane:
         return len(self._rows) > self._num_rows
 
     def take(self, piece: _Piece) -> _Piece | None:
-        """Fill the current row; what does not fit is given back."""
+        """Fill the current row; what does not fit is given back, a whole document to begin the next row."""
+        num_needed = piece.stop - piece.start + self._ends
+        if piece.document.whole and piece.start == 0 and self._room < num_needed <= self.length:
+            self._rows.append([])
+            self._room = self.length
+            if self.is_full:
+                return piece
         num_taken = min(piece.stop - piece.start, self._room - self._ends)
         if num_taken > 0:
             self._rows[-1].append(_Piece(piece.document, piece.origin, piece.start, piece.start + num_taken))
