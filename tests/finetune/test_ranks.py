@@ -21,7 +21,7 @@ def told(tmp_path_factory, tiny_tokenizer):
     make_tiny_model(tiny_tokenizer).save_pretrained(folder / "model")
     tiny_tokenizer.save_pretrained(folder / "model")
     command = [sys.executable, two_ranks.__file__, str(folder / "model"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 

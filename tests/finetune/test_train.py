@@ -143,7 +143,7 @@ def test_no_pickle_is_read_or_written(tiny_model_folder, tmp_path, monkeypatch):
 
 def test_killed_while_it_saves(tiny_model_folder, tmp_path):
     command = [sys.executable, kills.__file__, str(tiny_model_folder), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     ended = json.loads(done.stdout.splitlines()[-1])
     assert ended == dict.fromkeys(kills.MOMENTS, signal.SIGKILL), done.stderr
     whole = train(tiny_model_folder, tmp_path / "whole", **kills.CHANGES)
@@ -244,6 +244,11 @@ def test_mixed_windows_need_segments_beyond_the_window(tiny_model_folder, tmp_pa
 def test_a_logger_that_is_not_installed_is_one_line(tiny_model_folder, tmp_path):
     with pytest.raises(SettingError, match="can't be set up"):
         train(tiny_model_folder, tmp_path / "stage", report_to=["comet_ml"])
+
+
+def test_sharing_out_in_one_process_is_one_line(tiny_model_folder, tmp_path):
+    with pytest.raises(SettingError, match="only works in distributed training"):
+        train(tiny_model_folder, tmp_path / "stage", parallel={"fsdp": True})
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage(tiny_model_folder, tmp_path):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.tensor import DTensor
+
 from ropewalk.errors import FinetuneError, ModelError, SettingError
 from ropewalk.factors import RescaleFactors
 from ropewalk.files import write_atomically
@@ -247,7 +249,7 @@ def _set_up(
             adapters.write_adapter(model, folder)
 
     def reload(folder: Path, trained: list[float]) -> None:
-        if settings.is_sharded:
+        if trainer.is_sharded:
             return  # no single process can hold it; its manifest is checked before it is read
         if settings.lora is None:
             check.require_reloaded(folder, trained, loaded)
@@ -270,7 +272,7 @@ def _go_on(trainer: StageTrainer, loaded: LoadedModel, model: Any) -> Path | Non
     trainer.progress.losses, trainer.progress.seconds = place["losses"], place["seconds"]
     trainer.packer.load_state_dict(place["packer"])
     trainer.num_done = checkpoints.step_of(last)
-    if trainer.settings.is_sharded:
+    if trainer.is_sharded:
         trainer.evaluated = place["check"]  # the weights are there only once they are spread
         return last
     if trainer.settings.lora is None:
@@ -296,7 +298,7 @@ def _finish(
     """The tuned model and the result, on the disk."""
     settings, stage = trainer.settings, trainer.stage
     trained = trainer.check_layout()
-    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped) if settings.is_sharded else None
+    whole = _whole_weights(trainer) if trainer.is_sharded else None
     if settings.lora is not None:
         adapters.merge_adapter(model)
 
@@ -318,6 +320,14 @@ def _finish(
             }
             write_atomically(stage / RESULT, json.dumps(result, indent=2).encode() + b"\n")
     return _read_result(stage)
+
+
+def _whole_weights(trainer: StageTrainer) -> dict[str, Any]:
+    """What lies in parts, put together; every process calls this, and the first one gets it."""
+    parts = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # FSDP2's are still spread; what is gathered has no memory of its own until it is copied.
+    whole = {name: part.full_tensor() if isinstance(part, DTensor) else part for name, part in parts.items()}
+    return {name: tensor.cpu().clone() for name, tensor in whole.items()} if trainer.ranks.is_first else {}
 
 
 def _read_result(stage: Path) -> FinetuneResult:

@@ -66,6 +66,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         installed_digest: SHA-256 of the factors that the model is turned by now.
         write_model: writes what the model is now (or its adapter) into a folder.
         reload: scores a checkpoint that was just written, given what the trainer scores.
+        recomputed: whether `models.recompute` sees to the layers.
         num_done: steps that were done before this start.
     """
 
@@ -79,7 +80,13 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     installed_digest: Callable[[], str]
     write_model: Callable[[Path], None]
     reload: Callable[[Path, list[float]], None]
+    recomputed: bool = False
     num_done: int = 0
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights and optimizer lie in parts on several processes, whoever asked for it."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # ---------------------------------------------------------------- data
 
@@ -104,8 +111,9 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """On a processor with attention whose backward pass for grouped heads is the faster one."""
         trains_here = self.args.device.type == "cpu" and torch.is_grad_enabled()
-        layerwise = self.args.activation_checkpointing  # transformers' own would miss it the second time
-        with DifferentiableAttention() if trains_here and not layerwise else nullcontext():
+        # Others' checkpointing would run the layers a second time without it.
+        suits = self.recomputed or not (self.settings.gradient_checkpointing or self.is_sharded)
+        with DifferentiableAttention() if trains_here and suits else nullcontext():
             return super().compute_loss(*args, **kwargs)
 
     def check_layout(self) -> list[float]:
@@ -129,7 +137,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         trained = self.check_layout()
 
         def write(folder: Path) -> None:
-            if not self.settings.is_sharded:
+            if not self.is_sharded:
                 self._write_states(folder)
             self.state.save_to_json(str(folder / "trainer_state.json"))
             place = {**self.progress.as_dict(), "check": trained, "packer": self.packer.state_dict()}
@@ -141,7 +149,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             name,
             self.ranks,
             write=write,
-            write_own=self._write_shard if self.settings.is_sharded else self._write_generators,
+            write_own=self._write_shard if self.is_sharded else self._write_generators,
         )
         with self.ranks.together():
             if self.ranks.is_first:
@@ -165,11 +173,11 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Whole weights were loaded before the model was wrapped."""
-        if self.settings.is_sharded:
+        if self.is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.settings.is_sharded:
+        if checkpoint is None or self.is_sharded:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         checkpoints.read_optimizer(Path(checkpoint), self.optimizer)
@@ -254,8 +262,14 @@ def make_trainer(
         raise
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
         raise SettingError(f"Training can't be set up so: {' '.join(str(error).split())}") from error
+    if settings.is_sharded and not trainer.is_sharded:
+        raise SettingError(
+            f"parallel asks for {' and '.join(settings.parallel)}, but accelerate does not share out weights "
+            f"here ({arguments.world_size} processes on {arguments.device}): leave it out, or launch on "
+            f"several devices."
+        )
     model.config.use_cache = uses_cache  # the configuration is saved with the weights
-    trainer.settings, trainer.stage = settings, stage
+    trainer.settings, trainer.stage, trainer.recomputed = settings, stage, recomputed
     trainer.ranks = Ranks(arguments.device)
     trainer.model_accepts_loss_kwargs = True  # `finetune.loss` does, whatever the family says
     trainer.remove_callback(PrinterCallback)
