@@ -16,6 +16,7 @@ ORDER = [
     "outside",
     "geometry",
     "factors",
+    "factor_set",
     "rope",
     "models",
     "text",
