@@ -22,6 +22,7 @@ ORDER = [
     "text",
     "evaluate",
     "search",
+    "readjust",
     "testing",
     "run_folder",
     "report",

@@ -169,6 +169,15 @@ class RescaleFactors:
                 f"model; search factors for this model, or correct its window with --original-length."
             )
 
+    def as_values(self) -> dict[str, Any]:
+        """The numbers that the model turns by, without geometry and provenance, as JSON values."""
+        return {
+            "target_length": self.target_length,
+            "rescale_factors": [list(row) for row in self.rescale_factors],
+            "num_start_tokens": self.num_start_tokens,
+            "attention_factor": self.attention_factor,
+        }
+
     def as_document(self) -> dict[str, Any]:
         """What the file holds, as JSON values."""
         rows = self.rescale_factors

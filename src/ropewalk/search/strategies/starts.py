@@ -10,10 +10,15 @@ from ropewalk.search.space import Candidate, SearchSpace
 def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candidate]:
     """Each scheme's nearest candidate, with n-hat 0; those that coincide come once.
 
+    For readjustment, what the model turns by at its longest comes first. Within the trained window every
+    scheme leaves each pair alone, so that the search begins at the better of the two ends.
+
     Raises:
         SettingError: no such scheme.
     """
     found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in schemes]
+    if space.longer is not None:
+        found.insert(0, space.snap(space.longer))
     return list(dict.fromkeys(found))
 
 
