@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 ORDER = [
     "errors",
     "files",
+    "lengths",
     "outside",
     "geometry",
     "factors",
@@ -26,6 +27,8 @@ ORDER = [
     "testing",
     "run_folder",
     "report",
+    "recipe",
+    "pipeline",
     "cli",
 ]
 

@@ -9,6 +9,7 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.output import result, result_json, say, table
 from ropewalk.errors import FactorsError, SettingError
+from ropewalk.lengths import parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
@@ -146,7 +147,7 @@ def _from_csv(path: Path, geometry: "RopeGeometry", target_length: str | None) -
 
     if target_length is None:
         raise SettingError(f"{path} does not say which length it was made for: give --target-length.")
-    target = options.parse_length(target_length, geometry.original_length, "The target length")
+    target = parse_length(target_length, geometry.original_length, "The target length")
     return load_factors(path, geometry=geometry, target_length=target)
 
 

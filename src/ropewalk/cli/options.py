@@ -1,6 +1,5 @@
 """Options that several verbs share, and how their text becomes values."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ropewalk.errors import SettingError
+from ropewalk.lengths import parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
@@ -67,24 +67,6 @@ OriginalLength = Annotated[
 FullAttention = Annotated[
     bool, typer.Option("--full-attention", help="Lift sliding windows that are shorter than the target.")
 ]
-
-
-def parse_length(text: str, original_length: int, what: str = "A length") -> int:
-    """`8x` (times the window), `32768` or `32k` (x 1024) as tokens.
-
-    Raises:
-        SettingError: none of these, or not above 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([xXkK]?)\s*", text)
-    tokens = 0.0
-    if match:
-        unit = {"x": original_length, "k": 1024, "": 1}[match[2].lower()]
-        tokens = float(match[1]) * unit
-    if not match or tokens < 1 or tokens != int(tokens):
-        raise SettingError(
-            f"{what} is {text!r}, but must be tokens (32768 or 32k) or a multiple of the window (8x)."
-        )
-    return int(tokens)
 
 
 def parse_lengths(text: str, original_length: int) -> list[int]:
