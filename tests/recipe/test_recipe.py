@@ -1,5 +1,6 @@
 import pytest
 
+from ropewalk.evaluate.intervals import wilson
 from ropewalk.recipe.document import read_document, with_changes
 from ropewalk.recipe.mistakes import RecipeError
 from ropewalk.recipe.recipe import load_recipe, parse_recipe, recipe_text, shipped_recipes
@@ -134,6 +135,8 @@ def test_a_wrong_set_is_named_by_itself():
         ("stages.second.serve_with=vlm", "it should be 'any', 'transformers'"),
         ("stages.second.strategy=genetic", "no strategy 'genetic'"),
         ("search.start_tokens=search", "it"),
+        ("stages.second.strategy_settings={learning_rat: 1}", "(do you mean 'learning_rate'?)"),
+        ("stages.second.strategy_settings={learning_rate: -1}", "learning rate is -1"),
         ("data=null", "no text to train on"),
         ("text.search=./books", "report names no others"),
         ("text={search: ./books, report: ./books}", "both searched in and reported on"),
@@ -184,7 +187,9 @@ def test_shipped_recipes_check_themselves(name):
 
 
 def test_what_ships():
-    assert set(shipped_recipes()) >= {"any-model-8x", "scale-model-quick"}
+    assert set(shipped_recipes()) == {
+        "any-model-8x", "llama2-7b-2048k", "mistral-7b-2048k", "scale-model-512x", "scale-model-quick",
+    }  # fmt: skip
     assert not any(isinstance(stage, FinetuneStage) for stage in load_recipe("any-model-8x").stages)
 
 
@@ -194,3 +199,29 @@ def test_a_name_that_is_none_suggests_the_nearest(tmp_path):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="no UTF-8"):
         load_recipe(str(tmp_path / "binary.yaml"))
+
+
+@pytest.mark.parametrize(("name", "length"), [("llama2-7b-2048k", 131072), ("mistral-7b-2048k", 16384)])
+def test_the_paper_s_numbers(name, length):
+    recipe = load_recipe(name)
+    recipe = recipe.resolved(recipe.model.original_length)
+    tunings = [stage for stage in recipe.stages if isinstance(stage, FinetuneStage)]
+    assert [(stage.num_steps, stage.length) for stage in tunings] == [
+        (400, length),
+        (600, 2 * length if length > 16384 else length),
+    ]
+    settings = recipe.finetune_settings(tunings[0])
+    batch = {"llama2-7b-2048k": (32, 2e-5, "linear"), "mistral-7b-2048k": (64, 1e-6, "constant")}[name]
+    assert (settings.batch_size, settings.learning_rate, settings.schedule) == batch
+    searches = [stage for stage in recipe.stages if isinstance(stage, SearchStage)]
+    assert [stage.length for stage in searches] == [128 * 1024, 256 * 1024, 2048 * 1024]
+    chosen = SearchSettings.choose(**searches[0].said())
+    assert (chosen.num_evaluations, chosen.start_tokens, chosen.space) == (1344, "search", "full")
+    assert recipe.stages[6].lengths == (4096, 8192)
+
+
+def test_the_way_to_512x():
+    recipe = load_recipe("scale-model-512x", window=256).resolved(256)
+    last = [stage for stage in recipe.stages if isinstance(stage, SearchStage)][-1]
+    assert (last.length, last.num_documents, last.num_stop_documents, last.budget) == (131072, 2, 0, 12)
+    assert wilson(27, 30)[0] >= recipe.accept.passkey[0].at_least > wilson(26, 30)[0]

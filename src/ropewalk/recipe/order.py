@@ -1,10 +1,10 @@
 """Whether a recipe's stages can follow one another: what each needs from those before it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, SettingError
 from ropewalk.lengths import parse_length
 from ropewalk.recipe.document import Path
 from ropewalk.recipe.mistakes import suggest
@@ -106,10 +106,24 @@ def _settings(recipe: "Recipe", stage: Any, at: Path) -> Found:
     try:
         said = {name: shared[name] if own[name] is None else own[name] for name in own}
         chosen = SearchSettings.choose(**said)
-        strategy_class(chosen.strategy)
+        _check_strategy(chosen)
         objective_maker(chosen.objective)
     except RopewalkError as error:
         yield at, str(error)
+
+
+def _check_strategy(chosen: SearchSettings) -> None:
+    """The strategy's own settings, as far as they can be checked without a task."""
+    settings = strategy_class(chosen.strategy).Settings
+    known = [entry.name for entry in fields(settings)]
+    for key in chosen.strategy_settings:
+        if key not in known:
+            near = suggest(key, known)
+            raise SettingError(
+                f"the strategy {chosen.strategy} has no setting {key!r}{near}; it takes "
+                f"{', '.join(known) or 'none'}"
+            )
+    settings(**chosen.strategy_settings)
 
 
 def _take(walk: _Walk, name: str | None, at: Path) -> Found:
