@@ -13,18 +13,23 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 ORDER = [
     "errors",
     "files",
+    "lengths",
     "outside",
     "geometry",
     "factors",
+    "factor_set",
     "rope",
     "models",
     "text",
     "evaluate",
     "search",
     "finetune",
+    "readjust",
     "testing",
     "run_folder",
     "report",
+    "recipe",
+    "pipeline",
     "cli",
 ]
 

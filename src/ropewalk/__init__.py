@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
     from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.factor_set import FactorSet
     from ropewalk.factors import RescaleFactors, load_factors
     from ropewalk.geometry import RopeGeometry
     from ropewalk.models.install import install, installed, uninstall
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EvalRecord": "ropewalk.evaluate.records",
+    "FactorSet": "ropewalk.factor_set",
     "LoadedModel": "ropewalk.models.load",
     "RescaleFactors": "ropewalk.factors",
     "RopeGeometry": "ropewalk.geometry",
@@ -50,6 +52,7 @@ _HOMES = {
 
 __all__ = [
     "EvalRecord",
+    "FactorSet",
     "LoadedModel",
     "RescaleFactors",
     "RopeGeometry",

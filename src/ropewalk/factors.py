@@ -8,7 +8,7 @@ for, how it was made, and its format's version.
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,9 @@ from ropewalk.files import write_atomically
 from ropewalk.geometry import RopeGeometry
 
 FORMAT = "ropewalk.factors"
-FORMAT_VERSION = 1
+SET_FORMAT = "ropewalk.factor-set"
+FORMATS = (FORMAT, SET_FORMAT)
+FORMAT_VERSION = 1  # of both
 LARGEST_FILE_BYTES = 64 * 2**20
 
 # Whether new factors replace the scaling that a model carries, or are multiplied onto it.
@@ -167,10 +169,19 @@ class RescaleFactors:
                 f"model; search factors for this model, or correct its window with --original-length."
             )
 
-    def to_json(self) -> str:
-        """One versioned object; floats are written so that they read back bit for bit."""
+    def as_values(self) -> dict[str, Any]:
+        """The numbers that the model turns by, without geometry and provenance, as JSON values."""
+        return {
+            "target_length": self.target_length,
+            "rescale_factors": [list(row) for row in self.rescale_factors],
+            "num_start_tokens": self.num_start_tokens,
+            "attention_factor": self.attention_factor,
+        }
+
+    def as_document(self) -> dict[str, Any]:
+        """What the file holds, as JSON values."""
         rows = self.rescale_factors
-        document = {
+        return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "geometry": self.geometry.as_dict(),
@@ -181,7 +192,10 @@ class RescaleFactors:
             "attention_factor": self.attention_factor,
             "provenance": dataclasses.asdict(self.provenance),
         }
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+    def to_json(self) -> str:
+        """One versioned object; floats are written so that they read back bit for bit."""
+        return json.dumps(self.as_document(), indent=2, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all."""
@@ -195,12 +209,26 @@ class RescaleFactors:
             FactorsError: not such a file, of a newer version, truncated, or breaking a rule.
         """
         path = Path(path)
-        return cls.from_json(_read_text(path), str(path))
+        return cls.from_json(read_text(path), str(path))
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "RescaleFactors":
         """As `load`, from text; `source` is named in errors."""
-        document = _parse(text, source)
+        document = parse_document(text, source)
+        if document["format"] == SET_FORMAT:
+            raise FactorsError(
+                f"{source} is a factor set, which holds factors for several lengths, but one was asked for: "
+                f"read it with FactorSet.load, and choose by length."
+            )
+        return cls.from_document(document, source)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any], source: str) -> "RescaleFactors":
+        """As `from_json`, from what was parsed.
+
+        Raises:
+            FactorsError: it breaks a rule.
+        """
         try:
             parsed = _File.model_validate(document)
             geometry = RopeGeometry(**parsed.geometry.model_dump())
@@ -233,7 +261,7 @@ def load_factors(
     Raises:
         FactorsError: neither of the two, or a CSV without `geometry` and `target_length`.
     """
-    text = _read_text(Path(path))
+    text = read_text(Path(path))
     if text.lstrip().startswith(("{", "[")):
         return RescaleFactors.from_json(text, str(path))
     values = _parse_csv(text, str(path))
@@ -309,7 +337,12 @@ def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
             )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A factors file's text, before it is known what it holds.
+
+    Raises:
+        FactorsError: missing, too large, binary, or not readable.
+    """
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise FactorsError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes, so it is no factors file.")
@@ -322,13 +355,22 @@ def _read_text(path: Path) -> str:
         raise FactorsError(f"{path} can't be read: {error.strerror}.") from None
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
-    """The JSON object, once its format and version are known."""
+def parse_document(text: str, source: str) -> dict[str, Any]:
+    """The JSON object, once its version is known to be read here; its format is one of `FORMATS`.
+
+    Raises:
+        FactorsError: not whole JSON, of another format, or of a newer version.
+    """
     try:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise FactorsError(f"{source} is not whole JSON ({error}): make or copy the file again.") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    return check_document(document, source)
+
+
+def check_document(document: Any, source: str) -> dict[str, Any]:
+    """As `parse_document`, of parsed JSON."""
+    if not isinstance(document, dict) or document.get("format") not in FORMATS:
         raise FactorsError(
             f'{source} is JSON, but not a factors file ("format": "{FORMAT}" is missing); '
             f"`ropewalk factors convert` reads a model's configuration."

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.models.load import load_model
 from ropewalk.rope.schemes import scheme_factors
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=100.0, original_length=128, num_layers=2)
@@ -139,3 +141,49 @@ def test_a_missing_folder_is_made(ropewalk, column, model, tmp_path):
         == 0
     )
     assert RescaleFactors.load(out).target_length == 1024
+
+
+@pytest.fixture
+def both(tmp_path):
+    path = tmp_path / "both.json"
+    FactorSet.of([YARN, scheme_factors("pi", GEOMETRY, 256)]).save(path)
+    return path
+
+
+def test_a_set_is_shown_entry_by_entry(ropewalk, both):
+    out = ropewalk("factors", "show", both).out
+    assert out.index("128 to 256 tokens") < out.index("128 to 1024 tokens")
+    records = json.loads(ropewalk("factors", "show", both, "--json").out)["records"]
+    assert [record["target_length"] for record in records] == [256, 1024]
+
+
+def test_a_set_is_checked_whole(ropewalk, both):
+    assert "valid factor set" in ropewalk("factors", "check", both).out
+    document = json.loads(both.read_text())
+    del document["entries"][0]
+    both.write_text(json.dumps(document))
+    ended = ropewalk("factors", "check", both)
+    assert ended.code == 2
+    assert "gap: lengths 1 to 256" in ended.err
+    assert len(ended.err_lines) == 1
+
+
+def test_a_set_is_measured_with_the_entry_of_each_length(ropewalk, model, books, tmp_path):
+    geometry = load_model(model).geometry
+    short, long = (scheme_factors(name, geometry, length) for name, length in (("pi", 256), ("ntk", 512)))
+    FactorSet.of([short, long]).save(tmp_path / "set.json")
+    short.save(tmp_path / "short.json")
+    long.save(tmp_path / "long.json")
+    files = [
+        argument for name in ("set", "short", "long") for argument in ("--factors", tmp_path / f"{name}.json")
+    ]
+    ended = ropewalk(
+        "evaluate", "perplexity", model, *files, "--text", books, "--lengths", "200,400", "--json"
+    )
+    values = {
+        (record["factors"].split("/")[-1], record["length"]): record["value"]
+        for record in json.loads(ended.out)["records"]
+    }
+    assert values["set.json", 200] == values["short.json", 200]
+    assert values["set.json", 400] == values["long.json", 400]
+    assert values["short.json", 200] != values["long.json", 200]

@@ -9,6 +9,7 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.output import result, result_json, say, table
 from ropewalk.errors import FactorsError, SettingError
+from ropewalk.lengths import parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
@@ -25,18 +26,21 @@ ForModel = Annotated[
 
 @app.command()
 def show(file: File, json: options.Json = False) -> None:
-    """Print what a factors file holds: for which geometry, its values, and how it was made.
+    """Print what a factors file (or a factor set) holds: for which geometry, its values, and how it was made.
 
     \b
     Example:
         ropewalk factors show runs/mine/factors.json
     """
-    from ropewalk.factors import RescaleFactors
+    from ropewalk.factor_set import FactorSet
 
-    factors = RescaleFactors.load(file)
+    entries = FactorSet.load(file).entries
     if json:
-        result_json([json_format.loads(factors.to_json())])
-    else:
+        result_json([factors.as_document() for factors in entries])
+        return
+    if len(entries) > 1:
+        result(f"{file} is a factor set; the shortest entry that a sequence fits in serves it.\n")
+    for factors in entries:
         result(_story(str(file), factors))
         result(_table(factors))
 
@@ -55,16 +59,17 @@ def check(
     Example:
         ropewalk factors check runs/mine/factors.json --model scale-model
     """
-    from ropewalk.factors import RescaleFactors
+    from ropewalk.factor_set import FactorSet
 
-    factors = RescaleFactors.load(file)
+    factors = FactorSet.load(file)
     if model is not None:
         factors.require_geometry(_geometry_of(model, revision, original_length), model)
     fits = f", and fits {model}" if model else ""
     if json:
         result_json([{"file": str(file), "valid": True, "fits": model}])
     else:
-        result(f"{file} is a valid factors file{fits}.")
+        kind = "factors file" if len(factors.entries) == 1 else "factor set"
+        result(f"{file} is a valid {kind}{fits}.")
 
 
 @app.command()
@@ -142,7 +147,7 @@ def _from_csv(path: Path, geometry: "RopeGeometry", target_length: str | None) -
 
     if target_length is None:
         raise SettingError(f"{path} does not say which length it was made for: give --target-length.")
-    target = options.parse_length(target_length, geometry.original_length, "The target length")
+    target = parse_length(target_length, geometry.original_length, "The target length")
     return load_factors(path, geometry=geometry, target_length=target)
 
 

@@ -1,7 +1,8 @@
 """The command line: verbs, and what each way of ending looks like.
 
-    0    done                        2    a user's mistake, one line on stderr
-    1    a defect of ours, traceback 130  Ctrl-C; a search says how to go on
+    0    done                        2    a user's mistake, one line on stderr (of a recipe, a line each)
+    1    a defect of ours, traceback 3    a recipe's limit was missed
+                                     130  Ctrl-C; a search or a recipe says how to go on
 
 Only this room reads the command line. Its files import the rooms inside their functions, so that
 `ropewalk --help` answers without loading torch.
@@ -17,7 +18,7 @@ from typing import Annotated
 import typer
 
 from ropewalk import __version__
-from ropewalk.cli import demo, evaluate, factors, inspect, search, text
+from ropewalk.cli import demo, evaluate, extend, factors, inspect, recipe, search, text
 from ropewalk.cli.output import CLOSED_STDOUT_CODE, INTERRUPTED_CODE, complain, say
 from ropewalk.errors import RopewalkError
 
@@ -43,6 +44,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("inspect")(inspect.inspect)
 app.command("search")(search.search)
+app.command("extend")(extend.extend)
+app.add_typer(recipe.app, name="recipe")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(factors.app, name="factors")
 app.add_typer(text.app, name="text")
@@ -61,7 +64,7 @@ def ropewalk(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Extend a language model's context window with searched rescale factors, without training.
+    """Extend a language model's context window with searched rescale factors, with or without training.
 
     \b
     See it work on the bundled model (a few minutes on two cores):
@@ -69,6 +72,8 @@ def ropewalk(
     Extend a model of your own eight times, on text of your own:
         ropewalk search ./my-model --target-length 8x --text ./books --out runs/my-model
         ropewalk evaluate passkey ./my-model --factors runs/my-model/factors.json --lengths 4k,32k
+    Take it all the way, with fine-tuning, by a recipe:
+        ropewalk extend scale-model-quick
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -82,7 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = app(arguments, prog_name="ropewalk", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except RopewalkError as error:
-        return _fail(str(error))
+        return _fail(*getattr(error, "lines", [str(error)]))
     except UsageError as error:
         return _fail(_usage(error))
     except (KeyboardInterrupt, typer.Abort):
@@ -96,8 +101,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> int:
-    complain(message)
+def _fail(*messages: str) -> int:
+    for message in messages:
+        complain(message)
     return USAGE_CODE
 
 

@@ -1,6 +1,5 @@
 """Options that several verbs share, and how their text becomes values."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ropewalk.errors import SettingError
+from ropewalk.lengths import parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
@@ -69,24 +69,6 @@ FullAttention = Annotated[
 ]
 
 
-def parse_length(text: str, original_length: int, what: str = "A length") -> int:
-    """`8x` (times the window), `32768` or `32k` (x 1024) as tokens.
-
-    Raises:
-        SettingError: none of these, or not above 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([xXkK]?)\s*", text)
-    tokens = 0.0
-    if match:
-        unit = {"x": original_length, "k": 1024, "": 1}[match[2].lower()]
-        tokens = float(match[1]) * unit
-    if not match or tokens < 1 or tokens != int(tokens):
-        raise SettingError(
-            f"{what} is {text!r}, but must be tokens (32768 or 32k) or a multiple of the window (8x)."
-        )
-    return int(tokens)
-
-
 def parse_lengths(text: str, original_length: int) -> list[int]:
     """`256,512,8x` as tokens, ascending, each once."""
     lengths = {parse_length(entry, original_length) for entry in text.split(",") if entry.strip()}
@@ -116,14 +98,14 @@ def check_early(schemes: list[str] | None, files: list[Path] | None, text: str |
     Raises:
         RopewalkError: an unknown scheme, an unreadable file, a text that is not there.
     """
-    from ropewalk.factors import RescaleFactors
+    from ropewalk.factor_set import FactorSet
     from ropewalk.rope.schemes import parse_scheme
 
     for scheme in schemes or []:
         parse_scheme(scheme)
     for file in files or []:
         if file.suffix.lower() == ".json" or not file.is_file():
-            RescaleFactors.load(file)
+            FactorSet.load(file)
     if text is not None:
         from ropewalk.text.documents import read_documents
 
@@ -159,9 +141,10 @@ def factors_by_label(
     """Each asked scheme and file as a function from a length to factors; without any, the untouched model.
 
     A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
-    own. Factors are told apart by their label, so a name that was given twice counts once.
+    own, a factor set the entry of each length. Factors are told apart by their label, so a name that was
+    given twice counts once.
     """
-    from ropewalk.factors import load_factors
+    from ropewalk.factor_set import load_set
     from ropewalk.report.comparison import UNTOUCHED, constant, scheme_at_lengths, untouched
 
     own = loaded.description.own_under(base)
@@ -169,10 +152,11 @@ def factors_by_label(
         text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []
     }
     for file in files or []:
-        factors = load_factors(file, geometry=loaded.geometry, target_length=longest)
+        factors = load_set(file, geometry=loaded.geometry, target_length=longest)
         factors.require_geometry(loaded.geometry, loaded.name)
-        loaded.warn_if_other_weights(factors, str(file))
-        labelled[str(file)] = constant(factors)
+        loaded.warn_if_other_weights(factors.longest, str(file))
+        one = len(factors.entries) == 1
+        labelled[str(file)] = constant(factors.longest) if one else factors.for_length
     return labelled or {UNTOUCHED: untouched}
 
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.cli.output import clock, say
 
@@ -25,6 +25,27 @@ def search_progress() -> Iterator[OnTrial]:
     else:
         with _lines() as on_trial:
             yield on_trial
+
+
+@contextmanager
+def step_progress() -> Iterator[Callable[[Any], None]]:
+    """Give a training its `on_step`: a line now and then, and one at the end of each stage."""
+    last_said = time.monotonic()
+
+    def on_step(step: Any) -> None:
+        nonlocal last_said
+        is_last = step.step >= step.num_steps
+        if is_last or time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
+            last_said = time.monotonic()
+            say(step_line(step))
+
+    yield on_step
+
+
+def step_line(step: Any) -> str:
+    """`step 12 of 40 · loss 4.512 · 3:07 min left`."""
+    left = (step.num_steps - step.step) * step.seconds / max(1, step.step)
+    return f"step {step.step} of {step.num_steps} · loss {step.loss:.4f} · {clock(left)} left"
 
 
 def progress_line(progress: "Progress") -> str:

@@ -154,7 +154,7 @@ def search(
         )
         own = description.own_under(base)
         target = options.parse_target(target_length, options.window(description, base))
-        given = {
+        given: dict[str, Any] = {
             "strategy": strategy, "budget": budget, "seed": seed, "serve_with": serve_with, "space": space,
             "num_knots": num_knots, "critical_pair": critical_pair, "monotone": monotone,
             "start_tokens": start_tokens, "attention_factor": attention_factor, "objective": objective,

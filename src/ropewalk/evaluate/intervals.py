@@ -27,6 +27,23 @@ def perplexity_interval(sums: Sequence[NllSum], seed: int) -> tuple[float, float
     return math.exp(low), math.exp(high)
 
 
+def rise_interval(
+    before: Sequence[NllSum], after: Sequence[NllSum], seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Percentile bootstrap of the rise in nats a token, the same documents before and after; None below 3.
+
+    Each drawn document brings both of its sums, so that what makes a document hard cancels out.
+    """
+    assert [entry.num_tokens for entry in before] == [entry.num_tokens for entry in after], "the same tokens"
+    if len(before) < FEWEST_DOCUMENTS:
+        return None, None
+    drawn = np.random.default_rng(seed).integers(len(before), size=(NUM_RESAMPLES, len(before)))
+    rises = np.array([b.nll_sum_nats - a.nll_sum_nats for a, b in zip(before, after, strict=True)])
+    tokens = np.array([entry.num_tokens for entry in before])[drawn].sum(axis=1)
+    low, high = np.quantile(rises[drawn].sum(axis=1) / tokens, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def wilson(found: int, n: int) -> tuple[float, float]:
     """Wilson's score interval of a share found / n (J. Am. Stat. Assoc. 22, 1927), within 0 .. 1."""
     assert 0 <= found <= n, (found, n)

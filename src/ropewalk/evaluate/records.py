@@ -17,10 +17,10 @@ ALWAYS_WRITTEN = frozenset({"low", "high"})
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecord:
-    """A perplexity or a passkey rate at one length.
+    """A perplexity, a passkey rate, or what was lost against another model, at one length.
 
     Attributes:
-        metric: `perplexity`, or `passkey` (a share from 0 to 1).
+        metric: `perplexity`, `passkey` (a share from 0 to 1), or `nll_rise` (nats a token).
         length: tokens of a document, or of a prompt with its answer.
         factors: the scheme's text, the file's name, or what else labels the factors.
         n: documents or trials.
@@ -35,7 +35,7 @@ class EvalRecord:
         found, by_depth: passkeys found, in all and at each depth (0 is the start of the prompt).
     """
 
-    metric: Literal["perplexity", "passkey"]
+    metric: Literal["perplexity", "passkey", "nll_rise"]
     value: float
     length: int
     factors: str
@@ -66,3 +66,9 @@ class EvalRecord:
             for name, value in values.items()
             if value is not None or name in ALWAYS_WRITTEN
         }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "EvalRecord":
+        """What `as_json` gave."""
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})

@@ -120,6 +120,15 @@ class Objective:
                 score_windows(self._loaded.model, term.windows[document]).nll_sum_nats for term in self.terms
             )
 
+    def value_of(self, factors: RescaleFactors) -> float:
+        """The value of factors that need not be a candidate of the space."""
+        with self._loaded.installed(factors):
+            parts = {
+                term.name: tuple(score_windows(self._loaded.model, w).nll_sum_nats for w in term.windows)
+                for term in self.terms
+            }
+        return self.value(parts)
+
     def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], Gradient]:
         """Nats of one document, one a term, and their gradients: shape (num_terms, num_knots + 1)."""
         factors = self.factors(candidate)

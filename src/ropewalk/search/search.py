@@ -1,18 +1,16 @@
 """Model and text in, factors out: the search room's front door."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 
-from ropewalk import __version__
 from ropewalk.errors import SettingError
-from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import LoadedModel
 from ropewalk.search.guard import StopSet
@@ -20,17 +18,15 @@ from ropewalk.search.journal import Journal
 from ropewalk.search.limits import Probes
 from ropewalk.search.loop import OF_THE_SEARCH, Progress, SearchOutcome, left_for_strategy, run_search
 from ropewalk.search.objective import Objective
+from ropewalk.search.provenance import describe_environment, identify, provenance_of
 from ropewalk.search.racing import Race, RacingSettings
-from ropewalk.search.settings import SearchSettings
+from ropewalk.search.settings import REFERENCE_STRATEGIES, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
 from ropewalk.search.spaces import make_space
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.search.terms import TermTask, make_terms
 from ropewalk.search.trial import Trial
 from ropewalk.text.tokens import DocumentSet
-
-# Their versions may change a value's last bit.
-PACKAGES = ("torch", "transformers", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,46 +107,131 @@ def search_factors(
     stop_documents: DocumentSet | None = None,
     journal: Journal | None = None,
     on_trial: Callable[[Progress], None] | None = None,
+    own: RescaleFactors | None = None,
     **settings: Any,
 ) -> SearchResult:
     """Search rescale factors that let a model read `target_length` tokens.
 
     The model is left as it was. With a journal that was begun before, the run goes on where it stood.
 
+    With `own` this is LongRoPE's second search (arXiv 2402.13753, Sec. 3.3): on a model that was tuned with
+    these factors, relative to them, from their target on. What comes back is the total, lambda by lambda the
+    product, which holds for the model's plain geometry. The settings speak of the total's attention factor
+    too: `longrope` is sqrt(1 + ln s / ln L) of the whole s, because an engine computes it from that; what is
+    searched is the quotient to the one of `own`, so that none counts twice. A reference strategy, which
+    leaves attention alone, keeps the one of `own`.
+
     Args:
         documents: of at least `target_length` tokens each; the search follows these.
         target_length: L', tokens.
         stop_documents: others, that end the search when it only fits the first, and choose; None for none.
         journal: not begun yet; it is closed at the end.
+        own: what the model was tuned with, where its configuration does not carry it.
         settings: fields of `SearchSettings`, e.g. `strategy="evolution", budget=100, seed=1`; the rest
             follows from them, see `SearchSettings.choose`.
 
     Raises:
         SettingError: a setting out of its range, or the target not longer than the window.
+        FactorsError: `own` is of another geometry.
         ModelError: the model can't take factors for this target.
         EvaluationError: every candidate failed.
         RunFolderError: the journal is in use, of another run, damaged, or can't be written.
     """
-    chosen = SearchSettings.choose(**settings)
-    own = loaded.description.own_under(chosen.base)
-    geometry = loaded.geometry if own is None else replace(own.geometry, original_length=own.target_length)
-    space = search_space(geometry, target_length, chosen)
+    chosen = choose_beside(own, settings)
+    space, beneath = space_on(loaded, target_length, chosen, own)
+    return search_in(
+        loaded,
+        documents,
+        space=space,
+        chosen=chosen,
+        own=beneath,
+        more_identity={} if own is None else {"own": own.as_values()},
+        stop_documents=stop_documents,
+        journal=journal,
+        on_trial=on_trial,
+    )
 
-    def objective_on(texts: DocumentSet) -> Objective:
-        task = TermTask(
-            documents=texts,
-            tokenizer=loaded.tokenizer,
-            original_length=geometry.original_length,
-            target_length=target_length,
-            seed=chosen.seed,
+
+def choose_beside(known: RescaleFactors | None, settings: Mapping[str, Any]) -> SearchSettings:
+    """`SearchSettings.choose` for a model with known factors: who leaves attention alone keeps theirs."""
+    said = {name: value for name, value in settings.items() if value is not None}
+    leaves_alone = said.get("strategy") in REFERENCE_STRATEGIES and said.get("serve_with") != "any"
+    if known is not None and leaves_alone:
+        said.setdefault("attention_factor", known.attention_factor)
+    return SearchSettings.choose(**said)
+
+
+def space_on(
+    loaded: LoadedModel, target_length: int, chosen: SearchSettings, own: RescaleFactors | None = None
+) -> tuple[SearchSpace, RescaleFactors | None]:
+    """The space of a search, and what its candidates are multiplied onto.
+
+    Raises:
+        SettingError, FactorsError, ModelError: as `search_factors`.
+    """
+    if own is None:
+        beneath = loaded.description.own_under(chosen.base)
+    elif chosen.base == "as-is":
+        raise SettingError(
+            "The base is `as-is`, but factors that the model was tuned with are given, which speak of the "
+            "plain base: leave one of the two out."
         )
-        return Objective(loaded, make_terms(chosen.objective, task, chosen.short_weight), space, own)
+    else:
+        own.require_geometry(loaded.geometry, loaded.name)
+        beneath = own
+    if beneath is None:
+        return search_space(loaded.geometry, target_length, chosen), None
+    window = replace(beneath.geometry, original_length=beneath.target_length)
+    space = search_space(window, target_length, chosen)
+    if own is None and chosen.attention_factor != "longrope":
+        return space, beneath
+    total = attention_choices(chosen.attention_factor, beneath.geometry, target_length)
+    on_top = tuple(value / beneath.attention_factor for value in total)
+    return replace(space, attention_factors=on_top), beneath
 
-    objective = objective_on(documents)
+
+def make_objective(
+    loaded: LoadedModel,
+    documents: DocumentSet,
+    space: SearchSpace,
+    chosen: SearchSettings,
+    own: RescaleFactors | None = None,
+) -> Objective:
+    """What a search with these settings minimises on these documents."""
+    task = TermTask(
+        documents=documents,
+        tokenizer=loaded.tokenizer,
+        original_length=space.geometry.original_length,
+        target_length=space.target_length,
+        seed=chosen.seed,
+    )
+    return Objective(loaded, make_terms(chosen.objective, task, chosen.short_weight), space, own)
+
+
+def search_in(
+    loaded: LoadedModel,
+    documents: DocumentSet,
+    *,
+    space: SearchSpace,
+    chosen: SearchSettings,
+    own: RescaleFactors | None = None,
+    more_identity: Mapping[str, Any] = MappingProxyType({}),
+    stop_documents: DocumentSet | None = None,
+    journal: Journal | None = None,
+    on_trial: Callable[[Progress], None] | None = None,
+) -> SearchResult:
+    """Search a space; `search_factors` and `readjust` make theirs and end here.
+
+    Args:
+        own: what the candidates are multiplied onto.
+        more_identity: what else a resumed run must have alike.
+    """
+    objective = make_objective(loaded, documents, space, chosen, own)
     stop_set = None
     if stop_documents is not None:
         _require_disjoint(documents, stop_documents)
-        stop_set = StopSet(objective_on(stop_documents), objective, chosen.num_evaluations)
+        on_stop_documents = make_objective(loaded, stop_documents, space, chosen, own)
+        stop_set = StopSet(on_stop_documents, objective, chosen.num_evaluations)
     race = Race([1] * objective.num_documents, RacingSettings(error=chosen.racing)) if chosen.racing else None
     probes = Probes.outside(chosen.serve_with)
     task = Task(
@@ -163,13 +244,14 @@ def search_factors(
     )
     strategy = make_strategy(chosen.strategy, task, chosen.strategy_settings)
     identity = {
-        **_identify(loaded, documents, stop_documents),
+        **identify(loaded, documents, stop_documents),
         "objective": objective.name,
         "space": {"name": chosen.space, **space.as_dict()},
         **chosen.as_dict(),
         "strategy_settings": asdict(strategy.settings),
+        **more_identity,
     }
-    environment = _environment(loaded)
+    environment = describe_environment(loaded)
     with nullcontext() if journal is None else journal:
         if journal is not None:
             journal.begin(identity, environment)
@@ -184,7 +266,7 @@ def search_factors(
     reproducible = chosen.max_minutes is None and same_throughout
 
     def documented(trial: Trial) -> RescaleFactors:
-        provenance = _provenance(identity, environment, outcome, trial, reproducible)
+        provenance = provenance_of(identity, environment, outcome, trial, reproducible)
         return objective.factors(trial.candidate).replace(provenance=provenance)
 
     plain = outcome.best_without_start_tokens
@@ -252,80 +334,3 @@ def _require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
         raise SettingError(
             "A stop document is also a search document: give others, or leave the stop set out."
         )
-
-
-def _identify(
-    loaded: LoadedModel, documents: DocumentSet, stop_documents: DocumentSet | None
-) -> dict[str, Any]:
-    """The model and the text of a run; a resumed run must have the same."""
-    return {
-        "model": {
-            "name": loaded.name,
-            "revision": loaded.revision,
-            "weights_sha256": loaded.weights_sha256,
-            "geometry": loaded.geometry.as_dict(),
-            "full_attention": loaded.full_attention,
-            "where": dict(loaded.where),
-        },
-        "text": _identify_text(documents),
-        "stop_text": None if stop_documents is None else _identify_text(stop_documents),
-    }
-
-
-def _identify_text(documents: DocumentSet) -> dict[str, Any]:
-    return {
-        "source": documents.source,
-        "num_documents": len(documents.documents),
-        "data_sha256": documents.data_sha256,
-    }
-
-
-def _environment(loaded: LoadedModel) -> dict[str, Any]:
-    """What may change the last bits of a value, and with them the way that a search goes."""
-    versions = {"ropewalk": __version__, **{name: version(name) for name in PACKAGES}}
-    if loaded.where.get("device") != "cpu":
-        return {"versions": versions}
-    return {
-        "versions": versions,
-        "num_threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _provenance(
-    identity: dict[str, Any],
-    environment: dict[str, Any],
-    outcome: SearchOutcome,
-    trial: Trial,
-    reproducible: bool,
-) -> Provenance:
-    """Everything that a repetition needs, and nothing that differs between a run and its repetition."""
-    model, text = identity["model"], identity["text"]
-    named = {"model", "text", "objective", "base", "strategy", "seed"}
-    return Provenance(
-        model=model["name"],
-        revision=model["revision"],
-        weights_sha256=model["weights_sha256"],
-        base=identity["base"],
-        strategy=identity["strategy"],
-        seed=identity["seed"],
-        data_sha256=text["data_sha256"],
-        objective=identity["objective"],
-        objective_value=trial.value,
-        versions=environment["versions"],
-        settings={
-            **{key: value for key, value in identity.items() if key not in named},
-            "text": text["source"],
-            "num_documents": text["num_documents"],
-            "where": model["where"],
-            "full_attention": model["full_attention"],
-            "machine": {key: value for key, value in environment.items() if key != "versions"},
-            "trial": trial.index,
-            "num_trials": len(outcome.trials),
-            "num_failed": outcome.num_failed,
-            "num_dropped": outcome.num_dropped,
-            "cost": outcome.cost,
-            "stopped_by": outcome.stopped_by,
-            "reproducible": reproducible,
-        },
-    )

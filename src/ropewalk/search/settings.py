@@ -4,11 +4,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from ropewalk.errors import SettingError
 from ropewalk.factors import Base
 from ropewalk.search.limits import ServeWith, require_engine
+from ropewalk.search.space import SpaceName
 from ropewalk.search.strategies import PAPER_BUDGET
 
 # Where these differ from the fields' own defaults: the paper's search, and the floor beside it.
@@ -121,6 +124,36 @@ class SearchSettings:
             "attention_factor": str(self.attention_factor),
             "strategy_settings": dict(self.strategy_settings),
         }
+
+
+class SearchChoices(BaseModel):
+    """What a recipe says of a search: as the fields of `SearchSettings`, None where it leaves them to it.
+
+    The scaling that a model carries is always replaced (`base: native`): a recipe's own factors take its
+    place, and are composed by the recipe's second search.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: str | None = None
+    budget: Annotated[int, Field(ge=1)] | Literal["paper"] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+    serve_with: ServeWith | None = None
+    space: SpaceName | None = None
+    num_knots: Annotated[int, Field(ge=2)] | None = None
+    critical_pair: Annotated[int, Field(ge=1)] | None = None
+    monotone: bool | None = None
+    attention_factor: float | Literal["longrope", "search"] | None = None
+    start_tokens: Literal["search", "none"] | None = None
+    objective: str | None = None
+    short_weight: Annotated[float, Field(ge=0)] | None = None
+    racing: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    strategy_settings: dict[str, Any] | None = None
+
+    def said(self) -> dict[str, Any]:
+        """As `SearchSettings.choose` takes it."""
+        return {name: getattr(self, name) for name in SearchChoices.model_fields}
 
 
 def number_of_evaluations(budget: int | str) -> int:

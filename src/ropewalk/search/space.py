@@ -79,20 +79,27 @@ class Candidate:
 class SearchSpace:
     """What a candidate may be.
 
+    A model that was extended already can be searched at a shorter length, even within its first window
+    (readjustment): then `longer` is what it turns by at its longest, and the ceiling is in units of that
+    ratio. At a target within the window s is at most 1, and bounds nothing: what a pair may need there lies
+    between its own frequency (lambda 1) and what the model was tuned with.
+
     Attributes:
         geometry: its `original_length` is L, the window that `target_length` is measured against.
         target_length: L', tokens.
         step: distance of two neighbouring lambdas of a knot.
         floor: the smallest lambda of a knot, at least 1.
-        ceiling: the largest lambda of a knot, in units of s = L' / L.
+        ceiling: the largest lambda of a knot, in units of s = L' / L, or of the s of `longer`.
         start_tokens: the choices for n-hat; 0 is among them.
         attention_factors: the choices for the attention factor, ascending; one, if it is not searched.
         knots: the pairs whose lambdas are free, ascending; None for every pair. Pairs after the last knot
             have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
         monotone: whether lambda may never fall from pair to pair.
+        longer: for readjustment: factors of this model at a longer length; strategies start from them too.
 
     Raises:
-        SettingError: the target is not above the window, or the choices break these rules.
+        SettingError: the target is not above the window (with `longer`: not below its target), or the
+            choices break these rules.
     """
 
     geometry: RopeGeometry
@@ -104,14 +111,10 @@ class SearchSpace:
     attention_factors: tuple[float, ...] = (1.0,)
     knots: tuple[int, ...] | None = None
     monotone: bool = True
+    longer: RescaleFactors | None = None
 
     def __post_init__(self) -> None:
-        window = self.geometry.original_length
-        if self.target_length <= window:
-            raise SettingError(
-                f"The target length is {self.target_length} tokens, but this model already reads {window}: "
-                f"nothing to extend, give a target above {window}."
-            )
+        _check_target(self.target_length, self.geometry, self.longer)
         if 0 not in self.start_tokens or min(self.start_tokens) < 0:
             raise SettingError(f"The choices of n-hat are {self.start_tokens}, but must be 0 and above.")
         if not self.attention_factors or not all(a > 0 and math.isfinite(a) for a in self.attention_factors):
@@ -122,14 +125,13 @@ class SearchSpace:
             raise SettingError(
                 f"The attention factors are {self.attention_factors}, but must be ascending, each once."
             )
-        if not (self.step > 0 and self.ceiling >= 1):
+        if not (self.step > 0 and self.ceiling >= (1 if self.longer is None else 0)):
             raise SettingError(
                 f"The step is {self.step} and the ceiling {self.ceiling} s, but must be above 0 and 1 s."
             )
-        if not 1 <= self.floor <= self.ceiling * self.extension_ratio:
+        if not 1 <= self.floor <= self.largest:
             raise SettingError(
-                f"The smallest lambda is {self.floor}, but must be from 1 to the largest, "
-                f"{self.ceiling * self.extension_ratio:g}."
+                f"The smallest lambda is {self.floor}, but must be from 1 to the largest, {self.largest:g}."
             )
         _check_knots(self.knots, self.num_pairs)
 
@@ -152,9 +154,14 @@ class SearchSpace:
         return self.target_length / self.geometry.original_length
 
     @property
+    def largest(self) -> float:
+        """The largest lambda of a knot."""
+        return self.ceiling * (self if self.longer is None else self.longer).extension_ratio
+
+    @property
     def highest_level(self) -> int:
         """The level of the largest lambda on the grid."""
-        return math.floor((self.ceiling * self.extension_ratio - self.floor) / self.step + 1e-9)
+        return math.floor((self.largest - self.floor) / self.step + 1e-9)
 
     @property
     def searches_start_tokens(self) -> bool:
@@ -276,6 +283,7 @@ class SearchSpace:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that a repetition needs, as JSON values."""
+        longer = {} if self.longer is None else {"longer": self.longer.as_values()}
         return {
             "geometry": self.geometry.as_dict(),
             "target_length": self.target_length,
@@ -286,6 +294,7 @@ class SearchSpace:
             "attention_factors": list(self.attention_factors),
             "knots": None if self.knots is None else list(self.knots),
             "monotone": self.monotone,
+            **longer,
         }
 
     def _at_knots(self, candidate: Candidate) -> NDArray[np.float64]:
@@ -294,6 +303,23 @@ class SearchSpace:
 
     def _nearest(self, rescale_factors: NDArray[np.float64]) -> Levels:
         return np.rint((rescale_factors - self.floor) / self.step).astype(np.int64)
+
+
+def _check_target(target_length: int, geometry: RopeGeometry, longer: RescaleFactors | None) -> None:
+    window = geometry.original_length
+    if longer is None:
+        if target_length <= window:
+            raise SettingError(
+                f"The target length is {target_length} tokens, but this model already reads {window}: "
+                f"nothing to extend, give a target above {window}."
+            )
+        return
+    if not 2 <= target_length < longer.target_length:
+        raise SettingError(
+            f"The length to readjust is {target_length} tokens, but must be at least 2 and below the "
+            f"{longer.target_length} that the model was extended to."
+        )
+    longer.require_geometry(geometry, "this space")
 
 
 def _check_knots(knots: tuple[int, ...] | None, num_pairs: int) -> None:

@@ -20,12 +20,17 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     a vector that is flat there leaves mutations no room between neighbours. Vectors that climb evenly from
     the floor stand beside them then.
 
+    For readjustment, what the model turns by at its longest comes first. Within the trained window every
+    scheme leaves each pair alone, so that the search begins at the better of the two ends.
+
     Raises:
         SettingError: no such scheme.
     """
     found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in schemes]
     if space.floor > 1:
         found += [_climbing(space, share, found[0].attention_factor) for share in CLIMBS]
+    if space.longer is not None:
+        found.insert(0, space.snap(space.longer))
     return list(dict.fromkeys(found))
 
 

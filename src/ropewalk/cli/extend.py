@@ -1,0 +1,171 @@
+"""`ropewalk extend`: a recipe in, an extended model out."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ropewalk.cli import options
+from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
+from ropewalk.cli.output import clock, interruptible, result, result_json, say
+from ropewalk.cli.progress import search_progress, step_progress
+
+if TYPE_CHECKING:
+    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.pipeline.run import Extended
+    from ropewalk.recipe.recipe import Recipe
+
+MISSED_CODE = 3
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe (`ropewalk recipe list`), or a YAML file.")
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value, e.g. search.budget=60 or stages.tune.num_steps=120; say it again for more.",
+    ),
+]
+
+
+def extend(
+    context: typer.Context,
+    recipe: RecipeName,
+    changes: Changes = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/RECIPE.")
+    ] = None,
+    continue_with: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="What an external training made.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Run a recipe: search, fine-tune, search again, readjust, evaluate; out come a checkpoint and factors.
+
+    What the run's folder holds already is not done again: after Ctrl-C, a crash or a kill, the same command
+    goes on where it stood. Exit code 3 says that a limit of the recipe's `accept:` was missed.
+
+    \b
+    Examples:
+        ropewalk extend scale-model-quick --out runs/quick
+        ropewalk extend any-model-8x --set model.name=./my-model --set text.search=./books \\
+            --set text.report=./other-books
+    """
+    out = out or Path("runs") / Path(recipe).stem
+    again = f"What was done so far is kept in {out}; the same command goes on from there: " + shlex.join(
+        ["ropewalk", *context.obj]
+    )
+    with interruptible(again):
+        checked = load_for_its_model(recipe, changes or [])
+        found = run_recipe(checked, out, continue_with)
+    if found.waits_for is not None:
+        report_waiting(found.waits_for, recipe, changes or [], out, json=json)
+        return
+    report(found, json=json)
+    if not found.is_accepted:
+        raise typer.Exit(MISSED_CODE)
+
+
+def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
+    """A recipe, checked with the window of its model."""
+    from ropewalk.recipe.recipe import load_recipe
+
+    window = load_recipe(name, changes).model.describe().geometry.original_length
+    return load_recipe(name, changes, window=window)
+
+
+def run_recipe(recipe: "Recipe", out: Path, continue_with: Path | None) -> "Extended":
+    """Run it before the user's eyes."""
+    from ropewalk.pipeline.run import extend as run
+    from ropewalk.pipeline.watch import Watch
+
+    num_stages = len(recipe.stages)
+
+    def on_stage(index: int, title: str, is_held: bool, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None or is_held else f", about {clock(seconds_left)} left in all"
+        state = "held already" if is_held else f"begins{left}"
+        say(f"\nStage {index + 1}/{num_stages}, {title}: {state}.")
+
+    with search_progress() as on_trial, step_progress() as on_step:
+        watch = Watch(on_stage=on_stage, on_trial=on_trial, on_step=on_step, on_record=tell_any, say=say)
+        return run(recipe, out, continue_with=continue_with, watch=watch)
+
+
+def tell_any(record: "EvalRecord") -> None:
+    """One line of the story as a record is made."""
+    if record.metric == "nll_rise":
+        say(f"inputs of {record.length} tokens: {_rise(record)} ({clock(record.seconds)})")
+    else:
+        tell(record)
+
+
+def report(found: "Extended", *, json: bool) -> None:
+    """The result, for people or as JSON."""
+    if json:
+        result_json(
+            [record.as_json() for record in found.records],
+            verdicts=[verdict.as_json() for verdict in found.verdicts],
+            accepted=found.is_accepted,
+            files=files(found),
+        )
+        return
+    for text in tables(found.records):
+        result(text)
+    for verdict in found.verdicts:
+        result(verdict.text[:1].upper() + verdict.text[1:] + ".")
+    for name, path in files(found).items():
+        result(f"{name}: {path}")
+
+
+def files(found: "Extended") -> dict[str, str]:
+    """What comes out, by its role."""
+    made = {} if found.checkpoint is None else {"checkpoint": str(found.checkpoint)}
+    return {**made, "factors": str(found.folder / "factors.json")}
+
+
+def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
+    """A table a metric, and a line for what short inputs lost."""
+    perplexities = [record for record in records if record.metric == "perplexity"]
+    passkeys = [record for record in records if record.metric == "passkey"]
+    made = []
+    if perplexities:
+        read = [record for record in perplexities if record.mode == "truncate"] or perplexities
+        made.append(
+            perplexity_table(perplexities, f"Perplexity on the report documents ({how_read(read[0])})")
+        )
+    if passkeys:
+        made.append(passkey_table(passkeys, "Passkeys found"))
+    made += [
+        f"Inputs of {record.length} tokens, against the base model: {_rise(record)}.\n"
+        for record in records
+        if record.metric == "nll_rise"
+    ]
+    return made
+
+
+def _rise(record: "EvalRecord") -> str:
+    interval = "" if record.low is None else f" (95% interval {record.low:+.4f} to {record.high:+.4f})"
+    return f"{record.value:+.4f} nats a token{interval}"
+
+
+def report_waiting(
+    waits_for: "tuple[Path, str]", recipe: str, changes: list[str], out: Path, *, json: bool
+) -> None:
+    """Where the start checkpoint lies, and how to go on."""
+    start, note = waits_for
+    command = ["ropewalk", "extend", recipe, "--out", str(out)]
+    for change in changes:
+        command += ["--set", change]
+    go_on = shlex.join(command) + " --continue-with CHECKPOINT"
+    if json:
+        told: dict[str, Any] = {"start": str(start), "note": note, "go_on": go_on}
+        result_json([], waits_for=told)
+        return
+    said = f" {note}" if note else ""
+    result(
+        f"The next stage is trained elsewhere. Start from {start}: its config.json pins the factors, so "
+        f"leave the rope keys as they are.{said}\nThen go on with what came out:\n  {go_on}"
+    )

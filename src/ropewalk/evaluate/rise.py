@@ -1,0 +1,56 @@
+"""What short inputs lost: the extended model against the base model, document by document."""
+
+import math
+import time
+from collections.abc import Sequence
+
+from ropewalk.errors import EvaluationError
+from ropewalk.evaluate.intervals import rise_interval
+from ropewalk.evaluate.nll import NllSum, score_windows
+from ropewalk.evaluate.records import EvalRecord
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import LoadedModel
+from ropewalk.text.tokens import DocumentSet
+from ropewalk.text.windows import truncate
+
+
+def document_sums(
+    loaded: LoadedModel, documents: DocumentSet, length: int, factors: RescaleFactors | None
+) -> list[NllSum]:
+    """Each document's NLL over its first `length` tokens; without factors, of the model as it stands."""
+    with loaded.installed(factors):
+        return [score_windows(loaded.model, truncate(d, length)) for d in documents.documents]
+
+
+def rise_record(
+    before: Sequence[NllSum],
+    after: Sequence[NllSum],
+    *,
+    loaded: LoadedModel,
+    documents: DocumentSet,
+    length: int,
+    label: str,
+    seed: int,
+    started: float,
+) -> EvalRecord:
+    """Mean nats a token `after` less those `before`, with a paired interval.
+
+    Args:
+        started: `time.perf_counter()` when the measurement began.
+
+    Raises:
+        EvaluationError: NaN or infinity.
+    """
+    num_tokens = sum(entry.num_tokens for entry in before)
+    rise = (sum(e.nll_sum_nats for e in after) - sum(e.nll_sum_nats for e in before)) / num_tokens
+    if not math.isfinite(rise):
+        raise EvaluationError(
+            f"With {label} the model gives NaN or infinity at {length} tokens: look at the factors, or at "
+            f"what the training did."
+        )
+    low, high = rise_interval(before, after, seed)
+    return EvalRecord(
+        metric="nll_rise", value=rise, length=length, factors=label, n=len(before), low=low, high=high,
+        seed=seed, seconds=time.perf_counter() - started, model=loaded.name, where=loaded.where,
+        num_tokens=num_tokens, source=documents.source, data_sha256=documents.data_sha256, mode="truncate",
+    )  # fmt: skip

@@ -1,0 +1,315 @@
+"""One function a kind of stage: how it is done, what it depends on, and what it changes.
+
+Each kind is three things: `texts` reads what it needs of text (so that a text that is too short is found
+before anything else is done), `work` does it and leaves its result in the stage's folder, and `apply` takes
+that result up from there, whether it was made just now or by a run before.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import ModelError
+from ropewalk.evaluate.passkey import measure_passkey
+from ropewalk.evaluate.perplexity import measure_perplexity
+from ropewalk.evaluate.records import EvalRecord
+from ropewalk.evaluate.rise import document_sums, rise_record
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import LoadedModel, describe_model
+from ropewalk.models.pinned import require_pinned, save_pinned
+from ropewalk.pipeline.state import Models, State
+from ropewalk.pipeline.watch import Watch
+from ropewalk.readjust import readjust
+from ropewalk.recipe.recipe import Recipe
+from ropewalk.recipe.stages import (
+    EvaluateStage,
+    ExternalStage,
+    FinetuneStage,
+    ReadjustStage,
+    SearchStage,
+    Stage,
+    SwapStage,
+)
+from ropewalk.report.comparison import measure_sliding_window
+from ropewalk.run_folder import StageFolder
+from ropewalk.search.journal import Journal
+from ropewalk.search.search import search_factors
+from ropewalk.text.tokens import DocumentSet
+
+EXTENDED = "extended"
+
+Made = dict[str, Any]
+
+
+class StopForExternal(Exception):  # noqa: N818 (no mistake: the run waits for a checkpoint)
+    """A stage that others do is next.
+
+    Attributes:
+        folder: of the start checkpoint.
+    """
+
+    def __init__(self, folder: Path, stage: ExternalStage) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+        self.stage = stage
+
+
+@dataclass
+class Run:
+    """What stages share.
+
+    Attributes:
+        recipe: resolved.
+        continue_with: a checkpoint for the external stage that the run waits at; taken once.
+    """
+
+    recipe: Recipe
+    models: Models
+    state: State
+    watch: Watch
+    window: int
+    hidden_size: int
+    tokenizer: Any
+    continue_with: Path | None = None
+
+
+# ---------------------------------------------------------------- search and readjustment
+
+
+def _search_texts(run: Run, stage: SearchStage) -> Made:
+    search, stop = run.recipe.text.for_search(
+        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents
+    )
+    return {"search": search.data_sha256, "stop": None if stop is None else stop.data_sha256}
+
+
+def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
+    """Search on the current model; on a tuned one relative to what it was tuned with."""
+    documents, stop = run.recipe.text.for_search(
+        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents
+    )
+    found = search_factors(
+        run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
+        journal=Journal(folder.journal_path()), on_trial=run.watch.on_trial, own=run.state.tuned_with,
+        **stage.said(),
+    )  # fmt: skip
+    folder.write(folder.factors_path(), found.factors.to_json())
+    return {"outputs": [folder.factors_path()], "search": found.as_dict()}
+
+
+def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -> None:
+    factors = RescaleFactors.load(folder.factors_path())
+    run.state.found[stage.title] = factors
+    run.state.turn_by(factors)
+
+
+def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
+    text = run.recipe.text
+    of_length = {}
+    for length in map(int, stage.lengths):
+        search, stop = text.for_search(run.tokenizer, length, stage.num_documents, stage.num_stop_documents)
+        of_length[str(length)] = [search.data_sha256, None if stop is None else stop.data_sha256]
+    return of_length
+
+
+def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
+    told, outputs = {}, []
+    for length in map(int, stage.lengths):
+        documents, stop = run.recipe.text.for_search(
+            run.tokenizer, length, stage.num_documents, stage.num_stop_documents
+        )
+        result = readjust(
+            run.models.current(run.state), documents, length=length, longer=run.state.current,
+            ceiling=stage.ceiling, stop_documents=stop, journal=Journal(folder.journal_path(length)),
+            on_trial=run.watch.on_trial, **stage.said(),
+        )  # fmt: skip
+        if not result.is_better:
+            run.watch.say(
+                f"At {length} tokens nothing was found that reads better than the factors of the long "
+                f"length, so these are kept."
+            )
+        folder.write(folder.factors_path(length), result.factors.to_json())
+        outputs.append(folder.factors_path(length))
+        told[str(length)] = {
+            "value": result.value, "longer_value": result.longer_value, "is_better": result.is_better,
+        }  # fmt: skip
+    return {"outputs": outputs, "readjusted": told}
+
+
+def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made) -> None:
+    run.state.short = tuple(RescaleFactors.load(folder.factors_path(int(n))) for n in stage.lengths)
+
+
+# ---------------------------------------------------------------- training
+
+
+def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
+    """The text is told by its settings; what it gives is checked by the training itself."""
+    settings = run.recipe.mixture_settings()
+    import_module("ropewalk.text.mixture").Mixture(settings, run.tokenizer, int(stage.length))
+    told: Made = settings.model_dump(mode="json")
+    return told
+
+
+def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
+    """Train with factors pinned; killed in the middle, it goes on from its last checkpoint."""
+    settings = run.recipe.finetune_settings(stage)
+    # Small steps are lost in half precision; what is computed in is the stage's own setting.
+    loaded = run.models.current(run.state, dtype="float32")
+    stream = import_module("ropewalk.text.mixture").Mixture(
+        run.recipe.mixture_settings(), run.tokenizer, int(stage.length)
+    )
+    finetune = import_module("ropewalk.finetune.train").finetune
+    try:
+        finetune(
+            loaded, run.state.named(stage.factors), stream, settings, folder.training_path,
+            on_step=run.watch.on_step,
+        )  # fmt: skip
+    finally:
+        run.models.forget()  # it was trained in place
+    del loaded, stream  # a second copy of the weights is read now
+    files = sorted(path for path in folder.model_path.iterdir() if path.is_file())
+    return {"outputs": files, "weights_sha256": run.models.read(folder.model_path).weights_sha256}
+
+
+def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made) -> None:
+    factors = run.state.named(stage.factors)
+    run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors)
+
+
+def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
+    """Write the start checkpoint, once; then take what was made of it, or stop."""
+    factors = run.state.named(stage.factors)
+    if not folder.start_path.is_dir():
+        with folder.writing_start() as partial:
+            save_pinned(run.models.current(run.state), factors, partial)
+            factors.save(partial / folder.factors_path().name)
+    if run.continue_with is None:
+        raise StopForExternal(folder.start_path, stage)
+    checkpoint, run.continue_with = run.continue_with.expanduser().resolve(), None
+    if checkpoint == folder.start_path.resolve():
+        raise ModelError(
+            f"{checkpoint} is the start checkpoint itself: name the folder that your trainer wrote."
+        )
+    # The window is read from the checkpoint: that it came back is what is checked.
+    require_pinned(describe_model(checkpoint), factors, str(checkpoint))
+    weights = run.models.read(checkpoint).weights_sha256
+    if weights == run.state.weights_sha256:
+        run.watch.say(f"{checkpoint} holds the very weights that it started with: it was not trained.")
+    return {"outputs": [], "weights_sha256": weights, "checkpoint": str(checkpoint)}
+
+
+def _take_external(run: Run, stage: ExternalStage, folder: StageFolder, made: Made) -> None:
+    factors = run.state.named(stage.factors)
+    run.state.move_to(Path(made["checkpoint"]), made["weights_sha256"], stage.title, factors)
+
+
+# ---------------------------------------------------------------- swap and evaluation
+
+
+def _nothing_to_read(run: Run, stage: Stage) -> Made:
+    return {}
+
+
+def _swap(run: Run, stage: SwapStage, folder: StageFolder) -> Made:
+    return {"outputs": []}
+
+
+def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: Made) -> None:
+    run.state.turn_by(run.state.named(stage.factors))
+
+
+def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
+    lengths = [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
+    if not lengths:
+        return None
+    return run.recipe.text.for_report(run.tokenizer, max(lengths), stage.num_documents)
+
+
+def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
+    documents = _report_documents(run, stage)
+    return {"report": None if documents is None else documents.data_sha256}
+
+
+class _Records:
+    """Records of a stage, on disk as each is made; those of a run before are not measured again."""
+
+    def __init__(self, folder: StageFolder, watch: Watch) -> None:
+        self.all = folder.read_records()
+        self._folder, self._watch = folder, watch
+
+    def has(self, metric: str, label: str, length: int) -> bool:
+        return any((r.metric, r.factors, r.length) == (metric, label, length) for r in self.all)
+
+    def add(self, record: EvalRecord) -> None:
+        self.all.append(replace(record, documents="report") if record.metric != "passkey" else record)
+        self._folder.write_records(self.all)
+        self._watch.on_record(record)
+
+
+def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
+    documents, records = _report_documents(run, stage), _Records(folder, run.watch)
+    factors = {EXTENDED: run.state.factor_set().for_length}
+    if documents is not None:
+        _against_the_base(run, stage, documents, records)
+        for length in map(int, stage.perplexity):
+            if not records.has("perplexity", EXTENDED, length):
+                measure_perplexity(
+                    run.models.current(run.state), documents, [length], factors=factors, seed=stage.seed,
+                    on_record=records.add,
+                )  # fmt: skip
+    for length in map(int, stage.passkey):
+        if not records.has("passkey", EXTENDED, length):
+            measure_passkey(
+                run.models.current(run.state), [length], factors=factors, num_trials=stage.num_trials,
+                seed=stage.seed, on_record=records.add,
+            )  # fmt: skip
+    if not records.all:
+        folder.write_records([])
+    return {"outputs": [folder.records_path]}
+
+
+def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
+    """What the base model does: its window slid over the text, and its own NLL on short inputs."""
+    if stage.sliding_window:
+        for length in map(int, stage.perplexity):
+            if length > run.window and not records.has("perplexity", "sliding window", length):
+                measure_sliding_window(
+                    run.models.base(), documents, [length], seed=stage.seed, on_record=records.add
+                )
+    if stage.short_rise and not records.has("nll_rise", EXTENDED, run.window):
+        started = time.perf_counter()
+        before = document_sums(run.models.base(), documents, run.window, None)
+        loaded: LoadedModel = run.models.current(run.state)
+        after = document_sums(loaded, documents, run.window, run.state.factor_set().for_length(run.window))
+        record = rise_record(
+            before, after, loaded=loaded, documents=documents, length=run.window, label=EXTENDED,
+            seed=stage.seed, started=started,
+        )  # fmt: skip
+        records.add(record)
+
+
+def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> None:
+    """Records change nothing for the stages after them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of stage is done; see above."""
+
+    texts: Callable[[Run, Any], Made]
+    work: Callable[[Run, Any, StageFolder], Made]
+    apply: Callable[[Run, Any, StageFolder, Made], None]
+
+
+KINDS: dict[type[Stage], Kind] = {
+    SearchStage: Kind(_search_texts, _search, _take_found),
+    FinetuneStage: Kind(_finetune_texts, _finetune, _take_tuned),
+    SwapStage: Kind(_nothing_to_read, _swap, _take_swapped),
+    ReadjustStage: Kind(_readjust_texts, _readjust, _take_short),
+    EvaluateStage: Kind(_evaluate_texts, _evaluate, _take_nothing),
+    ExternalStage: Kind(_nothing_to_read, _external, _take_external),
+}

@@ -1,0 +1,125 @@
+"""What is wrong with a recipe: every mistake at once, each with its place, the rule, and what was meant."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ropewalk.errors import RopewalkError
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake.
+
+    Attributes:
+        place: `line 12`, or `--set key=value`.
+        key: dotted; empty for the whole.
+        message: what was given, the rule, what to do.
+    """
+
+    place: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {f'{self.key}: ' if self.key else ''}{self.message.rstrip('.')}."
+
+
+class RecipeError(RopewalkError):
+    """A recipe with mistakes.
+
+    Attributes:
+        lines: one a mistake.
+    """
+
+    def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        self.lines = [f"{source}, {mistake}" for mistake in self.mistakes]
+        super().__init__(" ".join(self.lines))
+
+
+def explain(error: ValidationError, root: type[BaseModel], values: Any) -> Iterator[tuple[Path, str]]:
+    """Every mistake that pydantic found: the path in the values, and a message in words.
+
+    Args:
+        root: the model that was validated.
+        values: what it was validated from; pydantic's names for branches of a union are no part of it.
+    """
+    for entry in error.errors():
+        path = _path_in(values, entry["loc"])
+        yield path, _message(entry, root, path)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` (do you mean 'budget'?)`, or nothing."""
+    close = get_close_matches(name, sorted(known), n=1)
+    return f" (do you mean {close[0]!r}?)" if close else ""
+
+
+def _message(entry: Any, root: type[BaseModel], path: Path) -> str:
+    kind, given = entry["type"], entry.get("input")
+    context = entry.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = {name for model in models_at(root, path[:-1], entry["loc"]) for name in model.model_fields}
+        near = suggest(str(path[-1]), known)
+        return f"there is no such key{near}" if near else f"there is no such key; there are {_list(known)}"
+    if kind == "missing":
+        return f"it is missing: give {entry['loc'][-1]!r}"
+    if kind == "union_tag_not_found":
+        return "it is missing: give 'kind'"
+    if kind == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+        tag = str(context["tag"])
+        return f"there is no kind {tag!r}{suggest(tag, tags)}: there are {_list(tags)}"
+    said = str(entry["msg"]).removeprefix("Value error, ")
+    said = said[:1].lower() + said[1:]
+    if kind == "value_error":
+        return said
+    return f"it is {given!r:.60}, but {re.sub('^[a-z]+ should', 'it should', said)}"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(filter(None, names)))
+
+
+def _path_in(values: Any, location: Sequence[str | int]) -> Path:
+    """The keys of a location that the values have; the last one may be missing there."""
+    at: Any = values
+    path: Path = ()
+    for number, part in enumerate(location):
+        held = (isinstance(at, dict) and part in at) or (
+            isinstance(at, list) and isinstance(part, int) and part < len(at)
+        )
+        if held:
+            at, path = at[part], (*path, part)
+        elif number == len(location) - 1 and isinstance(at, dict) and isinstance(part, str):
+            path = (*path, part)
+    return path
+
+
+def models_at(root: type[BaseModel], path: Path, location: Sequence[str | int] = ()) -> list[type[BaseModel]]:
+    """The models that may stand at a path; a union's tag in `location` says which."""
+    current = [root]
+    for key in path:
+        if isinstance(key, str):
+            fields = [model.model_fields[key] for model in current if key in model.model_fields]
+            current = [model for field in fields for model in _models_in(field.annotation)]
+    tagged = [
+        model
+        for model in current
+        if "kind" in model.model_fields
+        and any(part in get_args(model.model_fields["kind"].annotation) for part in location)
+    ]
+    return tagged or current
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -1,0 +1,175 @@
+"""Whether a recipe's stages can follow one another: what each needs from those before it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.errors import RopewalkError, SettingError
+from ropewalk.lengths import parse_length
+from ropewalk.recipe.document import Path
+from ropewalk.recipe.mistakes import suggest
+from ropewalk.recipe.stages import (
+    EvaluateStage,
+    ExternalStage,
+    FinetuneStage,
+    ReadjustStage,
+    SearchStage,
+    Stage,
+    SwapStage,
+)
+from ropewalk.search.settings import SearchChoices, SearchSettings
+from ropewalk.search.strategies import strategy_class
+from ropewalk.search.terms import objective_maker
+
+if TYPE_CHECKING:
+    from ropewalk.recipe.recipe import Recipe
+
+Found = Iterator[tuple[Path, str]]
+
+
+@dataclass
+class _Walk:
+    """How far the model would read at a stage, in tokens; all None where the window is not known.
+
+    Attributes:
+        reach: what it reads by itself: the window, or what it was tuned for.
+        target: of the current factors.
+        targets: of each search so far, by name.
+    """
+
+    window: int | None
+    reach: int | None
+    has_factors: bool = False
+    target: int | None = None
+    targets: dict[str, int | None] = field(default_factory=dict)
+
+    def tokens(self, length: int | str) -> int | None:
+        return None if self.window is None else parse_length(str(length), self.window)
+
+
+def order_mistakes(recipe: "Recipe", window: int | None) -> Found:
+    """Every mistake in the order of stages, and limits that nothing measures.
+
+    Args:
+        window: L, tokens; None where it is not known: lengths are then not compared.
+    """
+    walk = _Walk(window=window, reach=window)
+    titles: set[str] = set()
+    for index, stage in enumerate(recipe.stages):
+        at: Path = ("stages", index)
+        if stage.title in titles:
+            yield at, f"two stages are called {stage.title!r}: give one of them another `name`"
+        titles.add(stage.title)
+        yield from _follow(walk, recipe, stage, at)
+    yield from _unmeasured(walk, recipe)
+
+
+def _follow(walk: _Walk, recipe: "Recipe", stage: Stage, at: Path) -> Found:
+    """What is wrong with one stage after those before it; `walk` goes on behind it."""
+    match stage:
+        case SearchStage():
+            yield from _settings(recipe, stage, at)
+            length = walk.tokens(stage.length)
+            if length is not None and walk.reach is not None and length <= walk.reach:
+                yield (
+                    (*at, "length"),
+                    f"it is {length} tokens, but the model reads {walk.reach} there: give more",
+                )
+            walk.targets[stage.title] = walk.target = length
+            walk.has_factors = True
+        case FinetuneStage() | ExternalStage():
+            yield from _take(walk, stage.factors, at)
+            if isinstance(stage, FinetuneStage):
+                yield from _within(walk, (stage.length,), (*at, "length"), "train on")
+            walk.reach = walk.target
+        case SwapStage():
+            yield from _take(walk, stage.factors, at)
+        case ReadjustStage():
+            yield from _settings(recipe, stage, at)
+            yield from _need_factors(walk, at)
+            for length in map(walk.tokens, stage.lengths):
+                if length is not None and walk.target is not None and length >= walk.target:
+                    yield (
+                        (*at, "lengths"),
+                        f"{length} tokens is not short of the {walk.target} that the model reads there",
+                    )
+        case EvaluateStage():
+            yield from _need_factors(walk, at)
+            yield from _within(walk, stage.perplexity, (*at, "perplexity"), "measure")
+            yield from _within(walk, stage.passkey, (*at, "passkey"), "measure")
+
+
+def _settings(recipe: "Recipe", stage: Any, at: Path) -> Found:
+    """A stage's search settings beside the shared ones, as the search itself checks them."""
+    own = {name: getattr(stage, name) for name in SearchChoices.model_fields}
+    shared = recipe.search.said()
+    try:
+        said = {name: shared[name] if own[name] is None else own[name] for name in own}
+        chosen = SearchSettings.choose(**said)
+        _check_strategy(chosen)
+        objective_maker(chosen.objective)
+    except RopewalkError as error:
+        yield at, str(error)
+
+
+def _check_strategy(chosen: SearchSettings) -> None:
+    """The strategy's own settings, as far as they can be checked without a task."""
+    settings = strategy_class(chosen.strategy).Settings
+    known = [entry.name for entry in fields(settings)]
+    for key in chosen.strategy_settings:
+        if key not in known:
+            near = suggest(key, known)
+            raise SettingError(
+                f"the strategy {chosen.strategy} has no setting {key!r}{near}; it takes "
+                f"{', '.join(known) or 'none'}"
+            )
+    settings(**chosen.strategy_settings)
+
+
+def _take(walk: _Walk, name: str | None, at: Path) -> Found:
+    """Make an earlier search's factors the current ones; None keeps those that are."""
+    if name is None:
+        yield from _need_factors(walk, at)
+    elif name in walk.targets:
+        walk.target, walk.has_factors = walk.targets[name], True
+    else:
+        known = ", ".join(walk.targets) or "none"
+        near = suggest(name, walk.targets)
+        yield (*at, "factors"), f"no search before it is called {name!r}{near}: there is {known}"
+        walk.has_factors, walk.target = True, None  # said once
+
+
+def _need_factors(walk: _Walk, at: Path) -> Found:
+    if not walk.has_factors:
+        yield at, "no factors were searched before it: put a stage of kind search first"
+        walk.has_factors = True  # said once
+
+
+def _within(walk: _Walk, lengths: tuple[int | str, ...], at: Path, what: str) -> Found:
+    for length in map(walk.tokens, lengths):
+        if length is not None and walk.target is not None and length > walk.target:
+            yield (
+                at,
+                f"it is to {what} {length} tokens, but the factors there are for {walk.target}",
+            )
+
+
+def _unmeasured(walk: _Walk, recipe: "Recipe") -> Found:
+    """Limits that no evaluation could meet."""
+    evaluations = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    last = evaluations[-1] if evaluations else None
+    if recipe.accept.short_nll_rise is not None and (last is None or not last.short_rise):
+        yield ("accept", "short_nll_rise"), "no last stage of kind evaluate measures it (`short_rise: true`)"
+    if recipe.accept.passkey and (last is None or not last.passkey):
+        yield (
+            ("accept", "passkey"),
+            "no last stage of kind evaluate measures passkeys: add their lengths there",
+        )
+        return
+    measured = [walk.tokens(length) for length in last.passkey] if last is not None else []
+    for index, limit in enumerate(recipe.accept.passkey):
+        if walk.tokens(limit.length) not in measured:
+            message = (
+                f"the last stage of kind evaluate has no passkeys at {limit.length} tokens: add it there"
+            )
+            yield ("accept", "passkey", index, "length"), message

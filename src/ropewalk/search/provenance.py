@@ -1,0 +1,93 @@
+"""What a search was: the identity that a resumed one must share, and what its factors say of it."""
+
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from ropewalk import __version__
+from ropewalk.factors import Provenance
+from ropewalk.models.load import LoadedModel
+from ropewalk.search.loop import SearchOutcome
+from ropewalk.search.trial import Trial
+from ropewalk.text.tokens import DocumentSet
+
+# Their versions may change a value's last bit.
+PACKAGES = ("torch", "transformers", "numpy")
+
+
+def identify(
+    loaded: LoadedModel, documents: DocumentSet, stop_documents: DocumentSet | None
+) -> dict[str, Any]:
+    """The model and the text of a run; a resumed run must have the same."""
+    return {
+        "model": {
+            "name": loaded.name,
+            "revision": loaded.revision,
+            "weights_sha256": loaded.weights_sha256,
+            "geometry": loaded.geometry.as_dict(),
+            "full_attention": loaded.full_attention,
+            "where": dict(loaded.where),
+        },
+        "text": _identify_text(documents),
+        "stop_text": None if stop_documents is None else _identify_text(stop_documents),
+    }
+
+
+def _identify_text(documents: DocumentSet) -> dict[str, Any]:
+    return {
+        "source": documents.source,
+        "num_documents": len(documents.documents),
+        "data_sha256": documents.data_sha256,
+    }
+
+
+def describe_environment(loaded: LoadedModel) -> dict[str, Any]:
+    """What may change the last bits of a value, and with them the way that a search goes."""
+    versions = {"ropewalk": __version__, **{name: version(name) for name in PACKAGES}}
+    if loaded.where.get("device") != "cpu":
+        return {"versions": versions}
+    return {
+        "versions": versions,
+        "num_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def provenance_of(
+    identity: dict[str, Any],
+    environment: dict[str, Any],
+    outcome: SearchOutcome,
+    trial: Trial,
+    reproducible: bool,
+) -> Provenance:
+    """Everything that a repetition needs, and nothing that differs between a run and its repetition."""
+    model, text = identity["model"], identity["text"]
+    named = {"model", "text", "objective", "base", "strategy", "seed"}
+    return Provenance(
+        model=model["name"],
+        revision=model["revision"],
+        weights_sha256=model["weights_sha256"],
+        base=identity["base"],
+        strategy=identity["strategy"],
+        seed=identity["seed"],
+        data_sha256=text["data_sha256"],
+        objective=identity["objective"],
+        objective_value=trial.value,
+        versions=environment["versions"],
+        settings={
+            **{key: value for key, value in identity.items() if key not in named},
+            "text": text["source"],
+            "num_documents": text["num_documents"],
+            "where": model["where"],
+            "full_attention": model["full_attention"],
+            "machine": {key: value for key, value in environment.items() if key != "versions"},
+            "trial": trial.index,
+            "num_trials": len(outcome.trials),
+            "num_failed": outcome.num_failed,
+            "num_dropped": outcome.num_dropped,
+            "cost": outcome.cost,
+            "stopped_by": outcome.stopped_by,
+            "reproducible": reproducible,
+        },
+    )

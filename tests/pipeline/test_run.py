@@ -1,0 +1,262 @@
+import json
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import training_rooms
+from ropewalk.errors import DataError, RunFolderError, SettingError
+from ropewalk.factor_set import FactorSet
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import load_model
+from ropewalk.pipeline.run import extend
+from ropewalk.pipeline.watch import Watch
+from ropewalk.rope.attention_scale import longrope_attention_factor
+
+WHOLE = """\
+  - {kind: search, name: at-2x, length: 2x}
+  - {kind: search, name: at-4x, length: 4x}
+  - {kind: finetune, name: tune, length: 2x, num_steps: 3, factors: at-2x}
+  - {kind: swap, factors: at-4x}
+  - {kind: finetune, name: more, length: 4x, num_steps: 2}
+  - {kind: search, name: second, length: 8x}
+  - {kind: readjust, lengths: [1x, 2x], budget: 8}
+  - {kind: evaluate, perplexity: [1x, 8x], sliding_window: true}
+"""
+SHORT = """\
+  - {kind: search, length: 4x}
+  - {kind: evaluate, perplexity: [1x, 4x]}
+"""
+
+
+@dataclass
+class Seen:
+    """What a run told."""
+
+    stages: list = field(default_factory=list)
+    num_trials: int = 0
+    num_records: int = 0
+    num_steps: int = 0
+
+    def watch(self, stop_at=None):
+        """`stop_at`: a stage's name, and after how many things that it told."""
+        told = 0
+
+        def count(what):
+            def on(*_):
+                nonlocal told
+                setattr(self, what, getattr(self, what) + 1)
+                told += 1
+                if stop_at == (self.stages[-1][0], told):
+                    raise KeyboardInterrupt
+
+            return on
+
+        def on_stage(index, title, is_held, left):
+            nonlocal told
+            told = 0
+            self.stages.append((title, is_held))
+
+        return Watch(
+            on_stage=on_stage, on_trial=count("num_trials"), on_record=count("num_records"),
+            on_step=count("num_steps"),
+        )  # fmt: skip
+
+
+def files_of(folder):
+    """What comes out and what was found: everything but times."""
+    names = [path for path in sorted(folder.rglob("*.json")) if path.name.startswith("factors")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in names}
+
+
+def test_the_whole_method(recipe_of, tmp_path):
+    recipe = recipe_of(WHOLE)
+    result = extend(recipe, tmp_path / "run")
+    base = load_model(recipe.model.name)
+    stages = tmp_path / "run" / "stages"
+    first = RescaleFactors.load(stages / "01-at-2x" / "factors.json")
+    second = RescaleFactors.load(stages / "02-at-4x" / "factors.json")
+    total = RescaleFactors.load(stages / "06-second" / "factors.json")
+    # What was pinned in which training.
+    assert [(s.length, s.num_steps, f) for s, f in training_rooms.calls] == [
+        (128, 3, first.as_values()),
+        (256, 2, second.as_values()),
+    ]
+    # The second search is on top of what the model was tuned with, and stored as the total.
+    assert total.target_length == 512
+    assert total.provenance.settings["own"] == second.as_values()
+    assert (total.array() >= second.array() - 1e-9).all()
+    assert total.attention_factor == pytest.approx(longrope_attention_factor(8, 64))
+    assert np.max(total.array() / second.array()) <= 1.25 * 2 + 1e-9
+    # The result: the tuned checkpoint, and a set with the short lengths.
+    assert result.factors == FactorSet.load(result.folder / "factors.json")
+    assert result.factors.lengths == (64, 128, 512)
+    assert result.factors.for_length(512) == total
+    tuned = load_model(result.checkpoint)
+    assert tuned.geometry == base.geometry
+    assert tuned.description.own is None, "the configuration keeps the base's RoPE"
+    assert tuned.weights_sha256 == total.provenance.weights_sha256 != base.weights_sha256
+    for entry in result.factors.entries:
+        entry.require_geometry(tuned.geometry, "the result")
+    measured = {(r.metric, r.factors, r.length) for r in result.records}
+    assert measured == {
+        ("perplexity", "extended", 64), ("perplexity", "extended", 512), ("nll_rise", "extended", 64),
+        ("perplexity", "sliding window", 512),
+    }  # fmt: skip
+    assert result.is_accepted
+    assert (
+        json.loads((tmp_path / "run" / "result.json").read_text())["weights_sha256"] == tuned.weights_sha256
+    )
+
+
+def test_what_a_folder_holds_is_not_done_again(recipe_of, tmp_path):
+    recipe, seen = recipe_of(WHOLE), Seen()
+    before = extend(recipe, tmp_path / "run")
+    files = files_of(tmp_path / "run")
+    for path in (tmp_path / "run").rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    after = extend(recipe, tmp_path / "run", watch=seen.watch())
+    assert all(is_held for _, is_held in seen.stages)
+    assert len(seen.stages) == len(recipe.stages)
+    assert (seen.num_trials, seen.num_records, seen.num_steps) == (0, 0, 0)
+    assert after == before
+    assert files_of(tmp_path / "run") == files
+
+
+STOPS = [
+    ("at-2x", 1), ("at-2x", 3), ("at-4x", 2), ("tune", 1), ("tune", 1), ("more", 1), ("second", 4),
+    ("readjust-1x", 2), ("evaluate-1x", 1), ("evaluate-1x", 2),
+]  # fmt: skip
+
+
+def test_stopped_ten_times_it_goes_on_inside_the_stage_and_ends_the_same(recipe_of, tmp_path, monkeypatch):
+    """Each stop is where the session then is, which begins where the one before it left off."""
+    monkeypatch.chdir(tmp_path)
+    recipe, whole, rest = recipe_of(WHOLE), Seen(), Seen()
+    expected = extend(recipe, tmp_path / "whole", watch=whole.watch())
+    sessions = []
+    for number, stop_at in enumerate(STOPS):
+        sessions.append(Seen())
+        place = "stopped" if number % 2 else tmp_path / "stopped"  # however the folder is named
+        with pytest.raises(KeyboardInterrupt):
+            extend(recipe, place, watch=sessions[-1].watch(stop_at))
+    result = extend(recipe, tmp_path / "stopped", watch=rest.watch())
+    sessions.append(rest)
+    for what in ("num_trials", "num_steps", "num_records"):
+        assert sum(getattr(session, what) for session in sessions) == getattr(whole, what), "nothing twice"
+    assert result.factors == expected.factors
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+    ours, theirs = (
+        load_file(tmp_path / name / "result" / "model.safetensors") for name in ("stopped", "whole")
+    )
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    values = [[(r.metric, r.length, r.value) for r in made.records] for made in (result, expected)]
+    assert values[0] == values[1]
+
+
+def test_a_result_that_was_changed_is_made_again(recipe_of, tmp_path):
+    recipe, seen = recipe_of(SHORT), Seen()
+    extend(recipe, tmp_path / "run")
+    factors = tmp_path / "run" / "stages" / "01-search-4x" / "factors.json"
+    before = factors.read_bytes()
+    factors.write_bytes(before.replace(b'"num_start_tokens": 0', b'"num_start_tokens": 4', 1))
+    extend(recipe, tmp_path / "run", watch=seen.watch())
+    assert seen.stages[0] == ("search-4x", False)
+    assert seen.num_trials == 0, "from the journal"
+    assert factors.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("search.seed=2", "seed is 2 here, but 1"),
+        ("stages.0.length=3x", "stages.01-search-3x"),
+        ("text.num_report_documents=3", "text.num_report_documents is 3 here, but 4"),
+        ("data.seed=9", "data.seed is 9 here"),
+    ],
+)
+def test_a_folder_of_another_recipe_is_refused_and_left_alone(recipe_of, tmp_path, change, said):
+    extend(recipe_of(SHORT), tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(RunFolderError) as error:
+        changed = (change,) if change != "stages.0.length=3x" else (change, "stages.1.perplexity=[1x]")
+        extend(recipe_of(SHORT, *changed), tmp_path / "run")
+    assert "another recipe" in str(error.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_limits_may_change_because_they_only_judge(recipe_of, tmp_path):
+    seen = Seen()
+    assert extend(recipe_of(SHORT), tmp_path / "run").is_accepted
+    strict = recipe_of(SHORT, more="accept: {short_nll_rise: -5}")
+    result = extend(strict, tmp_path / "run", watch=seen.watch())
+    assert not result.is_accepted
+    assert all(is_held for _, is_held in seen.stages)
+
+
+def test_inputs_that_changed_under_a_run_are_named(recipe_of, texts, tmp_path):
+    recipe = recipe_of(SHORT)
+    extend(recipe, tmp_path / "run")
+    file = texts / "searched.jsonl"
+    file.write_text(file.read_text().replace("line", "word"))
+    with pytest.raises(RunFolderError, match=r"01-search-4x was begun with other inputs: text\.search is"):
+        extend(recipe, tmp_path / "run")
+
+
+def test_a_base_model_that_changed_under_a_run_is_named(recipe_of, tmp_path, tiny_model):
+    recipe = recipe_of(SHORT)
+    extend(recipe, tmp_path / "run")
+    with torch.no_grad():
+        tiny_model.get_input_embeddings().weight.add_(0.1)
+    tiny_model.save_pretrained(recipe.model.name)
+    with pytest.raises(RunFolderError, match="weights_sha256 is"):
+        extend(recipe, tmp_path / "run")
+
+
+def test_a_stage_longer_than_any_document_is_found_before_the_first_one(recipe_of, tmp_path):
+    long_search = SHORT + "  - {kind: search, name: far, length: 100x}\n"
+    seen = Seen()
+    with pytest.raises(DataError, match="no document of 6400 tokens: the longest"):
+        extend(recipe_of(long_search), tmp_path / "run", watch=seen.watch())
+    with pytest.raises(DataError, match="No document has 6400"):
+        far = "  - {kind: search, length: 100x}\n  - {kind: finetune, length: 100x, num_steps: 1}\n"
+        recipe = recipe_of(far, "text.search=stdlib:search", "text.report=stdlib:held-out")
+        extend(recipe, tmp_path / "other", watch=seen.watch())
+    assert seen.stages == []
+
+
+def test_two_runs_in_one_folder_are_refused(recipe_of, tmp_path):
+    recipe = recipe_of(SHORT)
+
+    def again(*_):
+        with pytest.raises(RunFolderError, match="in use by another process"):
+            extend(recipe, tmp_path / "run")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extend(recipe, tmp_path / "run", watch=Watch(on_stage=again))
+
+
+def test_foreign_files_are_left_alone(recipe_of, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="holds other files"):
+        extend(recipe_of(SHORT), tmp_path / "run")
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_checkpoint_that_nobody_waits_for_is_an_error(recipe_of, tmp_path):
+    with pytest.raises(SettingError, match="no stage of kind external"):
+        extend(recipe_of(SHORT), tmp_path / "run", continue_with=tmp_path / "elsewhere")
+
+
+def test_an_estimate_comes_after_the_first_stage(recipe_of, tmp_path):
+    left = []
+    extend(recipe_of(SHORT), tmp_path / "run", watch=Watch(on_stage=lambda *told: left.append(told[3])))
+    assert left[0] is None
+    assert all(seconds > 0 for seconds in left[1:])

@@ -1,0 +1,107 @@
+"""Stand-ins for the rooms that train: settings of the same shape, and a training that costs nothing."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ropewalk.errors import DataError, SettingError
+
+
+class FinetuneSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int = Field(ge=8)
+    num_steps: int = Field(ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0)
+    warmup_steps: int = 0
+    save_every: int = 50
+    schedule: str = "linear"
+    precision: str = "float32"
+    weight_decay: float = 0.0
+    per_device_batch_size: int = 1
+    gradient_checkpointing: bool = True
+    parallel: dict[str, Any] = Field(default_factory=dict)
+
+
+class SourceSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    text: str
+    join: str = "none"
+    kind: str = "text"
+    min_tokens: int = 1
+    max_tokens: int | None = None
+    tokens: int | None = None
+    weight: float = Field(default=1.0, gt=0)
+
+
+class MixtureSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sources: tuple[SourceSettings, ...]
+    retrieval_share: float = Field(default=0.0, ge=0, le=1)
+    seed: int = 0
+
+
+class Mixture:
+    def __init__(self, settings: MixtureSettings, tokenizer: Any, length: int) -> None:
+        if length > 4096:
+            raise DataError(f"No document has {length} tokens.")
+        self.settings, self.length = settings, length
+
+
+def finetune(loaded, factors, stream, settings, folder, *, on_step=None):
+    """Move every weight a little at each step; what was done is on disk after each step."""
+    if loaded.model.dtype != torch.float32:
+        raise SettingError("trained in float32")
+    assert stream.length == settings.length
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / "step.json"
+    start = json.loads(place.read_text())["step"] if place.is_file() else 0
+    for step in range(start, settings.num_steps):
+        place.write_text(json.dumps({"step": step + 1, "starts": [*_starts(folder), start]}))
+        if on_step is not None:
+            on_step(Step(step + 1, settings.num_steps))
+    generator = torch.Generator().manual_seed(settings.num_steps)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 1e-2)
+    model = folder / "model"
+    loaded.model.save_pretrained(model)
+    loaded.tokenizer.save_pretrained(model)
+    factors.save(model / "factors.json")
+    calls.append((settings, factors.as_values()))
+
+
+calls: list[Any] = []
+
+
+class Step:
+    def __init__(self, step: int, num_steps: int) -> None:
+        self.step, self.num_steps, self.loss, self.seconds = step, num_steps, 1.0, 0.1
+
+
+def _starts(folder: Path) -> list[int]:
+    place = folder / "step.json"
+    return json.loads(place.read_text())["starts"] if place.is_file() else []
+
+
+def stand_in(monkeypatch: Any) -> None:
+    """Put the stand-ins where the recipe and the pipeline look for the rooms."""
+    calls.clear()
+    for name, held in (
+        ("ropewalk.finetune.settings", {"FinetuneSettings": FinetuneSettings}),
+        ("ropewalk.finetune.train", {"finetune": finetune}),
+        ("ropewalk.text.mixture", {"MixtureSettings": MixtureSettings, "Mixture": Mixture}),
+    ):
+        module = ModuleType(name)
+        module.__dict__.update(held)
+        monkeypatch.setitem(sys.modules, name, module)
