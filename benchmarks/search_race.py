@@ -449,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where the run folders lie")
     parser.add_argument("--only", default="", help="those whose names begin so, comma-separated")
     parser.add_argument(
-        "--today", default=str(Path(__file__).parent / "today-model"), help="the second model"
+        "--today", default=str(TODAY), help="the second model"
     )
     given = parser.parse_args(arguments)
     if given.what == "report":

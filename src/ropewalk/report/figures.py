@@ -94,9 +94,6 @@ def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, t
             colour, dashes = _RACERS[labels.index(curve.label) % len(_RACERS)]
             axes.step(curve.cost, curve.value, where="post", color=colour, linestyle=dashes, linewidth=1.6)
             axes.plot(curve.cost[-1:], curve.value[-1:], "o", color=colour, markersize=4)
-        for position, label in enumerate(labels):
-            colour, dashes = _RACERS[position % len(_RACERS)]
-            axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.6, label=_literal(label))
         ends = [curve.value[-1] for curve in curves]
         # A first population may begin far above; what is compared are the ends.
         axes.set_ylim(0.97 * min(ends), 1.12 * max(ends))
@@ -105,8 +102,11 @@ def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, t
         axes.set_ylabel(f"best perplexity so far, {name}")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         _make_plain(axes)
-        if index == 0:
-            axes.legend(frameon=False, fontsize=FONT_POINTS - 1)
+    for position, label in enumerate(labels):
+        colour, dashes = _RACERS[position % len(_RACERS)]
+        axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.6, label=_literal(label))
+    # Below both panels: curves leave no corner free for sure.
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=FONT_POINTS - 1)
     return _png(figure)
 
 
