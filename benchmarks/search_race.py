@@ -448,9 +448,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=["run", "report", "list"])
     parser.add_argument("--runs", type=Path, required=True, help="where the run folders lie")
     parser.add_argument("--only", default="", help="those whose names begin so, comma-separated")
-    parser.add_argument(
-        "--today", default=str(TODAY), help="the second model"
-    )
+    parser.add_argument("--today", default=str(TODAY), help="the second model")
     given = parser.parse_args(arguments)
     if given.what == "report":
         report(given.runs, given.today)
