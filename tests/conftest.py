@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.text.stdlib import stdlib_folder
+from tiny import make_tiny_model
 
 # The running interpreter's library, and those of others that are here: Debian's has no full test suite.
 LIBRARIES = sorted({stdlib_folder(), *(file.parent for file in Path("/usr/lib").glob("python3.*/os.py"))})
@@ -39,28 +39,6 @@ def tiny_tokenizer() -> Any:
 def tiny_model(tiny_tokenizer: Any) -> LlamaForCausalLM:
     """A random Llama with a window of 64 tokens; weights are large enough that context changes its logits."""
     return make_tiny_model(tiny_tokenizer)
-
-
-def make_tiny_model(tokenizer: Any) -> LlamaForCausalLM:
-    """As the fixture, for what lives longer than a test."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-        initializer_range=0.2,
-        bos_token_id=0,
-        eos_token_id=1,
-        attn_implementation="sdpa",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture

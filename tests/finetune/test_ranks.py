@@ -10,8 +10,8 @@ import torch
 import two_ranks
 from stages import load, make_factors, train
 
-from conftest import make_tiny_model
 from ropewalk.finetune.ranks import Ranks, factors_digest
+from tiny import make_tiny_model
 
 
 @pytest.fixture(scope="module")
