@@ -260,6 +260,15 @@ a reading adds to a process that holds the model.
 """
 
 
+def publish(name: str, result: dict[str, Any], page: str, table: str) -> None:
+    """Raw numbers and page into dated files, and the table to stdout."""
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"{result['date']}-{name}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(page)
+    print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="scale-model", help="a local folder, or scale-model")
@@ -273,11 +282,7 @@ def main() -> None:
         return
     lengths = [int(length) for length in args.lengths.split(",")]
     result = measure([args.model, RANDOM_MODEL], lengths, args.rounds)
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"{result['date']}-{args.name}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(page(result))
-    print(table(result))
+    publish(args.name, result, page(result), table(result))
 
 
 if __name__ == "__main__":

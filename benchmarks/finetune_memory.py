@@ -25,7 +25,7 @@ from unittest.mock import patch
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from evaluator import PACKAGES, RESULTS, forget_peak, peak_mib, processor, tokens
+from evaluator import PACKAGES, forget_peak, peak_mib, processor, publish, tokens
 from ropewalk.finetune import trainer as trainer_module
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
@@ -187,11 +187,7 @@ def main() -> None:
         print(json.dumps(measure_case(args.case[0], int(args.case[1]))))
         return
     result = measure()
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"{result['date']}-finetune-memory"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(page(result))
-    print(table(result))
+    publish("finetune-memory", result, page(result), table(result))
 
 
 if __name__ == "__main__":

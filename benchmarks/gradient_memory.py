@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluator import PACKAGES, RESULTS, forget_peak, load, peak_mib, processor, tokens
+from evaluator import PACKAGES, forget_peak, load, peak_mib, processor, publish, tokens
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
@@ -302,11 +302,7 @@ def main() -> None:
         print(json.dumps(run_case(*args.case)))
         return
     result = measure()
-    RESULTS.mkdir(exist_ok=True)
-    stem = RESULTS / f"{result['date']}-gradient-memory"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(page(result))
-    print(table(result))
+    publish("gradient-memory", result, page(result), table(result))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ for every candidate; that it would then have been learnt for every document is `
 """
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from datetime import date
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from evaluator import RESULTS, matrix_rate, num_operations, processor, timed
+from evaluator import matrix_rate, num_operations, processor, publish, timed
 from ropewalk.models.load import LoadedModel, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.objective import Objective
@@ -122,16 +121,13 @@ def main() -> None:
     parser.add_argument("--name", default="trial", help="of the result files")
     args = parser.parse_args()
     result = measure(args.rounds)
-    stem = RESULTS / f"{result['date']}-{args.name}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     rate = result["matrix_rate"] / 1e9
     about = (
         f"`python benchmarks/trial.py` on {result['processor']}, {result['threads']} thread(s)"
         f"{', ' + result['preloaded'] + ' preloaded' if result['preloaded'] else ''}; {rate:.0f} Gflop/s."
     )
     page = f"# A trial, {result['date']}\n\n{about}\n\n{table(result)}\n"
-    stem.with_suffix(".md").write_text(page)
-    print(page)
+    publish(args.name, result, page, page)
 
 
 if __name__ == "__main__":

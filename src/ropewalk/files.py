@@ -1,8 +1,17 @@
-"""Files are written whole or not at all."""
+"""Files are written whole or not at all, and stay."""
 
 import os
 import tempfile
 from pathlib import Path
+
+
+def bring_to_disk(path: Path) -> None:
+    """A file's content, or the names in a folder, as durable as the disk makes them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

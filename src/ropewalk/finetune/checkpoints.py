@@ -18,7 +18,6 @@ pickles among them, stand in place of the optimizer's and are read only after th
 
 import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ropewalk.errors import FinetuneError
+from ropewalk.files import bring_to_disk
 from ropewalk.finetune.ranks import Ranks
 
 MANIFEST = "manifest.json"
@@ -81,12 +81,12 @@ def publish(stage: Path, name: str) -> Path:
     partial, folder = partial_folder(stage, name), stage / name
     write_manifest(partial)
     for file in sorted(partial.rglob("*")):
-        _sync(file)
-    _sync(partial)
+        bring_to_disk(file)
+    bring_to_disk(partial)
     if folder.exists():
         _remove(folder)
     partial.rename(folder)
-    _sync(stage)
+    bring_to_disk(stage)
     return folder
 
 
@@ -138,14 +138,6 @@ def saving(
             shutil.rmtree(partial, ignore_errors=True)
         raise
     return stage / name
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

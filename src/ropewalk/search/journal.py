@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from ropewalk.errors import RunFolderError
+from ropewalk.files import bring_to_disk
 from ropewalk.search.trial import Trial
 
 FORMAT = "ropewalk.journal"
@@ -183,7 +184,7 @@ class Journal:
                 content = content[file.write(content) :]
             os.fsync(file.fileno())
             if end == 0:
-                _sync_folder(self.path.parent)
+                bring_to_disk(self.path.parent)
         except OSError as error:
             with suppress(OSError):  # what stays is cut off when the run goes on
                 file.truncate(end)
@@ -232,12 +233,3 @@ def differing(ours: Any, theirs: Any, name: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its content."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
