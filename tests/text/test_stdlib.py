@@ -35,6 +35,21 @@ def test_no_file_is_read_by_two_splits(library: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["search", "held_out"])
+def test_no_file_for_training_is_a_copy_of_what_is_evaluated_on(split: str) -> None:
+    evaluated = {words for file in stdlib_files(split) for words in stretches(file)}  # type: ignore[arg-type]
+
+    for file in stdlib_files("train"):
+        read = stretches(file)
+        assert len(read & evaluated) <= 0.15 * len(read), file
+
+
+def stretches(file: Path) -> set[tuple[str, ...]]:
+    """Every 13 words in a row."""
+    words = file.read_text(encoding="utf-8", errors="ignore").split()
+    return set(zip(*(words[start:] for start in range(13)), strict=False))
+
+
+@pytest.mark.parametrize("split", ["search", "held_out"])
 def test_nothing_that_is_never_evaluated_on_is_read(split: str) -> None:
     top = {file.relative_to(stdlib_folder()).parts[0] for file in stdlib_files(split)}  # type: ignore[arg-type]
 
