@@ -16,6 +16,7 @@ runs/quick/                          of a recipe (`ropewalk extend`)
 │   ├── training/                    of a fine-tuning: its checkpoints, and its model
 │   ├── start/                       of external training: the checkpoint to start from
 │   ├── records.jsonl                of an evaluation
+│   ├── passkey-answers.jsonl        what was answered, prompt by prompt
 │   └── done.json                    what it made, with hashes; written last
 ├── result/                          the checkpoint, if one was tuned, and factors.json: the factor set
 └── result.json                      records, limits and verdicts
@@ -33,7 +34,7 @@ from types import TracebackType
 from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.evaluate.records import EvalRecord
+from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
 from ropewalk.files import write_atomically
 from ropewalk.search.journal import Journal, differing
 from ropewalk.search.search import SearchResult
@@ -392,6 +393,22 @@ class StageFolder:
     def write_records(self, records: Iterable[EvalRecord]) -> None:
         """As `RunFolder.write_records`."""
         _write(self.records_path, b"".join(_line(record.as_json()) for record in records))
+
+    @property
+    def answers_path(self) -> Path:
+        return self.path / "passkey-answers.jsonl"
+
+    def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
+        """As `write_records`; each of them may have taken minutes."""
+        _write(self.answers_path, b"".join(_line(answer.as_json()) for answer in answers))
+
+    def read_answers(self) -> list[PasskeyAnswer]:
+        """As `read_records`."""
+        try:
+            lines = self.answers_path.read_bytes().splitlines()
+            return [PasskeyAnswer(**json.loads(line)) for line in lines]
+        except (OSError, ValueError, TypeError):
+            return []
 
     def read_records(self) -> list[EvalRecord]:
         """Those that were written; none if there are none, or if they can't be read."""

@@ -112,6 +112,25 @@ def test_the_whole_method(recipe_of, tmp_path):
     )
 
 
+def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
+    recipe = recipe_of("  - {kind: search, length: 8x}\n  - {kind: evaluate, passkey: [8x], num_trials: 6}\n")
+    whole = extend(recipe, tmp_path / "whole")
+    first, asked = [], []
+
+    def stop_after_two(progress):
+        first.append(progress.answer)
+        if len(first) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extend(recipe, tmp_path / "stopped", watch=Watch(on_answer=stop_after_two))
+    rest = extend(recipe, tmp_path / "stopped", watch=Watch(on_answer=asked.append))
+
+    assert [progress.num_answered for progress in asked] == [3, 4, 5, 6]
+    assert not {progress.answer.depth for progress in asked} & {answer.depth for answer in first}
+    assert [(r.value, r.by_depth) for r in rest.records] == [(r.value, r.by_depth) for r in whole.records]
+
+
 def test_what_a_folder_holds_is_not_done_again(recipe_of, tmp_path):
     recipe, seen = recipe_of(WHOLE), Seen()
     before = extend(recipe, tmp_path / "run")
