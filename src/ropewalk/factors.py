@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.files import write_atomically
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import RopeGeometry, TunedGeometry
 
 FORMAT = "ropewalk.factors"
 SET_FORMAT = "ropewalk.factor-set"
@@ -155,6 +155,15 @@ class RescaleFactors:
             num_start_tokens=max(self.num_start_tokens, own.num_start_tokens),
             attention_factor=self.attention_factor * own.attention_factor,
         )
+
+    def as_window(self) -> TunedGeometry:
+        """The geometry of a model that was tuned with these: what is extended when it is extended again.
+
+        Of a vector for each layer, the geometric mean counts.
+        """
+        geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
+        factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
+        return TunedGeometry(**geometry, rescale_factors=tuple(map(float, factors)))
 
     def require_geometry(self, geometry: RopeGeometry, model_name: str) -> None:
         """Refuse a model that these factors were not made for.
