@@ -123,7 +123,7 @@ STAGES = {
 
 def table_after(marker):
     """The cells of the table that follows a marker, without backticks, on whichever page it is."""
-    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    text = "\n".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
     ((_, table),) = re.findall(rf"<!-- keys of ({marker}) -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
     rows = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in table.splitlines()]
     return rows[2:]
@@ -148,7 +148,7 @@ def default(model, name):
 
 
 def test_there_is_a_table_for_every_model():
-    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    text = "\n".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
     assert sorted(re.findall(r"<!-- keys of (\w+) -->", text)) == sorted([*MODELS, "stages"])
 
 
