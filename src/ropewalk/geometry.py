@@ -99,7 +99,8 @@ class TunedGeometry(RopeGeometry):
 
     def inverse_frequencies(self) -> NDArray[np.float64]:
         """theta_i / lambda_i, radians a token, shape (num_pairs,)."""
-        return super().inverse_frequencies() / np.array(self.rescale_factors)
+        slowed: NDArray[np.float64] = super().inverse_frequencies() / np.array(self.rescale_factors)
+        return slowed
 
     def pair_of_turns(self, turns: float) -> float:
         """Between the pairs that there are; beyond them it goes on as plain frequencies do."""
