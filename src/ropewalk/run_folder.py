@@ -21,7 +21,6 @@ runs/quick/                          of a recipe (`ropewalk extend`)
 └── result.json                      records, limits and verdicts
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -34,7 +33,7 @@ from typing import Any
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.files import write_atomically
+from ropewalk.files import LOCK, PARTIAL, FolderLock, clear_partials, write_atomically
 from ropewalk.search.journal import Journal, differing
 from ropewalk.search.search import SearchResult
 
@@ -181,7 +180,7 @@ class PipelineFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path, lock: Any) -> None:
+    def __init__(self, path: Path, lock: FolderLock) -> None:
         self.path = path
         self._lock = lock
 
@@ -198,7 +197,7 @@ class PipelineFolder:
         """
         path = Path(path)
         _make_folder(path)
-        folder = cls(path, _locked(path / ".lock", path))
+        folder = cls(path, _locked(path))
         try:
             folder._take_up(json.loads(json.dumps(identity)))
         except BaseException:
@@ -230,19 +229,24 @@ class PipelineFolder:
     def write_result(self, checkpoint: Path | None, factors: str) -> None:
         """Put the checkpoint (linked, not copied, where that can be) and the factor set into `result`.
 
+        It is made beside and then takes the place of the one before, so that it is never there in part.
+
         Raises:
             RunFolderError: it can't be written.
         """
+        partial = self.path / f".{self.result_path.name}{PARTIAL}"
         try:
-            shutil.rmtree(self.result_path, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             if checkpoint is None:
-                self.result_path.mkdir()
+                partial.mkdir()
             else:
-                shutil.copytree(checkpoint, self.result_path, copy_function=_link_or_copy)
-                self.result_factors_path.unlink(missing_ok=True)  # never written through a link
+                shutil.copytree(checkpoint, partial, copy_function=_link_or_copy)
+            # Replaced, and so never written through a link.
+            write_atomically(partial / self.result_factors_path.name, factors.encode())
+            shutil.rmtree(self.result_path, ignore_errors=True)
+            partial.rename(self.result_path)
         except OSError as error:
             raise _explain(self.result_path, error) from error
-        _write(self.result_factors_path, factors.encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run in short.
@@ -265,7 +269,8 @@ class PipelineFolder:
         self.close()
 
     def _take_up(self, identity: dict[str, Any]) -> None:
-        present = [name for name in _present(self.path) if name != ".lock"]
+        _clear_partials(self.path, self.recipe_path.name)  # killed before it was there
+        present = [name for name in _present(self.path) if name != LOCK]
         if self.recipe_path.name not in present:
             _require_empty(self.path, present)
             document = {"format": FORMAT, "version": FORMAT_VERSION, "recipe": identity}
@@ -277,6 +282,7 @@ class PipelineFolder:
                 f"{self.path} holds a run of another recipe: {'; '.join(differences)} there. Go on with the "
                 f"recipe that it was begun with, or choose another folder."
             )
+        _clear_partials(self.path, self.summary_path.name)
 
 
 class StageFolder:
@@ -325,10 +331,13 @@ class StageFolder:
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """Begin the stage, or go on with it; it must have been begun with the same inputs.
 
+        What a killed process left half-written is taken away.
+
         Raises:
             RunFolderError: with others, or it can't be written.
         """
         as_read = json.loads(json.dumps(inputs))
+        _clear_partials(self.path)
         if self.inputs_path.is_file():
             differences = differing(as_read, _read(self.inputs_path).get("inputs"))
             if differences:
@@ -380,7 +389,7 @@ class StageFolder:
         Raises:
             RunFolderError: it can't be written.
         """
-        partial = self.path / ".start.partial"
+        partial = self.path / f".{self.start_path.name}{PARTIAL}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -436,19 +445,18 @@ def _require_empty(path: Path, present: list[str]) -> None:
         raise RunFolderError(f"{path} holds other files ({names}): choose a new or an empty folder.")
 
 
-def _locked(path: Path, folder: Path) -> Any:
-    """A file whose lock dies with the process."""
+def _locked(folder: Path) -> FolderLock:
     try:
-        file = path.open("a+b")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
-    except BlockingIOError:
-        file.close()
-        raise RunFolderError(
-            f"{folder} is in use by another process: wait until it ends, or choose another folder."
-        ) from None
+        return FolderLock(folder)
     except OSError as error:
-        raise _explain(path, error) from error
+        raise _explain(folder, error) from error
+
+
+def _clear_partials(folder: Path, name: str = "*") -> None:
+    try:
+        clear_partials(folder, name)
+    except OSError as error:
+        raise _explain(folder, error) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
