@@ -282,12 +282,35 @@ def test_two_runs_in_one_folder_are_refused(recipe_of, tmp_path):
         extend(recipe, tmp_path / "run", watch=Watch(on_stage=again))
 
 
+def test_killed_at_its_first_write_it_begins(recipe_of, tmp_path):
+    """`recipe.json` was half-written, and nothing else was there."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.json.abcdefgh.partial").write_text("{")
+    (tmp_path / "run" / ".lock").touch()
+    extend(recipe_of(SHORT), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_what_a_killed_run_left_half_written_is_cleared(recipe_of, tmp_path):
+    recipe = recipe_of(SHORT)
+    extend(recipe, tmp_path / "run")
+    for place in (".result.json", "stages/01-search-4x/.done.json", "stages/02-evaluate-1x/.records.jsonl"):
+        (tmp_path / "run" / f"{place}.abcdefgh.partial").write_text("{")
+    (tmp_path / "run" / ".result.partial").mkdir()
+    (tmp_path / "run" / ".result.partial" / "model.safetensors").touch()
+    extend(recipe, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob(".*"))
+    assert [path.name for path in (tmp_path / "run" / "result").iterdir()] == ["factors.json"]
+
+
 def test_foreign_files_are_left_alone(recipe_of, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
+    (tmp_path / "run" / ".thesis.txt.partial").write_text("mine too")
     with pytest.raises(RunFolderError, match="holds other files"):
         extend(recipe_of(SHORT), tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".thesis.txt.partial", "thesis.txt"]
 
 
 def test_a_checkpoint_that_nobody_waits_for_is_an_error(recipe_of, tmp_path):

@@ -1,6 +1,5 @@
 """What every run's folder does with the disk, and how it is explained when the disk does not let it."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.files import write_atomically
+from ropewalk.files import FolderLock, clear_partials, write_atomically
 
 FORMAT = "ropewalk.run"
 FORMAT_VERSION = 1
@@ -61,23 +60,28 @@ def require_empty(path: Path, present: list[str]) -> None:
         raise RunFolderError(f"{path} holds other files ({names}): choose a new or an empty folder.")
 
 
-def locked(path: Path, folder: Path) -> Any:
-    """A file whose lock dies with the process.
+def locked(folder: Path) -> FolderLock:
+    """The folder as this process's own.
 
     Raises:
         RunFolderError: another process holds it, or it can't be written.
     """
     try:
-        file = path.open("a+b")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
-    except BlockingIOError:
-        file.close()
-        raise RunFolderError(
-            f"{folder} is in use by another process: wait until it ends, or choose another folder."
-        ) from None
+        return FolderLock(folder)
     except OSError as error:
-        raise explain(path, error) from error
+        raise explain(folder, error) from error
+
+
+def without_partials(folder: Path, name: str = "*") -> None:
+    """As `files.clear_partials`.
+
+    Raises:
+        RunFolderError: something can't be removed.
+    """
+    try:
+        clear_partials(folder, name)
+    except OSError as error:
+        raise explain(folder, error) from error
 
 
 def read_document(path: Path) -> dict[str, Any]:

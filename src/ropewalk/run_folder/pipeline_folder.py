@@ -24,6 +24,7 @@ from typing import Any
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
+from ropewalk.files import LOCK, PARTIAL, FolderLock, write_atomically
 from ropewalk.run_folder.disk import (
     FORMAT,
     FORMAT_VERSION,
@@ -36,6 +37,7 @@ from ropewalk.run_folder.disk import (
     names_in,
     read_document,
     require_empty,
+    without_partials,
     write_file,
 )
 from ropewalk.search.journal import differing
@@ -50,7 +52,7 @@ class PipelineFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path, lock: Any) -> None:
+    def __init__(self, path: Path, lock: FolderLock) -> None:
         self.path = path
         self._lock = lock
 
@@ -67,7 +69,7 @@ class PipelineFolder:
         """
         path = Path(path)
         make_folder(path)
-        folder = cls(path, locked(path / ".lock", path))
+        folder = cls(path, locked(path))
         try:
             folder._take_up(json.loads(json.dumps(identity)))
         except BaseException:
@@ -99,19 +101,24 @@ class PipelineFolder:
     def write_result(self, checkpoint: Path | None, factors: str) -> None:
         """Put the checkpoint (linked, not copied, where that can be) and the factor set into `result`.
 
+        It is made beside and then takes the place of the one before, so that it is never there in part.
+
         Raises:
             RunFolderError: it can't be written.
         """
+        partial = self.path / f".{self.result_path.name}{PARTIAL}"
         try:
-            shutil.rmtree(self.result_path, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             if checkpoint is None:
-                self.result_path.mkdir()
+                partial.mkdir()
             else:
-                shutil.copytree(checkpoint, self.result_path, copy_function=link_or_copy)
-                self.result_factors_path.unlink(missing_ok=True)  # never written through a link
+                shutil.copytree(checkpoint, partial, copy_function=link_or_copy)
+            # Replaced, and so never written through a link.
+            write_atomically(partial / self.result_factors_path.name, factors.encode())
+            shutil.rmtree(self.result_path, ignore_errors=True)
+            partial.rename(self.result_path)
         except OSError as error:
             raise explain(self.result_path, error) from error
-        write_file(self.result_factors_path, factors.encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run in short.
@@ -134,7 +141,8 @@ class PipelineFolder:
         self.close()
 
     def _take_up(self, identity: dict[str, Any]) -> None:
-        present = [name for name in names_in(self.path) if name != ".lock"]
+        without_partials(self.path, self.recipe_path.name)  # killed before it was there
+        present = [name for name in names_in(self.path) if name != LOCK]
         if self.recipe_path.name not in present:
             require_empty(self.path, present)
             document = {"format": FORMAT, "version": FORMAT_VERSION, "recipe": identity}
@@ -146,6 +154,7 @@ class PipelineFolder:
                 f"{self.path} holds a run of another recipe: {'; '.join(differences)} there. Go on with the "
                 f"recipe that it was begun with, or choose another folder."
             )
+        without_partials(self.path, self.summary_path.name)
 
 
 class StageFolder:
@@ -194,10 +203,13 @@ class StageFolder:
     def begin(self, inputs: Mapping[str, Any]) -> None:
         """Begin the stage, or go on with it; it must have been begun with the same inputs.
 
+        What a killed process left half-written is taken away.
+
         Raises:
             RunFolderError: with others, or it can't be written.
         """
         as_read = json.loads(json.dumps(inputs))
+        without_partials(self.path)
         if self.inputs_path.is_file():
             differences = differing(as_read, read_document(self.inputs_path).get("inputs"))
             if differences:
@@ -249,7 +261,7 @@ class StageFolder:
         Raises:
             RunFolderError: it can't be written.
         """
-        partial = self.path / ".start.partial"
+        partial = self.path / f".{self.start_path.name}{PARTIAL}"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
