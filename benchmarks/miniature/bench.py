@@ -17,6 +17,7 @@ from miniature.extended import ExtensionRun
 from miniature.readings import Reading, Share
 from miniature.settings import Settings
 from ropewalk.cli.output import clock, say
+from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.passkey import measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
@@ -109,11 +110,12 @@ class Bench:
         """The model in memory.
 
         Raises:
-            AssertionError: its weights are others than when it was named.
+            RunFolderError: its weights are others than when it was named.
         """
         name = self.settings.model if model.folder is None else str(model.folder)
         loaded = self._load(name, model.label, attention)
-        assert loaded.weights_sha256 == model.weights_sha256, f"{name} holds other weights than it says"
+        if loaded.weights_sha256 != model.weights_sha256:
+            raise RunFolderError(f"{name} holds other weights than its factors.json says: put them back.")
         return loaded
 
     def documents(self, length: int, *, num: int | None = None, split: str = "report") -> DocumentSet:
@@ -151,7 +153,8 @@ class Bench:
     ) -> Reading | None:
         """A perplexity; without factors only where the model is to be read `plain`, as it stands."""
         if model is None or (factors is None and not plain):
-            return self._unknown(self.num_documents(length), length)
+            self._unknown(f"perplexity {label}", self.num_documents(length), length)
+            return None
 
         def measure(part: DocumentSet) -> EvalRecord:
             loaded = self.loaded(model)
@@ -179,7 +182,8 @@ class Bench:
         is_long = length > self.settings.long_from * self.window
         num_trials = self.settings.num_long_trials if is_long else self.settings.num_trials
         if model is None or factors is None:
-            return self._unknown(num_trials, length)
+            self._unknown(f"passkey {label}", num_trials, length)
+            return None
         found = 0
         complete = True
         for seed, first in enumerate(range(0, num_trials, TRIALS_A_CELL)):
@@ -286,12 +290,9 @@ class Bench:
         self.used.setdefault(self.table, {})[cell.name] = found
         return found
 
-    def _unknown(self, count: int, length: int) -> None:
+    def _unknown(self, what: str, count: int, length: int) -> None:
         """What depends on something that is not there yet: counted, as well as can be."""
-        if self.task == "run":
-            return
-        self.num_missing += 1
-        self.work_left += count * self.passes(length)
+        self._count(f"{what} {length}", count * self.passes(length))
 
     # ------------------------------------------------------------ searches and trainings
 
@@ -335,7 +336,8 @@ class Bench:
                 folder.write_search(result)
             self.did(work, time.perf_counter() - started)
         factors = RescaleFactors.load(folder.factors_path)
-        assert factors.provenance.weights_sha256 == self.base.weights_sha256, f"{path}: of another model"
+        if factors.provenance.weights_sha256 != self.base.weights_sha256:
+            raise RunFolderError(f"{path} holds a search on another model: choose another --out.")
         return factors
 
     def tuning(
@@ -365,7 +367,8 @@ class Bench:
             )
             self.did(work, time.perf_counter() - started)
         tuned_with = RescaleFactors.load(path / MODEL / "factors.json")
-        assert factors is None or tuned_with.as_values() == factors.as_values(), f"{path}: other factors"
+        if factors is not None and tuned_with.as_values() != factors.as_values():
+            raise RunFolderError(f"{path} was trained with other factors: choose another --out.")
         assert tuned_with.provenance.weights_sha256 is not None
         return Model(name, tuned_with.provenance.weights_sha256, path / MODEL)
 

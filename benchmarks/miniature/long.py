@@ -2,7 +2,7 @@
 
 from miniature.bench import Bench, Model
 from miniature.extended import ExtensionRun
-from miniature.page import Claim, Grid, Page, curve, draw_shares
+from miniature.page import Claim, Grid, Page, Rows, curve, draw_shares
 from miniature.readings import Reading, Share, against, lowest, verdict
 from miniature.tuned import lengths_to
 from ropewalk.factors import RescaleFactors
@@ -51,7 +51,7 @@ def second_interpolation(bench: Bench) -> Page:
         for label in labels
     }
     times = longest // run.tuned_length
-    rows = [[_on_top(label, times), *(found[label, length] for length in lengths)] for label in labels]
+    rows: Rows = [[_on_top(label, times), *(found[label, length] for length in lengths)] for label in labels]
     rows += [
         [
             f"searched against {_on_top(label, times)}",

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from miniature.readings import Reading, Share, cell
 from ropewalk.report.figures import DPI, SIZE_INCHES, Curve, style_of
 
+Rows = list[list[object]]
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -1,11 +1,12 @@
 """Tables of the base model as it was trained: schemes by ratio, n-hat alone, attention on first tokens."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from miniature.bench import Bench
-from miniature.page import Claim, Grid, Page, curve
+from miniature.page import Claim, Grid, Page, Rows, curve
 from miniature.readings import Reading, against, lowest, verdict
 from ropewalk.evaluate.intervals import NUM_RESAMPLES
 from ropewalk.factors import RescaleFactors
@@ -14,8 +15,8 @@ from ropewalk.rope.schemes import scheme_factors
 
 SCHEMES = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "yarn-paper", "mrrope-pro")
 # The paper searches with attention factor 1; these two differ in n-hat alone.
-LAMBDA = {"attention_factor": "1", "start_tokens": "none"}
-LAMBDA_AND_START = {"attention_factor": "1", "start_tokens": "search"}
+LAMBDA: dict[str, Any] = {"attention_factor": "1", "start_tokens": "none"}
+LAMBDA_AND_START: dict[str, Any] = {"attention_factor": "1", "start_tokens": "search"}
 PAPERS_START_TOKENS = 16
 
 
@@ -51,12 +52,12 @@ def by_ratio(bench: Bench) -> Page:
     }
     at_window = bench.reading(bench.base, "none", None, window, plain=True)
     columns = [f"{ratio}x ({ratio * window})" for ratio in ratios]
-    rows = [[label, *(found[label, ratio] for ratio in ratios)] for label in labels]
+    rows: Rows = [[label, *(found[label, ratio] for ratio in ratios)] for label in labels]
     rows += [
         [f"searched against {label}", *(against(found[SEARCHED, r], found[label, r]) for r in ratios)]
         for label in labels[:-1]
     ]
-    ablation = [
+    ablation: Rows = [
         [label, *(both[label, ratio] for ratio in ratios)] for label in ("pi", "lambda", "lambda and n-hat")
     ]
     gain = {r: against(both["lambda and n-hat", r], both["lambda", r]) for r in ratios}
@@ -166,7 +167,7 @@ def attention_mass(bench: Bench) -> Page:
     window, ratio = bench.window, max(bench.settings.ratios)
     searched = factors_of(bench, SEARCHED, ratio * window)
     grids, verdicts = [], []
-    cases = [("as trained", None, window)]
+    cases: list[tuple[str, RescaleFactors | None, int]] = [("as trained", None, window)]
     if searched is not None or bench.task == "count":
         cases.append((SEARCHED, searched, ratio * window))
     for label, factors, length in cases:
@@ -214,9 +215,9 @@ def _best_start_tokens(bench: Bench) -> list[str]:
     return said
 
 
-def _share(values: Sequence[float]) -> str:
+def _share(values: NDArray[np.float64]) -> str:
     drawn = np.random.default_rng(0).integers(len(values), size=(NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(np.asarray(values)[drawn].mean(axis=1), [0.025, 0.975])
+    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
     return f"{np.mean(values):.1%} ({low:.1%}-{high:.1%})"
 
 
