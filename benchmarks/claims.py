@@ -8,6 +8,8 @@
 cell it was in; searches and trainings go on from their own journals and checkpoints. RUN is a finished (or
 unfinished) run of `ropewalk extend scale-model-512x`, which is only read; without it the tables of the tuned
 model are missing. `report` writes what there is, says what is missing, and measures nothing. `list` counts.
+Sizes that were said to `run` are noted in FOLDER, and hold until others are said; more documents later
+measure only those that are new.
 """
 
 import argparse
@@ -55,7 +57,8 @@ def run(bench: Bench, names: Sequence[str]) -> None:
             continue
         bench.begin("run", name)
         claim.make(bench)
-        say(f"{name} is done")
+        waits = f", but {bench.num_missing} of what it shows wait for the run" if bench.num_missing else ""
+        say(f"{name} is done{waits}")
 
 
 def count(bench: Bench, names: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -167,10 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unknown = [name for name in names if name not in CLAIMS]
     if unknown:
         raise SystemExit(f"There is no table {unknown[0]}: give some of {', '.join(CLAIMS)}.")
-    settings = Settings(**{field.name: getattr(given, field.name) for field in fields(Settings)})
+    changes = {field.name: getattr(given, field.name) for field in fields(Settings)}
+    settings = Settings.choose(given.out, changes)
     try:
         bench = Bench(settings, given.out, ExtensionRun(given.run) if given.run else None)
         if given.what == "run":
+            settings.save(given.out)
             run(bench, names)
         elif given.what == "list":
             for name, (there, left) in count(bench, names).items():
@@ -199,7 +204,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for entry in fields(Settings):
         kind = _numbers if isinstance(entry.default, tuple) else type(entry.default)
         option = f"--{entry.name.replace('_', '-')}"
-        parser.add_argument(option, dest=entry.name, type=kind, default=entry.default)
+        parser.add_argument(option, dest=entry.name, type=kind, help=f"{entry.default} at first")
     return parser.parse_args(arguments)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from miniature.attention import attention_on_first
 from miniature.cells import Cell, CellStore
-from miniature.extended import ExtensionRun
+from miniature.extended import ExtensionRun, Model
 from miniature.readings import Reading, Share
 from miniature.settings import Settings
 from ropewalk.cli.output import clock, say
@@ -38,19 +38,6 @@ Task = Literal["count", "run", "show"]
 TRIALS_A_CELL = 10  # as many as there are depths
 SECONDS_BETWEEN_LINES = 15.0
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that cells may be measured on; its weights are read when the first one is.
-
-    Attributes:
-        folder: None for the base model.
-    """
-
-    label: str
-    weights_sha256: str
-    folder: Path | None = None
 
 
 @dataclass
@@ -369,8 +356,7 @@ class Bench:
         tuned_with = RescaleFactors.load(path / MODEL / "factors.json")
         if factors is not None and tuned_with.as_values() != factors.as_values():
             raise RunFolderError(f"{path} was trained with other factors: choose another --out.")
-        assert tuned_with.provenance.weights_sha256 is not None
-        return Model(name, tuned_with.provenance.weights_sha256, path / MODEL)
+        return Model.tuned(name, tuned_with, path / MODEL)
 
     def _count(self, title: str, work: float) -> None:
         self.num_missing += 1

@@ -19,6 +19,25 @@ StageKind = TypeVar("StageKind", bound=Stage)
 
 
 @dataclass(frozen=True)
+class Model:
+    """A model that cells may be measured on; its weights are read when the first one is.
+
+    Attributes:
+        folder: None for the base model.
+    """
+
+    label: str
+    weights_sha256: str
+    folder: Path | None = None
+
+    @classmethod
+    def tuned(cls, label: str, factors: RescaleFactors, folder: Path) -> "Model":
+        """A tuned one: the factors beside its weights name them."""
+        assert factors.provenance.weights_sha256 is not None
+        return cls(label, factors.provenance.weights_sha256, folder)
+
+
+@dataclass(frozen=True)
 class Tuned:
     """A fine-tuning stage of the run that is done.
 
@@ -30,6 +49,9 @@ class Tuned:
     folder: Path
     factors: RescaleFactors
     stage: FinetuneStage
+
+    def model(self, label: str) -> Model:
+        return Model.tuned(label, self.factors, self.folder)
 
 
 class ExtensionRun:

@@ -1,7 +1,7 @@
 """Tables of a run of `ropewalk extend`: the second interpolation, readjustment, passkeys, all lengths."""
 
-from miniature.bench import Bench, Model
-from miniature.extended import ExtensionRun
+from miniature.bench import Bench
+from miniature.extended import ExtensionRun, Model
 from miniature.page import Claim, Grid, Page, Rows, curve, draw_shares
 from miniature.readings import Reading, Share, against, lowest, verdict
 from miniature.tuned import lengths_to
@@ -22,10 +22,7 @@ def run_of(bench: Bench) -> ExtensionRun:
 def tuned_model(run: ExtensionRun) -> Model | None:
     """The run's tuned model; None until it is there."""
     tuned = run.last_tuned
-    if tuned is None:
-        return None
-    assert tuned.factors.provenance.weights_sha256 is not None
-    return Model(f"tuned at {run.tuned_length}", tuned.factors.provenance.weights_sha256, tuned.folder)
+    return None if tuned is None else tuned.model(f"tuned at {run.tuned_length}")
 
 
 def tuned_factors(run: ExtensionRun) -> RescaleFactors | None:

@@ -1,9 +1,15 @@
 """How large the miniature is: everything that `benchmarks/claims.py` lets be changed."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from ropewalk.files import write_atomically
 from ropewalk.search.settings import SearchSettings
+
+FILE = "settings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +18,7 @@ class Settings:
 
     Attributes:
         model: the base model.
-        search_text, report_text: sources; nothing is reported on text that a search followed.
+        search_text, report_text, training_text: sources, of three different parts.
         num_documents: of a perplexity at lengths up to `long_from`, where the text has so many.
         num_long_documents: of a longer one; below 3 there is no interval.
         long_from: the ratio above which a length is long.
@@ -28,6 +34,7 @@ class Settings:
     model: str = "scale-model"
     search_text: str = "stdlib:search"
     report_text: str = "stdlib:held-out"
+    training_text: str = "stdlib"
     num_documents: int = 20
     num_long_documents: int = 3
     long_from: int = 64
@@ -49,3 +56,18 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def save(self, out: Path) -> None:
+        """Note them where the cells lie: a report then shows what was measured, without being told again."""
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / FILE, json.dumps(self.as_dict(), indent=1).encode() + b"\n")
+
+    @classmethod
+    def choose(cls, out: Path, given: Mapping[str, Any]) -> "Settings":
+        """What was given, None meaning nothing; the rest as the last `run` into that folder had it."""
+        path = out / FILE
+        saved = json.loads(path.read_bytes()) if path.is_file() else {}
+        values = {**saved, **{name: value for name, value in given.items() if value is not None}}
+        return cls(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        )

@@ -1,6 +1,6 @@
 """Tables that train: every scheme tuned alike, and one long stage against two."""
 
-from miniature.bench import Bench, Model
+from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page
 from miniature.readings import against, lowest, verdict
 from miniature.untuned import factors_of
@@ -28,7 +28,7 @@ def tuned_alike(bench: Bench) -> Page:
                 learning_rate=settings.learning_rate, warmup_steps=settings.tuning_steps // 10,
                 save_every=5, seed=settings.seed,
             ),
-            _text(settings.seed, length),
+            _text(bench, length),
         )  # fmt: skip
         after[label] = bench.reading(tuned, label, factors, length)
     rows = [
@@ -61,9 +61,10 @@ def tuned_alike(bench: Bench) -> Page:
     )
 
 
-def _text(seed: int, length: int) -> MixtureSettings:
-    source = SourceSettings(name="library", text="stdlib", join="folder", min_tokens=length // SHORTEST_TEXT)
-    return MixtureSettings(sources=(source,), seed=seed)
+def _text(bench: Bench, length: int) -> MixtureSettings:
+    text, shortest = bench.settings.training_text, length // SHORTEST_TEXT
+    source = SourceSettings(name="library", text=text, join="folder", min_tokens=shortest)
+    return MixtureSettings(sources=(source,), seed=bench.settings.seed)
 
 
 def straight_or_by_way(bench: Bench) -> Page:
@@ -82,7 +83,7 @@ def straight_or_by_way(bench: Bench) -> Page:
     straight = bench.tuning(
         f"{last.length}-straight-steps-{num_steps}", factors, settings, recipe.mixture_settings()
     )
-    by_way = None if done is None else Model("tuned by way of a shorter length", _sha(done), done.folder)
+    by_way = None if done is None else done.model("tuned by way of a shorter length")
     lengths = lengths_to(bench, last.length)
     grids, verdicts = [], []
     rows, keys = [], []
@@ -123,12 +124,6 @@ def lengths_to(bench: Bench, longest: int) -> list[int]:
     while lengths[-1] * 4 < longest:
         lengths.append(lengths[-1] * 4)
     return [*lengths, longest]
-
-
-def _sha(done: object) -> str:
-    sha = done.factors.provenance.weights_sha256  # type: ignore[attr-defined]
-    assert isinstance(sha, str)
-    return sha
 
 
 CLAIMS = (

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page, Rows, curve
-from miniature.readings import Reading, against, lowest, verdict
+from miniature.readings import Difference, Reading, against, lowest, verdict
 from ropewalk.evaluate.intervals import NUM_RESAMPLES
 from ropewalk.factors import RescaleFactors
 from ropewalk.report.figures import SEARCHED, draw_perplexity
@@ -71,13 +71,7 @@ def by_ratio(bench: Bench) -> Page:
             f"{verdict(difference)} at {ratio}x, that searched factors read better than every scheme: "
             f"against {name}, the best of them here, {difference}."
         )
-    for ratio in ratios:
-        start = factors_of(bench, "lambda and n-hat", ratio * window)
-        chosen = "not known yet" if start is None else str(start.num_start_tokens)
-        verdicts.append(
-            f"{verdict(gain[ratio])} at {ratio}x, that n-hat adds to searched lambdas: n-hat {chosen} was "
-            f"chosen, {gain[ratio]}."
-        )
+    verdicts += [_of_start_tokens(bench, ratio, gain[ratio]) for ratio in ratios]
 
     def figure() -> bytes:
         curves = [
@@ -103,6 +97,16 @@ def by_ratio(bench: Bench) -> Page:
         ),
         figure=figure,
     )  # fmt: skip
+
+
+def _of_start_tokens(bench: Bench, ratio: int, gain: Difference | None) -> str:
+    factors = factors_of(bench, "lambda and n-hat", ratio * bench.window)
+    claim = f"at {ratio}x, that n-hat adds to searched lambdas"
+    if factors is None:
+        return f"Cannot be said yet {claim}: the search is not done."
+    if factors.num_start_tokens == 0:
+        return f"Does not hold {claim}: where n-hat could be chosen, the search left it at 0."
+    return f"{verdict(gain)} {claim}: n-hat {factors.num_start_tokens} was chosen, {gain}."
 
 
 # ---------------------------------------------------------------- n-hat alone
