@@ -67,7 +67,8 @@ class Settings:
         """What was given, None meaning nothing; the rest as the last `run` into that folder had it."""
         path = out / FILE
         saved = json.loads(path.read_bytes()) if path.is_file() else {}
-        values = {**saved, **{name: value for name, value in given.items() if value is not None}}
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        values: dict[str, Any] = {
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()},
+            **{key: value for key, value in given.items() if value is not None},
+        }
+        return cls(**values)

@@ -1,6 +1,7 @@
-"""`benchmarks/claims.py`: what it says of numbers, and that a run measures once and a report invents nothing."""
+"""`benchmarks/claims.py`: what it says of numbers; a run measures once, and a report invents nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,19 @@ from ropewalk.evaluate.nll import NllSum
 from ropewalk.models.load import load_model
 from ropewalk.text.tokens import TokenDocument
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+import claims
+from miniature.attention import attention_on_first
+from miniature.readings import Difference, Reading, against, verdict
 
 
 @pytest.fixture
 def command(tiny_model_folder, tmp_path):
     """The script at its smallest, on the tiny model (window 64)."""
-    import claims
-
     sizes = ["--ratios", "2", "--sweep-ratios", "2", "--start-tokens", "0,4", "--num-documents", "3",
-             "--budget", "6", "--search-documents", "1", "--stop-documents", "1"]  # fmt: skip
+             "--budget", "6", "--search-documents", "1", "--stop-documents", "1",
+             "--tuned-ratio", "4"]  # fmt: skip
     for name in ("searched", "reported"):
         rows = [{"text": f"{name} {n}: " + f"line {n} of {name}, and more. " * 24} for n in range(3)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -85,8 +84,6 @@ def test_an_unknown_table_and_a_folder_without_a_run_are_refused(command, tmp_pa
 
 
 def reading(*nats):
-    from miniature.readings import Reading
-
     sums = tuple(NllSum(nll_sum_nats=float(value), num_tokens=10) for value in nats)
     return Reading(label="some", length=11, sums=sums, last_halves=sums)
 
@@ -101,14 +98,10 @@ def reading(*nats):
     ],
 )
 def test_a_verdict_follows_the_interval_of_the_difference(ours, theirs, said):
-    from miniature.readings import against, verdict
-
     assert verdict(against(reading(*ours), reading(*theirs))) == said
 
 
 def test_a_difference_is_of_perplexities_on_the_same_documents():
-    from miniature.readings import Difference
-
     difference = Difference.of(reading(18, 19, 20), reading(20, 21, 22))
     ratio = torch.tensor(-0.2).expm1().item()  # 2 nats in 10 tokens, on every document
     assert difference.ratio == pytest.approx(ratio)
@@ -116,14 +109,10 @@ def test_a_difference_is_of_perplexities_on_the_same_documents():
 
 
 def test_what_is_not_measured_leaves_a_verdict_open():
-    from miniature.readings import against, verdict
-
     assert verdict(against(reading(1, 2, 3), None)) == "Cannot be said yet"
 
 
 def test_attention_on_all_that_a_query_sees_is_whole(tiny_model_folder):
-    from miniature.attention import attention_on_first
-
     loaded = load_model(tiny_model_folder, attn_implementation="eager")
     ids = torch.arange(2, 34)
     found = attention_on_first(loaded, TokenDocument(name="some", ids=ids), None, [1, 4, 16])
