@@ -3,7 +3,7 @@
 from miniature.bench import Bench
 from miniature.extended import ExtensionRun, Model
 from miniature.page import Claim, Grid, Page, Rows, curve, draw_shares
-from miniature.readings import Reading, Share, against, lowest, verdict
+from miniature.readings import Reading, Share, against, cell, lowest, verdict
 from miniature.tuned import lengths_to
 from ropewalk.factors import RescaleFactors
 from ropewalk.report.comparison import SLIDING, scheme_at_lengths
@@ -63,7 +63,7 @@ def second_interpolation(bench: Bench) -> Page:
         name = "the best scheme" if best is None else _on_top(best.label, times)
         verdicts.append(
             f"{verdict(difference)} at {length}, that the searched second interpolation reads better than "
-            f"every scheme: against {name}, the best of them here, {difference}."
+            f"every scheme: against {name}, the best of them here, {cell(difference)}."
         )
     header = ["second interpolation", *(f"{length} tokens" for length in lengths)]
     return Page(
@@ -104,7 +104,7 @@ def readjustment(bench: Bench) -> Page:
         kept = run.second is not None and short is not None and _turn_alike(short, run.second)
         verdicts.append(
             f"{verdict(difference)} at {length}, that readjusted factors read short inputs better: "
-            f"{difference}; passkeys {_or_missing(found[0])} before, {_or_missing(found[1])} after."
+            f"{cell(difference)}; passkeys {_or_missing(found[0])} before, {_or_missing(found[1])} after."
             + (" (Nothing better was found there, so the long factors serve it.)" if kept else "")
         )
     return Page(
@@ -206,13 +206,13 @@ def by_length(bench: Bench) -> Page:
     late = against(None if ours is None else ours.last_half, None if window is None else window.last_half)
     verdicts = [
         f"{verdict(late)} at {longest}, that the last half is read better than by a window of "
-        f"{bench.window} that slides: {late}."
+        f"{bench.window} that slides: {cell(late)}."
     ]
     for other in (untuned, tuned_only):
         difference = against(ours, paths[other][-1])
         verdicts.append(
             f"{verdict(difference)} at {longest}, that the whole path reads better than {other}: "
-            f"{difference}."
+            f"{cell(difference)}."
         )
     verdicts.append(_flatness(paths[readjusted], lengths))
 
@@ -287,7 +287,7 @@ def straight_search(bench: Bench) -> Page:
         difference = against(found[straight], other)
         verdicts.append(
             f"{verdict(difference)}, that a search straight to {longest} reads better than {name}: "
-            f"{difference}."
+            f"{cell(difference)}."
         )
     header = ["factors", "perplexity (95% interval)", "last half", "straight against it"]
     return Page(

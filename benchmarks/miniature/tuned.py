@@ -2,7 +2,7 @@
 
 from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page
-from miniature.readings import against, lowest, verdict
+from miniature.readings import against, cell, lowest, verdict
 from miniature.untuned import factors_of
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.report.figures import SEARCHED
@@ -48,7 +48,7 @@ def tuned_alike(bench: Bench) -> Page:
         name = "the best scheme" if best is None else best.label
         verdicts.append(
             f"{verdict(difference)} {when}, that searched factors read better than every scheme at "
-            f"{settings.tuned_ratio}x: against {name}, the best of them here, {difference}."
+            f"{settings.tuned_ratio}x: against {name}, the best of them here, {cell(difference)}."
         )
     header = ["factors", "untuned", "tuned", "searched against it, untuned", "searched against it, tuned"]
     return Page(
@@ -102,7 +102,7 @@ def straight_or_by_way(bench: Bench) -> Page:
         if length == last.length:
             verdicts.append(
                 f"{verdict(difference)} at {length}, that going by way of a shorter length reads better than "
-                f"tuning straight at it with as many tokens: {difference}."
+                f"tuning straight at it with as many tokens: {cell(difference)}."
             )
     shorter = " and ".join(f"{one.num_steps} steps at {one.length}" for one in of_each)
     names = [f"straight ({num_steps} steps at {last.length})", f"by way ({shorter})"]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page, Rows, curve
-from miniature.readings import Difference, Reading, against, lowest, verdict
+from miniature.readings import Difference, Reading, against, cell, lowest, verdict
 from ropewalk.evaluate.intervals import NUM_RESAMPLES
 from ropewalk.factors import RescaleFactors
 from ropewalk.report.figures import SEARCHED, draw_perplexity
@@ -69,7 +69,7 @@ def by_ratio(bench: Bench) -> Page:
         name = best.label if best is not None else "the best scheme"
         verdicts.append(
             f"{verdict(difference)} at {ratio}x, that searched factors read better than every scheme: "
-            f"against {name}, the best of them here, {difference}."
+            f"against {name}, the best of them here, {cell(difference)}."
         )
     verdicts += [_of_start_tokens(bench, ratio, gain[ratio]) for ratio in ratios]
 
@@ -137,11 +137,11 @@ def start_tokens_alone(bench: Bench) -> Page:
         said = against(best, without)
         verdicts.append(
             f"{verdict(said)} for {label} at {ratio}x, that an n-hat lowers perplexity: the best one, "
-            f"{'not known' if best is None else best.label} (picked on these same documents), {said}; "
-            f"{counts[-1]}, {largest}"
+            f"{'not known' if best is None else best.label} (picked on these same documents), {cell(said)}; "
+            f"{counts[-1]}, {cell(largest)}"
             + (
                 f"; the paper's {PAPERS_START_TOKENS}, "
-                f"{against(found[label, ratio, PAPERS_START_TOKENS], without)}."
+                f"{cell(against(found[label, ratio, PAPERS_START_TOKENS], without))}."
                 if PAPERS_START_TOKENS in counts
                 else "."
             )
