@@ -106,7 +106,7 @@ def test_our_own_training_may_be_launched_on_it(waiting, tmp_path):
     """As docs/fine-tuning.md says for several processes."""
     recipe, run, (start, _) = waiting
     loaded, factors = load_model(start), RescaleFactors.load(start / "factors.json")
-    text = ListStream([TrainingDocument(ids=torch.arange(2, 250), source="a text")])
+    text = ListStream([TrainingDocument(ids=torch.arange(2, 250).repeat(2), source="a text")])
     settings = FinetuneSettings(length=256, num_steps=1, batch_size=1, learning_rate=1e-3)
     tuned = finetune(loaded, factors, text, settings, tmp_path / "tuned")
     result = extend(recipe, run, continue_with=tuned.model_folder)
