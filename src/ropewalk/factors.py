@@ -27,7 +27,7 @@ from ropewalk.factors_file import (
     parse_csv,
     read_text,
 )
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import RopeGeometry, TunedGeometry
 
 # Whether new factors replace the scaling that a model carries, or are multiplied onto it.
 Base = Literal["native", "as-is"]
@@ -157,6 +157,15 @@ class RescaleFactors(InFile):
             num_start_tokens=max(self.num_start_tokens, own.num_start_tokens),
             attention_factor=self.attention_factor * own.attention_factor,
         )
+
+    def as_window(self) -> TunedGeometry:
+        """The geometry of a model that was tuned with these: what is extended when it is extended again.
+
+        Of a vector for each layer, the geometric mean counts.
+        """
+        geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
+        factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
+        return TunedGeometry(**geometry, rescale_factors=tuple(map(float, factors)))
 
     def require_geometry(self, geometry: RopeGeometry, model_name: str) -> None:
         """Refuse a model that these factors were not made for.

@@ -26,6 +26,7 @@ from ropewalk.errors import DataError, FinetuneError, ModelError, SettingError
 from ropewalk.factors import RescaleFactors
 from ropewalk.finetune.train import finetune
 from ropewalk.models.install import find_installed
+from ropewalk.models.pinned import save_pinned
 from ropewalk.text.training import ListStream
 
 
@@ -234,6 +235,14 @@ def test_half_precision_weights_are_refused(tiny_model_folder, tmp_path):
         finetune(
             loaded, make_factors(loaded), ListStream(make_documents()), make_settings(), tmp_path / "stage"
         )
+
+
+def test_mixed_windows_need_the_original_rope(tiny_model_folder, tmp_path):
+    loaded = load(tiny_model_folder)
+    factors = make_factors(loaded, num_start_tokens=0)
+    save_pinned(loaded, factors, tmp_path / "start")
+    with pytest.raises(SettingError, match="already pins the factors"):
+        train(tmp_path / "start", tmp_path / "stage", factors=factors, mixed_window=True)
 
 
 def test_mixed_windows_need_segments_beyond_the_window(tiny_model_folder, tmp_path):

@@ -112,6 +112,27 @@ def test_the_whole_method(recipe_of, tmp_path):
     )
 
 
+MIXED = """\
+  - {kind: search, length: 4x}
+  - {kind: finetune, length: 4x, num_steps: 2, mixed_window: true}
+"""
+
+
+def test_short_inputs_that_were_trained_with_the_original_rope_keep_it(recipe_of, tmp_path):
+    result = extend(recipe_of(MIXED), tmp_path / "mixed")
+    original = result.factors.for_length(64)
+    assert result.factors.lengths == (64, 256)
+    assert set(original.rescale_factors[0]) == {1.0}
+    assert original.attention_factor == 1
+    further = extend(recipe_of(MIXED + "  - {kind: search, length: 8x}\n"), tmp_path / "further")
+    assert further.factors.for_length(64) == original
+    assert further.factors.lengths == (64, 512)
+    readjusted = "  - {kind: readjust, lengths: [1x], budget: 8}\n"
+    short = extend(recipe_of(MIXED + readjusted), tmp_path / "readjusted")
+    assert short.factors.lengths == (64, 256)
+    assert short.factors.for_length(64) != original, "who asks for readjustment gets it"
+
+
 def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
     recipe = recipe_of("  - {kind: search, length: 8x}\n  - {kind: evaluate, passkey: [8x], num_trials: 6}\n")
     whole = extend(recipe, tmp_path / "whole")

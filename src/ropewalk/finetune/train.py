@@ -150,22 +150,22 @@ def _original_factors(
     loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings
 ) -> RescaleFactors:
     """The original RoPE, in as many rows as `factors` has."""
-    description, length = loaded.description, loaded.geometry.original_length
-    if description.own_problem is not None:
-        raise ModelError(
-            f"mixed_window reads short documents with the model's own RoPE, but {description.own_problem}."
-        )
+    length, original = loaded.geometry.original_length, loaded.description.original_factors()
     if settings.length <= length:
         raise SettingError(
             f"mixed_window needs segments longer than the original window of {length} tokens, but length is "
             f"{settings.length}: leave it out."
         )
-    own = description.own_short or description.own
-    if own is None:
-        ones = (1.0,) * loaded.geometry.num_pairs
-        own = RescaleFactors.single(geometry=loaded.geometry, target_length=length, rescale_factors=ones)
-    rows = own.rescale_factors if own.per_layer else own.rescale_factors * len(factors.rescale_factors)
-    return own.replace(rescale_factors=rows)
+    if original.rescale_factors == factors.rescale_factors:
+        raise SettingError(
+            f"mixed_window reads short documents with the original RoPE, but the configuration of "
+            f"{loaded.name} already pins the factors to be trained with: give it the base's configuration, "
+            f"or leave it out."
+        )
+    rows = original.rescale_factors
+    return original.replace(
+        rescale_factors=rows if original.per_layer else rows * len(factors.rescale_factors)
+    )
 
 
 @contextmanager

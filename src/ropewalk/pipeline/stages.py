@@ -177,7 +177,9 @@ def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
 
 def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made) -> None:
     factors = run.state.named(stage.factors)
-    run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors)
+    is_mixed = run.recipe.finetune_settings(stage).mixed_window
+    original = run.recipe.model.describe().original_factors() if is_mixed else None
+    run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors, original)
 
 
 def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
