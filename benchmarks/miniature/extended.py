@@ -62,7 +62,7 @@ class ExtensionRun:
     """
 
     def __init__(self, path: Path) -> None:
-        self._folder = PipelineFolder(path, None)  # type: ignore[arg-type]  # only read, so not locked
+        self._folder = PipelineFolder(path)  # not opened: nothing is locked or written
         self.recipe = _read_recipe(path, self._folder)
 
     @cached_property

@@ -4,15 +4,18 @@ import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ropewalk.errors import RunFolderError
 from ropewalk.files import FolderLock, clear_partials, write_atomically
 
 FORMAT = "ropewalk.run"
 FORMAT_VERSION = 1
+Made = TypeVar("Made")
+
 LARGEST_HASHED_BYTES = 64 * 2**20  # of a larger output, a checkpoint's weights, only the size is compared
 
 
@@ -43,10 +46,8 @@ def names_in(path: Path) -> list[str]:
     Raises:
         RunFolderError: it can't be read.
     """
-    try:
+    with explained(path):
         return sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
-        raise explain(path, error) from error
 
 
 def require_empty(path: Path, present: list[str]) -> None:
@@ -66,10 +67,8 @@ def locked(folder: Path) -> FolderLock:
     Raises:
         RunFolderError: another process holds it, or it can't be written.
     """
-    try:
+    with explained(folder):
         return FolderLock(folder)
-    except OSError as error:
-        raise explain(folder, error) from error
 
 
 def without_partials(folder: Path, name: str = "*") -> None:
@@ -78,10 +77,8 @@ def without_partials(folder: Path, name: str = "*") -> None:
     Raises:
         RunFolderError: something can't be removed.
     """
-    try:
+    with explained(folder):
         clear_partials(folder, name)
-    except OSError as error:
-        raise explain(folder, error) from error
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -123,10 +120,21 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         RunFolderError: it can't be written.
     """
-    try:
+    with explained(path):
         write_atomically(path, content)
-    except OSError as error:
-        raise explain(path, error) from error
+
+
+def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """As `write_file`, a JSON object a line."""
+    write_file(path, b"".join(map(as_line, values)))
+
+
+def read_lines(path: Path, make: Callable[[dict[str, Any]], Made]) -> list[Made]:
+    """What `make` makes of each line's object; nothing if there are none, or if one can't be read."""
+    try:
+        return [make(json.loads(line)) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def as_line(value: dict[str, Any], indent: int | None = None) -> bytes:
@@ -139,6 +147,19 @@ def remove_empty(folders: list[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What goes wrong with the disk meanwhile, as one line about `path`.
+
+    Raises:
+        RunFolderError: see `explain`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise explain(path, error) from error
 
 
 def explain(path: Path, error: OSError) -> RunFolderError:

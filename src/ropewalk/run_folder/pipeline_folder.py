@@ -30,15 +30,17 @@ from ropewalk.run_folder.disk import (
     FORMAT_VERSION,
     as_line,
     content_of,
-    explain,
+    explained,
     link_or_copy,
     locked,
     make_folder,
     names_in,
     read_document,
+    read_lines,
     require_empty,
     without_partials,
     write_file,
+    write_lines,
 )
 from ropewalk.search.journal import differing
 
@@ -52,7 +54,8 @@ class PipelineFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path, lock: FolderLock) -> None:
+    def __init__(self, path: Path, lock: FolderLock | None = None) -> None:
+        """Without a lock it may only be read; others write there perhaps."""
         self.path = path
         self._lock = lock
 
@@ -107,7 +110,7 @@ class PipelineFolder:
             RunFolderError: it can't be written.
         """
         partial = self.path / f".{self.result_path.name}{PARTIAL}"
-        try:
+        with explained(self.result_path):
             shutil.rmtree(partial, ignore_errors=True)
             if checkpoint is None:
                 partial.mkdir()
@@ -117,8 +120,6 @@ class PipelineFolder:
             write_atomically(partial / self.result_factors_path.name, factors.encode())
             shutil.rmtree(self.result_path, ignore_errors=True)
             partial.rename(self.result_path)
-        except OSError as error:
-            raise explain(self.result_path, error) from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the run in short.
@@ -130,7 +131,8 @@ class PipelineFolder:
 
     def close(self) -> None:
         """Give the folder free."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __enter__(self) -> "PipelineFolder":
         return self
@@ -183,6 +185,10 @@ class StageFolder:
     @property
     def records_path(self) -> Path:
         return self.path / "records.jsonl"
+
+    @property
+    def answers_path(self) -> Path:
+        return self.path / "passkey-answers.jsonl"
 
     @property
     def done_path(self) -> Path:
@@ -262,38 +268,24 @@ class StageFolder:
             RunFolderError: it can't be written.
         """
         partial = self.path / f".{self.start_path.name}{PARTIAL}"
-        try:
+        with explained(self.start_path):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             yield partial
             partial.rename(self.start_path)
-        except OSError as error:
-            raise explain(self.start_path, error) from error
 
     def write_records(self, records: Iterable[EvalRecord]) -> None:
         """As `RunFolder.write_records`."""
-        write_file(self.records_path, b"".join(as_line(record.as_json()) for record in records))
-
-    @property
-    def answers_path(self) -> Path:
-        return self.path / "passkey-answers.jsonl"
-
-    def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
-        """As `write_records`; each of them may have taken minutes."""
-        write_file(self.answers_path, b"".join(as_line(answer.as_json()) for answer in answers))
-
-    def read_answers(self) -> list[PasskeyAnswer]:
-        """As `read_records`."""
-        try:
-            lines = self.answers_path.read_bytes().splitlines()
-            return [PasskeyAnswer(**json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError):
-            return []
+        write_lines(self.records_path, (record.as_json() for record in records))
 
     def read_records(self) -> list[EvalRecord]:
         """Those that were written; none if there are none, or if they can't be read."""
-        try:
-            lines = self.records_path.read_bytes().splitlines()
-            return [EvalRecord.from_json(json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError):
-            return []
+        return read_lines(self.records_path, EvalRecord.from_json)
+
+    def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
+        """As `write_records`; each of them may have taken minutes."""
+        write_lines(self.answers_path, (answer.as_json() for answer in answers))
+
+    def read_answers(self) -> list[PasskeyAnswer]:
+        """As `read_records`."""
+        return read_lines(self.answers_path, lambda values: PasskeyAnswer(**values))

@@ -24,6 +24,7 @@ from ropewalk.run_folder.disk import (
     remove_empty,
     require_empty,
     write_file,
+    write_lines,
 )
 from ropewalk.search.journal import Journal
 from ropewalk.search.search import SearchResult
@@ -124,7 +125,7 @@ class RunFolder:
         Raises:
             RunFolderError: it can't be written.
         """
-        write_file(self.records_path, b"".join(as_line(record.as_json()) for record in records))
+        write_lines(self.records_path, (record.as_json() for record in records))
 
     def write_figure(self, name: str, png: bytes) -> Path:
         """Write one figure and say where.
