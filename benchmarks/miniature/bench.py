@@ -27,7 +27,7 @@ from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import MODEL, RESULT, finetune
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import LoadedModel, load_model
-from ropewalk.pipeline.watch import TRAINING_COST
+from ropewalk.pipeline.watch import TRAINING_COST, forward_work
 from ropewalk.report.comparison import measure_sliding_window
 from ropewalk.run_folder import RunFolder
 from ropewalk.search.search import search_factors
@@ -238,7 +238,11 @@ class Bench:
                 about={"model": model.label, "factors": label, "document": part.documents[0].name},
                 work=cost,
             )
-            results.append(self._cell(cell, lambda part=part: _summed(measure(part))))  # type: ignore[misc]
+
+            def measure_part(part: DocumentSet = part) -> dict[str, Any]:
+                return _summed(measure(part))
+
+            results.append(self._cell(cell, measure_part))
         known = [content["result"] for content in results if content is not None]
         if len(known) < len(results):
             return None
@@ -262,10 +266,7 @@ class Bench:
     def _cell(self, cell: Cell, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         found = self.store.find(cell)
         if found is None and self.task != "run":
-            self.num_missing += 1
-            if cell.name not in self._counted:
-                self._counted.add(cell.name)
-                self.work_left += cell.work
+            self._count(cell.name, cell.work)
             return None
         if found is None:
             found = self.store.measure(cell, measure)
@@ -369,7 +370,7 @@ class Bench:
     def passes(self, length: int) -> float:
         """A forward pass over a document, in tokens without context; attention grows with the length."""
         hidden = int(getattr(self.base_loaded.model.config.get_text_config(), "hidden_size", 4096))
-        return length * (1 + length / (8 * hidden))
+        return forward_work(length, 8 * hidden)
 
     def did(self, work: float, seconds: float) -> None:
         self.work_left = max(0.0, self.work_left - work)

@@ -46,11 +46,10 @@ class Reader:
 
         With `keep` the next piece sees this one and all before it.
         """
-        if self._cache is None:
-            output = self._decoder(input_ids=ids, use_cache=keep)
-        else:
-            with piecewise_attention(self._model) if ids.shape[1] > 1 else nullcontext():
-                output = self._decoder(input_ids=ids, use_cache=keep, past_key_values=self._cache)
+        earlier = {} if self._cache is None else {"past_key_values": self._cache}
+        is_later_piece = bool(earlier) and ids.shape[1] > 1
+        with piecewise_attention(self._model) if is_later_piece else nullcontext():
+            output = self._decoder(input_ids=ids, use_cache=keep, **earlier)
         self._cache = output.past_key_values if keep else None
         return output.last_hidden_state  # type: ignore[no-any-return]
 

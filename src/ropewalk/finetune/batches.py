@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import DataError, FinetuneError
-from ropewalk.text.training import TrainingDocument, TrainingStream
+from ropewalk.text.training import TrainingDocument, TrainingStream, require_long
 
 UNCOUNTED = -100  # as transformers and cross_entropy have it
 FRUITLESS_SEGMENTS = 1000
@@ -102,12 +102,7 @@ class Packer:
         Raises:
             DataError: with the lengths.
         """
-        longest = self._stream.longest
-        if longest + self._ends < self._length:
-            raise DataError(
-                f"The stage reads segments of {self._length} tokens, but no document is as long: the longest "
-                f"has {longest}; make the stage shorter, join documents, or name longer text."
-            )
+        require_long(self._stream.longest, self._length - self._ends, self._length)
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values, from which `load_state_dict` goes on with the next segment."""

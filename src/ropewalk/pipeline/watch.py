@@ -59,11 +59,16 @@ class Clock:
         return sum(self._costs[index:]) * self._done_seconds / self._done_cost
 
 
+def forward_work(length: int, doubling: float) -> float:
+    """A forward pass over `length` tokens, in those over one token without context; see `Clock`."""
+    return length * (1 + length / doubling)
+
+
 def work(stage: Stage, doubling: float) -> float:
     """What a resolved stage costs, in forward passes over one token without context."""
 
     def passes(count: float, length: Any) -> float:
-        return count * int(length) * (1 + int(length) / doubling)
+        return count * forward_work(int(length), doubling)
 
     match stage:
         case SearchStage():

@@ -15,7 +15,7 @@ from ropewalk.errors import DataError, SettingError
 from ropewalk.text.retrieval import RETRIEVAL, RetrievalMaker
 from ropewalk.text.sources import Piece, SourceReader, SourceSettings
 from ropewalk.text.tokens import Encoder
-from ropewalk.text.training import TrainingDocument
+from ropewalk.text.training import TrainingDocument, require_long
 
 __all__ = ["Mixture", "MixtureSettings", "SourceSettings"]
 
@@ -212,11 +212,8 @@ class Mixture:
         for name, reader in self._open("").items():
             beginnings[name] = reader.beginning()
             longest = max(longest, _longest(reader, self._room))
-        if longest < self._room and not self._retrieval:
-            raise DataError(
-                f"The stage reads segments of {self.length} tokens, but no document is as long: the longest "
-                f"has {longest}; make the stage shorter, join documents, or name longer text."
-            )
+        if not self._retrieval:
+            require_long(longest, self._room, self.length)
         return self._room if self._retrieval else longest, beginnings
 
     def _identify(self) -> str:

@@ -85,3 +85,21 @@ class ListStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._next = int(state["next"])
+
+
+def require_long(longest: int, room: int, length: int) -> None:
+    """Refuse a text of which no document fills a segment: nothing in it reaches as far.
+
+    Args:
+        longest: of its documents, tokens.
+        room: of a segment between BOS and EOS.
+        length: of a segment.
+
+    Raises:
+        DataError: with the lengths.
+    """
+    if longest < room:
+        raise DataError(
+            f"The stage reads segments of {length} tokens, but no document is as long: the longest has "
+            f"{longest}; make the stage shorter, join documents, or name longer text."
+        )
