@@ -15,6 +15,7 @@ from ropewalk.models.install import installed
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
+from tiny import TINY_SHAPE
 
 
 def tokens(length: int, seed: int = 0, vocabulary: int = 258) -> torch.Tensor:
@@ -105,18 +106,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_familys_logits_are_its_own(family: str) -> None:
-    shape = {
-        "vocab_size": 97,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.5,
-        "pad_token_id": 0,
-    }
+    own = {"vocab_size": 97, "max_position_embeddings": 256, "initializer_range": 0.5, "pad_token_id": 0}
+    shape = TINY_SHAPE | own
     config = CONFIG_MAPPING[family](**shape | FAMILIES[family])
     with torch.random.fork_rng():
         torch.manual_seed(1)

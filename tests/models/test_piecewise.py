@@ -9,11 +9,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.models import piecewise
 from ropewalk.models.piecewise import NAME, piecewise_attention
+from tiny import TINY_SHAPE
 
 SHAPE = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 0,
-    "initializer_range": 0.2, "attn_implementation": "sdpa",
+    **TINY_SHAPE, "vocab_size": 64, "max_position_embeddings": 128, "pad_token_id": 0,
+    "attn_implementation": "sdpa",
 }  # fmt: skip
 WINDOWS: dict[str, Any] = {"sliding_window": 8}
 FAMILIES: list[tuple[str, dict[str, Any]]] = [

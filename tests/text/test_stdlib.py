@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.text.stdlib import is_test, module_splits, stdlib_files, stdlib_folder
+from ropewalk.text.stdlib import Split, is_test, module_splits, stdlib_files, stdlib_folder
 
 SPLITS = ("train", "search", "held_out")
 
@@ -35,8 +35,8 @@ def test_no_file_is_read_by_two_splits(library: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["search", "held_out"])
-def test_no_file_for_training_is_a_copy_of_what_is_evaluated_on(split: str) -> None:
-    evaluated = {words for file in stdlib_files(split) for words in stretches(file)}  # type: ignore[arg-type]
+def test_no_file_for_training_is_a_copy_of_what_is_evaluated_on(split: Split) -> None:
+    evaluated = {words for file in stdlib_files(split) for words in stretches(file)}
 
     for file in stdlib_files("train"):
         read = stretches(file)
