@@ -14,9 +14,9 @@ from ropewalk.files import FolderLock, clear_partials, write_atomically
 
 FORMAT = "ropewalk.run"
 FORMAT_VERSION = 1
-Made = TypeVar("Made")
-
 LARGEST_HASHED_BYTES = 64 * 2**20  # of a larger output, a checkpoint's weights, only the size is compared
+
+Made = TypeVar("Made")
 
 
 def make_folder(path: Path) -> list[Path]:
