@@ -1,54 +1,13 @@
-"""Stand-ins for the rooms that train: settings of the same shape, and a training that costs nothing."""
+"""Stand-ins for the rooms that train: a training that costs nothing, with the real settings."""
 
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from ropewalk.errors import DataError, SettingError
-
-
-class FinetuneSettings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    length: int = Field(ge=8)
-    num_steps: int = Field(ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=2e-5, gt=0)
-    warmup_steps: int = 0
-    save_every: int = 50
-    schedule: str = "linear"
-    precision: str = "float32"
-    weight_decay: float = 0.0
-    per_device_batch_size: int = 1
-    gradient_checkpointing: bool = True
-    mixed_window: bool = False
-    parallel: dict[str, Any] = Field(default_factory=dict)
-
-
-class SourceSettings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    text: str
-    join: str = "none"
-    kind: str = "text"
-    min_tokens: int = 1
-    max_tokens: int | None = None
-    tokens: int | None = None
-    weight: float = Field(default=1.0, gt=0)
-
-
-class MixtureSettings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sources: tuple[SourceSettings, ...]
-    retrieval_share: float = Field(default=0.0, ge=0, le=1)
-    seed: int = 0
+from ropewalk.text.mixture import MixtureSettings
 
 
 class Mixture:
@@ -98,11 +57,5 @@ def _starts(folder: Path) -> list[int]:
 def stand_in(monkeypatch: Any) -> None:
     """Put the stand-ins where the recipe and the pipeline look for the rooms."""
     calls.clear()
-    for name, held in (
-        ("ropewalk.finetune.settings", {"FinetuneSettings": FinetuneSettings}),
-        ("ropewalk.finetune.train", {"finetune": finetune}),
-        ("ropewalk.text.mixture", {"MixtureSettings": MixtureSettings, "Mixture": Mixture}),
-    ):
-        module = ModuleType(name)
-        module.__dict__.update(held)
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("ropewalk.finetune.train.finetune", finetune)
+    monkeypatch.setattr("ropewalk.text.mixture.Mixture", Mixture)

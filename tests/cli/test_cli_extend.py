@@ -84,7 +84,7 @@ def test_every_mistake_is_a_line_and_the_code_is_2(ropewalk, recipe, tmp_path):
         (["--set", "stages.0.length=400x"], "has no document of 51200 tokens"),
         (["--set", "model.name=./nowhere"], "does not exist"),
         (["--continue-with", "elsewhere"], "no stage of kind external"),
-        (["--set", "stages.0={kind: finetune, length: 2x, num_steps: 0}"], "num_steps: it is 0"),
+        (["--set", "stages.0={kind: finetune, length: 2x, num_steps: 0}"], "num_steps: 0 was given"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_named(ropewalk, recipe, tmp_path, arguments, said):

@@ -94,7 +94,7 @@ accept: {passkey: [{length: 8x, at_least: 2}]}
         (7, "there is no kind 'serch' (do you mean 'search'?)"),
         (9, "'8y' is no length"),
         (10, "stages.1.startegy: there is no such key (do you mean 'strategy'?)"),
-        (11, "stages.2.num_steps: it is 0, but it should be greater than or equal to 1"),
+        (11, "stages.2.num_steps: 0 was given, but it must be a whole number of at least 1"),
         (12, "stages.3.num_trials: it is 'zero', but it should be a valid integer"),
         (13, "accept.passkey.0.at_least: it is 2, but it should be less than or equal to 1"),
     ]:
@@ -104,7 +104,11 @@ accept: {passkey: [{length: 8x, at_least: 2}]}
             lines,
         )
     assert any("model: it is missing" in found for found in lines)
-    assert any("data.sources: it is missing" in found for found in lines)
+
+
+def test_data_without_a_source():
+    (line,) = mistakes(WHOLE, "data={seed: 1}")
+    assert "data: there is no source to read: name one" in line
 
 
 def test_a_wrong_set_is_named_by_itself():
@@ -223,5 +227,5 @@ def test_the_paper_s_numbers(name, length):
 def test_the_way_to_512x():
     recipe = load_recipe("scale-model-512x", window=256).resolved(256)
     last = [stage for stage in recipe.stages if isinstance(stage, SearchStage)][-1]
-    assert (last.length, last.num_documents, last.num_stop_documents, last.budget) == (131072, 2, 0, 12)
+    assert (last.length, last.num_documents, last.num_stop_documents, last.budget) == (131072, 2, 0, 6)
     assert wilson(27, 30)[0] >= recipe.accept.passkey[0].at_least > wilson(26, 30)[0]

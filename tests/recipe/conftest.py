@@ -1,8 +1,0 @@
-import pytest
-
-from training_rooms import stand_in
-
-
-@pytest.fixture(autouse=True)
-def _rooms(monkeypatch):
-    stand_in(monkeypatch)
