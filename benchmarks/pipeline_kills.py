@@ -328,7 +328,8 @@ def refused_beside(runs: Path, notes: Notes) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         beside = subprocess.run(command(folder), capture_output=True, text=True, check=False)
     (folder / LOCK).unlink()
-    notes.write(beside={"code": beside.returncode, "said": beside.stderr.strip().splitlines()})
+    said = beside.stderr.replace(str(runs), "FOLDER").strip().splitlines()
+    notes.write(beside={"code": beside.returncode, "said": said})
 
 
 # ---------------------------------------------------------------- comparison and page
@@ -438,7 +439,7 @@ def main() -> None:
     refused_beside(args.runs, notes)
     result = {
         "date": date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python benchmarks/{Path(__file__).name} --runs FOLDER --seed {args.seed}",
         "processor": processor(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},

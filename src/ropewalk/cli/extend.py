@@ -61,6 +61,8 @@ def extend(
     with interruptible(again):
         checked = load_for_its_model(recipe, changes or [])
         found = run_recipe(checked, out, continue_with)
+    if found is None:
+        return
     if found.waits_for is not None:
         report_waiting(found.waits_for, recipe, changes or [], out, json=json)
         return
@@ -77,10 +79,15 @@ def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
     return load_recipe(name, changes, window=window)
 
 
-def run_recipe(recipe: "Recipe", out: Path, continue_with: Path | None) -> "Extended":
-    """Run it before the user's eyes."""
+def run_recipe(recipe: "Recipe", out: Path, continue_with: Path | None) -> "Extended | None":
+    """Run it before the user's eyes; of several processes, only the first one says anything."""
+    from ropewalk.pipeline.processes import is_first_process
     from ropewalk.pipeline.run import extend as run
     from ropewalk.pipeline.watch import Watch
+
+    if not is_first_process():
+        run(recipe, out, continue_with=continue_with)
+        return None
 
     num_stages = len(recipe.stages)
 

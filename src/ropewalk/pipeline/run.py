@@ -20,6 +20,7 @@ from ropewalk.errors import SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factor_set import FactorSet
 from ropewalk.pipeline.acceptance import Verdict, judge
+from ropewalk.pipeline.processes import follow, is_first_process, take_own_device
 from ropewalk.pipeline.stages import KINDS, Run, StopForExternal
 from ropewalk.pipeline.state import Models, State
 from ropewalk.pipeline.watch import Clock, Watch
@@ -66,6 +67,8 @@ def extend(
 ) -> Extended:
     """Run a recipe in a folder, from where it stands there.
 
+    Of several processes the first one gives back what comes out; the others, only where it is.
+
     Args:
         recipe: checked, as `load_recipe` gives it.
         path: the run's folder: new, empty, or of this recipe.
@@ -77,6 +80,8 @@ def extend(
     """
     window = recipe.model.describe().geometry.original_length
     recipe = recipe.resolved(window)
+    if not is_first_process():
+        return _follow(recipe, window, path, continue_with)
     with PipelineFolder.open(path, identity(recipe)) as folder:
         run = _begin(recipe, window, continue_with, watch or Watch())
         # All text is looked at first: what is too short for the last stage is said before the first one.
@@ -94,6 +99,7 @@ def extend(
 
 def _begin(recipe: Recipe, window: int, continue_with: str | Path | None, watch: Watch) -> Run:
     """Nothing done yet: the recipe's own model, untouched."""
+    take_own_device(recipe.model.device)
     models = Models(recipe.model)
     base = models.base()
     return Run(
@@ -106,6 +112,16 @@ def _begin(recipe: Recipe, window: int, continue_with: str | Path | None, watch:
         tokenizer=base.tokenizer,
         continue_with=None if continue_with is None else Path(continue_with),
     )
+
+
+def _follow(recipe: Recipe, window: int, path: str | Path, continue_with: str | Path | None) -> Extended:
+    """What a process does that is not the first."""
+    folder = PipelineFolder(Path(path))
+    try:
+        follow(_begin(recipe, window, continue_with, Watch()), folder, identity(recipe))
+    except StopForExternal as stopped:
+        return Extended(folder=folder.result_path, waits_for=(stopped.folder, stopped.stage.note))
+    return Extended(folder=folder.result_path)
 
 
 def _do(

@@ -40,6 +40,7 @@ from ropewalk.search.search import search_factors
 from ropewalk.text.tokens import DocumentSet
 
 EXTENDED = "extended"
+READJUST_TOKENS = 16384  # followed at a short length: its few documents would be a page of text
 
 Made = dict[str, Any]
 
@@ -106,11 +107,17 @@ def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -
     run.state.turn_by(factors)
 
 
+def _short_texts(run: Run, stage: ReadjustStage, length: int) -> tuple[DocumentSet, DocumentSet | None]:
+    return run.recipe.text.for_search(
+        run.tokenizer, length, stage.num_documents, stage.num_stop_documents,
+        num_tokens=READJUST_TOKENS if stage.num_documents is None else 0,
+    )  # fmt: skip
+
+
 def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
-    text = run.recipe.text
     of_length = {}
     for length in map(int, stage.lengths):
-        search, stop = text.for_search(run.tokenizer, length, stage.num_documents, stage.num_stop_documents)
+        search, stop = _short_texts(run, stage, length)
         of_length[str(length)] = [search.data_sha256, None if stop is None else stop.data_sha256]
     return of_length
 
@@ -118,13 +125,11 @@ def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
 def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
     told, outputs = {}, []
     for length in map(int, stage.lengths):
-        documents, stop = run.recipe.text.for_search(
-            run.tokenizer, length, stage.num_documents, stage.num_stop_documents
-        )
+        documents, stop = _short_texts(run, stage, length)
         result = readjust(
             run.models.current(run.state), documents, length=length, longer=run.state.current,
-            ceiling=stage.ceiling, stop_documents=stop, journal=Journal(folder.journal_path(length)),
-            on_trial=run.watch.on_trial, **stage.said(),
+            tuned_with=run.state.tuned_with, ceiling=stage.ceiling, stop_documents=stop,
+            journal=Journal(folder.journal_path(length)), on_trial=run.watch.on_trial, **stage.said(),
         )  # fmt: skip
         if not result.is_better:
             run.watch.say(
@@ -154,8 +159,8 @@ def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
     return told
 
 
-def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
-    """Train with factors pinned; killed in the middle, it goes on from its last checkpoint."""
+def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
+    """Train with factors pinned, all processes together; killed, it goes on from its last checkpoint."""
     settings = run.recipe.finetune_settings(stage)
     # Small steps are lost in half precision; what is computed in is the stage's own setting.
     loaded = run.models.current(run.state, dtype="float32")
@@ -170,7 +175,10 @@ def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
         )  # fmt: skip
     finally:
         run.models.forget()  # it was trained in place
-    del loaded, stream  # a second copy of the weights is read now
+
+
+def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
+    train(run, stage, folder)
     files = sorted(path for path in folder.model_path.iterdir() if path.is_file())
     return {"outputs": files, "weights_sha256": run.models.read(folder.model_path).weights_sha256}
 

@@ -74,11 +74,29 @@ class PipelineFolder:
         make_folder(path)
         folder = cls(path, locked(path))
         try:
-            folder._take_up(json.loads(json.dumps(identity)))
+            folder._take_up(identity)
         except BaseException:
             folder.close()
             raise
         return folder
+
+    def holds(self, identity: Mapping[str, Any]) -> bool:
+        """Whether this recipe's run has begun there.
+
+        Raises:
+            RunFolderError: another recipe's has.
+        """
+        if not self.recipe_path.is_file():
+            return False
+        differences = differing(
+            json.loads(json.dumps(identity)), read_document(self.recipe_path).get("recipe")
+        )
+        if differences:
+            raise RunFolderError(
+                f"{self.path} holds a run of another recipe: {'; '.join(differences)} there. Go on with the "
+                f"recipe that it was begun with, or choose another folder."
+            )
+        return True
 
     @property
     def recipe_path(self) -> Path:
@@ -142,21 +160,14 @@ class PipelineFolder:
     ) -> None:
         self.close()
 
-    def _take_up(self, identity: dict[str, Any]) -> None:
+    def _take_up(self, identity: Mapping[str, Any]) -> None:
         without_partials(self.path, self.recipe_path.name)  # killed before it was there
-        present = [name for name in names_in(self.path) if name != LOCK]
-        if self.recipe_path.name not in present:
-            require_empty(self.path, present)
-            document = {"format": FORMAT, "version": FORMAT_VERSION, "recipe": identity}
-            write_file(self.recipe_path, as_line(document, indent=2))
+        if self.holds(identity):
+            without_partials(self.path, self.summary_path.name)
             return
-        differences = differing(identity, read_document(self.recipe_path).get("recipe"))
-        if differences:
-            raise RunFolderError(
-                f"{self.path} holds a run of another recipe: {'; '.join(differences)} there. Go on with the "
-                f"recipe that it was begun with, or choose another folder."
-            )
-        without_partials(self.path, self.summary_path.name)
+        require_empty(self.path, [name for name in names_in(self.path) if name != LOCK])
+        document = {"format": FORMAT, "version": FORMAT_VERSION, "recipe": identity}
+        write_file(self.recipe_path, as_line(document, indent=2))
 
 
 class StageFolder:
