@@ -81,6 +81,17 @@ def test_search_starts_from_the_long_factors_and_from_none_at_all(loaded, longer
     assert {start.attention_factor for start in starts} == {1.2}
 
 
+def test_search_starts_from_what_the_model_was_tuned_with(loaded, longer):
+    tuned_with = longer.replace(
+        target_length=128, rescale_factors=((1.0, 1.5, 2.0, 2.5),), attention_factor=1.1
+    )
+    chosen = SearchSettings.choose(space="full", attention_factor="search")
+    space = short_space(loaded, WINDOW, longer, 1.0, chosen, tuned_with)
+    _, second, *_ = first_candidates(space, ("yarn",))
+    assert second.rescale_factors == (1.0, 1.5, 2.0, 2.5)
+    assert second.attention_factor == pytest.approx(1.1)
+
+
 @pytest.mark.parametrize(("ceiling", "largest"), [(0.5, 4.0), (1.0, 8.0), (0.01, 1.0)])
 def test_the_ceiling_is_a_share_of_what_the_model_was_extended_by(loaded, longer, ceiling, largest):
     for name in ("full", "spline"):

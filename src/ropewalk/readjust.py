@@ -7,8 +7,8 @@ Three things differ here from a search that extends:
     bounds      lambda from 1, each pair's own frequency, to `ceiling` times the ratio that the model was
                 extended by. The ratio at the short length says nothing: within the trained window it is
                 below 1, though a tuned model may have unlearnt its first frequencies
-    starts      the factors of the long length as well as the closed forms, which leave every pair alone
-                within the window
+    starts      the factors of the long length, and those that the model was tuned with, as well as the closed
+                forms, which leave every pair alone within the window
     attention   that of the long length, unless the user says otherwise: engines that switch between two sets
                 of factors multiply both by one number
 
@@ -62,6 +62,7 @@ def readjust(
     *,
     length: int,
     longer: RescaleFactors,
+    tuned_with: RescaleFactors | None = None,
     ceiling: float = CEILING,
     stop_documents: DocumentSet | None = None,
     journal: Journal | None = None,
@@ -74,6 +75,7 @@ def readjust(
         loaded: the extended model, tuned or not.
         documents, stop_documents: of at least `length` tokens each.
         longer: what the model turns by at its longest.
+        tuned_with: what it was tuned with, if it was: a place to start from.
         ceiling: the largest lambda, in units of the ratio of `longer`; at most 1.
         settings: fields of `SearchSettings`.
 
@@ -82,7 +84,7 @@ def readjust(
         RopewalkError: else as `search_factors`.
     """
     chosen = choose_beside(longer, settings)
-    space = short_space(loaded, length, longer, ceiling, chosen)
+    space = short_space(loaded, length, longer, ceiling, chosen, tuned_with)
     found = search_in(
         loaded, documents, space=space, chosen=chosen, stop_documents=stop_documents, journal=journal,
         on_trial=on_trial,
@@ -96,7 +98,12 @@ def readjust(
 
 
 def short_space(
-    loaded: LoadedModel, length: int, longer: RescaleFactors, ceiling: float, chosen: SearchSettings
+    loaded: LoadedModel,
+    length: int,
+    longer: RescaleFactors,
+    ceiling: float,
+    chosen: SearchSettings,
+    tuned_with: RescaleFactors | None = None,
 ) -> SearchSpace:
     """Where readjustment looks.
 
@@ -122,6 +129,7 @@ def short_space(
         start_tokens=start_token_choices(chosen.start_tokens),
         attention_factors=_attention(chosen, longer),
         longer=longer,
+        tuned_with=tuned_with,
     )
     return make_space(
         chosen.space, full, num_knots=chosen.num_knots, critical_pair=chosen.critical_pair,

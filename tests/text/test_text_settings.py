@@ -28,6 +28,18 @@ def test_stop_documents_are_those_after_the_search_documents(source, tiny_tokeni
         text.for_search(tiny_tokenizer, 5000)
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "counts"), [(0, (1, 1)), (64, (1, 1)), (65, (2, 2)), (128, (2, 2)), (10**6, (2, 2))]
+)
+def test_short_documents_are_taken_in_greater_numbers_while_there_are_some(
+    source, tiny_tokenizer, num_tokens, counts
+):
+    text = TextSettings(search=source, report="stdlib", num_documents=1, num_stop_documents=1)
+    search, stop = text.for_search(tiny_tokenizer, 64, num_tokens=num_tokens)
+    assert (len(search.documents), len(stop.documents) >= counts[1]) == (counts[0], True)
+    assert not search.shares_documents_with(stop)
+
+
 def test_stdlib_is_reported_on_in_its_held_out_part(tiny_tokenizer):
     text = TextSettings(num_report_documents=2)
     report = text.for_report(tiny_tokenizer, 64)

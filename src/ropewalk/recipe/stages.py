@@ -84,6 +84,8 @@ class ReadjustStage(Stage, SearchChoices):
 
     Attributes:
         ceiling: as in `readjust.readjust`.
+        num_documents: by default as `text` says, and more of them at short lengths: a few short documents
+            hold too little text to be followed.
     """
 
     kind: Literal["readjust"]

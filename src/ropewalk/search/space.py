@@ -96,6 +96,7 @@ class SearchSpace:
             have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
         monotone: whether lambda may never fall from pair to pair.
         longer: for readjustment: factors of this model at a longer length; strategies start from them too.
+        tuned_with: for readjustment: what the model was tuned with, where that is known; the same.
 
     Raises:
         SettingError: the target is not above the window (with `longer`: not below its target), or the
@@ -112,6 +113,7 @@ class SearchSpace:
     knots: tuple[int, ...] | None = None
     monotone: bool = True
     longer: RescaleFactors | None = None
+    tuned_with: RescaleFactors | None = None
 
     def __post_init__(self) -> None:
         _check_target(self.target_length, self.geometry, self.longer)
@@ -283,7 +285,7 @@ class SearchSpace:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that a repetition needs, as JSON values."""
-        longer = {} if self.longer is None else {"longer": self.longer.as_values()}
+        known = {"longer": self.longer, "tuned_with": self.tuned_with}
         return {
             "geometry": self.geometry.as_dict(),
             "target_length": self.target_length,
@@ -294,7 +296,7 @@ class SearchSpace:
             "attention_factors": list(self.attention_factors),
             "knots": None if self.knots is None else list(self.knots),
             "monotone": self.monotone,
-            **longer,
+            **{name: factors.as_values() for name, factors in known.items() if factors is not None},
         }
 
     def _at_knots(self, candidate: Candidate) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """TextSettings: the documents that searches follow, that stop them, and that are reported on."""
 
+import math
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,19 +29,31 @@ class TextSettings(BaseModel):
     num_report_documents: int = Field(default=10, ge=1)
 
     def for_search(
-        self, tokenizer: Any, length: int, num_documents: int | None = None, num_stop: int | None = None
+        self,
+        tokenizer: Any,
+        length: int,
+        num_documents: int | None = None,
+        num_stop: int | None = None,
+        *,
+        num_tokens: int = 0,
     ) -> tuple[DocumentSet, DocumentSet | None]:
         """The documents that a search follows, and those that stop it (None where there are none left).
+
+        Args:
+            num_tokens: take as many times more documents as the followed ones need to hold so many tokens, if
+                there are so many.
 
         Raises:
             DataError: the source can't be read, or has no document of `length` tokens.
         """
         count = self.num_documents if num_documents is None else num_documents
         num_stop = self.num_stop_documents if num_stop is None else num_stop
+        times = max(1, math.ceil(num_tokens / (count * length)))
         whole = token_documents(
-            self.search, tokenizer, length=length, num_documents=count + num_stop, split="search"
+            self.search, tokenizer, length=length, num_documents=times * (count + num_stop), split="search"
         )
         found = len(whole.documents)
+        count *= max(1, min(times, found // (count + num_stop)))
         stop = whole.part(count, found) if found > count else None
         return whole.part(0, min(count, found)), stop
 

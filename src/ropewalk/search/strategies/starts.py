@@ -20,8 +20,9 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     a vector that is flat there leaves mutations no room between neighbours. Vectors that climb evenly from
     the floor stand beside them then.
 
-    For readjustment, what the model turns by at its longest comes first. Within the trained window every
-    scheme leaves each pair alone, so that the search begins at the better of the two ends.
+    For readjustment, what the model turns by at its longest comes first, then what it was tuned with, and so
+    knows best. Within the trained window every scheme leaves each pair alone, so that the search begins at
+    the best of three places.
 
     Raises:
         SettingError: no such scheme.
@@ -29,9 +30,8 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in schemes]
     if space.floor > 1:
         found += [_climbing(space, share, found[0].attention_factor) for share in CLIMBS]
-    if space.longer is not None:
-        found.insert(0, space.snap(space.longer))
-    return list(dict.fromkeys(found))
+    known = [space.snap(factors) for factors in (space.longer, space.tuned_with) if factors is not None]
+    return list(dict.fromkeys([*known, *found]))
 
 
 def _climbing(space: SearchSpace, share: float, attention_factor: float) -> Candidate:
