@@ -26,6 +26,7 @@ ORDER = [
     "finetune",
     "readjust",
     "testing",
+    "export",
     "run_folder",
     "report",
     "recipe",
