@@ -13,6 +13,19 @@ from ropewalk.errors import ExportError
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.models.saved_keys import keep_keys, rewrite_keys
+
+__all__ = [
+    "MODES",
+    "Dropped",
+    "EngineNote",
+    "Exported",
+    "Mode",
+    "Served",
+    "Target",
+    "keep_keys",
+    "rewrite_keys",
+]
 
 Mode = Literal["pinned", "switching"]
 MODES: tuple[Mode, ...] = ("pinned", "switching")
