@@ -98,10 +98,11 @@ def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     scaling = text.get("rope_parameters") or text.get("rope_scaling")
     theta = (scaling or {}).get("rope_theta", text.get("rope_theta"))
     longest = text.get("max_position_embeddings")
-    if theta is None or longest is None or any(isinstance(value, dict) for value in (scaling or {}).values()):
+    is_nested = any(isinstance(value, dict) for value in (scaling or {}).values())
+    if theta is None or longest is None or is_nested:
         raise ModelError(
-            f"This {config.get('model_type')} configuration has no rotary parameters that transformers 4 could "
-            f"read too: only a model with one rotary for all layers has."
+            f"This {config.get('model_type')} configuration has no rotary parameters that transformers 4 "
+            f"could read too: only a model with one rotary for all layers has."
         )
     kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
     whole = {**(scaling or {}), "rope_type": kind, "rope_theta": theta}
