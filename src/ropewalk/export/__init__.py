@@ -5,7 +5,7 @@ place that does not exist yet, whole or not at all (`export.writing`). What its 
 (`ExportError`), or dropped on request and then named in `Exported.dropped`; never silently.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +87,12 @@ class Served:
     @property
     def geometry(self) -> RopeGeometry:
         return self.long.geometry
+
+    def with_attention_factor(self, attention_factor: float) -> "Served":
+        """The same factors, with another attention factor in both."""
+        short = self.short.replace(attention_factor=attention_factor)
+        long = self.long.replace(attention_factor=attention_factor)
+        return replace(self, short=long if self.short is self.long else short, long=long)
 
     def for_length(self, length: int) -> RescaleFactors:
         """The factors of a sequence (or, where an engine chooses so, of a context) of `length` tokens."""

@@ -202,11 +202,8 @@ def _stated(served: Served, choices: HfChoices) -> Served:
         )
     if is_computed(long, long):
         return served
-    engine = longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
-    return replace(
-        served,
-        short=short.replace(attention_factor=engine),
-        long=long.replace(attention_factor=engine),
+    return served.with_attention_factor(
+        longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
     )
 
 
