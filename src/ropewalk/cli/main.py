@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from ropewalk import __version__
-from ropewalk.cli import demo, evaluate, export, extend, factors, export, inspect, recipe, search, text, verify
+from ropewalk.cli import demo, evaluate, export, extend, factors, inspect, recipe, search, text, verify
 from ropewalk.cli.output import CLOSED_STDOUT_CODE, INTERRUPTED_CODE, complain, say
 from ropewalk.errors import RopewalkError
 

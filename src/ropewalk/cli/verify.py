@@ -21,11 +21,15 @@ EngineName = Literal["transformers", "transformers4", "llama.cpp"]
 
 
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="What was exported: a folder, or a GGUF file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="What was exported: a folder, or a GGUF file.")
+    ],
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="The model that was exported, untouched.")
     ],
-    factors: Annotated[Path, typer.Option("--factors", metavar="FILE", help="The factors that it should hold.")],
+    factors: Annotated[
+        Path, typer.Option("--factors", metavar="FILE", help="The factors that it should hold.")
+    ],
     engine: Annotated[
         EngineName | None,
         typer.Option(help="Who is asked; by default transformers for a folder, llama.cpp for a GGUF file."),
@@ -39,7 +43,8 @@ def verify(
     lengths: Annotated[
         str | None,
         typer.Option(
-            metavar="LENGTHS", help="Tokens, e.g. 64,256,257,8x; by default around the window and up to 16384."
+            metavar="LENGTHS",
+            help="Tokens, e.g. 64,256,257,8x; by default around the window and up to 16384.",
         ),
     ] = None,
     text: options.Text = "stdlib",
@@ -107,7 +112,7 @@ def _engine(name: EngineName, python: str | None) -> "Engine":
         return transformers_engine(python)
     from ropewalk.export.engines.llama_cpp import llama_cpp_engine
 
-    return llama_cpp_engine(python) if python else llama_cpp_engine()
+    return llama_cpp_engine(python)
 
 
 def _require_export(path: Path, engine: EngineName) -> None:
@@ -147,22 +152,21 @@ def _question(
 def _gguf_question(
     path: Path, loaded: "LoadedModel", factor_set: "FactorSet", mode: "Mode | None", folder: Path
 ) -> "Question":
-    from ropewalk.export.gguf import is_quantised, read_mode, write_base_gguf
+    from ropewalk.export.bases import is_quantised_gguf
+    from ropewalk.export.gguf import read_mode, write_base_gguf
     from ropewalk.export.verify import FLOAT32, QUANTISED, Question
 
     base = Path(loaded.name)
     if base.suffix.lower() != ".gguf":
         base = folder / "base.gguf"
         write_base_gguf(loaded.name, base)
-    limits: Limits = QUANTISED if is_quantised(path) else FLOAT32
+    limits: Limits = QUANTISED if is_quantised_gguf(path) else FLOAT32
     return Question.about(
         path, str(base), factor_set, mode=mode or read_mode(path) or "pinned", limits=limits
     )
 
 
-def _with_configuration(
-    verification: "Verification", path: Path, question: "Question"
-) -> "Verification":
+def _with_configuration(verification: "Verification", path: Path, question: "Question") -> "Verification":
     """Of a folder, both forms of its keys are looked at as well."""
     from dataclasses import replace
 

@@ -23,6 +23,7 @@ __all__ = [
     "Mode",
     "Served",
     "Target",
+    "entry_name",
     "keep_keys",
     "rewrite_keys",
 ]
@@ -97,6 +98,11 @@ class Served:
     def for_length(self, length: int) -> RescaleFactors:
         """The factors of a sequence (or, where an engine chooses so, of a context) of `length` tokens."""
         return self.short if length <= self.geometry.original_length else self.long
+
+
+def entry_name(entry: RescaleFactors) -> str:
+    """What `Dropped` calls an entry that is left out."""
+    return f"the entry for {entry.target_length} tokens"
 
 
 @dataclass(frozen=True, kw_only=True)

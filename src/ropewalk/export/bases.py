@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ropewalk.errors import ModelError
 from ropewalk.export.checkpoint import find_checkpoint
+from ropewalk.export.gguf_file import read_gguf
 from ropewalk.models.longrope_keys import restore_keys
 from ropewalk.models.saved_keys import CONFIG
 
@@ -28,3 +29,12 @@ def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
         config = checkpoint.config
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+def is_quantised_gguf(path: Path) -> bool:
+    """Whether a GGUF file holds anything else than float32.
+
+    Raises:
+        ExportError: no GGUF file that can be read.
+    """
+    return any(tensor.kind.name != "F32" for tensor in read_gguf(path).tensors)

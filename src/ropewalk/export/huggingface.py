@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ropewalk.errors import ExportError, SettingError
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.export import Dropped, Exported, Mode, Served
+from ropewalk.export import Dropped, Exported, Mode, Served, entry_name
 from ropewalk.export.card import Card, write_card
 from ropewalk.export.checkpoint import ADAPTER_CONFIG, Checkpoint, find_checkpoint, read_json
 from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
@@ -26,7 +26,6 @@ from ropewalk.export.fold import Folded, check_folded, write_folded
 from ropewalk.export.manifest import MANIFEST, manifest
 from ropewalk.export.writing import hash_files, new_folder, require_absent
 from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
 from ropewalk.finetune.adapters import load_adapter, merge_adapter
 from ropewalk.models.describe import RopeDescription
 from ropewalk.models.load import describe_model, load_model
@@ -212,13 +211,8 @@ def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) 
     if choices.with_runtime:
         return ()
     costs = {entry.what: entry for entry in known}
-    names = [dropped_entry(entry) for entry in served.left_out]
+    names = [entry_name(entry) for entry in served.left_out]
     return tuple(costs.get(name, Dropped(what=name)) for name in names)
-
-
-def dropped_entry(entry: RescaleFactors) -> str:
-    """What a `Dropped` calls an entry that is left out."""
-    return f"the entry for {entry.target_length} tokens"
 
 
 # ---------------------------------------------------------------- configuration

@@ -177,7 +177,7 @@ def verify(
     """
     tell = on_step or (lambda _message: None)
     _require_lengths(lengths, question.served, len(ids))
-    cases = _cases(question.served, lengths, engine.chooses_by_context)
+    cases = _cases(question.served, lengths, engine)
     version = engine.version()
     tell(f"{engine.name} {version} reads the export")
     try:
@@ -241,8 +241,9 @@ class _Read:
     attention_factor: float | None = None
 
 
-def _cases(served: Served, lengths: Sequence[int], by_context: bool) -> list[_Case]:
+def _cases(served: Served, lengths: Sequence[int], engine: Engine) -> list[_Case]:
     window, target = served.geometry.original_length, served.long.target_length
+    short_context = window // engine.context_step * engine.context_step  # the largest that means short
 
     def case(length: int, context: int | None) -> _Case:
         deciding = context or length
@@ -250,12 +251,12 @@ def _cases(served: Served, lengths: Sequence[int], by_context: bool) -> list[_Ca
             length=length, context=context, is_long=deciding > window, factors=served.for_length(deciding)
         )
 
-    if not by_context:
+    if not engine.chooses_by_context:
         return [case(length, None) for length in lengths]
-    cases = [case(length, window if length <= window else target) for length in lengths]
+    cases = [case(length, short_context if length <= short_context else target) for length in lengths]
     if served.mode == "switching":
         # A short text in a long context turns by the long set.
-        cases += [case(length, target) for length in lengths if length <= window][:1]
+        cases += [case(length, target) for length in lengths if length <= short_context][:1]
     return cases
 
 
@@ -323,9 +324,7 @@ class _Distance:
 
     def beyond(self, base: "_Distance") -> "_Distance":
         """What is extra; NaN stays NaN, which no limit admits."""
-        return _Distance(
-            logits=_positive(self.logits - base.logits), nats=_positive(self.nats - base.nats)
-        )
+        return _Distance(logits=_positive(self.logits - base.logits), nats=_positive(self.nats - base.nats))
 
     def is_within(self, limits: Limits, length: int) -> bool:
         judged = limits.logits is not None and length <= LOGITS_UP_TO
@@ -338,9 +337,7 @@ def _positive(value: float) -> float:
     return 0.0 if value < 0 else value
 
 
-def _compare(
-    case: _Case, question: Question, answer: _Read, ours: _Read, base: _Distance
-) -> list[Check]:
+def _compare(case: _Case, question: Question, answer: _Read, ours: _Read, base: _Distance) -> list[Check]:
     limits, length = question.limits, case.length
     checks = []
     if answer.inv_freq is not None:
@@ -380,7 +377,11 @@ def _check_frequencies(case: _Case, shown: Tensor) -> Check:
         return Check(what="frequencies", length=case.length, found=found, is_right=False)
     off = float((shown / wanted - 1).abs().max())
     return Check(
-        what="frequencies", length=case.length, found=off, limit=FREQUENCY_LIMIT, is_right=off <= FREQUENCY_LIMIT
+        what="frequencies",
+        length=case.length,
+        found=off,
+        limit=FREQUENCY_LIMIT,
+        is_right=off <= FREQUENCY_LIMIT,
     )
 
 
@@ -392,7 +393,13 @@ class _WrongSets:
         self._told: dict[str, bool] = {}
 
     def look(
-        self, case: _Case, answer: _Read, base_answer: _Read, untouched: _Read, loaded: LoadedModel, text: Tensor
+        self,
+        case: _Case,
+        answer: _Read,
+        base_answer: _Read,
+        untouched: _Read,
+        loaded: LoadedModel,
+        text: Tensor,
     ) -> None:
         """Compare one answer with each wrong set, until that is told apart."""
         base = _Distance.between(base_answer, untouched)

@@ -62,11 +62,20 @@ class Engine(Protocol):
         name: as `--engine` names it.
         install_hint: a command that installs it.
         chooses_by_context: it chooses the factors once, by `EngineRequest.context`; else by each sequence.
+        context_step: it rounds a context up to a multiple of this before it chooses.
     """
 
-    name: str
-    install_hint: str
-    chooses_by_context: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def install_hint(self) -> str: ...
+
+    @property
+    def chooses_by_context(self) -> bool: ...
+
+    @property
+    def context_step(self) -> int: ...
 
     def version(self) -> str:
         """Its version.

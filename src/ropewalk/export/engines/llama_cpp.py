@@ -17,4 +17,5 @@ def llama_cpp_engine(python: str | None = None) -> ProbedEngine:
         script=Path(__file__).with_name("llama_cpp_probe.py"),
         python=python or os.environ.get(PYTHON_VARIABLE) or sys.executable,
         chooses_by_context=True,
+        context_step=256,
     )

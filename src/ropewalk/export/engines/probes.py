@@ -42,6 +42,7 @@ class ProbedEngine:
     install_hint: str
     script: Path
     chooses_by_context: bool = False
+    context_step: int = 1
     python: str = sys.executable
 
     def version(self) -> str:
@@ -51,7 +52,8 @@ class ProbedEngine:
         with tempfile.TemporaryDirectory(prefix="ropewalk-") as name:
             folder = Path(name)
             asked = folder / "request.json"
-            asked.write_text(json.dumps(dataclasses.asdict(request)), encoding="utf-8")
+            absolute = dataclasses.replace(request, path=str(Path(request.path).resolve()))
+            asked.write_text(json.dumps(dataclasses.asdict(absolute)), encoding="utf-8")
             self._run(str(asked), name)
             return read_answer(folder, len(request.sequences))
 

@@ -34,8 +34,8 @@ def transformers_4_engine(python: str | None = None) -> ProbedEngine:
     python = python or os.environ.get(PYTHON_OF_4)
     if not python:
         raise MissingEngineError(
-            f"transformers 4 can't be installed beside 5: make an environment of its own by `{HINT_OF_4}`, and "
-            f"name its Python by --python or {PYTHON_OF_4}."
+            f"transformers 4 can't be installed beside 5: make an environment of its own by `{HINT_OF_4}`, "
+            f"and name its Python by --python or {PYTHON_OF_4}."
         )
     engine = ProbedEngine(
         name="transformers4",
@@ -46,7 +46,7 @@ def transformers_4_engine(python: str | None = None) -> ProbedEngine:
     version = engine.version()
     if not version.startswith("4."):
         raise MissingEngineError(
-            f"{python} has transformers {version}, but version 4 was asked for: name the Python of an environment "
-            f"with it (`{HINT_OF_4}` makes one)."
+            f"{python} has transformers {version}, but version 4 was asked for: name the Python of an "
+            f"environment with it (`{HINT_OF_4}` makes one)."
         )
     return engine

@@ -4,27 +4,33 @@ It imports nothing of Ropewalk, and shows what transformers computes, not what t
 """
 
 # ruff: noqa: PLC0415 (imported once it is known what was asked, and whether it is there)
+import importlib.metadata
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+# The folder of a script is searched first, and `transformers.py` beside this one is not the package.
+sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+
 MISSING_CODE = 3
 CHUNK_TOKENS = 256  # logits of so many positions at a time
 
 
 def main(arguments: list[str]) -> int:
+    """Do what the command line asks; see `probes.py`."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     try:
+        if arguments == ["--version"]:  # without the seconds that importing them takes
+            importlib.metadata.version("torch")
+            print(importlib.metadata.version("transformers"))
+            return 0
         import torch
-        import transformers
+        import transformers  # noqa: F401
     except ImportError as error:
         print(error, file=sys.stderr)
         return MISSING_CODE
-    if arguments == ["--version"]:
-        print(transformers.__version__)
-        return 0
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     with torch.no_grad():
         answer(request, Path(arguments[1]))
@@ -32,6 +38,7 @@ def main(arguments: list[str]) -> int:
 
 
 def answer(request: dict[str, Any], folder: Path) -> None:
+    """Read every sequence and write what was seen."""
     import torch
     import transformers
     from safetensors.torch import save_file
@@ -112,6 +119,7 @@ def finisher(model: Any, head: Any, hidden: Any, last: Any) -> Any:
 
 
 def close(given: Any, wanted: Any) -> bool:
+    """Equal up to rounding."""
     import torch
 
     return torch.allclose(given.float(), wanted.float(), rtol=0, atol=1e-5 * float(wanted.abs().max()))
