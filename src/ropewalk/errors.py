@@ -43,3 +43,7 @@ class ExportError(RopewalkError):
 
 class MissingEngineError(ExportError):
     """An engine that is not installed; the message says how to install it."""
+
+
+class EngineError(ExportError):
+    """An engine that does not load or run what it was given; the message holds what it said."""

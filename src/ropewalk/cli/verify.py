@@ -12,7 +12,8 @@ from ropewalk.cli.output import interruptible, result, result_json, say, table
 if TYPE_CHECKING:
     from ropewalk.export import Mode
     from ropewalk.export.engines import Engine
-    from ropewalk.export.verify import Check, Limits, Question, Verification
+    from ropewalk.export.verdict import Check, Limits, Verification
+    from ropewalk.export.verify import Question
     from ropewalk.factor_set import FactorSet
     from ropewalk.models.load import LoadedModel
 
@@ -93,7 +94,6 @@ def verify(
             documents = token_documents(text, loaded.tokenizer, length=max(tokens), num_documents=1)
             ids = documents.documents[0].ids.tolist()
             verification = run(question, loaded, asked, ids, tokens, on_step=say)
-        verification = _with_configuration(verification, path, question)
         if json:
             result_json([], **verification.as_json())
         else:
@@ -154,7 +154,8 @@ def _gguf_question(
 ) -> "Question":
     from ropewalk.export.bases import is_quantised_gguf
     from ropewalk.export.gguf import read_mode, write_base_gguf
-    from ropewalk.export.verify import FLOAT32, QUANTISED, Question
+    from ropewalk.export.verdict import FLOAT32, QUANTISED
+    from ropewalk.export.verify import Question
 
     base = Path(loaded.name)
     if base.suffix.lower() != ".gguf":
@@ -164,18 +165,6 @@ def _gguf_question(
     return Question.about(
         path, str(base), factor_set, mode=mode or read_mode(path) or "pinned", limits=limits
     )
-
-
-def _with_configuration(verification: "Verification", path: Path, question: "Question") -> "Verification":
-    """Of a folder, both forms of its keys are looked at as well."""
-    from dataclasses import replace
-
-    from ropewalk.export.configuration import check_configuration
-
-    if not path.is_dir():
-        return verification
-    check = check_configuration(path, question.stated)
-    return replace(verification, checks=(*verification.checks, check))
 
 
 def _table(verification: "Verification") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.export import Served
-from ropewalk.export.verify import Check
+from ropewalk.export.verdict import Check
 from ropewalk.models.longrope_keys import longrope_keys, rope_part
 from ropewalk.models.saved_keys import CONFIG, read_config_file
 

@@ -9,24 +9,23 @@ from those under wrong factors (none at all, the other of the two sets, the pair
 have passed, that is a failure too.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ropewalk.errors import ExportError, MissingEngineError, SettingError
+from ropewalk.errors import EngineError, SettingError
 from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.export import Mode, Served
+from ropewalk.export.configuration import check_configuration
 from ropewalk.export.engines import Engine, EngineAnswer, EngineRequest
+from ropewalk.export.verdict import FLOAT32, LOGITS_UP_TO, Check, Limits, Verification
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel
 
-LOGITS_UP_TO = 4096  # tokens; further on rounding adds up, and the mean of many nats judges better
 NUM_LAST = 64
 FREQUENCY_LIMIT = 1e-5  # relative: engines compute theta^(2i/d) in float32
 ATTENTION_LIMIT = 1e-6
@@ -34,78 +33,6 @@ LONGEST_BY_DEFAULT = 16384
 CHUNK_TOKENS = 256
 
 Story = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much further than the base an export may be from ours.
-
-    Attributes:
-        logits: as a share of the largest logit, up to LOGITS_UP_TO tokens; None: not judged.
-        nats: in the mean over the tokens of a text, at any length.
-    """
-
-    logits: float | None
-    nats: float
-
-
-FLOAT32 = Limits(logits=1e-3, nats=0.002)
-QUANTISED = Limits(logits=None, nats=0.02)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One comparison.
-
-    Attributes:
-        what: frequencies, attention factor, logits, nats, or what else was looked at.
-        length: tokens; None where it is not about one text.
-        found: the extra difference, or how it was found.
-        base: how far engine and Ropewalk are apart on the untouched model.
-        limit: the largest `found` that is right; None where `found` is a text.
-        is_right: the verdict.
-    """
-
-    what: str
-    is_right: bool
-    found: float | str
-    length: int | None = None
-    base: float | None = None
-    limit: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """What came of it.
-
-    Attributes:
-        engine, version: who was asked.
-        served: the factors that it should have turned by.
-        checks: in the order of the lengths.
-    """
-
-    engine: str
-    version: str
-    path: str
-    served: Served
-    checks: tuple[Check, ...]
-
-    @property
-    def is_right(self) -> bool:
-        return bool(self.checks) and all(check.is_right for check in self.checks)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "path": self.path,
-            "engine": self.engine,
-            "version": self.version,
-            "mode": self.served.mode,
-            "is_right": self.is_right,
-            "checks": [check.as_json() for check in self.checks],
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +99,8 @@ def verify(
 
     Raises:
         MissingEngineError: the engine is not installed.
-        ExportError: it can't read the untouched model either, so that nothing can be compared.
+        ExportError: it can't read the untouched model, so that nothing can be compared, or it was ended from
+            outside.
         SettingError: a length out of range.
     """
     tell = on_step or (lambda _message: None)
@@ -182,9 +110,7 @@ def verify(
     tell(f"{engine.name} {version} reads the export")
     try:
         answers = _ask(engine, question.path, ids, cases)
-    except MissingEngineError:
-        raise
-    except ExportError as error:
+    except EngineError as error:
         failed = Check(what="engine", is_right=False, found=str(error))
         return _verification(engine, version, question, [failed])
     tell(f"{engine.name} {version} reads the untouched model")
@@ -203,6 +129,8 @@ def verify(
 
 
 def _verification(engine: Engine, version: str, question: Question, checks: list[Check]) -> Verification:
+    if Path(question.path).is_dir():
+        checks = [*checks, check_configuration(Path(question.path), question.stated)]
     return Verification(
         engine=engine.name, version=version, path=question.path, served=question.served, checks=tuple(checks)
     )

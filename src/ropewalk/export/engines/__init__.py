@@ -90,6 +90,7 @@ class Engine(Protocol):
 
         Raises:
             MissingEngineError: it is not installed.
-            ExportError: it could not load or run the checkpoint; holds the end of what it said.
+            EngineError: it does not load or run the checkpoint; holds the end of what it said.
+            ExportError: it was ended from outside.
         """
         ...

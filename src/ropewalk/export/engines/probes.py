@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ropewalk.errors import ExportError, MissingEngineError
+from ropewalk.errors import EngineError, ExportError, MissingEngineError
 from ropewalk.export.engines import EngineAnswer, EngineRequest
 
 MISSING_CODE = 3
@@ -72,8 +72,13 @@ class ProbedEngine:
             raise MissingEngineError(
                 f"{self.name} is not installed for {self.python}: install it by `{self.install_hint}`."
             )
-        if done.returncode != 0:
+        if done.returncode < 0:
             raise ExportError(
+                f"{self.name} was ended by signal {-done.returncode} (9 is often want of memory): try again, "
+                f"or shorter --lengths."
+            )
+        if done.returncode != 0:
+            raise EngineError(
                 f"{self.name} could not do it (exit code {done.returncode}): {_end(done.stderr)}"
             )
         return done.stdout
