@@ -255,6 +255,17 @@ def test_what_is_scaled_already_is_refused(base: Path, tmp_path: Path, key: str)
     )
 
 
+def test_what_llama_cpps_converter_leaves_of_a_tuned_checkpoint_gets_its_factors_back(
+    base: Path, tmp_path: Path
+) -> None:
+    """As benchmarks/gguf_converter.py found: the name of the scaling, the long context, and no factors."""
+    left = {"llama.rope.scaling.type": text("longrope"), "llama.context_length": whole(512)}
+    converted = changed(base, tmp_path / "converted.gguf", metadata=left)
+    written = read_gguf(export_gguf(converted, SET, tmp_path / "out.gguf").path)
+    assert written.get("rope.scaling.original_context_length") == WINDOW
+    assert factors_in(written, "long") == np.float32(FACTORS.rescale_factors[0]).tolist()
+
+
 def test_factors_are_not_written_twice(base: Path, tmp_path: Path) -> None:
     once = export_gguf(base, SET, tmp_path / "once.gguf").path
     refused(once, tmp_path / "twice.gguf", "scaled already")
@@ -421,7 +432,7 @@ def changed(
     source: Path, out: Path, metadata: dict[str, Value] | None = None, tensors: tuple[StoredTensor, ...] = ()
 ) -> Path:
     content = read_gguf(source)
-    loaded = tuple(dataclasses.replace(t, load=lambda v=t.load().copy(): v) for t in content.tensors)  # type: ignore[misc]
+    loaded = tuple(in_memory(tensor) for tensor in content.tensors)  # `out` may be `source`
     write_gguf(
         dataclasses.replace(
             content, metadata={**content.metadata, **(metadata or {})}, tensors=(*loaded, *tensors)
@@ -429,6 +440,11 @@ def changed(
         out,
     )
     return out
+
+
+def in_memory(tensor: StoredTensor) -> StoredTensor:
+    values = tensor.load().copy()
+    return dataclasses.replace(tensor, load=lambda: values)
 
 
 def renamed(source: Path, out: Path, architecture: str) -> Path:

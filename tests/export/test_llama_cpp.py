@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -174,16 +173,10 @@ def test_a_missing_llama_cpp_is_said() -> None:
 
 
 @pytest.fixture(scope="module")
-def stdlib_texts(library_folder: Path) -> list[str]:
-    files = (
-        sorted(library_folder.glob("*.py"))[::20] + sorted((library_folder / "encodings").glob("*.py"))[::10]
-    )
+def stdlib_texts() -> list[str]:
+    folder = Path(os.__file__).parent
+    files = sorted(folder.glob("*.py"))[::20] + sorted((folder / "encodings").glob("*.py"))[::10]
     return [file.read_text(encoding="utf-8")[:20000] for file in files]
-
-
-@pytest.fixture(scope="module")
-def library_folder() -> Iterator[Path]:
-    yield Path(os.__file__).parent
 
 
 def same(
