@@ -13,7 +13,8 @@ What is added to a file of the same weights, and nothing else is touched:
 is chosen once, as a context is made: long where the context of a sequence exceeds L. llama.cpp rounds that
 context up to a multiple of 256 first.
 
-Its converter drops the factors of all but Phi and MiniCPM without a word; see benchmarks/gguf_converter.py.
+Its converter drops the factors of all but Phi and MiniCPM without a word (benchmarks/gguf_converter.py): what
+it makes of a checkpoint that is tuned with them is as good a start as any other file of the same weights.
 """
 
 import dataclasses
@@ -208,14 +209,17 @@ def _require_holdable(served: Served) -> None:
 def _require_unscaled(content: GgufContent) -> None:
     """Whatever scales already would be lost, or scale a second time."""
     prefix = f"{content.architecture}."
-    for key, value in content.metadata.items():
-        name = key.removeprefix(prefix)
-        harmless = name in UNSCALED_KEYS or (name == "rope.scaling.type" and value.plain == "none")
-        if name.startswith(SCALED_KEYS) and not harmless:
-            _refuse_scaled(content, f"{key} is {value.plain!r:.40}")
     for tensor in content.tensors:
         if tensor.name.endswith(SCALED_TENSORS):
             _refuse_scaled(content, f"it holds {tensor.name}")
+    for key, value in content.metadata.items():
+        name = key.removeprefix(prefix)
+        # `longrope` without its tensors is what llama.cpp's converter leaves of a Llama's factors.
+        harmless = name in UNSCALED_KEYS or (
+            name == "rope.scaling.type" and value.plain in ("none", "longrope")
+        )
+        if name.startswith(SCALED_KEYS) and not harmless:
+            _refuse_scaled(content, f"{key} is {value.plain!r:.40}")
 
 
 def _refuse_scaled(content: GgufContent, what: str) -> None:
@@ -227,6 +231,13 @@ def _refuse_scaled(content: GgufContent, what: str) -> None:
 
 def _require_geometry(content: GgufContent, wanted: RopeGeometry, original_length: int | None) -> None:
     """Refuse a file that these factors were not made for."""
+    lost_its_factors = content.get("rope.scaling.type") == "longrope"
+    if (
+        original_length is None
+        and lost_its_factors
+        and _count(content, "context_length") > wanted.original_length
+    ):
+        original_length = wanted.original_length  # the converter wrote how far the factors reached, not L
     found = gguf_geometry(content, original_length)
     # A GGUF keeps theta in float32.
     if np.float32(found.rope_theta) == np.float32(wanted.rope_theta):

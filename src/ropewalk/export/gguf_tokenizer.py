@@ -40,7 +40,7 @@ def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> dict[str, Value]
         "ggml.pre": text(name),
         "ggml.tokens": texts(tokens),
         "ggml.token_type": Value(kinds, ValueType.ARRAY, ValueType.INT32),
-        **({"ggml.merges": texts(merges)} if merges else {}),
+        "ggml.merges": texts(merges),
         **_special(tokenizer, config),
         **_chat_template(folder),
     }
@@ -61,7 +61,10 @@ def _split_name(tokenizer: dict[str, Any], folder: Path) -> str:
     model, steps = tokenizer["model"], _steps(tokenizer.get("pre_tokenizer"))
     known = SPLITS.get(steps)
     plain = (
-        model["type"] == "BPE" and not model.get("byte_fallback") and not _steps(tokenizer.get("normalizer"))
+        model["type"] == "BPE"
+        and model["merges"]  # without any, llama.cpp does not load the file
+        and not model.get("byte_fallback")
+        and not _steps(tokenizer.get("normalizer"))
     )
     if known is None or not plain or bool(model.get("ignore_merges")) != known[1]:
         raise ExportError(
