@@ -1,4 +1,4 @@
-"""transformers as an engine within the test's process: the probe's own code, without the seconds of starting it."""
+"""transformers as an engine in the test's process: the probe's own code, without the seconds of a start."""
 
 import dataclasses
 import importlib.util

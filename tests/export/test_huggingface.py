@@ -1,12 +1,10 @@
 """What an exported folder holds, and what is refused before anything is written."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from tiny import make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropewalk.errors import ExportError, FactorsError, ModelError
@@ -18,6 +16,7 @@ from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import load_model
 from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
+from tiny import make_tiny_model
 
 GEOMETRY = RopeGeometry(head_dim=8, rotary_dim=8, rope_theta=100.0, original_length=64, num_layers=2)
 COMPUTED = longrope_attention_factor(4, 64)
@@ -47,7 +46,7 @@ def test_weights_are_not_loaded_and_have_the_same_bytes(model, tmp_path, monkeyp
     monkeypatch.setattr("ropewalk.export.huggingface.load_model", None)
     exported = export_hf(str(model), ONE, tmp_path / "out")
     assert exported.files["model.safetensors"] == hash_file(model / "model.safetensors")
-    assert os.path.samefile(model / "model.safetensors", tmp_path / "out" / "model.safetensors")
+    assert (tmp_path / "out" / "model.safetensors").samefile(model / "model.safetensors")
 
 
 def test_what_is_taken_along(model, tmp_path):
@@ -193,7 +192,7 @@ def test_a_fold_that_does_not_give_equal_logits_is_refused(model, tmp_path, monk
     monkeypatch.setattr("ropewalk.export.fold.QUERY_WEIGHTS", ("k_proj",))
     monkeypatch.setattr("ropewalk.export.fold._choose", lambda *_: set())
     ours = FactorSet.of([LONG.replace(attention_factor=1.05)])
-    with pytest.raises(ExportError, match="does not give .* the same logits"):
+    with pytest.raises(ExportError, match=r"does not give .* the same logits"):
         export_hf(str(model), ours, tmp_path / "out", choices=HfChoices(fold_attention_factor=True))
     assert list(tmp_path.glob("*out*")) == []
 

@@ -98,8 +98,8 @@ def test_every_planted_fault_is_caught(tiny_model_folder, partial_folder, tmp_pa
 
 ENGINE_SEES = {
     "factors dropped", "theta lost", "attention factor missing", "attention factor applied twice",
-    "pairs in reverse order", "factors multiply instead of dividing", "sets swapped", "long set in both lists",
-    "threshold one token early", "threshold one token late", "partial rotary lost",
+    "pairs in reverse order", "factors multiply instead of dividing", "sets swapped",
+    "long set in both lists", "threshold one token early", "threshold one token late", "partial rotary lost",
     "attention factor folded twice", "another model's weights",
 }  # fmt: skip
 
