@@ -56,11 +56,11 @@ class Remembering:
 
 
 def write_partial_model(folder: Path) -> None:
-    """A random model that turns a quarter of each head, with the bundled model's tokenizer and window."""
+    """A random model that turns half of each head, with the bundled model's tokenizer and window."""
     config = StableLmConfig(
         vocab_size=2048, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.1,
-        rope_parameters={"rope_type": "default", "rope_theta": 625.0, "partial_rotary_factor": 0.25},
+        rope_parameters={"rope_type": "default", "rope_theta": 625.0, "partial_rotary_factor": 0.5},
     )  # fmt: skip
     torch.manual_seed(0)
     StableLmForCausalLM(config).save_pretrained(folder)

@@ -33,11 +33,11 @@ def engine():
 
 @pytest.fixture
 def partial_folder(tiny_tokenizer, tmp_path):
-    """A model that turns a quarter of each head."""
+    """A model that turns half of each head."""
     config = StableLmConfig(
         vocab_size=len(tiny_tokenizer), hidden_size=64, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25},
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5},
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
