@@ -39,7 +39,7 @@ TENSOR = re.compile(
     rf"\.({'|'.join(QUERY_NORMS + QUERY_WEIGHTS)})\.(weight|bias)$"
 )
 # Of the largest logit: how far a folded model may be from the original. Half precision rounds the products.
-TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 NUM_CHECKED_TOKENS = 192
 
 
