@@ -201,7 +201,7 @@ def _tell(exported: "Exported", json: bool) -> None:
     rows = [[note.engine, "yes" if note.is_served else "NO", note.what] for note in exported.engines]
     result(table(f"{exported.path} holds {_what(exported.served)}.", ["engine", "right", ""], rows))
     for dropped in exported.dropped:
-        say(f"Left out: {dropped.what} ({dropped.cost or 'its cost was not measured: say --measure TEXT'}).")
+        say(f"Left out: {dropped.what} ({dropped.cost or 'its cost was not measured'}).")
 
 
 def _what(served: "Served") -> str:
