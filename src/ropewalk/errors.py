@@ -35,3 +35,15 @@ class RunFolderError(RopewalkError):
 
 class FinetuneError(RopewalkError):
     """A fine-tuning stage that can't begin, go on or be trusted."""
+
+
+class ExportError(RopewalkError):
+    """Factors that a target can't hold, a place that can't be written, or an export that can't be checked."""
+
+
+class MissingEngineError(ExportError):
+    """An engine that is not installed; the message says how to install it."""
+
+
+class EngineError(ExportError):
+    """An engine that does not load or run what it was given; the message holds what it said."""

@@ -1,7 +1,8 @@
 """The command line: verbs, and what each way of ending looks like.
 
     0    done                        2    a user's mistake, one line on stderr (of a recipe, a line each)
-    1    a defect of ours, traceback 3    a recipe's limit was missed
+    1    a defect of ours, traceback;  3    a recipe's limit was missed
+         `verify`: a mismatch
                                      130  Ctrl-C; a search or a recipe says how to go on
 
 Only this room reads the command line. Its files import the rooms inside their functions, so that
@@ -18,7 +19,7 @@ from typing import Annotated
 import typer
 
 from ropewalk import __version__
-from ropewalk.cli import demo, evaluate, extend, factors, inspect, recipe, search, text
+from ropewalk.cli import demo, evaluate, export, extend, factors, inspect, recipe, search, text, verify
 from ropewalk.cli.output import CLOSED_STDOUT_CODE, INTERRUPTED_CODE, complain, say
 from ropewalk.errors import RopewalkError
 
@@ -45,9 +46,11 @@ app.command("demo")(demo.demo)
 app.command("inspect")(inspect.inspect)
 app.command("search")(search.search)
 app.command("extend")(extend.extend)
+app.command("verify")(verify.verify)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(factors.app, name="factors")
+app.add_typer(export.app, name="export")
 app.add_typer(text.app, name="text")
 
 

@@ -44,6 +44,31 @@ def add_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
             raise SettingError(f"lora can't be put into this model: {' '.join(str(error).split())}") from None
 
 
+def load_adapter(model: Any, folder: Path) -> Any:
+    """peft's model around `model`, with an adapter that was saved by peft.
+
+    Raises:
+        SettingError: peft is missing, the folder holds no adapter, one that is a pickle, or one of another
+            model.
+    """
+    try:
+        import peft  # noqa: PLC0415 (an extra)
+    except ImportError:
+        raise SettingError("An adapter needs peft: install it by `pip install 'ropewalk[lora]'`.") from None
+    if not (folder / WEIGHTS).is_file():
+        raise SettingError(
+            f"{folder} holds no {WEIGHTS}: name a folder that peft saved; a pickle (.bin) is not read."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # peft warns where keys are missing, and goes on
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            return peft.PeftModel.from_pretrained(model, str(folder))
+        except (ValueError, RuntimeError, KeyError, TypeError, OSError, UserWarning) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise SettingError(f"{folder} is no adapter of this model: {reason}") from None
+
+
 def write_adapter(adapted: Any, folder: Path) -> None:
     """The adapter alone, in peft's own files."""
     adapted.save_pretrained(folder, save_embedding_layers=False)

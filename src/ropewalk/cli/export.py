@@ -1,0 +1,211 @@
+"""`ropewalk export`: a model with its factors, as engines read it; and the keys that a save has lost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ropewalk.cli import options
+from ropewalk.cli.output import interruptible, result, result_json, say, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.export import Dropped, Exported, Served
+    from ropewalk.export.huggingface import HfChoices
+    from ropewalk.factor_set import FactorSet
+
+app = typer.Typer(rich_markup_mode=None, help="Ship a model with its factors, for engines to serve.")
+
+Factors = Annotated[Path, typer.Option("--factors", metavar="FILE", help="A factors file, or a factor set.")]
+Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="What to write; it must not exist.")]
+ModeOption = Annotated[
+    Literal["pinned", "switching"],
+    typer.Option(
+        help="One set for every length, or the set's entry for the window up to there and the longest beyond."
+    ),
+]
+NOTHING_WRITTEN = "Nothing was written."
+
+
+@app.command()
+def hf(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A folder, a hub name, scale-model, or a peft adapter that names its base."
+        ),
+    ],
+    factors: Factors,
+    out: Out,
+    mode: ModeOption = "pinned",
+    serve_with: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE",
+            help="Refuse what this engine would serve wrongly: transformers, transformers4, vllm, sglang, "
+            "mlx-lm, tensorrt-llm, ropewalk; any names those that would be wrong.",
+        ),
+    ] = "any",
+    fold_attention_factor: Annotated[
+        bool,
+        typer.Option(
+            "--fold-attention-factor",
+            help="Put our attention factor into the query weights, where engines compute another.",
+        ),
+    ] = False,
+    with_runtime: Annotated[
+        bool,
+        typer.Option(
+            "--with-runtime",
+            help="Carry the whole factor set for `ropewalk.load` and the vLLM plugin; needed for n-hat.",
+        ),
+    ] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A LoRA adapter of MODEL, as peft saved it.")
+    ] = None,
+    adapter_as: Annotated[
+        Literal["merged", "beside"],
+        typer.Option(help="Merge the adapter into the weights, or ship it in a folder beside the base's."),
+    ] = "merged",
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="A run whose measurements the model's card shows."),
+    ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="Measure on this text what leaving entries out costs; loads the model."
+        ),
+    ] = None,
+    revision: options.Revision = None,
+    original_length: options.OriginalLength = None,
+    full_attention: options.FullAttention = False,
+    json: options.Json = False,
+) -> None:
+    """Write a checkpoint for transformers 4 and 5 and vLLM, with the factors in its configuration.
+
+    Weights are linked or copied, never loaded, unless an adapter is merged or the attention factor folded in.
+
+    \b
+    Example:
+        ropewalk export hf scale-model --factors runs/mine/factors.json --out shipped/mine
+        ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json
+    """
+    with interruptible(NOTHING_WRITTEN):
+        from ropewalk.export.huggingface import HfChoices, export_hf
+        from ropewalk.export.writing import require_absent
+        from ropewalk.factor_set import load_set
+
+        require_absent(out)
+        factor_set = load_set(factors)
+        choices = HfChoices(
+            mode=mode, serve_with=serve_with, fold_attention_factor=fold_attention_factor,
+            with_runtime=with_runtime, adapter=adapter, adapter_as=adapter_as, full_attention=full_attention,
+            original_length=original_length, revision=revision,
+        )  # fmt: skip
+        records = _records(run)
+        dropped = _measured(model, factor_set, choices, measure) if measure else []
+        exported = export_hf(model, factor_set, out, choices=choices, dropped=dropped, records=records)
+        _tell(exported, json)
+
+
+@app.command()
+def gguf(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A .gguf file, or the folder of a Llama checkpoint.")
+    ],
+    factors: Factors,
+    out: Out,
+    mode: ModeOption = "pinned",
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--gguf",
+            metavar="FILE",
+            help="A GGUF file of the same weights as the folder MODEL; the factors go into a copy of it.",
+        ),
+    ] = None,
+    original_length: options.OriginalLength = None,
+    json: options.Json = False,
+) -> None:
+    """Write a GGUF file for llama.cpp: a copy with the factors added, or a Llama checkpoint in float32.
+
+    \b
+    Example:
+        ropewalk export gguf scale-model --factors runs/mine/factors.json --out shipped/mine.gguf
+        ropewalk export gguf model-q4.gguf --factors factors.json --out model-q4-long.gguf
+    """
+    with interruptible(NOTHING_WRITTEN):
+        from ropewalk.export.gguf import export_gguf
+        from ropewalk.factor_set import load_set
+
+        factor_set = load_set(factors)
+        exported = export_gguf(model, factor_set, out, mode=mode, base=base, original_length=original_length)
+        _tell(exported, json)
+
+
+@app.command()
+def repair(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A checkpoint that transformers 5 saved, as a Trainer does."),
+    ],
+    json: options.Json = False,
+) -> None:
+    """Put the keys back that transformers 4, and engines that follow it, read.
+
+    Transformers 5 drops them in every save, and a reader of the older form then turns by theta 10000.
+
+    \b
+    Example:
+        ropewalk export repair trained/checkpoint-500
+    """
+    from ropewalk.export import rewrite_keys
+
+    changed = rewrite_keys(folder)
+    if json:
+        result_json([{"path": str(folder), "changed": changed}])
+        return
+    said = "has both forms of its rotary's keys again" if changed else "had both forms already"
+    result(f"{folder} {said}.")
+
+
+def _measured(model: str, factor_set: "FactorSet", choices: "HfChoices", text: str) -> "Sequence[Dropped]":
+    from ropewalk.export import Served
+    from ropewalk.export.costs import measure_left_out
+    from ropewalk.models.load import load_model
+
+    served = Served.of(factor_set, choices.mode)
+    loaded = load_model(
+        model, revision=choices.revision, original_length=choices.original_length,
+        full_attention=choices.full_attention,
+    )  # fmt: skip
+    return measure_left_out(loaded, served, text)
+
+
+def _records(run: Path | None) -> "list[EvalRecord]":
+    """The measurements of a search's or a recipe's run."""
+    if run is None:
+        return []
+    from ropewalk.run_folder import read_records
+
+    return read_records(run)
+
+
+def _tell(exported: "Exported", json: bool) -> None:
+    if json:
+        result_json([exported.as_json()])
+        return
+    rows = [[note.engine, "yes" if note.is_served else "NO", note.what] for note in exported.engines]
+    result(table(f"{exported.path} holds {_what(exported.served)}.", ["engine", "right", ""], rows))
+    for dropped in exported.dropped:
+        say(f"Left out: {dropped.what} ({dropped.cost or 'its cost was not measured'}).")
+
+
+def _what(served: "Served") -> str:
+    window, target = served.geometry.original_length, served.long.target_length
+    if served.mode == "pinned":
+        return f"one set of factors, for up to {target} tokens"
+    return f"two sets of factors, up to {window} tokens and up to {target}"

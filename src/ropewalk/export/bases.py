@@ -1,0 +1,40 @@
+"""The untouched model in the form that an engine reads, to be compared with on equal terms."""
+
+import json
+from pathlib import Path
+
+from ropewalk.errors import ModelError
+from ropewalk.export.checkpoint import find_checkpoint
+from ropewalk.export.gguf_file import read_gguf
+from ropewalk.models.longrope_keys import restore_keys
+from ropewalk.models.saved_keys import CONFIG
+
+
+def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
+    """A checkpoint that transformers 4 and 5 read alike: weights linked, its own scaling in both forms.
+
+    Args:
+        folder: an empty one.
+
+    Raises:
+        ModelError, ExportError: no checkpoint for transformers.
+    """
+    checkpoint = find_checkpoint(model, revision)
+    checkpoint.require_whole()
+    checkpoint.take_along(folder)
+    checkpoint.take_weights(folder)
+    try:
+        config = restore_keys(checkpoint.config)
+    except ModelError:
+        config = checkpoint.config
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def is_quantised_gguf(path: Path) -> bool:
+    """Whether a GGUF file holds anything else than float32.
+
+    Raises:
+        ExportError: no GGUF file that can be read.
+    """
+    return any(tensor.kind.name != "F32" for tensor in read_gguf(path).tensors)

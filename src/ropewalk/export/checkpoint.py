@@ -1,0 +1,150 @@
+"""The files of a checkpoint that is to be exported: where they are, if they are whole, which are taken."""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from ropewalk.errors import ExportError, ModelError
+from ropewalk.export.writing import link_or_copy
+from ropewalk.models.load import where_from
+from ropewalk.models.saved_keys import CONFIG, read_config_file
+
+WEIGHTS = "*.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+# What else belongs to a model that is served: tokenizer, templates, licence. No pickle, and no code.
+TAKEN = (
+    "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "LICENSE*", "LICENCE*",
+    "NOTICE*", "additional_chat_templates/*.jinja",
+)  # fmt: skip
+# Left behind: other weights' indices, what trainers leave, our own files about other factors, and what is
+# written anew.
+LEFT = (
+    "pytorch_model*.json", "tf_model*.json", "flax_model*.json", "adapter_*", "trainer_state.json",
+    "all_results.json", "train_results.json", "eval_results.json", "optimizer*", "factors*.json",
+    "ropewalk.json", "run.json", "done.json", "inputs.json", "requirements*.txt", CONFIG,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder on this machine that holds one.
+
+    Attributes:
+        folder: where.
+        name: as the user called it.
+        revision: the hub's commit; None for local files.
+        config: its `config.json`.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+    config: dict[str, Any]
+
+    @property
+    def weights(self) -> list[Path]:
+        """Its weight files, those of an index if it has one."""
+        index = self.folder / INDEX
+        if not index.is_file():
+            return [
+                path for path in sorted(self.folder.glob(WEIGHTS)) if not path.name.startswith("adapter_")
+            ]
+        named = set(read_json(index)["weight_map"].values())
+        return [self.folder / Path(name).name for name in sorted(named)]  # never outside the folder
+
+    @property
+    def others(self) -> list[Path]:
+        """What else an export takes along, as paths below `folder`."""
+        taken = {path for pattern in TAKEN for path in self.folder.glob(pattern) if path.is_file()}
+        left = {path for pattern in LEFT for path in self.folder.glob(pattern)}
+        return sorted(path.relative_to(self.folder) for path in taken - left)
+
+    def take_along(self, out: Path) -> None:
+        """Copy everything but weights and configuration."""
+        for name in self.others:
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_bytes((self.folder / name).read_bytes())
+
+    def take_weights(self, out: Path) -> None:
+        """Link the weight files, or copy them where the file system can't."""
+        for path in self.weights:
+            link_or_copy(path, out / path.name)
+
+    def require_whole(self) -> None:
+        """Refuse a checkpoint whose weights are missing or cut short, from their headers alone.
+
+        Raises:
+            ModelError: names the file.
+        """
+        if not self.weights:
+            raise ModelError(
+                f"{self.name} holds no safetensors weights: convert them, or name another checkpoint."
+            )
+        for path in self.weights:
+            _require_whole_file(path, self.name)
+
+
+def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+    """A folder, a hub name (its files are downloaded), or `scale-model`.
+
+    Raises:
+        ModelError: not found, or not readable.
+        ExportError: a GGUF file.
+    """
+    path, options = where_from(name)
+    if options:
+        raise ExportError(
+            f"{name} is a GGUF file, which holds no checkpoint for transformers: use `ropewalk export gguf`, "
+            f"or name the folder that it was made from."
+        )
+    folder = Path(path) if Path(path).is_dir() else _download(name, revision)
+    commit = None if Path(path).is_dir() else folder.name
+    return Checkpoint(folder=folder, name=name, revision=commit, config=read_config_file(folder / CONFIG))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a checkpoint.
+
+    Raises:
+        ModelError: it can't be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} can't be read as JSON ({error}): copy it again.") from None
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        patterns = [CONFIG, WEIGHTS, *TAKEN]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises many kinds
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{name} is no local folder, and can't be had from the hub ({reason.strip()[:200]}): check the "
+            f"name and the network."
+        ) from None
+
+
+def _require_whole_file(path: Path, name: str) -> None:
+    """A safetensors file's header says where its last tensor ends."""
+    try:
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            size = path.stat().st_size
+            if header_bytes > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(header_bytes))
+        header.pop("__metadata__", None)
+        end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if size != end:
+            raise ValueError(f"it has {size} bytes and not {end}")
+    except FileNotFoundError:
+        raise ModelError(f"{name} lacks the weight file {path.name} that its index names.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(f"{path} is no whole safetensors file ({error}): copy it again.") from None

@@ -1,0 +1,121 @@
+"""Read token sequences with llama.cpp; run by `probes.py`, with any Python that has llama-cpp-python.
+
+Each sequence gets a context of its own, of `context` tokens or, without that, of its own length: llama.cpp
+chooses the factors by it, rounded up to a multiple of 256. With the dtype float32 keys and values are kept in
+float32 and attention is not fused: what is left of rounding is that of the weights. Logits are taken a batch
+at a time, so that a long sequence over a large vocabulary never stands in memory.
+"""
+
+import ctypes
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+MISSING_CODE = 3
+BATCH_TOKENS = 512
+FLOAT32_CACHE = 0  # ggml's own number for the type
+UNFUSED_ATTENTION = 0
+
+# The folder of a script is searched first, and `llama_cpp.py` beside this one is not the package.
+sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+try:
+    import llama_cpp
+except ImportError as error:
+    print(error, file=sys.stderr)
+    sys.exit(MISSING_CODE)
+
+
+def main() -> None:
+    """What stands on the command line; see `probes.py`."""
+    if sys.argv[1] == "--version":
+        print(importlib.metadata.version("llama-cpp-python"))
+        return
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    folder = Path(sys.argv[2])
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_model_load_from_file(
+        request["path"].encode(), llama_cpp.llama_model_default_params()
+    )
+    if not model:
+        sys.exit(f"llama.cpp could not load {request['path']}.")
+    read = [read_sequence(model, sequence, request) for sequence in request["sequences"]]
+    answer = {
+        "engine": "llama.cpp",
+        "version": importlib.metadata.version("llama-cpp-python"),
+        "nll_sums": [nll_sum for _, nll_sum in read],
+        "num_tokens": [len(sequence) - 1 for sequence in request["sequences"]],
+        "attention_factors": [None] * len(read),  # it shows neither these nor its frequencies
+    }
+    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    save_file(
+        {f"logits.{index}": last for index, (last, _) in enumerate(read)}, folder / "answer.safetensors"
+    )
+
+
+def read_sequence(
+    model: Any, sequence: list[int], request: dict[str, Any]
+) -> tuple[NDArray[np.float32], float]:
+    """(the logits of the last positions, nats over all predicted tokens)."""
+    context = make_context(model, request["context"] or len(sequence), request["dtype"])
+    vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    last, nll_sum = [], 0.0
+    for first in range(0, len(sequence), BATCH_TOKENS):
+        part = sequence[first : first + BATCH_TOKENS]
+        logits = read_batch(context, part, first, vocabulary)
+        nll_sum += nll(logits, sequence[first + 1 : first + len(part) + 1])
+        kept = max(0, first + len(part) - max(first, len(sequence) - request["num_last"]))
+        last.append(logits[len(part) - kept :].copy())
+    llama_cpp.llama_free(context)
+    return np.concatenate(last), nll_sum
+
+
+def make_context(model: Any, num_tokens: int, dtype: str) -> Any:
+    """A context whose length decides which factors are used."""
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = num_tokens
+    params.n_batch = params.n_ubatch = BATCH_TOKENS
+    params.n_threads = params.n_threads_batch = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    if dtype == "float32":
+        params.type_k = params.type_v = FLOAT32_CACHE
+        params.flash_attn_type = UNFUSED_ATTENTION
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        sys.exit(f"llama.cpp could not make a context of {num_tokens} tokens.")
+    return context
+
+
+def read_batch(context: Any, tokens: list[int], first: int, vocabulary: int) -> NDArray[np.float32]:
+    """Logits of every token of a batch that begins at position `first`, shape (tokens, vocabulary)."""
+    batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    batch.n_tokens = len(tokens)
+    for index, token in enumerate(tokens):
+        batch.token[index] = token
+        batch.pos[index] = first + index
+        batch.n_seq_id[index] = 1
+        batch.seq_id[index][0] = 0
+        batch.logits[index] = True
+    code = llama_cpp.llama_decode(context, batch)
+    llama_cpp.llama_batch_free(batch)
+    if code:
+        sys.exit(f"llama.cpp could not read {len(tokens)} tokens at position {first} (code {code}).")
+    pointer = ctypes.cast(llama_cpp.llama_get_logits(context), ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(pointer, shape=(len(tokens), vocabulary))
+
+
+def nll(logits: NDArray[np.float32], following: list[int]) -> float:
+    """Nats of the tokens that follow each position; of the sequence's last one none does."""
+    rows = logits[: len(following)].astype(np.float64)
+    highest = rows.max(axis=1)
+    log_sums = highest + np.log(np.exp(rows - highest[:, None]).sum(axis=1))
+    return float((log_sums - rows[np.arange(len(following)), following]).sum())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Probe of transformers, version 4 or 5: run by `probes.py` with the Python of any environment that has it.
+
+It imports nothing of Ropewalk, and shows what transformers computes, not what the configuration says.
+"""
+
+# ruff: noqa: PLC0415 (imported once it is known what was asked, and whether it is there)
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# The folder of a script is searched first, and `transformers.py` beside this one is not the package.
+sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
+
+MISSING_CODE = 3
+CHUNK_TOKENS = 256  # logits of so many positions at a time
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line asks; see `probes.py`."""
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    try:
+        if arguments == ["--version"]:  # without the seconds that importing them takes
+            importlib.metadata.version("torch")
+            print(importlib.metadata.version("transformers"))
+            return 0
+        import torch
+        import transformers  # noqa: F401
+    except ImportError as error:
+        print(error, file=sys.stderr)
+        return MISSING_CODE
+    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    with torch.no_grad():
+        answer(request, Path(arguments[1]))
+    return 0
+
+
+def answer(request: dict[str, Any], folder: Path) -> None:
+    """Read every sequence and write what was seen."""
+    import torch
+    import transformers
+    from safetensors.torch import save_file
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        request["path"], dtype=getattr(torch, request["dtype"]), attn_implementation="sdpa"
+    ).eval()
+    rotary = find_rotary(model)
+    tensors: dict[str, Any] = {}
+    nll_sums: list[float] = []
+    attention_factors: list[float | None] = []
+    for index, sequence in enumerate(request["sequences"]):
+        logits, nll_sum = read(model, torch.tensor([sequence]), request["num_last"])
+        tensors[f"logits.{index}"] = logits.contiguous()
+        nll_sums.append(nll_sum)
+        # What the last forward turned by: longrope writes it into the module as it goes.
+        if rotary is not None:
+            tensors[f"inv_freq.{index}"] = rotary.inv_freq.detach().to(torch.float64).clone()
+        attention_factors.append(None if rotary is None else float(rotary.attention_scaling))
+    save_file(tensors, folder / "answer.safetensors")
+    document = {
+        "engine": "transformers",
+        "version": transformers.__version__,
+        "nll_sums": nll_sums,
+        "num_tokens": [len(sequence) - 1 for sequence in request["sequences"]],
+        "attention_factors": attention_factors,
+    }
+    (folder / "answer.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def read(model: Any, ids: Any, num_last: int) -> tuple[Any, float]:
+    """One forward over the whole sequence: (its last logits, nats over all predicted tokens).
+
+    The output layer is asked for some positions at a time: all logits of a long text do not fit.
+    """
+    import torch
+
+    seen: dict[str, Any] = {}
+    head = model.get_output_embeddings()
+
+    def keep_hidden(_module: Any, inputs: tuple[Any, ...]) -> Any:
+        seen["hidden"] = inputs[0]
+        return (inputs[0][:, -1:],)
+
+    handle = head.register_forward_pre_hook(keep_hidden)
+    try:
+        last = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    hidden, targets = seen["hidden"], ids[0, 1:]
+    finish = finisher(model, head, hidden, last)
+    nll_sum, kept = 0.0, []
+    for start in range(0, hidden.shape[1], CHUNK_TOKENS):
+        logits = finish(hidden[:, start : start + CHUNK_TOKENS])[0].float()
+        scored = targets[start : start + CHUNK_TOKENS]
+        chosen = logits[: len(scored)].to(torch.float64).log_softmax(dim=-1)
+        nll_sum -= float(chosen.gather(1, scored.unsqueeze(1)).sum())
+        kept.append(logits[max(0, hidden.shape[1] - num_last - start) :])
+    return torch.cat(kept)[-num_last:], nll_sum
+
+
+def finisher(model: Any, head: Any, hidden: Any, last: Any) -> Any:
+    """Hidden states to logits; families scale or cap theirs after the output layer."""
+    scaling = 1.0
+    plain = head(hidden[:, -1:])
+    if not close(plain, last):
+        largest = int(plain.abs().argmax())
+        scaling = float(last.flatten()[largest] / plain.flatten()[largest])
+    cap = getattr(model.config, "final_logit_softcapping", None)
+
+    def finish(states: Any) -> Any:
+        logits = head(states)
+        return (logits / cap).tanh() * cap if cap else logits * scaling
+
+    if not close(finish(hidden[:, -1:]), last):
+        raise SystemExit(f"{type(model).__name__} does more with its logits than this probe knows.")
+    return finish
+
+
+def close(given: Any, wanted: Any) -> bool:
+    """Equal up to rounding."""
+    import torch
+
+    return torch.allclose(given.float(), wanted.float(), rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+def find_rotary(model: Any) -> Any:
+    """The model-level rotary, if there is one that shows its frequencies."""
+    for name, module in model.named_modules():
+        if "rotary" in type(module).__name__.lower() and hasattr(module, "inv_freq"):
+            if any(part.isdigit() for part in name.split(".")) or not hasattr(module, "attention_scaling"):
+                continue
+            return module
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""Factors in a `config.json`: the keys of transformers' `longrope`, in the forms of its versions 4 and 5.
+
+Version 5 keeps one dictionary, `rope_parameters`, with theta inside, and writes nothing else. Version 4 reads
+`rope_scaling` beside a top-level `rope_theta` and a top-level `original_max_position_embeddings`; where these
+are missing it does not complain, but turns by theta 10000 without any factors. So both forms are written,
+and written again after every save of version 5 (`restore_keys`).
+
+With both there, version 5 lets `rope_scaling` win, and fills theta in from the top.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.errors import ModelError
+from ropewalk.factors import RescaleFactors
+from ropewalk.geometry import RopeGeometry
+from ropewalk.rope.attention_scale import longrope_attention_factor
+
+# Version 4 refuses any `rope_scaling` of these but `type` and the two lists. Engines that then compute the
+# attention factor themselves are right; any other attention factor it can't hold.
+THREE_KEYS_IN_4 = ("phi3", "phi4_multimodal")
+# Version 4 refuses longrope for these.
+REFUSED_IN_4 = ("olmo", "olmo2")
+# Read an attention factor for each of the two sets, and no other.
+MSCALE_TYPES = ("phimoe",)
+# Version 4 has its own names for theta and the share of a head that is turned.
+OWN_NAMES_IN_4 = ("gpt_neox",)
+TOLERANCE = 1e-6  # of an attention factor
+
+NOT_RESTORED = ("rope_theta", "rope_scaling", "rope_parameters")
+
+
+def longrope_keys(short: RescaleFactors, long: RescaleFactors, model_type: str = "") -> dict[str, Any]:
+    """What stands in a `config.json` (of a multi-modal model, in its text part).
+
+    Args:
+        short: for sequences of up to `original_length` tokens.
+        long: for longer ones; its attention factor is the one that transformers multiplies both by.
+
+    Raises:
+        ModelError: a vector for each layer, which no configuration can hold.
+    """
+    if short.per_layer or long.per_layer:
+        raise ModelError("These factors have a vector for each layer, which no configuration can hold.")
+    geometry = long.geometry
+    scaling: dict[str, Any] = {
+        "rope_type": "longrope",
+        "type": "longrope",
+        "rope_theta": geometry.rope_theta,
+        "factor": long.extension_ratio,
+        "original_max_position_embeddings": geometry.original_length,
+        "short_factor": list(short.rescale_factors[0]),
+        "long_factor": list(long.rescale_factors[0]),
+        "attention_factor": long.attention_factor,
+    }
+    if model_type in MSCALE_TYPES or not (is_computed(short, long) and is_computed(long, long)):
+        scaling["short_mscale"] = short.attention_factor  # read by vLLM
+        scaling["long_mscale"] = long.attention_factor
+    if geometry.rotary_dim != geometry.head_dim:
+        scaling["partial_rotary_factor"] = partial_rotary_factor(geometry)
+    return both_forms(scaling, long.target_length, model_type)
+
+
+def both_forms(
+    scaling: Mapping[str, Any], max_position_embeddings: int, model_type: str = ""
+) -> dict[str, Any]:
+    """The same parameters for version 5 and for version 4.
+
+    Args:
+        scaling: version 5's `rope_parameters`, with theta inside; of any type.
+    """
+    theta, partial = scaling["rope_theta"], scaling.get("partial_rotary_factor")
+    original = scaling.get("original_max_position_embeddings")
+    keys: dict[str, Any] = {
+        "rope_parameters": dict(scaling),
+        "rope_scaling": _rope_scaling(scaling, max_position_embeddings, model_type),
+        "rope_theta": theta,
+        "max_position_embeddings": max_position_embeddings,
+    }
+    if original is not None:
+        keys["original_max_position_embeddings"] = original
+    if partial is not None:
+        keys["partial_rotary_factor"] = partial
+    if model_type in OWN_NAMES_IN_4:
+        keys |= {"rotary_emb_base": theta, "rotary_pct": 1.0 if partial is None else partial}
+    return {name: value for name, value in keys.items() if value is not None}
+
+
+def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole configuration as version 5 wrote it, with version 4's keys put back.
+
+    Raises:
+        ModelError: it has no rotary parameters that could be told to version 4: none at all, or other ones
+            for each type of layer.
+    """
+    text = rope_part(config)
+    scaling = text.get("rope_parameters") or text.get("rope_scaling")
+    theta = (scaling or {}).get("rope_theta", text.get("rope_theta"))
+    longest = text.get("max_position_embeddings")
+    is_nested = any(isinstance(value, dict) for value in (scaling or {}).values())
+    if theta is None or longest is None or is_nested:
+        raise ModelError(
+            f"This {config.get('model_type')} configuration has no rotary parameters that transformers 4 "
+            f"could read too: only a model with one rotary for all layers has."
+        )
+    kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
+    whole = {**(scaling or {}), "rope_type": kind, "rope_theta": theta}
+    if kind != "default":
+        whole["type"] = kind
+    stated = text.get("original_max_position_embeddings")
+    if kind == "longrope" and stated is not None:
+        whole["original_max_position_embeddings"] = stated  # as version 5 does
+    if text.get("partial_rotary_factor") is not None:
+        whole.setdefault("partial_rotary_factor", text["partial_rotary_factor"])
+    return with_rope_part(config, both_forms(whole, longest, text.get("model_type", "")))
+
+
+def rope_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a `config.json` keeps its rotary: at the top, or in the text part of a multi-modal model."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) and "num_hidden_layers" in text else config
+
+
+def with_rope_part(config: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with `keys` in the place of what it said about the rotary."""
+    part = rope_part(config)
+    changed = {name: value for name, value in part.items() if name not in NOT_RESTORED} | dict(keys)
+    return changed if part is config else {**config, "text_config": changed}
+
+
+def is_computed(factors: RescaleFactors, long: RescaleFactors) -> bool:
+    """Whether the attention factor is the one that engines compute for the export's extension ratio."""
+    computed = longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
+    return abs(factors.attention_factor - computed) <= TOLERANCE * computed
+
+
+def partial_rotary_factor(geometry: RopeGeometry) -> float:
+    """A share of which `int(head_dim * share)` is exactly `rotary_dim`."""
+    share = geometry.rotary_dim / geometry.head_dim
+    if int(geometry.head_dim * share) < geometry.rotary_dim:
+        share = math.nextafter(share, 1.0)
+    assert int(geometry.head_dim * share) == geometry.rotary_dim, geometry
+    return share
+
+
+def _rope_scaling(
+    scaling: Mapping[str, Any], max_position_embeddings: int, model_type: str
+) -> dict[str, Any] | None:
+    """Version 4's dictionary; None where nothing is scaled."""
+    if scaling.get("rope_type", "default") == "default":
+        return None
+    if model_type not in THREE_KEYS_IN_4 or not _computes_attention(scaling, max_position_embeddings):
+        return dict(scaling)
+    return {"type": "longrope", **{name: scaling[name] for name in ("short_factor", "long_factor")}}
+
+
+def _computes_attention(scaling: Mapping[str, Any], max_position_embeddings: int) -> bool:
+    original, stated = scaling["original_max_position_embeddings"], scaling.get("attention_factor")
+    computed = longrope_attention_factor(max_position_embeddings / original, original)
+    return stated is None or abs(stated - computed) <= TOLERANCE * computed

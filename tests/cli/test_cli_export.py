@@ -1,0 +1,168 @@
+"""`ropewalk export` and `ropewalk verify`: what they write and print, and every wrong input in one line."""
+
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from ropewalk.export.engines.transformers import PYTHON_OF_4
+from ropewalk.factor_set import FactorSet
+from ropewalk.models.load import describe_model
+from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.rope.schemes import scheme_factors
+
+
+@pytest.fixture
+def factors(model, tmp_path):
+    """Write a set of factors for the model and give its file."""
+    geometry = describe_model(model).geometry
+    computed = longrope_attention_factor(4, geometry.original_length)
+
+    def written(*, lengths=(512,), name="factors.json", theta=None, **changes):
+        own = geometry if theta is None else type(geometry)(**{**geometry.as_dict(), "rope_theta": theta})
+        entries = [
+            scheme_factors("yarn:factor=4", own, length).replace(**{"attention_factor": computed, **changes})
+            for length in lengths
+        ]
+        FactorSet.of(entries).save(tmp_path / name)
+        return tmp_path / name
+
+    return written
+
+
+@pytest.fixture
+def refused(ropewalk):
+    def one_line(*arguments):
+        ended = ropewalk(*arguments)
+        assert ended.code == 2, ended.err
+        assert ended.out == ""
+        assert len(ended.err_lines) == 1, ended.err
+        return ended.err_lines[0]
+
+    return one_line
+
+
+def test_hf_writes_and_tells_who_serves_it(ropewalk, model, factors, tmp_path):
+    ended = ropewalk("export", "hf", model, "--factors", factors(), "--out", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert "one set of factors, for up to 512 tokens" in ended.out
+    assert "--max-model-len 512" in ended.out
+
+
+def test_hf_json(ropewalk, model, factors, tmp_path):
+    file = factors(lengths=(128, 256, 512))
+    out = tmp_path / "out"
+    ended = ropewalk("export", "hf", model, "--factors", file, "--out", out, "--mode", "switching", "--json")
+    (record,) = json.loads(ended.out)["records"]
+    assert record["mode"] == "switching"
+    assert record["dropped"] == [{"what": "the entry for 256 tokens", "cost": None}]
+
+
+def test_what_is_left_out_is_measured_on_request(ropewalk, model, factors, tmp_path, books):
+    file = factors(lengths=(128, 256, 512))
+    ended = ropewalk("export", "hf", model, "--factors", file, "--out", tmp_path / "out", "--measure", books)
+    assert ended.code == 0, ended.err
+    assert "at 256 tokens, n = " in ended.err
+    assert "at 256 tokens, n = " in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_repair(ropewalk, model, factors, tmp_path):
+    ropewalk("export", "hf", model, "--factors", factors(), "--out", tmp_path / "out")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "saved")
+    assert "again" in ropewalk("export", "repair", tmp_path / "saved").out
+    assert "already" in ropewalk("export", "repair", tmp_path / "saved").out
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "words"),
+    [
+        ({"num_start_tokens": 4}, (), "n-hat 4"),
+        ({"theta": 625.0}, (), "rope_theta is 625"),
+        ({}, ("--mode", "switching"), "no entry of its own"),
+        ({}, ("--serve-with", "ollama"), "no engine 'ollama'"),
+        ({}, ("--run", "nowhere"), "holds no measurements"),
+        ({}, ("--adapter", "nowhere"), "nowhere"),
+    ],
+)  # fmt: skip
+def test_hf_refuses_in_one_line(refused, model, factors, tmp_path, changes, more, words):
+    said = refused("export", "hf", model, "--factors", factors(**changes), "--out", tmp_path / "out", *more)
+    assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_hf_refuses_two_attention_factors(refused, model, tmp_path):
+    geometry = describe_model(model).geometry
+    FactorSet.of(
+        [
+            scheme_factors("none", geometry, 128),
+            scheme_factors("yarn", geometry, 512).replace(attention_factor=1.3),
+        ]
+    ).save(tmp_path / "two.json")
+    said = refused(
+        "export",
+        "hf",
+        model,
+        "--factors",
+        tmp_path / "two.json",
+        "--out",
+        tmp_path / "out",
+        "--mode",
+        "switching",
+    )
+    assert "only vLLM reads two" in said
+
+
+def test_hf_refuses_per_layer_factors(refused, model, tmp_path):
+    long = scheme_factors("yarn", describe_model(model).geometry, 512)
+    rows = long.rescale_factors * long.geometry.num_layers
+    FactorSet.of([long.replace(rescale_factors=rows)]).save(tmp_path / "rows.json")
+    said = refused("export", "hf", model, "--factors", tmp_path / "rows.json", "--out", tmp_path / "out")
+    assert "a vector for each layer" in said
+
+
+def test_what_is_no_checkpoint_or_stands_in_the_way(refused, model, factors, tmp_path):
+    (tmp_path / "empty").mkdir()
+    file = factors()
+    assert "config.json" in refused(
+        "export", "hf", tmp_path / "empty", "--factors", file, "--out", tmp_path / "out"
+    )
+    assert "exists" in refused("export", "hf", model, "--factors", file, "--out", tmp_path / "empty")
+    assert "exist" in refused(
+        "export", "hf", model, "--factors", tmp_path / "none.json", "--out", tmp_path / "out"
+    )
+    assert "config.json" in refused("export", "repair", tmp_path / "empty")
+
+
+def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypatch):
+    monkeypatch.delenv(PYTHON_OF_4, raising=False)
+    file = factors()
+    (tmp_path / "empty").mkdir()
+    assert "holds no config.json" in refused(
+        "verify", tmp_path / "empty", "--model", model, "--factors", file
+    )
+    assert "make transformers4" in refused(
+        "verify", model, "--model", model, "--factors", file, "--engine", "transformers4"
+    )
+    assert "can't be run" in refused(
+        "verify", model, "--model", model, "--factors", file, "--python", tmp_path / "none"
+    )
+
+
+def test_verify_prints_a_table_and_ends_with_1_on_a_mismatch(ropewalk, model, factors, tmp_path, books):
+    file, out = factors(), tmp_path / "out"
+    ropewalk("export", "hf", model, "--factors", file, "--out", out)
+    command = ("verify", out, "--model", model, "--factors", file, "--text", books, "--lengths", "64,128,129")
+    right = ropewalk(*command)
+    assert right.code == 0, right.out + right.err
+    assert "Right: transformers computes what these factors say." in right.out
+    config = json.loads((out / "config.json").read_text())
+    config["rope_scaling"]["long_factor"][-1] += 0.01
+    (out / "config.json").write_text(json.dumps(config))
+    wrong = ropewalk(*command, "--json")
+    assert wrong.code == 1
+    found = json.loads(wrong.out)
+    assert found["is_right"] is False
+    assert {check["what"] for check in found["checks"] if not check["is_right"]} >= {
+        "frequencies",
+        "config.json",
+    }

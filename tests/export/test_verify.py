@@ -1,0 +1,173 @@
+"""`verify` passes what is right and catches every planted fault, with the real transformers."""
+
+import os
+import sys
+
+import pytest
+import torch
+from probing import InProcess
+from transformers import StableLmConfig, StableLmForCausalLM
+
+from ropewalk.errors import EngineError, ExportError, MissingEngineError
+from ropewalk.export.bases import base_folder
+from ropewalk.export.engines import EngineRequest
+from ropewalk.export.engines.probes import ProbedEngine
+from ropewalk.export.engines.transformers import PYTHON_OF_4, transformers_4_engine, transformers_engine
+from ropewalk.export.faults import faults
+from ropewalk.export.huggingface import HfChoices, export_hf
+from ropewalk.export.manifest import read_folded, read_mode
+from ropewalk.export.verify import Question, default_lengths, verify
+from ropewalk.factor_set import FactorSet
+from ropewalk.models.load import load_model
+from ropewalk.rope.schemes import scheme_factors
+
+WITH_4 = pytest.mark.skipif(
+    not os.environ.get(PYTHON_OF_4), reason=f"{PYTHON_OF_4} names no Python that has transformers 4"
+)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return InProcess()
+
+
+@pytest.fixture
+def partial_folder(tiny_tokenizer, tmp_path):
+    """A model that turns half of each head."""
+    config = StableLmConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=64, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.2,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5},
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        StableLmForCausalLM(config).save_pretrained(tmp_path / "partial")
+    tiny_tokenizer.save_pretrained(tmp_path / "partial")
+    return tmp_path / "partial"
+
+
+def factor_set_of(loaded, mode):
+    """Factors whose attention factor no engine computes, so that losing it shows."""
+    long = scheme_factors("yarn", loaded.geometry, 4 * loaded.geometry.original_length)
+    long = long.replace(attention_factor=1.1)
+    if mode == "pinned":
+        return FactorSet.of([long])
+    short = scheme_factors("ntk:factor=1.5", loaded.geometry, loaded.geometry.original_length)
+    return FactorSet.of([short.replace(attention_factor=1.1), long])
+
+
+def verified(folder, source, factor_set, engine, tmp_path, lengths=None):
+    loaded = load_model(source)
+    base = tmp_path / f"base-{folder.name}"
+    base.mkdir()
+    folded = read_folded(folder)
+    question = Question.about(
+        folder, str(base_folder(str(source), base)), factor_set, mode=read_mode(folder),
+        folded_for=None if folded is None else folded[1],
+    )  # fmt: skip
+    ids = torch.randint(258, (256,), generator=torch.Generator().manual_seed(1)).tolist()
+    return verify(question, loaded, engine, ids, lengths or default_lengths(question.served))
+
+
+def exported(source, tmp_path, needs):
+    mode = "switching" if needs == "switching" else "pinned"
+    factor_set = factor_set_of(load_model(source), mode)
+    choices = HfChoices(mode=mode, fold_attention_factor=needs == "folded")
+    export_hf(str(source), factor_set, tmp_path / "out", choices=choices)
+    return tmp_path / "out", factor_set
+
+
+@pytest.mark.parametrize("needs", ["", "switching", "folded"])
+def test_what_is_right_passes(tiny_model_folder, tmp_path, engine, needs):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, needs)
+    verification = verified(folder, tiny_model_folder, factor_set, engine, tmp_path)
+    assert verification.is_right, [check for check in verification.checks if not check.is_right]
+    looked_at = {check.what for check in verification.checks}
+    assert {"frequencies", "attention factor", "logits", "nats a token", "config.json"} <= looked_at
+    assert {check.length for check in verification.checks} >= {16, 64, 65, 128, 256}
+
+
+@pytest.mark.parametrize("fault", faults(), ids=lambda fault: fault.name)
+def test_every_planted_fault_is_caught(tiny_model_folder, partial_folder, tmp_path, engine, fault):
+    source = partial_folder if fault.needs == "partial" else tiny_model_folder
+    folder, factor_set = exported(source, tmp_path, fault.needs)
+    fault.plant(folder)
+    verification = verified(folder, source, factor_set, engine, tmp_path)
+    assert not verification.is_right
+
+
+ENGINE_SEES = {
+    "factors dropped", "theta lost", "attention factor missing", "attention factor applied twice",
+    "pairs in reverse order", "factors multiply instead of dividing", "sets swapped",
+    "long set in both lists", "threshold one token early", "threshold one token late", "partial rotary lost",
+    "attention factor folded twice", "another model's weights",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fault", [fault for fault in faults() if fault.name in ENGINE_SEES], ids=lambda fault: fault.name
+)
+def test_logits_and_perplexity_alone_catch_them(tiny_model_folder, partial_folder, tmp_path, engine, fault):
+    """For engines that show no frequencies, and files that hold no configuration of ours."""
+    source = partial_folder if fault.needs == "partial" else tiny_model_folder
+    folder, factor_set = exported(source, tmp_path, fault.needs)
+    fault.plant(folder)
+    verification = verified(folder, source, factor_set, engine, tmp_path)
+    wrong = {check.what for check in verification.checks if not check.is_right}
+    assert wrong & {"logits", "nats a token", "engine"}
+
+
+def test_a_check_that_wrong_factors_would_pass_is_a_failure(tiny_model_folder, tmp_path, engine):
+    """At four tokens nearly any factors give nearly these logits."""
+    loaded = load_model(tiny_model_folder)
+    almost_plain = scheme_factors("pi:factor=1.000001", loaded.geometry, 256)
+    factor_set = FactorSet.of([almost_plain])
+    export_hf(str(tiny_model_folder), factor_set, tmp_path / "out")
+    verification = verified(tmp_path / "out", tiny_model_folder, factor_set, engine, tmp_path, lengths=[4])
+    wrong = {check.what for check in verification.checks if not check.is_right}
+    assert wrong == {"no factors would be noticed"}
+
+
+def test_the_real_program_in_its_own_process(tiny_model_folder, tmp_path):
+    engine = transformers_engine()
+    request = EngineRequest(path=str(tiny_model_folder), sequences=((3, 4, 5),), num_last=2)
+    answer = engine.ask(request)
+    assert answer.version == engine.version() == __import__("transformers").__version__
+    assert answer.logits[0].shape == (2, 258)
+    assert answer.num_tokens == [2]
+    (tiny_model_folder / "config.json").write_text("{}")
+    with pytest.raises(EngineError, match="transformers could not do it"):
+        engine.ask(request)
+
+
+def test_a_missing_engine_says_how_to_install_it(tmp_path, monkeypatch):
+    script = tmp_path / "probe.py"
+    script.write_text("import sys; sys.exit(3)")
+    engine = ProbedEngine(name="vllm", install_hint="pip install vllm", script=script, python=sys.executable)
+    with pytest.raises(MissingEngineError, match="install it by `pip install vllm`"):
+        engine.version()
+    with pytest.raises(MissingEngineError, match="can't be run"):
+        ProbedEngine(name="vllm", install_hint="", script=script, python=str(tmp_path / "none")).version()
+    monkeypatch.delenv(PYTHON_OF_4, raising=False)
+    with pytest.raises(MissingEngineError, match="make transformers4"):
+        transformers_4_engine()
+    with pytest.raises(MissingEngineError, match="but version 4 was asked for"):
+        transformers_4_engine(sys.executable)
+
+
+def test_an_engine_that_is_ended_from_outside_is_no_mismatch(tmp_path):
+    script = tmp_path / "probe.py"
+    script.write_text("import os; os.kill(os.getpid(), 9)")
+    engine = ProbedEngine(name="vllm", install_hint="", script=script, python=sys.executable)
+    with pytest.raises(ExportError, match="ended by signal 9") as raised:
+        engine.version()
+    assert not isinstance(raised.value, EngineError)
+
+
+@WITH_4
+@pytest.mark.parametrize("needs", ["", "switching"])
+def test_transformers_4_computes_the_same(tiny_model_folder, tmp_path, needs):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, needs)
+    verification = verified(folder, tiny_model_folder, factor_set, transformers_4_engine(), tmp_path)
+    assert verification.version.startswith("4.")
+    assert verification.is_right, [check for check in verification.checks if not check.is_right]
