@@ -1,7 +1,7 @@
 """Golden vectors: cos and sin that are known exactly, for one's own implementation to be tested by.
 
-Two files, readable without Ropewalk (docs/golden-vectors.md): `golden.json` holds factor sets in the format of
-a factors file, and `golden.safetensors` for each entry, at a few positions of up to 4,194,304:
+Two files, readable without Ropewalk (docs/golden-vectors.md): `golden.json` holds factor sets in the format
+of a factors file, and `golden.safetensors` for each entry, at a few positions of up to 4,194,304:
 
     SET.TARGET.positions    int64     (num_positions,)
     SET.TARGET.cos          float64   (num_positions, num_pairs)    times the attention factor
@@ -86,7 +86,7 @@ def describe_sets(sets: Mapping[str, tuple[str, FactorSet]]) -> bytes:
 
 
 def largest_difference(golden: GoldenVector, cos: Tensor, sin: Tensor) -> float:
-    """How far a table for `golden.positions` is off, over all positions and pairs, at an attention factor of 1.
+    """How far a table for `golden.positions` is off at most, as if the attention factor were 1.
 
     Args:
         cos, sin: shape (num_positions, num_pairs), of any dtype.
