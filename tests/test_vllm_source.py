@@ -1,8 +1,10 @@
 """The plugin against vLLM's own, unchanged files (scripts/fetch_vllm_source.py), if they are here."""
 
+import importlib.util
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,8 @@ from ropewalk.geometry import RopeGeometry
 from ropewalk.models.pinned import pinned_keys
 from ropewalk.rope.frequencies import cos_sin
 from ropewalk.vllm_plugin import FACTORS_NAME
-from vllm_source import Source
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SOURCES = [Path(part) for part in os.environ.get("ROPEWALK_VLLM_SOURCE", "").split(os.pathsep) if part]
 PYTHONS = os.environ.get("ROPEWALK_VLLM_PYTHON", "").split(os.pathsep)
 
@@ -92,9 +94,17 @@ def requests(place):
     return asked
 
 
+def source_class():
+    spec = importlib.util.spec_from_file_location("vllm_source", BENCHMARKS / "vllm_source.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["vllm_source"] = module  # where a dataclass looks for its own module
+    spec.loader.exec_module(module)
+    return module.Source
+
+
 @pytest.fixture(scope="module", params=range(len(SOURCES)), ids=[source.name for source in SOURCES])
 def answered(request, tmp_path_factory):
-    source = Source(SOURCES[request.param], PYTHONS[request.param])
+    source = source_class()(SOURCES[request.param], PYTHONS[request.param])
     place = tmp_path_factory.mktemp("vllm")
     document, tensors = source.ask(requests(place / "checkpoints"), place / "asked")
     assert document["versions"]["vllm"] == source.version

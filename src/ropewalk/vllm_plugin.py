@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FACTORS_NAME = "factors.json"  # beside the checkpoint, as `ropewalk.load` reads it
 MARK = b'"ropewalk.factor'  # begins the format of both kinds of file; other people's factors.json has none
 
-# All releases from the first that picks short or long when it starts to the newest that was tried have the
-# very same file of the class that is patched.
+# From the first release that picks short or long when it starts to the newest that was tried. Those looked at
+# (0.11.1, 0.12.0, 0.20.0, 0.33.0) have the very same file of the class that is patched; another is refused.
 OLDEST, NEWEST = (0, 11, 1), (0, 33)
 CLASS_FILE_SHA256 = "013f3d8660460a6194b57d61a32e1a80a65f61d1ddf7c7899c4d5f1a5ce44150"
 ROTARY_MODULE = "vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope"

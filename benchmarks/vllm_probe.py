@@ -1,6 +1,6 @@
 """Ask vLLM's own, unchanged files what its LongRoPE rotary does with checkpoints; no GPU, no weights.
 
-    PYTHONPATH=VLLM_SOURCE:METADATA:src python scripts/vllm_probe.py REQUESTS.json ANSWER
+    PYTHONPATH=VLLM_SOURCE:METADATA:src python benchmarks/vllm_probe.py REQUESTS.json ANSWER
 
 Run with the Python of an environment that has what vLLM imports (docs/vllm.md); METADATA is a folder with a
 `vllm-VERSION.dist-info`, and Ropewalk's with its entry point. Everything from `config.json` to the turned
@@ -19,6 +19,7 @@ import inspect
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,9 +67,11 @@ def ask(request: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor, torch.Te
     config = get_hf_text_config(get_config(request["folder"], trust_remote_code=False))
     max_model_len = verified_length(config, request["max_model_len"])
     model_config = SimpleNamespace(model=request["folder"], revision=None, max_model_len=max_model_len)
+    began = time.perf_counter()
     with current_config(SimpleNamespace(model_config=model_config, speculative_config=None)):
         rotary = build_rotary(config, getattr(torch, request["dtype"]))
     answer = {
+        "seconds": time.perf_counter() - began,
         "max_model_len": max_model_len,
         "use_long_rope": getattr(rotary, "use_long_rope", None),
         "short_mscale": rotary.short_mscale,
@@ -153,7 +156,9 @@ def collect_messages() -> list[str]:
         def emit(self, record: logging.LogRecord) -> None:
             messages.append(f"{record.levelname} {record.getMessage()}")
 
-    logging.getLogger("vllm.ropewalk").addHandler(Collecting())
+    plugin = logging.getLogger("vllm.ropewalk")
+    plugin.setLevel(logging.INFO)  # what vLLM sets when it starts
+    plugin.addHandler(Collecting())
     return messages
 
 

@@ -1,4 +1,4 @@
-"""vLLM's own, unchanged files, asked by scripts/vllm_probe.py in a process of their own."""
+"""vLLM's own, unchanged files, asked by `vllm_probe.py` in a process of their own."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 REPOSITORY = Path(__file__).parents[1]
-PROBE = REPOSITORY / "scripts" / "vllm_probe.py"
+PROBE = Path(__file__).with_name("vllm_probe.py")
 
 
 @dataclass(frozen=True)
