@@ -98,11 +98,13 @@ def factors_for(rotary: Any, vllm_config: Any) -> "RescaleFactors | None":
         FactorsError: the set is broken, is not the one of the checkpoint's configuration, or serves shorter
             sequences only than vLLM was started for. vLLM then does not start.
     """
+    from ropewalk.factor_set import FactorSet
+
     model_config = vllm_config.model_config
     path = find_factors(str(model_config.model), model_config.revision)
     if path is None:
         return None
-    factor_set = _load(path)
+    factor_set = FactorSet.load(path)
     differences = _differences(rotary, factor_set)
     if differences and getattr(vllm_config, "speculative_config", None) is not None:
         logger.warning("Ropewalk leaves a rotary of the draft model as it is (%s).", "; ".join(differences))
@@ -196,13 +198,6 @@ def _find_on_hub(model: str, revision: str | None) -> Path | None:
         reason,
     )
     return None
-
-
-@functools.lru_cache(maxsize=4)
-def _load(path: Path) -> "FactorSet":
-    from ropewalk.factor_set import FactorSet
-
-    return FactorSet.load(path)
 
 
 @functools.lru_cache(maxsize=4)
