@@ -1,31 +1,31 @@
 """What a training step takes in memory and time, beside transformers' plain Trainer.
 
-    python benchmarks/finetune_memory.py
+    OMP_NUM_THREADS=1 python benchmarks/finetune_memory.py [--out FOLDER]
 
 The bundled model, one segment a step, float32: MiB that two steps add to the peak of a process that holds the
 model, each way in a process of its own; and the seconds of the processor that the second step took. Our
 side is a whole stage, its checks, checkpoints and their reading back included; Trainer's saves nothing.
+
+Each measurement is written to FOLDER as it ends; killed and started again, it goes on.
 """
 
 import argparse
 import gc
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from datetime import date
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from evaluator import PACKAGES, forget_peak, peak_mib, processor, publish, tokens
+from evaluator import PACKAGES, forget_peak, peak_mib, publish, tokens
+from measurements import Measurements, default_folder, surroundings
 from ropewalk.finetune import trainer as trainer_module
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
@@ -35,6 +35,8 @@ from ropewalk.models.scale_model import scale_model_path
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.training import ListStream, TrainingDocument
 
+NAME = "finetune-memory"
+COMMAND = "python benchmarks/finetune_memory.py"
 LENGTHS = (2048, 16384)
 NUM_STEPS = 2
 # Ours or plain, whether layers are computed twice, and for ours whether grouped heads are repeated.
@@ -138,16 +140,17 @@ def in_process(way: str, length: int) -> Any:
     return json.loads(output.splitlines()[-1])
 
 
-def measure() -> dict[str, Any]:
+def measure(kept: Measurements) -> dict[str, Any]:
+    cases: dict[str, dict[str, Any]] = {}
+    for length in LENGTHS:
+        cases[str(length)] = {
+            way: kept.measure(f"{way} at {length} tokens", partial(in_process, way, length)) for way in WAYS
+        }
     return {
         "date": date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "preloaded": Path(os.environ.get("LD_PRELOAD", "")).name,
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in (*PACKAGES, "accelerate")},
-        "cases": {str(n): {way: in_process(way, n) for way in WAYS} for n in LENGTHS},
+        "command": COMMAND,
+        **kept.about,
+        "cases": cases,
     }
 
 
@@ -181,13 +184,16 @@ second: of the processor's time in the second step.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=default_folder(NAME), help="of what is measured so far")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(measure_case(args.case[0], int(args.case[1]))))
         return
-    result = measure()
-    publish("finetune-memory", result, page(result), table(result))
+    kept = Measurements(args.out, surroundings((*PACKAGES, "accelerate"), __file__))
+    result = measure(kept)
+    publish(NAME, result, page(result), table(result))
+    kept.forget()
 
 
 if __name__ == "__main__":

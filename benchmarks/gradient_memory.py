@@ -1,26 +1,26 @@
 """What a gradient of the rescale factors takes in memory and time, beside what a plain evaluation takes.
 
-    python benchmarks/gradient_memory.py
+    python benchmarks/gradient_memory.py [--out FOLDER]
 
 The bundled model at 16384 tokens: MiB that an evaluation, or a gradient, adds to the peak of a process that
 holds the model, each in a process of its own; and at 2048 tokens: their times, taken in turn in one process.
 Then a model of Llama 3 8B's shape at 131072 tokens, traced on fake tensors, which have shapes and no
 contents: GiB of all tensors that live at once, weights included. The trace sees every tensor that torch hands
 out; what a kernel takes for itself while it runs is not in it.
+
+Each measurement is written to FOLDER as it ends; killed and started again, it goes on.
 """
 
 import argparse
 import gc
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
 import weakref
 from contextlib import ExitStack
 from datetime import date
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +33,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evaluator import PACKAGES, forget_peak, load, peak_mib, processor, publish, tokens
+from evaluator import PACKAGES, forget_peak, load, peak_mib, publish, tokens
+from measurements import Measurements, default_folder, surroundings
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
@@ -46,6 +47,8 @@ from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.windows import TokenWindow
 
+NAME = "gradient-memory"
+COMMAND = "python benchmarks/gradient_memory.py"
 REAL_LENGTH = 16384
 TRACED_LENGTH = 131072
 UNTILED = 2**40
@@ -240,19 +243,20 @@ def in_process(case: str, way: str, length: int) -> Any:
     return json.loads(output.splitlines()[-1])
 
 
-def measure() -> dict[str, Any]:
-    ways = [EVALUATION, *WAYS]
+def measure(kept: Measurements) -> dict[str, Any]:
+    def one(case: str, way: str, length: int, number: int = 1) -> Any:
+        return kept.measure(
+            f"{case}: {way} at {length} tokens, {number}", partial(in_process, case, way, length)
+        )
+
+    ways, numbers = [EVALUATION, *WAYS], range(1, PROCESSES + 1)
     return {
         "date": date.today().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-        "preloaded": Path(os.environ.get("LD_PRELOAD", "")).name,
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
-        "memory": {way: [in_process("memory", way, REAL_LENGTH) for _ in range(PROCESSES)] for way in ways},
-        "processor_seconds": in_process("time", "all", TIMED_LENGTH),
-        "trace": {way: in_process("trace", way, TRACED_LENGTH) for way in ways},
+        "command": COMMAND,
+        **kept.about,
+        "memory": {way: [one("memory", way, REAL_LENGTH, number) for number in numbers] for way in ways},
+        "processor_seconds": one("time", "all", TIMED_LENGTH),
+        "trace": {way: one("trace", way, TRACED_LENGTH) for way in ways},
     }
 
 
@@ -296,13 +300,16 @@ Allowed: {ALLOWED_RATIO} times an evaluation, and {ALLOWED_GIB:.0f} GiB.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=default_folder(NAME), help="of what is measured so far")
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(run_case(*args.case)))
         return
-    result = measure()
-    publish("gradient-memory", result, page(result), table(result))
+    kept = Measurements(args.out, surroundings(PACKAGES, __file__))
+    result = measure(kept)
+    publish(NAME, result, page(result), table(result))
+    kept.forget()
 
 
 if __name__ == "__main__":

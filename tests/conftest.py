@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
@@ -14,6 +15,11 @@ from tiny import make_tiny_model
 
 # The running interpreter's library, and those of others that are here: Debian's has no full test suite.
 LIBRARIES = sorted({stdlib_folder(), *(file.parent for file in Path("/usr/lib").glob("python3.*/os.py"))})
+
+
+# How long an example takes is the machine's affair, and asserted nowhere.
+hypothesis.settings.register_profile("ropewalk", deadline=None)
+hypothesis.settings.load_profile("ropewalk")
 
 
 @pytest.fixture(autouse=True)

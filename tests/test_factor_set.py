@@ -136,14 +136,14 @@ def other_theta(document):
         (lambda d: d["entries"][1]["serves"].update({"from": 200}), "one before it serves up to 256"),
         (retarget, "up to 512 tokens, but its factors are for 600"),
         (other_theta, "entry 1 is not a valid factors file: the geometry was edited"),
-        (lambda d: d["entries"][2]["serves"].update({"to": "2048"}), "whole number"),
-        (lambda d: d["entries"][2].pop("serves"), "entry 3 holds factors"),
-        (lambda d: d["entries"][2].update({"factors": None}), "entry 3: `factors` must be"),
-        (lambda d: first_factors(d).update({"format": "ropewalk.factor-set"}), "entry 1: `factors` must be"),
+        (lambda d: d["entries"][2]["serves"].update({"to": "2048"}), "entries[2].serves.to: Input should be"),
+        (lambda d: d["entries"][2].pop("serves"), "entries[2].serves: Field required"),
+        (lambda d: d["entries"][2].update({"factors": None}), "entry 3 is JSON, but not a factors file"),
+        (lambda d: first_factors(d).update({"format": "ropewalk.factor-set"}), "entry 1 is a factor set"),
         (lambda d: first_factors(d).update({"rescale_factors": [0.5, 1.0, 1.0, 1.0]}), "at least 1"),
-        (lambda d: d.update({"entries": {}}), "must be a list"),
+        (lambda d: d.update({"entries": {}}), "entries: Input should be a valid list"),
         (lambda d: d.update({"entries": []}), "no entry"),
-        (lambda d: d.update({"note": 1}), "must hold format, version, entries"),
+        (lambda d: d.update({"note": 1}), "note: Extra inputs"),
         (lambda d: d.update({"version": 2}), "update Ropewalk"),
         (lambda d: d.update({"version": None}), "whole numbers"),
     ],
@@ -154,6 +154,13 @@ def test_a_damaged_file_is_refused_in_one_line(change, said):
     assert said in str(error.value)
     assert "set.json" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_wrong_within_an_entry_is_found_there():
+    with pytest.raises(FactorsError) as error:
+        FactorSet.from_json(edited(lambda d: first_factors(d)["rescale_factors"].append("8")), "set.json")
+    assert "set.json is not a valid factor set: entry 1 is not a valid factors file" in str(error.value)
+    assert "rescale_factors[4]: " in str(error.value)
 
 
 def test_every_truncation_is_refused():

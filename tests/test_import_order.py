@@ -16,6 +16,7 @@ ORDER = [
     "lengths",
     "outside",
     "geometry",
+    "factors_file",
     "factors",
     "factor_set",
     "rope",

@@ -13,8 +13,8 @@ from ropewalk.search.journal import Journal
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies.starts import first_candidates
-from ropewalk.text.tokens import token_documents
 from ropewalk.text.windows import truncate
+from tiny import make_texts
 
 WINDOW, LONG = 64, 512
 
@@ -37,11 +37,8 @@ def longer(loaded):
 
 @pytest.fixture
 def texts(loaded, tmp_path):
-    for name in "abcd":
-        (tmp_path / f"{name}.txt").write_text(f"{name} line of text, and another. " * 20)
-
     def of(length):
-        found = token_documents(str(tmp_path / "*.txt"), loaded.tokenizer, length=length)
+        found = make_texts(tmp_path, loaded.tokenizer, length=length, names="abcd")
         return found.part(0, 2), found.part(2, 4)
 
     return of

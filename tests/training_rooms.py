@@ -26,6 +26,7 @@ class FinetuneSettings(BaseModel):
     weight_decay: float = 0.0
     per_device_batch_size: int = 1
     gradient_checkpointing: bool = True
+    mixed_window: bool = False
     parallel: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -1,32 +1,29 @@
-"""FactorSet: factors at several lengths of one model, the rule that chooses between them, their file."""
+"""FactorSet: factors at several lengths of one model, the rule that chooses between them."""
 
-import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ropewalk.errors import FactorsError
-from ropewalk.factors import (
+from ropewalk.factors import RescaleFactors, load_factors
+from ropewalk.factors_file import (
     FORMAT,
     FORMAT_VERSION,
     SET_FORMAT,
-    RescaleFactors,
+    InFile,
+    Serves,
+    SetFile,
+    check,
     check_document,
-    load_factors,
-    parse_document,
     read_text,
 )
-from ropewalk.files import write_atomically
 from ropewalk.geometry import RopeGeometry
-
-KEYS = ("format", "version", "entries")
-ENTRY_KEYS = ("serves", "factors")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorSet:
+class FactorSet(InFile):
     """Factors for several lengths of one model, each with its n-hat and attention factor.
 
     An entry serves sequences of up to and including its `target_length`; the shortest that fits is used:
@@ -103,8 +100,8 @@ class FactorSet:
         """As `RescaleFactors.require_geometry`."""
         self.longest.require_geometry(geometry, model_name)
 
-    def to_json(self) -> str:
-        """One versioned object.
+    def as_document(self) -> dict[str, Any]:
+        """What the file holds, as JSON values.
 
         Each entry is a whole factors file, and says which lengths it serves: an entry that was taken out by
         hand leaves a gap that is noticed, and does not silently hand its lengths to the next one.
@@ -114,31 +111,15 @@ class FactorSet:
             serves = {"from": first, "to": entry.target_length}
             entries.append({"serves": serves, "factors": entry.as_document()})
             first = entry.target_length + 1
-        document = {"format": SET_FORMAT, "version": FORMAT_VERSION, "entries": entries}
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all."""
-        write_atomically(Path(path), self.to_json().encode())
+        return {"format": SET_FORMAT, "version": FORMAT_VERSION, "entries": entries}
 
     @classmethod
-    def load(cls, path: str | Path) -> "FactorSet":
-        """Read a set that `save` wrote; a file of plain factors is a set with one entry.
-
-        Raises:
-            FactorsError: neither of the two, of a newer version, truncated, or breaking a rule.
-        """
-        return cls.from_json(read_text(Path(path)), str(path))
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> "FactorSet":
-        """As `load`, from text; `source` is named in errors."""
-        document = parse_document(text, source)
-        if document["format"] == FORMAT:
+    def from_document(cls, document: Any, source: str) -> Self:
+        """As `load`, from parsed JSON; a file of plain factors is a set with one entry."""
+        if check_document(document, source)["format"] == FORMAT:
             return cls(entries=(RescaleFactors.from_document(document, source),))
         try:
-            _require_keys(document, KEYS, "the set")
-            return cls(entries=_read_entries(document["entries"]))
+            return cls(entries=_read_entries(check(SetFile, document)))
         except FactorsError as error:
             raise FactorsError(f"{source} is not a valid factor set: {error}") from None
 
@@ -157,57 +138,31 @@ def load_set(
     return FactorSet(entries=(load_factors(path, geometry=geometry, target_length=target_length),))
 
 
-def _read_entries(entries: Any) -> tuple[RescaleFactors, ...]:
-    if not isinstance(entries, list):
-        raise FactorsError("`entries` must be a list.")
+def _read_entries(file: SetFile) -> tuple[RescaleFactors, ...]:
     read: list[RescaleFactors] = []
-    for number, entry in enumerate(entries, start=1):
-        _require_keys(entry, ENTRY_KEYS, f"entry {number}")
-        factors = _read_factors(entry["factors"], f"entry {number}")
-        _require_serves(
-            entry["serves"], read[-1].target_length + 1 if read else 1, factors.target_length, number
-        )
+    for number, entry in enumerate(file.entries, start=1):
+        factors = RescaleFactors.from_document(entry.factors, f"entry {number}")
+        first = read[-1].target_length + 1 if read else 1
+        _require_serves(entry.serves, first, factors.target_length, number)
         read.append(factors)
     return tuple(read)
 
 
-def _read_factors(document: Any, source: str) -> RescaleFactors:
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise FactorsError(f'{source}: `factors` must be a factors file ("format": "{FORMAT}").')
-    return RescaleFactors.from_document(check_document(document, source), source)
-
-
-def _require_keys(given: Any, keys: tuple[str, ...], what: str) -> None:
-    if not isinstance(given, dict) or sorted(given) != sorted(keys):
-        held = ", ".join(map(str, given)) or "nothing" if isinstance(given, dict) else f"{given!r:.40}"
-        raise FactorsError(f"{what} holds {held}, but must hold {', '.join(keys)}.")
-
-
-def _require_serves(serves: Any, first: int, last: int, number: int) -> None:
+def _require_serves(serves: Serves, first: int, last: int, number: int) -> None:
     """An entry begins right after the one before it and ends with its own target."""
-    _require_keys(serves, ("from", "to"), f"`serves` of entry {number}")
-    _require_whole(serves, number)
-    if serves["to"] != last:
+    if serves.last != last:
         raise FactorsError(
-            f"entry {number} is to serve up to {serves['to']} tokens, but its factors are for {last}: "
+            f"entry {number} is to serve up to {serves.last} tokens, but its factors are for {last}: "
             f"correct one of the two."
         )
-    if serves["from"] > first:
+    if serves.first > first:
         raise FactorsError(
-            f"there is a gap: lengths {first} to {serves['from'] - 1} have no entry before entry {number}; "
+            f"there is a gap: lengths {first} to {serves.first - 1} have no entry before entry {number}; "
             f"put the missing one back, or let entry {number} serve from {first}."
         )
     # An entry that is out of order or double is named by the set itself.
-    if serves["from"] < first <= last:
+    if serves.first < first <= last:
         raise FactorsError(
-            f"entry {number} is to serve from {serves['from']} tokens, but the one before it serves up to "
+            f"entry {number} is to serve from {serves.first} tokens, but the one before it serves up to "
             f"{first - 1}: let it serve from {first}."
         )
-
-
-def _require_whole(serves: Mapping[str, Any], number: int) -> None:
-    for name, value in serves.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise FactorsError(
-                f"`{name}` of entry {number} is {value!r}, but must be a whole number of tokens."
-            )

@@ -1,4 +1,4 @@
-"""RescaleFactors: the value that everybody passes, and its JSON file.
+"""RescaleFactors: the value that everybody passes.
 
 A search writes one, a closed-form scheme is one, a model's own scaling is read as one; so install,
 evaluation and export treat them alike. A file can be read years later: it says which geometry it is
@@ -6,26 +6,28 @@ for, how it was made, and its format's version.
 """
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ropewalk.errors import FactorsError, ModelError
-from ropewalk.files import write_atomically
-from ropewalk.geometry import RopeGeometry
-
-FORMAT = "ropewalk.factors"
-SET_FORMAT = "ropewalk.factor-set"
-FORMATS = (FORMAT, SET_FORMAT)
-FORMAT_VERSION = 1  # of both
-LARGEST_FILE_BYTES = 64 * 2**20
+from ropewalk.factors_file import (
+    FORMAT,
+    FORMAT_VERSION,
+    SET_FORMAT,
+    FactorsFile,
+    InFile,
+    check,
+    check_document,
+    parse_csv,
+    read_text,
+)
+from ropewalk.geometry import RopeGeometry, TunedGeometry
 
 # Whether new factors replace the scaling that a model carries, or are multiplied onto it.
 Base = Literal["native", "as-is"]
@@ -59,7 +61,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescaleFactors:
+class RescaleFactors(InFile):
     """lambda_i, n-hat and the attention factor for one geometry and one target length.
 
     Pair i turns by n * theta_i / lambda_i at position n, and by n * theta_i where n < `num_start_tokens`
@@ -156,6 +158,15 @@ class RescaleFactors:
             attention_factor=self.attention_factor * own.attention_factor,
         )
 
+    def as_window(self) -> TunedGeometry:
+        """The geometry of a model that was tuned with these: what is extended when it is extended again.
+
+        Of a vector for each layer, the geometric mean counts.
+        """
+        geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
+        factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
+        return TunedGeometry(**geometry, rescale_factors=tuple(map(float, factors)))
+
     def require_geometry(self, geometry: RopeGeometry, model_name: str) -> None:
         """Refuse a model that these factors were not made for.
 
@@ -193,64 +204,34 @@ class RescaleFactors:
             "provenance": dataclasses.asdict(self.provenance),
         }
 
-    def to_json(self) -> str:
-        """One versioned object; floats are written so that they read back bit for bit."""
-        return json.dumps(self.as_document(), indent=2, allow_nan=False) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all."""
-        write_atomically(Path(path), self.to_json().encode())
-
     @classmethod
-    def load(cls, path: str | Path) -> "RescaleFactors":
-        """Read a file that `save` wrote.
-
-        Raises:
-            FactorsError: not such a file, of a newer version, truncated, or breaking a rule.
-        """
-        path = Path(path)
-        return cls.from_json(read_text(path), str(path))
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> "RescaleFactors":
-        """As `load`, from text; `source` is named in errors."""
-        document = parse_document(text, source)
-        if document["format"] == SET_FORMAT:
+    def from_document(cls, document: Any, source: str) -> Self:
+        """As `load`, from parsed JSON; `source` is named in errors."""
+        if check_document(document, source)["format"] == SET_FORMAT:
             raise FactorsError(
                 f"{source} is a factor set, which holds factors for several lengths, but one was asked for: "
                 f"read it with FactorSet.load, and choose by length."
             )
-        return cls.from_document(document, source)
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any], source: str) -> "RescaleFactors":
-        """As `from_json`, from what was parsed.
-
-        Raises:
-            FactorsError: it breaks a rule.
-        """
         try:
-            parsed = _File.model_validate(document)
-            geometry = RopeGeometry(**parsed.geometry.model_dump())
-            if geometry.fingerprint() != parsed.geometry_fingerprint:
-                raise FactorsError("the geometry was edited and no longer matches its fingerprint.")
-            rows = parsed.rescale_factors
-            single = bool(rows) and not isinstance(rows[0], list)
-            return cls(
-                geometry=geometry,
-                target_length=parsed.target_length,
-                rescale_factors=tuple(tuple(row) for row in ([rows] if single else rows)),  # type: ignore[arg-type]
-                num_start_tokens=parsed.num_start_tokens,
-                attention_factor=parsed.attention_factor,
-                provenance=Provenance(**parsed.provenance.model_dump()),
-            )
-        except ValidationError as error:
-            first = error.errors()[0]
-            # pydantic names the branch of a union it tried, e.g. `list[float]`: of no use to a reader.
-            where = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
-            raise FactorsError(f"{source} is not a valid factors file: {where}: {first['msg']}.") from None
+            return cls._from_file(check(FactorsFile, document))
         except (FactorsError, ModelError) as error:
             raise FactorsError(f"{source} is not a valid factors file: {error}") from None
+
+    @classmethod
+    def _from_file(cls, file: FactorsFile) -> Self:
+        geometry = RopeGeometry(**file.geometry.model_dump())
+        if geometry.fingerprint() != file.geometry_fingerprint:
+            raise FactorsError("the geometry was edited and no longer matches its fingerprint.")
+        rows = file.rescale_factors
+        single = bool(rows) and not isinstance(rows[0], list)
+        return cls(
+            geometry=geometry,
+            target_length=file.target_length,
+            rescale_factors=tuple(tuple(row) for row in ([rows] if single else rows)),  # type: ignore[arg-type]
+            num_start_tokens=file.num_start_tokens,
+            attention_factor=file.attention_factor,
+            provenance=Provenance(**file.provenance.model_dump()),
+        )
 
 
 def load_factors(
@@ -264,7 +245,7 @@ def load_factors(
     text = read_text(Path(path))
     if text.lstrip().startswith(("{", "[")):
         return RescaleFactors.from_json(text, str(path))
-    values = _parse_csv(text, str(path))
+    values = parse_csv(text, str(path))
     if geometry is None or target_length is None:
         raise FactorsError(
             f"{path} is a bare column of numbers, which does not say its model: name the model "
@@ -281,46 +262,6 @@ def load_factors(
         raise FactorsError(f"{path}: {error}") from None
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _Geometry(_Strict):
-    head_dim: int
-    rotary_dim: int
-    rope_theta: float
-    original_length: int
-    num_layers: int
-
-
-class _Provenance(_Strict):
-    model: str | None
-    revision: str | None
-    weights_sha256: str | None
-    base: Base | None
-    strategy: str | None
-    seed: int | None
-    data_sha256: str | None
-    objective: str | None
-    objective_value: float | None
-    versions: dict[str, str]
-    settings: dict[str, Any]
-
-
-class _File(_Strict):
-    """What version 1 holds, checked before anything is believed."""
-
-    format: Literal["ropewalk.factors"]
-    version: int
-    geometry: _Geometry
-    geometry_fingerprint: str
-    target_length: int
-    rescale_factors: list[float] | list[list[float]]
-    num_start_tokens: int
-    attention_factor: float
-    provenance: _Provenance
-
-
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -335,68 +276,3 @@ def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
             raise FactorsError(
                 f"The factor of pair {pair} is {value}, but must be at least 1: pairs may only turn slower."
             )
-
-
-def read_text(path: Path) -> str:
-    """A factors file's text, before it is known what it holds.
-
-    Raises:
-        FactorsError: missing, too large, binary, or not readable.
-    """
-    try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise FactorsError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes, so it is no factors file.")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FactorsError(f"{path} does not exist: name a factors file (JSON) or a CSV.") from None
-    except UnicodeDecodeError:
-        raise FactorsError(f"{path} is binary; factors are read from JSON or CSV text only.") from None
-    except OSError as error:
-        raise FactorsError(f"{path} can't be read: {error.strerror}.") from None
-
-
-def parse_document(text: str, source: str) -> dict[str, Any]:
-    """The JSON object, once its version is known to be read here; its format is one of `FORMATS`.
-
-    Raises:
-        FactorsError: not whole JSON, of another format, or of a newer version.
-    """
-    try:
-        document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FactorsError(f"{source} is not whole JSON ({error}): make or copy the file again.") from None
-    return check_document(document, source)
-
-
-def check_document(document: Any, source: str) -> dict[str, Any]:
-    """As `parse_document`, of parsed JSON."""
-    if not isinstance(document, dict) or document.get("format") not in FORMATS:
-        raise FactorsError(
-            f'{source} is JSON, but not a factors file ("format": "{FORMAT}" is missing); '
-            f"`ropewalk factors convert` reads a model's configuration."
-        )
-    version: Any = document.get("version")
-    if _is_whole(version) and version > FORMAT_VERSION:
-        raise FactorsError(
-            f"{source} has format version {version}, above the {FORMAT_VERSION} known here: update Ropewalk."
-        )
-    if version != FORMAT_VERSION:
-        raise FactorsError(f"{source} has format version {version!r}, but versions are whole numbers from 1.")
-    return document
-
-
-def _parse_csv(text: str, source: str) -> list[float]:
-    values = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        entry = line.strip().rstrip(",")
-        if not entry:
-            continue
-        try:
-            values.append(float(entry))
-        except ValueError:
-            raise FactorsError(
-                f"{source}, line {number}: {entry[:40]!r} is not a number; a CSV has one number a line."
-            ) from None
-    if not values:
-        raise FactorsError(f"{source} is empty; a CSV of factors has one number a line.")
-    return values

@@ -1,8 +1,15 @@
-"""Files are written whole or not at all, and stay."""
+"""Files are written whole or not at all, and stay; a folder is written by one process at a time."""
 
+import fcntl
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RunFolderError
+
+LOCK = ".lock"
+PARTIAL = ".partial"
 
 
 def bring_to_disk(path: Path) -> None:
@@ -20,7 +27,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder is missing, full or not writable.
     """
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -31,3 +38,59 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def clear_partials(folder: Path, name: str = "*") -> None:
+    """Take away what `write_atomically` left half-written where it was killed; no other may write there now.
+
+    Args:
+        name: of the file that was to be written; by default any.
+
+    Raises:
+        OSError: one can't be removed.
+    """
+    for partial in folder.glob(f".{name}.*{PARTIAL}"):
+        if partial.is_file():
+            partial.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """A folder as one process's own, until `close` (or `with`); the lock dies with the process.
+
+    The file that carries the lock goes when the folder is given free; one that a killed process left means
+    nothing.
+
+    Raises:
+        RunFolderError: another process has it.
+        OSError: it can't be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._file: Any = self._path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it before may have removed the file; another process may have made a new one.
+            is_ours = os.fstat(self._file.fileno()).st_nlink > 0
+        except BlockingIOError:
+            is_ours = False
+        except BaseException:
+            self._file.close()
+            raise
+        if not is_ours:
+            self._file.close()
+            raise RunFolderError(
+                f"{folder} is in use by another process: wait until it ends, or choose another folder."
+            )
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if not self._file.closed:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -59,6 +59,11 @@ class RopeGeometry:
         """Full turns of each pair over `length` tokens (the window by default), shape (num_pairs,)."""
         return (length or self.original_length) * self.inverse_frequencies() / (2 * np.pi)
 
+    def pair_of_turns(self, turns: float) -> float:
+        """The (fractional) pair that makes so many turns over the window; it need not exist."""
+        wavelength = self.original_length / (turns * 2 * math.pi)
+        return self.rotary_dim * math.log(wavelength) / (2 * math.log(self.rope_theta))
+
     @property
     def first_unfinished_pair(self) -> int:
         """The first pair that makes less than a full turn over the window; `num_pairs` if all do."""
@@ -76,3 +81,30 @@ class RopeGeometry:
         """Every number that differs, as `name is OURS, not THEIRS`."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
         return [f"{name} is {ours:.10g}, not {theirs:.10g}" for name, ours, theirs in pairs if ours != theirs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedGeometry(RopeGeometry):
+    """The window that a model was tuned to, and how it turned there: what a second extension starts from.
+
+    A pair that was slowed down in tuning has made fewer turns over the long window than its plain frequency
+    would; which pairs have shown all their angles, and may go on, is told by these.
+
+    Attributes:
+        original_length: the tuned length, tokens.
+        rescale_factors: lambda_i of the tuning, shape (num_pairs,).
+    """
+
+    rescale_factors: tuple[float, ...]
+
+    def inverse_frequencies(self) -> NDArray[np.float64]:
+        """theta_i / lambda_i, radians a token, shape (num_pairs,)."""
+        slowed: NDArray[np.float64] = super().inverse_frequencies() / np.array(self.rescale_factors)
+        return slowed
+
+    def pair_of_turns(self, turns: float) -> float:
+        """Between the pairs that there are; beyond them it goes on as plain frequencies do."""
+        logs = np.log(np.minimum.accumulate(self.turns()))
+        nearest = float(np.interp(-math.log(turns), -logs, np.arange(self.num_pairs)))
+        beyond = min(0.0, float(logs[0]) - math.log(turns)) + max(0.0, float(logs[-1]) - math.log(turns))
+        return nearest + beyond * self.rotary_dim / (2 * math.log(self.rope_theta))

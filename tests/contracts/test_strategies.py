@@ -133,7 +133,7 @@ def test_a_broken_strategy_is_caught(broken: type[Strategy], said: str) -> None:
 
 def test_check_strategy_goes_through_every_space(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("ropewalk.testing.check_contract", lambda *given: seen.append(given))
+    monkeypatch.setattr("ropewalk.testing.contracts.check_contract", lambda *given: seen.append(given))
     check_strategy("random")
     assert len(seen) == len(CONTRACTS) * len(spaces())
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from ropewalk.errors import SettingError
-from ropewalk.evaluate import passkey
-from ropewalk.evaluate.passkey import answers, evenly_spread, first_integer, make_trials, measure_passkey
+from ropewalk.evaluate import forward, passkey
+from ropewalk.evaluate.passkey import answers, evenly_spread, make_trials, measure_passkey
+from ropewalk.evaluate.records import first_integer
 from ropewalk.models.load import load_model
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
@@ -85,6 +88,53 @@ def test_answers_are_greedy(
         expected = tiny_tokenizer.decode(greedy(tiny_model, trial.ids, 5))
         assert text
         assert expected.startswith(text)
+
+
+def test_what_long_prompts_begin_with_is_read_once(
+    tiny_model_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passkey, "TOKENS_AT_ONCE", 1)
+    loaded = load_model(tiny_model_folder)
+    trials = make_trials(Encoder(tiny_tokenizer), 450, 5, 0)
+    num_read: list[int] = []
+    read = forward.Reader.read
+
+    def counting(reader: forward.Reader, ids: torch.Tensor, *, keep: bool) -> torch.Tensor:
+        num_read.append(ids.shape[1])
+        return read(reader, ids, keep=keep)
+
+    monkeypatch.setattr(forward.Reader, "read", counting)
+    with loaded.installed(scheme_factors("yarn", loaded.geometry, 512)):
+        together = dict(answers(loaded.model, loaded.tokenizer, reversed(trials)))
+        prompts = [num for num in num_read if num > 1]
+        alone = {
+            trial: text for one in trials for trial, text in answers(loaded.model, loaded.tokenizer, [one])
+        }
+
+    assert together == alone
+    assert prompts[0] == len(trials[0].ids)
+    assert all(before > after for before, after in pairwise(prompts))
+
+
+def test_what_was_answered_is_not_asked_again(tiny_model_folder: Path) -> None:
+    loaded = load_model(tiny_model_folder)
+    told: list[Any] = []
+    (whole,) = measure_passkey(
+        loaded, [300], factors={"x": lambda _: None}, num_trials=5, on_answer=told.append
+    )
+    early = [replace(told[0].answer, text=f" {told[0].answer.key}."), told[3].answer]
+    again: list[Any] = []
+    (rest,) = measure_passkey(
+        loaded, [300], factors={"x": lambda _: None}, num_trials=5, answered=early, on_answer=again.append
+    )
+
+    assert [progress.num_answered for progress in told] == [1, 2, 3, 4, 5]
+    assert [progress.num_answered for progress in again] == [3, 4, 5]
+    assert told[-1].seconds_left == 0
+    assert whole.found == told[-1].num_found
+    assert rest.found == whole.found + 1
+    other = measure_passkey(loaded, [300], factors={"y": lambda _: None}, num_trials=5, answered=early)
+    assert other[0].found == whole.found
 
 
 def test_decoding_stops_once_every_integer_is_complete(

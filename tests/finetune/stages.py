@@ -38,7 +38,8 @@ def load(folder, **changes):
 
 
 def make_factors(loaded, target_length=128, **changes):
-    return scheme_factors("yarn", loaded.geometry, target_length).replace(num_start_tokens=3, **changes)
+    changes = {"num_start_tokens": 3, **changes}
+    return scheme_factors("yarn", loaded.geometry, target_length).replace(**changes)
 
 
 def train(folder, stage, *, documents=None, factors=None, on_step=None, **changes):

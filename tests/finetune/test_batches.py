@@ -136,12 +136,30 @@ def test_a_state_holds_no_text():
     assert len(json.dumps(packed.state_dict())) < 300
 
 
-def test_going_on_with_another_text_is_refused():
+@pytest.mark.parametrize("text", ["abc", "abcdefghijkm"])
+def test_going_on_with_another_text_is_refused(text):
     packed = packer("abcdefghijkl")
     next(packed)
-    other = packer("abc")
+    other = packer(text)
     with pytest.raises(FinetuneError, match="not the one that this stage began with"):
         other.load_state_dict(packed.state_dict())
+
+
+def test_places_that_were_noted_without_hashes_are_known():
+    packed, other = packer("abcdefghijkl"), packer("abcdefghijkl")
+    next(packed)
+    state = packed.state_dict()
+    del state["current"]["sha256"]
+    other.load_state_dict(state)
+    assert torch.equal(next(other).ids, next(packed).ids)
+
+
+def test_documents_must_be_as_long_as_a_segment():
+    packer("abcdef", "g").require_long_documents()
+    packer("abcdefgh", "g", bos=None, eos=None).require_long_documents()
+    for documents, ends in ((("abcde", "f"), {}), (("abcdefg",), {"bos": None, "eos": None})):
+        with pytest.raises(DataError, match=r"segments of 8 tokens, but no document is as long: the longest"):
+            packer(*documents, **ends).require_long_documents()
 
 
 def test_a_text_of_which_nothing_counts_is_refused():

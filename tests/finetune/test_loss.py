@@ -13,6 +13,7 @@ from ropewalk.models.describe import describe
 from ropewalk.models.install import installed
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.training import ListStream
+from tiny import TINY_SHAPE
 
 
 def make_batch(length=LENGTH, num_segments=2):
@@ -47,21 +48,11 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tile_tokens", [7, None])
 def test_tiles_change_nothing(family, tile_tokens):
-
     config = AutoConfig.for_model(
         family,
         vocab_size=256,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        initializer_range=0.2,
         pad_token_id=0,
-        bos_token_id=0,
-        eos_token_id=1,
+        **TINY_SHAPE,
         **FAMILIES[family],
     )
     torch.manual_seed(0)

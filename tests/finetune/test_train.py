@@ -22,10 +22,11 @@ from stages import (
     weights,
 )
 
-from ropewalk.errors import DataError, FinetuneError, ModelError, SettingError
+from ropewalk.errors import DataError, FinetuneError, ModelError, RunFolderError, SettingError
 from ropewalk.factors import RescaleFactors
 from ropewalk.finetune.train import finetune
 from ropewalk.models.install import find_installed
+from ropewalk.models.pinned import save_pinned
 from ropewalk.text.training import ListStream
 
 
@@ -82,6 +83,8 @@ def test_going_on_gives_the_same_bits(tiny_model_folder, tmp_path, changes):
     resumed = train(tiny_model_folder, tmp_path / "cut", num_steps=5, **changes)
     assert resumed.losses == whole.losses
     assert same_weights(resumed.model_folder, whole.model_folder)
+    states = [(made.checkpoint / "trainer_state.json").read_text() for made in (resumed, whole)]
+    assert states[0] == states[1], "loggers are told the same"
 
 
 def test_a_stage_that_is_done_is_given_back(tiny_model_folder, tmp_path):
@@ -191,7 +194,42 @@ def test_a_damaged_checkpoint_is_not_read(tiny_model_folder, tmp_path, name):
         train(tiny_model_folder, tmp_path / "stage")
 
 
+def test_what_a_killed_stage_left_half_written_is_cleared(tiny_model_folder, tmp_path):
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    (stage / ".stage.json.abcdefgh.partial").write_text("{")
+    (stage / ".lock").touch()
+    train(tiny_model_folder, stage, num_steps=1)
+    assert not list(stage.glob(".*"))
+
+
 # ---------------------------------------------------------------- wrong input
+
+
+def test_a_stage_that_is_being_trained_is_left_alone(tiny_model_folder, tmp_path):
+    """Its unfinished checkpoint would be taken for a killed process's."""
+    refused = []
+
+    def again(progress):
+        (tmp_path / "stage" / ".partial-checkpoint-9").mkdir(exist_ok=True)
+        with pytest.raises(RunFolderError, match=r"stage is in use by another process") as caught:
+            train(tiny_model_folder, tmp_path / "stage")
+        refused.append(str(caught.value))
+        assert (tmp_path / "stage" / ".partial-checkpoint-9").is_dir()
+
+    train(tiny_model_folder, tmp_path / "stage", num_steps=1, on_step=again)
+    assert len(refused) == 1
+    assert "\n" not in refused[0]
+    train(tiny_model_folder, tmp_path / "stage", num_steps=1)
+
+
+def test_a_stage_longer_than_every_document_is_refused(tiny_model_folder, tmp_path):
+    documents = make_documents((LENGTH - 3, 20, 55))  # BOS and EOS come to it
+    said = f"segments of {LENGTH} tokens, but no document is as long: the longest has {LENGTH - 3}"
+    with pytest.raises(DataError, match=said):
+        train(tiny_model_folder, tmp_path / "stage", documents=documents)
+    assert not (tmp_path / "stage" / "stage.json").exists()
+    train(tiny_model_folder, tmp_path / "stage", documents=make_documents((LENGTH - 2, 20, 55)), num_steps=1)
 
 
 def test_a_folder_of_another_stage_is_refused(tiny_model_folder, tmp_path):
@@ -234,6 +272,14 @@ def test_half_precision_weights_are_refused(tiny_model_folder, tmp_path):
         finetune(
             loaded, make_factors(loaded), ListStream(make_documents()), make_settings(), tmp_path / "stage"
         )
+
+
+def test_mixed_windows_need_the_original_rope(tiny_model_folder, tmp_path):
+    loaded = load(tiny_model_folder)
+    factors = make_factors(loaded, num_start_tokens=0)
+    save_pinned(loaded, factors, tmp_path / "start")
+    with pytest.raises(SettingError, match="already pins the factors"):
+        train(tmp_path / "start", tmp_path / "stage", factors=factors, mixed_window=True)
 
 
 def test_mixed_windows_need_segments_beyond_the_window(tiny_model_folder, tmp_path):

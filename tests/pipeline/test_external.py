@@ -9,9 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.errors import FactorsError, ModelError, RunFolderError
 from ropewalk.factors import RescaleFactors
+from ropewalk.finetune.settings import FinetuneSettings
+from ropewalk.finetune.train import finetune
 from ropewalk.models.load import load_model
 from ropewalk.models.pinned import save_pinned
 from ropewalk.pipeline.run import extend
+from ropewalk.text.training import ListStream, TrainingDocument
 
 STAGES = """\
   - {kind: search, length: 4x}
@@ -97,6 +100,18 @@ def test_it_goes_on_with_what_came_back(waiting, trained):
     assert load_model(result.checkpoint).weights_sha256 == load_model(trained).weights_sha256
     again = extend(recipe, run)
     assert again.factors == result.factors, "what it went on with is noted"
+
+
+def test_our_own_training_may_be_launched_on_it(waiting, tmp_path):
+    """As docs/fine-tuning.md says for several processes."""
+    recipe, run, (start, _) = waiting
+    loaded, factors = load_model(start), RescaleFactors.load(start / "factors.json")
+    text = ListStream([TrainingDocument(ids=torch.arange(2, 250).repeat(2), source="a text")])
+    settings = FinetuneSettings(length=256, num_steps=1, batch_size=1, learning_rate=1e-3)
+    tuned = finetune(loaded, factors, text, settings, tmp_path / "tuned")
+    result = extend(recipe, run, continue_with=tuned.model_folder)
+    assert result.factors.longest.provenance.settings["own"] == factors.as_values()
+    assert load_model(result.checkpoint).weights_sha256 == load_model(tuned.model_folder).weights_sha256
 
 
 def test_a_checkpoint_that_changes_afterwards_is_noticed(waiting, trained):

@@ -112,6 +112,46 @@ def test_the_whole_method(recipe_of, tmp_path):
     )
 
 
+MIXED = """\
+  - {kind: search, length: 4x}
+  - {kind: finetune, length: 4x, num_steps: 2, mixed_window: true}
+"""
+
+
+def test_short_inputs_that_were_trained_with_the_original_rope_keep_it(recipe_of, tmp_path):
+    result = extend(recipe_of(MIXED), tmp_path / "mixed")
+    original = result.factors.for_length(64)
+    assert result.factors.lengths == (64, 256)
+    assert set(original.rescale_factors[0]) == {1.0}
+    assert original.attention_factor == 1
+    further = extend(recipe_of(MIXED + "  - {kind: search, length: 8x}\n"), tmp_path / "further")
+    assert further.factors.for_length(64) == original
+    assert further.factors.lengths == (64, 512)
+    readjusted = "  - {kind: readjust, lengths: [1x], budget: 8}\n"
+    short = extend(recipe_of(MIXED + readjusted), tmp_path / "readjusted")
+    assert short.factors.lengths == (64, 256)
+    assert short.factors.for_length(64) != original, "who asks for readjustment gets it"
+
+
+def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
+    recipe = recipe_of("  - {kind: search, length: 8x}\n  - {kind: evaluate, passkey: [8x], num_trials: 6}\n")
+    whole = extend(recipe, tmp_path / "whole")
+    first, asked = [], []
+
+    def stop_after_two(progress):
+        first.append(progress.answer)
+        if len(first) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extend(recipe, tmp_path / "stopped", watch=Watch(on_answer=stop_after_two))
+    rest = extend(recipe, tmp_path / "stopped", watch=Watch(on_answer=asked.append))
+
+    assert [progress.num_answered for progress in asked] == [3, 4, 5, 6]
+    assert not {progress.answer.depth for progress in asked} & {answer.depth for answer in first}
+    assert [(r.value, r.by_depth) for r in rest.records] == [(r.value, r.by_depth) for r in whole.records]
+
+
 def test_what_a_folder_holds_is_not_done_again(recipe_of, tmp_path):
     recipe, seen = recipe_of(WHOLE), Seen()
     before = extend(recipe, tmp_path / "run")
@@ -242,12 +282,35 @@ def test_two_runs_in_one_folder_are_refused(recipe_of, tmp_path):
         extend(recipe, tmp_path / "run", watch=Watch(on_stage=again))
 
 
+def test_killed_at_its_first_write_it_begins(recipe_of, tmp_path):
+    """`recipe.json` was half-written, and nothing else was there."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.json.abcdefgh.partial").write_text("{")
+    (tmp_path / "run" / ".lock").touch()
+    extend(recipe_of(SHORT), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_what_a_killed_run_left_half_written_is_cleared(recipe_of, tmp_path):
+    recipe = recipe_of(SHORT)
+    extend(recipe, tmp_path / "run")
+    for place in (".result.json", "stages/01-search-4x/.done.json", "stages/02-evaluate-1x/.records.jsonl"):
+        (tmp_path / "run" / f"{place}.abcdefgh.partial").write_text("{")
+    (tmp_path / "run" / ".result.partial").mkdir()
+    (tmp_path / "run" / ".result.partial" / "model.safetensors").touch()
+    extend(recipe, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob(".*"))
+    assert [path.name for path in (tmp_path / "run" / "result").iterdir()] == ["factors.json"]
+
+
 def test_foreign_files_are_left_alone(recipe_of, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
+    (tmp_path / "run" / ".thesis.txt.partial").write_text("mine too")
     with pytest.raises(RunFolderError, match="holds other files"):
         extend(recipe_of(SHORT), tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".thesis.txt.partial", "thesis.txt"]
 
 
 def test_a_checkpoint_that_nobody_waits_for_is_an_error(recipe_of, tmp_path):

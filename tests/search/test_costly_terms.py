@@ -4,7 +4,7 @@ import pytest
 
 from ropewalk.models.load import load_model
 from ropewalk.search.search import search_factors
-from ropewalk.text.tokens import token_documents
+from tiny import make_texts
 
 
 @pytest.mark.parametrize(
@@ -15,9 +15,7 @@ from ropewalk.text.tokens import token_documents
 def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_steps, settings, cost):
     """What the descent found is read on all documents, and the budget is in forward passes all the same."""
     loaded = load_model(tiny_model_folder)
-    for name in "ab":
-        (tmp_path / f"{name}.txt").write_text(f"{name} line of text, and another. " * 40)
-    documents = token_documents(str(tmp_path / "*.txt"), loaded.tokenizer, length=256, num_documents=2)
+    documents = make_texts(tmp_path, loaded.tokenizer, length=256)
     result = search_factors(
         loaded, documents, target_length=256, strategy=strategy, budget=int(16 * cost),
         serve_with="ropewalk", start_tokens="none", racing=0.0, **settings,

@@ -12,18 +12,10 @@ from ropewalk.models.load import load_model
 from ropewalk.search.journal import Journal
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import number_of_evaluations
-from ropewalk.text.tokens import token_documents
 from ropewalk.text.windows import truncate
+from tiny import make_texts
 
 TARGET = 256  # 4 times the tiny model's window
-
-
-def documents_of(folder, loaded, length=TARGET, num_documents=2):
-    for name in "ab":
-        (folder / f"{name}.txt").write_text(f"{name} line of text, and another. " * 40)
-    return token_documents(
-        str(folder / "*.txt"), loaded.tokenizer, length=length, num_documents=num_documents
-    )
 
 
 @pytest.fixture
@@ -33,7 +25,7 @@ def loaded(tiny_model_folder):
 
 @pytest.fixture
 def documents(loaded, tmp_path):
-    return documents_of(tmp_path, loaded)
+    return make_texts(tmp_path, loaded.tokenizer, length=TARGET)
 
 
 @pytest.fixture
@@ -146,7 +138,7 @@ def test_other_text_or_weights_can_not_go_on(loaded, documents, tmp_path):
     path = tmp_path / "journal.jsonl"
     search(loaded, documents, journal=Journal(path))
     with pytest.raises(RunFolderError, match=r"text.data_sha256 is"):
-        search(loaded, documents_of(tmp_path, loaded, num_documents=1), journal=Journal(path))
+        search(loaded, documents.part(0, 1), journal=Journal(path))
     with torch.no_grad():
         next(loaded.model.parameters()).add_(0.5)
     changed = load_model(tmp_path / "tiny-model")
@@ -235,7 +227,7 @@ def test_windows_shorter_than_the_target_are_refused_before_anything_is_written(
     (tiny_model_folder / "config.json").write_text(json.dumps(config))
     loaded, path = load_model(tiny_model_folder), tmp_path / "journal.jsonl"
     with pytest.raises(ModelError, match="--full-attention"):
-        search(loaded, documents_of(tmp_path, loaded), journal=Journal(path))
+        search(loaded, make_texts(tmp_path, loaded.tokenizer, length=TARGET), journal=Journal(path))
     assert not path.exists()
 
 

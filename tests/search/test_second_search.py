@@ -13,8 +13,8 @@ from ropewalk.models.load import load_model
 from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.search.journal import Journal
 from ropewalk.search.search import search_factors
-from ropewalk.text.tokens import token_documents
 from ropewalk.text.windows import truncate
+from tiny import make_texts
 
 FIRST, TARGET = 128, 512  # 2 and 8 times the tiny model's window
 
@@ -26,9 +26,7 @@ def loaded(tiny_model_folder):
 
 @pytest.fixture
 def documents(loaded, tmp_path):
-    for name in "ab":
-        (tmp_path / f"{name}.txt").write_text(f"{name} line of text, and another. " * 40)
-    return token_documents(str(tmp_path / "*.txt"), loaded.tokenizer, length=TARGET)
+    return make_texts(tmp_path, loaded.tokenizer, length=TARGET)
 
 
 @pytest.fixture

@@ -217,6 +217,46 @@ def test_a_place_of_another_mixture_is_refused(
         mixture(corpus, tiny_tokenizer, **change).load_state_dict(state)
 
 
+def test_a_place_in_other_text_is_refused(corpus: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """A row's content; and of files, which are not read for it, names and sizes."""
+    (tmp_path / "long").mkdir()
+    for number in range(3):
+        (tmp_path / "long" / f"{number}.txt").write_text(f"text {number} " * 80)
+    rows = (corpus / "short.jsonl").read_text()
+    (tmp_path / "short.jsonl").write_text(rows)
+    sources = {"long": {"text": str(tmp_path / "long")}, "short": {}}
+
+    def make() -> Mixture:
+        return mixture(tmp_path, tiny_tokenizer, sources=sources)
+
+    state = make().state_dict()
+    (tmp_path / "short.jsonl").write_text(rows.replace("short 7 ", "tall 77 "))
+    with pytest.raises(DataError, match="short holds other documents than when this place") as caught:
+        make().load_state_dict(state)
+    assert "\n" not in str(caught.value)
+
+    (tmp_path / "short.jsonl").write_text(rows)
+    make().load_state_dict(state)
+    file = tmp_path / "long" / "2.txt"
+    file.write_text(file.read_text() + ".")
+    with pytest.raises(DataError, match="long holds other documents"):
+        make().load_state_dict(state)
+    file.unlink()
+    with pytest.raises(DataError, match="long holds other documents"):
+        make().load_state_dict(state)
+    del state["beginnings"]  # as it was noted before there were any
+    make().load_state_dict(state)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_longest_document_is_known(corpus: Path, tiny_tokenizer: Any, share: float) -> None:
+    stream = mixture(corpus, tiny_tokenizer, retrieval_share=share)
+    assert stream.longest == LENGTH - 2
+    assert max(len(next(stream).ids) for _ in range(60)) == stream.longest
+    only_short = mixture(corpus, tiny_tokenizer, sources={"short": {}}, retrieval_share=0.25)
+    assert max(len(next(only_short).ids) for _ in range(60)) == only_short.longest == LENGTH - 2
+
+
 # ---------------------------------------------------------------- budgets
 
 

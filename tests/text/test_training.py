@@ -16,6 +16,10 @@ def test_documents_come_round_again():
     assert [next(stream).source for _ in range(5)] == ["s3", "s1", "s2", "s3", "s1"]
 
 
+def test_the_longest_document_is_known():
+    assert ListStream(DOCUMENTS).longest == 3
+
+
 def test_rounds_end():
     assert [d.source for d in ListStream(DOCUMENTS, num_rounds=2)] == ["s3", "s1", "s2"] * 2
 

@@ -7,6 +7,7 @@ import typer
 
 from ropewalk.cli import options
 from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
+from ropewalk.cli.progress import answer_progress
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
@@ -123,8 +124,9 @@ def passkey(
         tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
         labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
         records = measure_passkey(
-            loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed, on_record=tell
-        )
+            loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed,
+            on_answer=answer_progress(), on_record=tell,
+        )  # fmt: skip
         if json:
             result_json([record.as_json() for record in records])
         else:

@@ -9,7 +9,7 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
-from ropewalk.cli.progress import search_progress, step_progress
+from ropewalk.cli.progress import answer_progress, search_progress, step_progress
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
@@ -89,8 +89,11 @@ def run_recipe(recipe: "Recipe", out: Path, continue_with: Path | None) -> "Exte
         state = "held already" if is_held else f"begins{left}"
         say(f"\nStage {index + 1}/{num_stages}, {title}: {state}.")
 
-    with search_progress() as on_trial, step_progress() as on_step:
-        watch = Watch(on_stage=on_stage, on_trial=on_trial, on_step=on_step, on_record=tell_any, say=say)
+    with search_progress() as on_trial:
+        watch = Watch(
+            on_stage=on_stage, on_trial=on_trial, on_step=step_progress(), on_answer=answer_progress(),
+            on_record=tell_any, say=say,
+        )  # fmt: skip
         return run(recipe, out, continue_with=continue_with, watch=watch)
 
 

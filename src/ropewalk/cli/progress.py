@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.cli.output import clock, say
 
 if TYPE_CHECKING:
+    from ropewalk.evaluate.passkey import OnAnswer, PasskeyProgress
     from ropewalk.search.loop import Progress
 
 SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file or a pipe
@@ -27,19 +28,44 @@ def search_progress() -> Iterator[OnTrial]:
             yield on_trial
 
 
-@contextmanager
-def step_progress() -> Iterator[Callable[[Any], None]]:
-    """Give a training its `on_step`: a line now and then, and one at the end of each stage."""
-    last_said = time.monotonic()
+def step_progress() -> Callable[[Any], None]:
+    """A training's `on_step`: a line now and then, and one at the end of each stage."""
+    say_now_and_then = _now_and_then()
 
     def on_step(step: Any) -> None:
-        nonlocal last_said
-        is_last = step.step >= step.num_steps
-        if is_last or time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
-            last_said = time.monotonic()
-            say(step_line(step))
+        say_now_and_then(step_line(step), step.step >= step.num_steps)
 
-    yield on_step
+    return on_step
+
+
+def answer_progress() -> "OnAnswer":
+    """A passkey measurement's `on_answer`: a line now and then; the record says how it ended."""
+    say_now_and_then = _now_and_then()
+
+    def on_answer(progress: "PasskeyProgress") -> None:
+        if progress.num_answered < progress.num_trials:
+            say_now_and_then(answer_line(progress), False)
+
+    return on_answer
+
+
+def _now_and_then() -> Callable[[str, bool], None]:
+    """Says a line if it is time for one, or if it must be said."""
+    last_said = time.monotonic()
+
+    def say_now_and_then(line: str, must: bool) -> None:
+        nonlocal last_said
+        if must or time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
+            last_said = time.monotonic()
+            say(line)
+
+    return say_now_and_then
+
+
+def answer_line(progress: "PasskeyProgress") -> str:
+    """`passkey at 131072 tokens · 12 of 30 asked, 11 found · 41:07 min left`."""
+    asked = f"{progress.num_answered} of {progress.num_trials} asked, {progress.num_found} found"
+    return f"passkey at {progress.answer.length} tokens · {asked} · {clock(progress.seconds_left)} left"
 
 
 def step_line(step: Any) -> str:

@@ -7,7 +7,7 @@ model's own logits; where it differs, the model itself is made to finish our hid
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ropewalk.errors import EvaluationError
 from ropewalk.models.install import find_installed
+from ropewalk.models.piecewise import cut_back, piecewise_attention
 
 PROBE_LENGTH = 4
 LENGTH_DEPENDENT = ("dynamic", "longrope")
@@ -45,10 +46,25 @@ class Reader:
 
         With `keep` the next piece sees this one and all before it.
         """
-        earlier = {} if self._cache is None else {"past_key_values": self._cache}
-        output = self._decoder(input_ids=ids, use_cache=keep, **earlier)
+        if self._cache is None:
+            output = self._decoder(input_ids=ids, use_cache=keep)
+        else:
+            with piecewise_attention(self._model) if ids.shape[1] > 1 else nullcontext():
+                output = self._decoder(input_ids=ids, use_cache=keep, past_key_values=self._cache)
         self._cache = output.past_key_values if keep else None
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def go_back_to(self, num_tokens: int) -> int:
+        """Forget all but the first `num_tokens` tokens, and return how many are known: none if that can't be.
+
+        A window that has moved on and a recurrent state can't be taken back, and a model whose own scaling
+        depends on the length would have turned them otherwise.
+        """
+        cache, self._cache = self._cache, None
+        if turns_by_length(self._model) or not cut_back(cache, num_tokens):
+            return 0
+        self._cache = cache
+        return num_tokens
 
     def pieces(
         self, ids: Tensor, read_chunk: int | None, *, keep: bool = False

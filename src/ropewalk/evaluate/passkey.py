@@ -6,7 +6,8 @@ The prompt, and which keys may be asked for, stand in `text.passkey_prompt`.
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +16,27 @@ from torch import Tensor
 from ropewalk.errors import SettingError
 from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.evaluate.intervals import wilson
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, PasskeyAnswer
 from ropewalk.models.load import LoadedModel
 from ropewalk.text.passkey_prompt import PasskeyTrial, draw_key, make_trial
 from ropewalk.text.tokens import Encoder
 
+OnAnswer = Callable[["PasskeyProgress"], None]
+
 MOST_DEPTHS = 10
 TOKENS_AT_ONCE = 4096  # short prompts of one length are read together
 READ_CHUNK = 16384  # longer prompts are read in pieces of this many tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasskeyProgress:
+    """What `on_answer` is told: the answer just given, and how far its length has come."""
+
+    answer: PasskeyAnswer
+    num_answered: int
+    num_found: int
+    num_trials: int
+    seconds_left: float
 
 
 def measure_passkey(
@@ -32,6 +46,8 @@ def measure_passkey(
     factors: Mapping[str, FactorsAtLength],
     num_trials: int = 20,
     seed: int = 0,
+    answered: Iterable[PasskeyAnswer] = (),
+    on_answer: OnAnswer | None = None,
     on_record: OnRecord | None = None,
 ) -> list[EvalRecord]:
     """One record for each label of `factors` and each length: the share of keys found, on the same prompts.
@@ -43,6 +59,8 @@ def measure_passkey(
         factors: label to a function from a length to factors; None measures the model as it stands.
         num_trials: prompts a length, their depths evenly spread.
         seed: of the keys.
+        answered: what `on_answer` was given earlier, with the same model and factors; not asked again.
+        on_answer: called after each prompt, or after each batch of short ones.
         on_record: called with each record as it is made.
 
     Raises:
@@ -54,16 +72,17 @@ def measure_passkey(
         )
     encode = Encoder(loaded.tokenizer)
     trials = {length: make_trials(encode, length, num_trials, seed) for length in lengths}
+    known = {(answer.factors, answer.length, answer.key, answer.depth): answer for answer in answered}
     records = []
     for label, factors_at in factors.items():
         for length in lengths:
             started = time.perf_counter()
             with loaded.installed(factors_at(length)):
-                hits = [
-                    (trial.depth, first_integer(answer) == str(trial.key))
-                    for trial, answer in answers(loaded.model, loaded.tokenizer, trials[length])
+                earlier = [
+                    (trial, known.get((label, length, trial.key, trial.depth))) for trial in trials[length]
                 ]
-            found = sum(hit for _, hit in hits)
+                given = _ask(loaded, label, length, earlier, on_answer)
+            found = sum(answer.is_found for answer in given)
             low, high = wilson(found, num_trials)
             record = EvalRecord(
                 metric="passkey",
@@ -78,12 +97,39 @@ def measure_passkey(
                 model=loaded.name,
                 where=loaded.where,
                 found=found,
-                by_depth=tuple(_by_depth(hits)),
+                by_depth=tuple(_by_depth(given)),
             )
             records.append(record)
             if on_record:
                 on_record(record)
     return records
+
+
+def _ask(
+    loaded: LoadedModel,
+    label: str,
+    length: int,
+    earlier: Sequence[tuple[PasskeyTrial, PasskeyAnswer | None]],
+    on_answer: OnAnswer | None,
+) -> list[PasskeyAnswer]:
+    """An answer for each trial; those that were given earlier come first."""
+    given = [answer for _, answer in earlier if answer is not None]
+    left = [trial for trial, answer in earlier if answer is None]
+    started = time.perf_counter()
+    for number, (trial, text) in enumerate(answers(loaded.model, loaded.tokenizer, left), start=1):
+        answer = PasskeyAnswer(factors=label, length=length, key=trial.key, depth=trial.depth, text=text)
+        given.append(answer)
+        if on_answer:
+            seconds = (time.perf_counter() - started) / number
+            progress = PasskeyProgress(
+                answer=answer,
+                num_answered=len(given),
+                num_found=sum(other.is_found for other in given),
+                num_trials=len(earlier),
+                seconds_left=seconds * (len(left) - number),
+            )
+            on_answer(progress)
+    return given
 
 
 def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> list[PasskeyTrial]:
@@ -110,20 +156,26 @@ def evenly_spread(num_depths: int) -> list[float]:
 def answers(model: Any, tokenizer: Any, trials: Iterable[PasskeyTrial]) -> Iterator[tuple[PasskeyTrial, str]]:
     """Each trial with what the model goes on with, up to its first complete integer."""
     with evaluating(model):
+        reader, read = Reader(model), None
         for batch in _batches(trials):
             ids = torch.tensor([trial.ids for trial in batch], device=model.device)
-            yield from zip(batch, _decode(model, tokenizer, ids, batch[0].room), strict=True)
+            # Long prompts differ in little but where the needle stands: what the last one began with is kept.
+            num_known = reader.go_back_to(0 if read is None else _num_shared(read, ids))
+            yield from zip(batch, _decode(reader, tokenizer, ids[:, num_known:], batch[0].room), strict=True)
+            read = ids
 
 
-def first_integer(text: str) -> str | None:
-    """The digits of the first integer in a text."""
-    match = re.search(r"\d+", text)
-    return match[0] if match else None
+def _num_shared(read: Tensor, ids: Tensor) -> int:
+    """How many tokens both of shape (batch, n) begin with; the last token of `ids` is never among them."""
+    if len(read) != len(ids):
+        return 0
+    num = min(read.shape[1], ids.shape[1] - 1)
+    same = (read[:, :num] == ids[:, :num]).all(dim=0)
+    return int(same.int().cumprod(dim=0).sum())
 
 
-def _decode(model: Any, tokenizer: Any, ids: Tensor, room: int) -> list[str]:
-    """Greedy answers of at most `room` tokens to prompts of shape (batch, n)."""
-    reader = Reader(model)
+def _decode(reader: Reader, tokenizer: Any, ids: Tensor, room: int) -> list[str]:
+    """Greedy answers of at most `room` tokens to what is left to read of prompts, shape (batch, n)."""
     *_, (_, hidden) = reader.pieces(ids, READ_CHUNK, keep=True)
     chosen = reader.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
     answer = chosen
@@ -142,16 +194,16 @@ def _is_complete(text: str) -> bool:
 
 
 def _batches(trials: Iterable[PasskeyTrial]) -> Iterator[list[PasskeyTrial]]:
-    """Trials of one shape, as many as are read at once; keys may differ in tokens."""
+    """Trials of one shape by depth, as many as are read at once; keys may differ in tokens."""
     by_shape: dict[tuple[int, int], list[PasskeyTrial]] = {}
-    for trial in trials:
+    for trial in sorted(trials, key=lambda trial: trial.depth):
         by_shape.setdefault((len(trial.ids), trial.room), []).append(trial)
     for (length, _), alike in by_shape.items():
         num_rows = max(1, TOKENS_AT_ONCE // length)
         yield from (alike[start : start + num_rows] for start in range(0, len(alike), num_rows))
 
 
-def _by_depth(hits: Sequence[tuple[float, bool]]) -> Iterator[dict[str, float]]:
-    for depth in sorted({depth for depth, _ in hits}):
-        here = [hit for other, hit in hits if other == depth]
+def _by_depth(given: Sequence[PasskeyAnswer]) -> Iterator[dict[str, float]]:
+    for depth in sorted({answer.depth for answer in given}):
+        here = [answer.is_found for answer in given if answer.depth == depth]
         yield {"depth": depth, "n": len(here), "found": sum(here)}

@@ -1,6 +1,7 @@
 """EvalRecord: one measured number with everything that is needed to read it."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -72,3 +73,34 @@ class EvalRecord:
         """What `as_json` gave."""
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasskeyAnswer:
+    """What a model went on with after one prompt.
+
+    Attributes:
+        factors: the label of what it turned by.
+        length, key, depth: of the prompt, which they make out.
+        text: up to its first complete integer.
+    """
+
+    factors: str
+    length: int
+    key: int
+    depth: float
+    text: str
+
+    @property
+    def is_found(self) -> bool:
+        return first_integer(self.text) == str(self.key)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values, which make the same answer again."""
+        return dataclasses.asdict(self)
+
+
+def first_integer(text: str) -> str | None:
+    """The digits of the first integer in a text."""
+    match = re.search(r"\d+", text)
+    return match[0] if match else None

@@ -14,6 +14,7 @@ short length fill rows of it, as many rows as give about as many tokens; positio
 piece, which keeps pieces from seeing each other. All longer documents are packed as above.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,6 +76,7 @@ class Packer:
         self._stream = stream
         self._bos, self._eos = bos, eos
         self._ends = (bos is not None) + (eos is not None)
+        self._length = length
         self._long = _Lane(length, num_rows=1, ends=self._ends)
         self._short: _Lane | None = None
         if short_length is not None:
@@ -94,6 +96,19 @@ class Packer:
             f"None of {FRUITLESS_SEGMENTS} segments has a token that counts: check the text's masks."
         )
 
+    def require_long_documents(self) -> None:
+        """Refuse a text of which no document fills a segment: nothing in it reaches as far.
+
+        Raises:
+            DataError: with the lengths.
+        """
+        longest = self._stream.longest
+        if longest + self._ends < self._length:
+            raise DataError(
+                f"The stage reads segments of {self._length} tokens, but no document is as long: the longest "
+                f"has {longest}; make the stage shorter, join documents, or name longer text."
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """JSON values, from which `load_state_dict` goes on with the next segment."""
         return {
@@ -104,6 +119,11 @@ class Packer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            FinetuneError: a document that a segment was begun with is another now.
+        """
         read = _Rereader(self._stream, self._strip)
         for lane, pieces in zip(self._lanes, state["lanes"], strict=True):
             lane.restore([read(piece) for piece in pieces])
@@ -284,8 +304,13 @@ class _Piece:
             return torch.ones(self.stop - self.start)
         return counts[self.start : self.stop].to(torch.float32, copy=True)
 
+    @property
+    def sha256(self) -> str:
+        """Of the whole document's tokens, in short."""
+        return hashlib.sha256(self.document.ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+
     def as_dict(self) -> dict[str, Any]:
-        return {"origin": self.origin, "start": self.start, "stop": self.stop}
+        return {"origin": self.origin, "start": self.start, "stop": self.stop, "sha256": self.sha256}
 
 
 class _Rereader:
@@ -301,11 +326,14 @@ class _Rereader:
         if noted["origin"] != self._origin or self._document is None:
             self._stream.load_state_dict(noted["origin"])
             self._document, self._origin = self._strip(next(self._stream)), noted["origin"]
-        if noted["stop"] > len(self._document.ids):
+        piece = _Piece(self._document, noted["origin"], noted["start"], noted["stop"])
+        # Places that were noted before 2026-11-25 have no hash.
+        if piece.stop > len(piece.document.ids) or noted.get("sha256", piece.sha256) != piece.sha256:
             raise FinetuneError(
-                "The text is not the one that this stage began with (a document is shorter): give the same."
+                f"The text is not the one that this stage began with ({piece.document.source} was another): "
+                f"give the same, or begin the stage anew in another folder."
             )
-        return _Piece(self._document, noted["origin"], noted["start"], noted["stop"])
+        return piece
 
 
 class _Lane:

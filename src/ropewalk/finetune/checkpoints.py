@@ -2,8 +2,8 @@
 
 <stage>/
 ├── checkpoint-<step>/
-│   ├── model.safetensors, config.json, tokenizer ...    a checkpoint as transformers reads it (LoRA: the
-adapter) │   ├── factors.json                                     what its positions are turned by
+│   ├── model.safetensors, config.json, tokenizer ...    a checkpoint as transformers reads it (or an adapter)
+│   ├── factors.json                                     what its positions are turned by
 │   ├── optimizer.safetensors, optimizer.json            tensors, and everything else of AdamW
 │   ├── scheduler.json, scaler.json, trainer_state.json
 │   ├── generators-<rank>.safetensors, .json             torch's, and those of Python and numpy
@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ropewalk.errors import FinetuneError
-from ropewalk.files import bring_to_disk
+from ropewalk.files import bring_to_disk, clear_partials
 from ropewalk.finetune.ranks import Ranks
 
 MANIFEST = "manifest.json"
@@ -69,6 +69,7 @@ def clear_leftovers(stage: Path) -> None:
     for pattern in (PARTIAL, REMOVED):
         for folder in stage.glob(f"{pattern}*"):
             shutil.rmtree(folder)
+    clear_partials(stage)
 
 
 def partial_folder(stage: Path, name: str) -> Path:

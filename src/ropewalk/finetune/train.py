@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.errors import FinetuneError, ModelError, SettingError
 from ropewalk.factors import RescaleFactors
-from ropewalk.files import write_atomically
+from ropewalk.files import FolderLock, write_atomically
 from ropewalk.finetune import adapters, checkpoints
 from ropewalk.finetune.batches import Packer
 from ropewalk.finetune.checks import CheckBatch
@@ -78,7 +78,9 @@ def finetune(
         FactorsError: factors of another geometry.
         ModelError: the model can't take these factors, or not be trained.
         SettingError: settings that this machine, or this number of processes, can't run.
-        DataError: the text ends before the stage does.
+        DataError: no document is as long as a segment, the text ends before the stage does, or is another
+            than when the stage began.
+        RunFolderError: the folder is in use by another process.
         FinetuneError: the folder holds another stage or a damaged checkpoint, or can't be written; the
             trainer's loss is not the evaluator's; or the loss is not finite.
     """
@@ -96,10 +98,12 @@ def finetune(
             length=settings.length,
             short_length=None if short is None else short.geometry.original_length,
         )
+        packer.require_long_documents()
         check = CheckBatch.first(packer, long=factors, short=short, precision=settings.precision)
         identity = _identity(loaded, factors, settings, check)
         with trainer.ranks.together():
             if trainer.ranks.is_first:
+                stack.enter_context(_lock(stage))
                 _open(stage, identity)
         if (stage / RESULT).is_file():
             return _read_result(stage)
@@ -150,22 +154,22 @@ def _original_factors(
     loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings
 ) -> RescaleFactors:
     """The original RoPE, in as many rows as `factors` has."""
-    description, length = loaded.description, loaded.geometry.original_length
-    if description.own_problem is not None:
-        raise ModelError(
-            f"mixed_window reads short documents with the model's own RoPE, but {description.own_problem}."
-        )
+    length, original = loaded.geometry.original_length, loaded.description.original_factors()
     if settings.length <= length:
         raise SettingError(
             f"mixed_window needs segments longer than the original window of {length} tokens, but length is "
             f"{settings.length}: leave it out."
         )
-    own = description.own_short or description.own
-    if own is None:
-        ones = (1.0,) * loaded.geometry.num_pairs
-        own = RescaleFactors.single(geometry=loaded.geometry, target_length=length, rescale_factors=ones)
-    rows = own.rescale_factors if own.per_layer else own.rescale_factors * len(factors.rescale_factors)
-    return own.replace(rescale_factors=rows)
+    if original.rescale_factors == factors.rescale_factors:
+        raise SettingError(
+            f"mixed_window reads short documents with the original RoPE, but the configuration of "
+            f"{loaded.name} already pins the factors to be trained with: give it the base's configuration, "
+            f"or leave it out."
+        )
+    rows = original.rescale_factors
+    return original.replace(
+        rescale_factors=rows if original.per_layer else rows * len(factors.rescale_factors)
+    )
 
 
 @contextmanager
@@ -193,10 +197,16 @@ def _identity(
     }
 
 
+def _lock(stage: Path) -> FolderLock:
+    """Only one run writes there: another's unfinished checkpoints would be taken for leftovers."""
+    with checkpoints.one_line_errors(stage):
+        stage.mkdir(parents=True, exist_ok=True)
+        return FolderLock(stage)
+
+
 def _open(stage: Path, identity: dict[str, Any]) -> None:
     """Begin a stage in an empty folder, or find the same one in it."""
     with checkpoints.one_line_errors(stage):
-        stage.mkdir(parents=True, exist_ok=True)
         checkpoints.clear_leftovers(stage)
         present = sorted(path.name for path in stage.iterdir() if not path.name.startswith("."))
         if STAGE not in present:

@@ -210,6 +210,10 @@ class _Reports(TrainerCallback):  # type: ignore[misc]
         self._before = trainer.progress.seconds
         self._started = time.monotonic()
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The stage is the epoch; Trainer counts it from the last start."""
+        state.epoch = state.global_step / self._trainer.settings.num_steps
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return

@@ -63,6 +63,22 @@ class RopeDescription:
             raise ModelError(f"The base `as-is` can't be had: {self.own_problem}; say --base native.")
         return self.own
 
+    def original_factors(self) -> RescaleFactors:
+        """What the model turns by within its window: its own (short) scaling, or none.
+
+        Raises:
+            ModelError: a scaling that can't be written as factors.
+        """
+        if self.own_problem is not None:
+            raise ModelError(f"The model's own RoPE can't be kept for short inputs: {self.own_problem}.")
+        geometry, own = self.geometry, self.own_short or self.own
+        if own is not None:
+            return own.replace(target_length=geometry.original_length)
+        ones = [1.0] * geometry.num_pairs
+        return RescaleFactors.single(
+            geometry=geometry, target_length=geometry.original_length, rescale_factors=ones
+        )
+
 
 def describe(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:
     """Read any causal model's configuration.

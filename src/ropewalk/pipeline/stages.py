@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import ModelError
-from ropewalk.evaluate.passkey import measure_passkey
+from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.evaluate.rise import document_sums, rise_record
@@ -177,7 +177,9 @@ def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
 
 def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made) -> None:
     factors = run.state.named(stage.factors)
-    run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors)
+    is_mixed = run.recipe.finetune_settings(stage).mixed_window
+    original = run.recipe.model.describe().original_factors() if is_mixed else None
+    run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors, original)
 
 
 def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
@@ -235,10 +237,11 @@ def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
 
 
 class _Records:
-    """Records of a stage, on disk as each is made; those of a run before are not measured again."""
+    """Records of a stage and its passkey answers, on disk as each is made; none is measured again."""
 
     def __init__(self, folder: StageFolder, watch: Watch) -> None:
         self.all = folder.read_records()
+        self.answers = folder.read_answers()
         self._folder, self._watch = folder, watch
 
     def has(self, metric: str, label: str, length: int) -> bool:
@@ -248,6 +251,11 @@ class _Records:
         self.all.append(replace(record, documents="report") if record.metric != "passkey" else record)
         self._folder.write_records(self.all)
         self._watch.on_record(record)
+
+    def add_answer(self, progress: PasskeyProgress) -> None:
+        self.answers.append(progress.answer)
+        self._folder.write_answers(self.answers)
+        self._watch.on_answer(progress)
 
 
 def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
@@ -265,7 +273,8 @@ def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
         if not records.has("passkey", EXTENDED, length):
             measure_passkey(
                 run.models.current(run.state), [length], factors=factors, num_trials=stage.num_trials,
-                seed=stage.seed, on_record=records.add,
+                seed=stage.seed, answered=records.answers, on_answer=records.add_answer,
+                on_record=records.add,
             )  # fmt: skip
     if not records.all:
         folder.write_records([])

@@ -23,6 +23,7 @@ class State:
         tuned_with: what it was tuned with, and so what the next search is relative to; None if it was not.
         found: what each search found, by its stage's name.
         short: what readjustment found for `factors`; gone as soon as these change.
+        original: the original RoPE, where short inputs were trained with it (mixed windows).
     """
 
     weights_sha256: str
@@ -32,6 +33,7 @@ class State:
     tuned_with: RescaleFactors | None = None
     found: dict[str, RescaleFactors] = field(default_factory=dict)
     short: tuple[RescaleFactors, ...] = ()
+    original: RescaleFactors | None = None
 
     @property
     def current(self) -> RescaleFactors:
@@ -40,17 +42,25 @@ class State:
         return self.factors
 
     def factor_set(self) -> FactorSet:
-        """The current factors with what serves shorter inputs."""
-        return FactorSet.of([*self.short, self.current])
+        """The current factors with what serves shorter inputs; what was readjusted comes first."""
+        entries = {entry.target_length: entry for entry in (self.original, *self.short) if entry is not None}
+        return FactorSet.of([*entries.values(), self.current])
 
     def turn_by(self, factors: RescaleFactors) -> None:
         """Make these the current factors; what was readjusted for others is gone."""
         self.factors, self.short = factors, ()
 
-    def move_to(self, checkpoint: Path, weights_sha256: str, stage: str, factors: RescaleFactors) -> None:
-        """Another model is the current one, tuned with these factors."""
+    def move_to(
+        self,
+        checkpoint: Path,
+        weights_sha256: str,
+        stage: str,
+        factors: RescaleFactors,
+        original: RescaleFactors | None = None,
+    ) -> None:
+        """Another model is the current one, tuned with these factors, on short inputs with `original`."""
         self.checkpoint, self.weights_sha256, self.tuned_in = checkpoint, weights_sha256, stage
-        self.tuned_with = factors
+        self.tuned_with, self.original = factors, original
         self.turn_by(factors)
 
     def named(self, name: str | None) -> RescaleFactors:
@@ -64,6 +74,7 @@ class State:
             "factors": None if self.factors is None else self.factors.as_values(),
             "tuned_with": None if self.tuned_with is None else self.tuned_with.as_values(),
             "short": {str(entry.target_length): entry.as_values() for entry in self.short},
+            **({} if self.original is None else {"original": self.original.as_values()}),
         }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ropewalk.evaluate.passkey import OnAnswer
 from ropewalk.evaluate.records import OnRecord
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage, Stage
 from ropewalk.search.loop import Progress
@@ -23,13 +24,14 @@ class Watch:
     Attributes:
         on_stage: a stage begins: its number from 0, its title, whether the folder holds it already, and a
             guess of the seconds that are left for it and all after it (None: nothing was timed yet).
-        on_trial, on_step, on_record: of searches, trainings and evaluations.
+        on_trial, on_step, on_answer, on_record: of searches, trainings, passkeys and evaluations.
         say: a sentence.
     """
 
     on_stage: Callable[[int, str, bool, float | None], None] = _nothing
     on_trial: Callable[[Progress], None] = _nothing
     on_step: Callable[[Any], None] = _nothing
+    on_answer: OnAnswer = _nothing
     on_record: OnRecord = _nothing
     say: Callable[[str], None] = _nothing
 

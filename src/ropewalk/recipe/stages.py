@@ -46,8 +46,8 @@ class Stage(BaseModel):
     """What every stage has.
 
     Attributes:
-        name: of its folder, and for `factors:` and `--set stages.NAME.key`; made from what it does where it
-            is left out.
+        name: of its folder, and for `factors:` and `--set stages.NAME.key`; where it is left out, the
+            folder's is made from what the stage does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

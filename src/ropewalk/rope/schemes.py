@@ -192,18 +192,12 @@ def _yarn_paper(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vec
 
 
 def _yarn_coded(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
-    low, high = (_pair_of_turns(geometry, parameters[key]) for key in ("beta_fast", "beta_slow"))
+    low, high = (geometry.pair_of_turns(parameters[key]) for key in ("beta_fast", "beta_slow"))
     if parameters["truncate"]:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, geometry.rotary_dim - 1)
     width = high - low or 0.001
     return _by_parts(s, 1 - np.clip((np.arange(geometry.num_pairs) - low) / width, 0, 1))
-
-
-def _pair_of_turns(geometry: RopeGeometry, turns: float) -> float:
-    """The (fractional) pair that makes so many turns over the window."""
-    wavelengths = geometry.original_length / (turns * 2 * math.pi)
-    return geometry.rotary_dim * math.log(wavelengths) / (2 * math.log(geometry.rope_theta))
 
 
 def _llama3(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:

@@ -181,8 +181,7 @@ def space_on(
         beneath = own
     if beneath is None:
         return search_space(loaded.geometry, target_length, chosen), None
-    window = replace(beneath.geometry, original_length=beneath.target_length)
-    space = search_space(window, target_length, chosen)
+    space = search_space(beneath.as_window(), target_length, chosen)
     if own is None and chosen.attention_factor != "longrope":
         return space, beneath
     total = attention_choices(chosen.attention_factor, beneath.geometry, target_length)

@@ -13,6 +13,7 @@ As chats, rows have a list of `messages` (role and content) in the place of `tex
 """
 
 import glob
+import hashlib
 import json
 import logging
 import re
@@ -60,6 +61,7 @@ class Document:
             source's own; "" where it is in none.
         topic: what its row says of it; "" where that says nothing.
         messages: of a chat; None for other texts.
+        file: that it is the whole of; None for a row.
     """
 
     name: str
@@ -68,6 +70,14 @@ class Document:
     topic: str = ""
     messages: tuple[Mapping[str, str], ...] | None = None
     stream: Callable[[], Iterator[str]] | None = None
+    file: Path | None = None
+
+    def fingerprint(self) -> list[str | int]:
+        """Its name, and a file's size or a row's hash: what tells it from another without reading a file."""
+        if self.file is not None:
+            with _readable(self.file):
+                return [self.name, self.file.stat().st_size]
+        return [self.name, hashlib.sha256(self.head(WHOLE).encode("utf-8", "surrogatepass")).hexdigest()]
 
     def blocks(self) -> Iterator[str]:
         """The whole text in its order, a piece at a time."""
@@ -197,7 +207,7 @@ def _text_file(path: Path) -> Iterator[Document]:
             while block := file.read(BLOCK_CHARACTERS):
                 yield _checked(block, str(path))
 
-    yield Document(name=str(path), head=head, stream=blocks)
+    yield Document(name=str(path), head=head, stream=blocks, file=path)
 
 
 def _json_lines(path: Path, kind: Kind) -> Iterator[Document]:

@@ -63,6 +63,9 @@ class Mixture:
     the EOS behind it count, because the last token of other pieces weighs nothing. It ends when every
     source's budget is spent.
 
+    Attributes:
+        longest: of the pieces that were looked at, tokens; a whole segment's where retrieval is generated.
+
     Args:
         tokenizer: transformers' own object.
         length: tokens of a segment, BOS and EOS counted in.
@@ -86,7 +89,7 @@ class Mixture:
         self._readers = self._open("")
         self._retrieval = self._generate() if settings.retrieval_share else None
         self._given = dict.fromkeys([*self._readers, RETRIEVAL], 0)
-        self._look_at_sources()
+        self.longest, self._beginnings = self._look_at_sources()
 
     def __iter__(self) -> Self:
         return self
@@ -105,6 +108,7 @@ class Mixture:
         """JSON values: places and counts, no text."""
         return {
             "mixture": self._fingerprint,
+            "beginnings": dict(self._beginnings),
             "given": dict(self._given),
             "places": {name: reader.state() for name, reader in self._readers.items()},
             "retrieval": None if self._retrieval is None else self._retrieval.state(),
@@ -113,14 +117,24 @@ class Mixture:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a place of the same mixture over the same text.
 
+        What a source begins with is compared by its documents' names and sizes, and rows by their content:
+        what lies behind its first block, or was changed within a file and has its size still, goes unseen.
+
         Raises:
             SettingError: it is another mixture's.
+            DataError: a source begins with other text.
         """
         if state.get("mixture") != self._fingerprint:
             raise SettingError(
                 "This place in the training text was noted with other sources, another seed, length or "
                 "tokenizer: go on with those, or start the stage anew."
             )
+        for name, noted in state.get("beginnings", {}).items():  # there are none from before 2026-11-25
+            if noted != self._beginnings[name]:
+                raise DataError(
+                    f"{name} holds other documents than when this place in it was noted: give the same text "
+                    f"again, or start the stage anew."
+                )
         self._given = dict(state["given"])
         for name, reader in self._readers.items():
             reader.go_to(state["places"][name])
@@ -192,16 +206,18 @@ class Mixture:
             readers=[r for r in self._open(" needles").values() if r.settings.kind == "text"],
         )
 
-    def _look_at_sources(self) -> None:
-        """Find what has nothing to give before a step is made."""
-        longest = 0
-        for reader in self._open("").values():
+    def _look_at_sources(self) -> tuple[int, dict[str, str]]:
+        """Find what has nothing to give before a step is made; the longest piece, what sources begin with."""
+        longest, beginnings = 0, {}
+        for name, reader in self._open("").items():
+            beginnings[name] = reader.beginning()
             longest = max(longest, _longest(reader, self._room))
         if longest < self._room and not self._retrieval:
             raise DataError(
                 f"The stage reads segments of {self.length} tokens, but no document is as long: the longest "
                 f"has {longest}; make the stage shorter, join documents, or name longer text."
             )
+        return self._room if self._retrieval else longest, beginnings
 
     def _identify(self) -> str:
         said = [self.settings.model_dump(mode="json"), self.length, self._encode.fingerprint]

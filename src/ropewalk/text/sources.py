@@ -6,6 +6,8 @@ At most a block is held in memory, as names and unread files or as rows. A place
 and everything random follows from them: nothing else has to be kept to go on from there.
 """
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Iterator
@@ -160,6 +162,11 @@ class SourceReader:
         place = Place(*state)
         if place != self.place:
             self.place, self._pieces = place, None
+
+    def beginning(self) -> str:
+        """A hash of the first block: its names, the sizes of files, and of rows the text."""
+        said = [document.fingerprint() for group in self._block_at(0) or [] for document in group]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def _open(self) -> Iterator[Piece]:
         """The pieces from `place` on, which moves on to the next block or round where one has ended."""

@@ -20,7 +20,7 @@ from typing import Literal
 
 Split = Literal["train", "search", "held_out"]
 
-# Of a module for training, but sharing a third and a quarter of their text with held-out `tokenize` and `token`.
+# Of a module for training, but with a quarter and a third of their text in held-out `token` and `tokenize`.
 COPIES_OF_HELD_OUT = frozenset({Path("lib2to3/pgen2/token.py"), Path("lib2to3/pgen2/tokenize.py")})
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 

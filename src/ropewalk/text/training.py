@@ -37,7 +37,11 @@ class TrainingStream(Protocol):
 
     `state_dict` says, as JSON values and in no more than a moment, which document comes next; after
     `load_state_dict` of it that one does come next. `StopIteration` means that there are no more.
+    `longest` is of the longest document, tokens, as far as is known without reading on.
     """
+
+    @property
+    def longest(self) -> int: ...
 
     def __iter__(self) -> "TrainingStream": ...
 
@@ -61,6 +65,10 @@ class ListStream:
         self._documents = documents
         self._num_documents = None if num_rounds is None else num_rounds * len(documents)
         self._next = 0
+
+    @property
+    def longest(self) -> int:
+        return max(len(document.ids) for document in self._documents)
 
     def __iter__(self) -> "ListStream":
         return self

@@ -9,7 +9,8 @@ where to go, at the price of about three forward passes. What it is made of, and
     short steps      there, for the same reason: by the square root of the turns that a pair makes over the
                      trained window, from 2 turns on
     one document     a step on a part of the documents costs a part; its noise is that of documents, which is
-                     what the result must stand anyway
+                     what the result must stand anyway. Where there is but one, a step reads everything, and
+                     its value may be the best like any other
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
     two ends         the mean of the last iterates is evaluated beside the last one, and the better one
                      counts; that is seldom the mean
@@ -150,9 +151,9 @@ class Gradient(Strategy):
         self._cost += trial.cost
         if self._phase == "descent":
             self._advance(trial)
-            return
-        self._waiting.pop(0)
-        if trial.value is not None and (self._best is None or trial.rank < self._best.rank):
+        else:
+            self._waiting.pop(0)
+        if trial.is_complete and (self._best is None or trial.rank < self._best.rank):
             self._best = trial
 
     def _begin(self) -> None:
@@ -177,8 +178,8 @@ class Gradient(Strategy):
     def _next_step(self, descent: Descent) -> Query:
         if not self._documents:
             self._documents = self.generator.permutation(self.task.num_documents).tolist()
-        candidate = self.space.nearest(descent.at)
-        return Query(candidate=candidate, documents=(self._documents[-1],), gradient=True)
+        documents = (self._documents[-1],) if self.task.num_documents > 1 else None
+        return Query(candidate=self.space.nearest(descent.at), documents=documents, gradient=True)
 
     def _advance(self, trial: Trial) -> None:
         assert self._descent is not None

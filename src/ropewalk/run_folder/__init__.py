@@ -1,0 +1,6 @@
+"""The only place that knows file names inside a run's folder; the trees stand above the classes."""
+
+from ropewalk.run_folder.pipeline_folder import PipelineFolder, StageFolder
+from ropewalk.run_folder.search_folder import RunFolder
+
+__all__ = ["PipelineFolder", "RunFolder", "StageFolder"]

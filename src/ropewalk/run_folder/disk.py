@@ -1,0 +1,147 @@
+"""What every run's folder does with the disk, and how it is explained when the disk does not let it."""
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import RunFolderError
+from ropewalk.files import FolderLock, clear_partials, write_atomically
+
+FORMAT = "ropewalk.run"
+FORMAT_VERSION = 1
+LARGEST_HASHED_BYTES = 64 * 2**20  # of a larger output, a checkpoint's weights, only the size is compared
+
+
+def make_folder(path: Path) -> list[Path]:
+    """A folder that can be written, and the folders that were made for it, children first.
+
+    Raises:
+        RunFolderError: it is a file, or can't be made or written.
+    """
+    made: list[Path] = []
+    try:
+        for folder in [folder for folder in (*reversed(path.parents), path) if not folder.exists()]:
+            folder.mkdir(exist_ok=True)
+            made.insert(0, folder)
+    except OSError as error:
+        remove_empty(made)
+        raise explain(path, error) from error
+    if not path.is_dir():
+        raise RunFolderError(f"{path} is a file: choose a folder for the run.")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RunFolderError(f"{path} may not be written: change its permissions, or choose another folder.")
+    return made
+
+
+def names_in(path: Path) -> list[str]:
+    """Of the files and folders there.
+
+    Raises:
+        RunFolderError: it can't be read.
+    """
+    try:
+        return sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise explain(path, error) from error
+
+
+def require_empty(path: Path, present: list[str]) -> None:
+    """Refuse a folder in which something is present.
+
+    Raises:
+        RunFolderError: names some of it.
+    """
+    if present:
+        names = ", ".join(present[:3]) + (" ..." if present[3:] else "")
+        raise RunFolderError(f"{path} holds other files ({names}): choose a new or an empty folder.")
+
+
+def locked(folder: Path) -> FolderLock:
+    """The folder as this process's own.
+
+    Raises:
+        RunFolderError: another process holds it, or it can't be written.
+    """
+    try:
+        return FolderLock(folder)
+    except OSError as error:
+        raise explain(folder, error) from error
+
+
+def without_partials(folder: Path, name: str = "*") -> None:
+    """As `files.clear_partials`.
+
+    Raises:
+        RunFolderError: something can't be removed.
+    """
+    try:
+        clear_partials(folder, name)
+    except OSError as error:
+        raise explain(folder, error) from error
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A file of one JSON object.
+
+    Raises:
+        RunFolderError: it can't be read.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        assert isinstance(document, dict), document
+        return document
+    except (OSError, ValueError, AssertionError):
+        raise RunFolderError(f"{path} can't be read: begin anew in another folder.") from None
+
+
+def content_of(path: Path) -> dict[str, Any] | None:
+    """What a file holds, in short; None where it is not there."""
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_HASHED_BYTES:
+            return {"bytes": size}
+        return {"bytes": size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except OSError:
+        return None
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Let `target` be the same file, or where that can't be, a copy."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Whole or not at all.
+
+    Raises:
+        RunFolderError: it can't be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise explain(path, error) from error
+
+
+def as_line(value: dict[str, Any], indent: int | None = None) -> bytes:
+    """JSON that ends its line."""
+    return json.dumps(value, indent=indent, allow_nan=False).encode() + b"\n"
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove them; children come before their parents, and one that holds something stays."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def explain(path: Path, error: OSError) -> RunFolderError:
+    """Why a file or folder could not be written, to be raised."""
+    reason = (error.strerror or str(error)).lower()
+    return RunFolderError(f"{path} can't be written: {reason}; nothing was half-written there.")
