@@ -20,6 +20,7 @@ ORDER = [
     "factors",
     "factor_set",
     "rope",
+    "vllm_plugin",
     "models",
     "text",
     "evaluate",
@@ -88,9 +89,9 @@ def test_only_the_models_and_their_trainer_know_transformers():
             assert room_of(file) in ("models", "finetune"), f"{file} imports transformers"
 
 
-@pytest.mark.parametrize("statement", ["import ropewalk", "import ropewalk.cli.main"])
-def test_starting_up_imports_no_torch(statement):
-    heavy = ("torch", "transformers", "datasets")
-    code = f"{statement}; import sys; print([m for m in {heavy} if m in sys.modules])"
+@pytest.mark.parametrize("module", ["ropewalk", "ropewalk.cli.main", "ropewalk.vllm_plugin"])
+def test_starting_up_imports_no_torch(module):
+    heavy = ("torch", "transformers", "datasets", "vllm")
+    code = f"import {module}; import sys; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
