@@ -21,6 +21,8 @@ from ropewalk.factors import (
 from ropewalk.files import write_atomically
 from ropewalk.geometry import RopeGeometry
 
+# What the file is called beside a checkpoint that it belongs to.
+FACTORS_NAME = "factors.json"
 KEYS = ("format", "version", "entries")
 ENTRY_KEYS = ("serves", "factors")
 

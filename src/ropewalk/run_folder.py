@@ -34,6 +34,7 @@ from typing import Any
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord
+from ropewalk.factor_set import FACTORS_NAME
 from ropewalk.files import write_atomically
 from ropewalk.search.journal import Journal, differing
 from ropewalk.search.search import SearchResult
@@ -217,7 +218,7 @@ class PipelineFolder:
 
     @property
     def result_factors_path(self) -> Path:
-        return self.result_path / "factors.json"
+        return self.result_path / FACTORS_NAME
 
     @property
     def summary_path(self) -> Path:
