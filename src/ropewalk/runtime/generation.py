@@ -23,7 +23,7 @@ from transformers.generation.configuration_utils import GenerationMode
 
 from ropewalk.errors import FactorsError, ModelError, SettingError
 from ropewalk.models.replaced import Replacements
-from ropewalk.runtime.caches import empty_like, noted, num_cached, replace_rows
+from ropewalk.runtime.caches import empty_like, note, noted, num_cached, replace_rows
 from ropewalk.runtime.requests import Request, choose_policy, current, requesting
 from ropewalk.runtime.rows import Rows, own_lengths
 
@@ -155,6 +155,7 @@ class _PrepareInputs:
         self._fill(request, fresh, input_ids[index, :-1], some)
         request.rows = rows
         replace_rows(cache, changed, fresh)
+        note(cache, rows)
 
     def _fill(self, request: Request, cache: Any, input_ids: Tensor, inputs: dict[str, Tensor]) -> None:
         """Read these tokens into an empty cache, in chunks if the prompt was."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedConfig
 
 from ropewalk.factor_set import FACTORS_NAME, FactorSet
@@ -24,7 +23,7 @@ def replace_saving(factor_set: FactorSet, model: Any, replacements: Replacements
 class _SavePretrained:
     """Stands in for a model's `save_pretrained`."""
 
-    def __init__(self, factor_set: FactorSet, model: nn.Module, replacements: Replacements) -> None:
+    def __init__(self, factor_set: FactorSet, model: Any, replacements: Replacements) -> None:
         self.factor_set = factor_set
         self.replacements = replacements
         self.original = self.__wrapped__ = model.save_pretrained
