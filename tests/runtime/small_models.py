@@ -26,7 +26,7 @@ WINDOW, BOUNDARY, LONGEST = 16, 24, 64
 SIZES: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
     "num_attention_heads": 2, "max_position_embeddings": WINDOW, "initializer_range": 0.2,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "sdpa",
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 PLAIN = {"rope_type": "default", "rope_theta": 100.0}
 LONGROPE = {

@@ -5,13 +5,24 @@ import dataclasses
 
 import pytest
 import torch
+from small_models import (
+    BOUNDARY,
+    FAMILIES,
+    LONGEST,
+    WINDOW,
+    Fresh,
+    build,
+    difference,
+    factor_set,
+    padded,
+    tokens,
+)
 from transformers import DynamicCache
 
 import ropewalk
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.models.install import find_installed
 from ropewalk.rope.frequencies import StackedFactors, cos_sin
-from small_models import BOUNDARY, FAMILIES, LONGEST, WINDOW, Fresh, build, difference, factor_set, padded, tokens
 
 
 @pytest.fixture
@@ -81,10 +92,12 @@ def test_right_padding_changes_nothing(model, fresh):
 def test_a_cache_keeps_its_factors_and_refuses_to_outgrow_them(model, fresh):
     ids = tokens(1, 26)
     cache = model(input_ids=ids[:, :18]).past_key_values
-    parts = [model(input_ids=part, past_key_values=cache).logits for part in ids[:, 18:24].split([1, 1, 4], 1)]
+    parts = [
+        model(input_ids=part, past_key_values=cache).logits for part in ids[:, 18:24].split([1, 1, 4], 1)
+    ]
     expected = fresh.logits(ids[:, :24], 24)[18:]
     assert difference(expected, torch.cat(parts, 1)[0]) < 1e-5
-    with pytest.raises(FactorsError, match="Row 0 grows to 25 tokens, .* factors for 24: pin it"):
+    with pytest.raises(FactorsError, match=r"Row 0 grows to 25 tokens, .* factors for 24: pin it"):
         model(input_ids=ids[:, 24:25], past_key_values=cache)
     with pytest.raises(FactorsError, match="this factor set serves up to 64"):
         model(input_ids=tokens(1, 65))
@@ -104,7 +117,10 @@ def test_a_pinned_loop_crosses_every_boundary(model, fresh):
     # What was pinned goes on so, also outside.
     after = model(input_ids=tokens(2, 1), past_key_values=cache).logits
     assert after.shape == (2, 1, 50)
-    with ropewalk.pinned(model, 20), pytest.raises(ModelError, match="for 24 tokens, but its cache .* for 64"):
+    with (
+        ropewalk.pinned(model, 20),
+        pytest.raises(ModelError, match=r"for 24 tokens, but its cache .* for 64"),
+    ):
         model(input_ids=tokens(2, 1), past_key_values=cache)
 
 

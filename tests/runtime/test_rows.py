@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from small_models import build, factor_set
 
 from ropewalk.errors import ModelError
 from ropewalk.runtime.rows import Rows, own_lengths, own_positions
-from small_models import build, factor_set
 
 MASK = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 

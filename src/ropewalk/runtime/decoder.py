@@ -36,7 +36,7 @@ def find_decoder(model: nn.Module, rotary: nn.Module, name: str) -> nn.Module:
 class DecoderForward:
     """Stands in for the decoder's forward: chooses each row's factors, then runs it.
 
-    Where no positions are given, each row's count from its own first token, so that left padding moves nothing.
+    Where no positions are given, each row's count from its own first token: left padding moves nothing.
     """
 
     def __init__(self, rotary: Any, decoder: nn.Module) -> None:
@@ -89,8 +89,8 @@ class DecoderForward:
 def _of_generation(request: Request, cache: Any, num_rows: int, cached: int) -> Rows:
     if request.rows is None:
         raise RuntimeError(
-            "This version of transformers reads a prompt before its cache is prepared, which Ropewalk's runtime "
-            "does not know: use a version that its pyproject.toml allows."
+            "This version of transformers reads a prompt before its cache is prepared, which Ropewalk's "
+            "runtime does not know: use a version that its pyproject.toml allows."
         )
     rows = request.rows.for_batch(num_rows)
     if cached:
@@ -117,8 +117,9 @@ def _require_noted(cache: Any, rows: Rows) -> None:
     if changed:
         row = changed[0]
         raise ModelError(
-            f"Row {row} is to turn by the factors for {rows.factors[row].target_length} tokens, but its cache "
-            f"was filled under those for {found.factors[row].target_length}: read the whole sequence anew."
+            f"Row {row} is to turn by the factors for {rows.factors[row].target_length} tokens, but its "
+            f"cache was filled under those for {found.factors[row].target_length}: read the whole sequence "
+            f"anew."
         )
 
 

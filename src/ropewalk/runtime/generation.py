@@ -1,17 +1,17 @@
 """`generate` under a policy: a row's factors are chosen once, or anew where it crosses an entry's end.
 
-    pin         the row's factors are those for its prompt and all tokens that it may get, from the first to the last
-    recompute   they are those for what it holds now; when it crosses an entry's end, its cache is rebuilt under the
-                next entry's factors, as if all had been read under them
+    pin         the row's factors are those for its prompt and all tokens that it may get, from first to last
+    recompute   they are those for what it holds now; when it crosses an entry's end, its cache is rebuilt
+                under the next entry's factors, as if all had been read under them
 
 Either way a row never reads keys that were turned by other factors than its own, whatever rows are beside it.
 
 The policy of a request is `rope_policy`, an argument of `generate` beside all others. What is asked for there
-reaches the model through pipelines, adapters and generation configurations, which a wrapper around the model would
-not; and its default can be kept in `model.generation_config.rope_policy`.
+reaches the model through pipelines, adapters and generation configurations, which a wrapper around the model
+would not; and its default can be kept in `model.generation_config.rope_policy`.
 
-transformers tells nobody what a request may grow to, so two of its own steps are looked into: the one that validates
-the length (everything about lengths is known there) and the one that prepares the cache (mask and positions are).
+transformers tells nobody what a request may grow to, so two of its own steps are looked into: the one that
+validates the length (all about lengths is known there), and the one that prepares the cache (the rows are).
 """
 
 from typing import Any
@@ -200,16 +200,16 @@ def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
         serves = rows.factors[0].target_length
         if longest > serves:
             raise FactorsError(
-                f"A row may grow to {longest} tokens here, but all are pinned to the factors for {serves}: pin "
-                f"them to {longest}, or lower max_new_tokens."
+                f"A row may grow to {longest} tokens here, but all are pinned to the factors for {serves}: "
+                f"pin them to {longest}, or lower max_new_tokens."
             )
         return rows
     serves = rotary.factor_set.lengths[-1]
     if longest > serves:
         prompt = prompts[ends.index(longest)]
         raise FactorsError(
-            f"A prompt of {prompt} tokens may grow to {longest} here, but this factor set serves up to {serves}: "
-            f"lower max_new_tokens, shorten the prompt, or extend the model further."
+            f"A prompt of {prompt} tokens may grow to {longest} here, but this factor set serves up to "
+            f"{serves}: lower max_new_tokens, shorten the prompt, or extend the model further."
         )
     at_the_end: Rows = rotary.rows_for(ends)
     return at_the_end if request.policy == "pin" else rotary.rows_for(prompts)
@@ -218,7 +218,7 @@ def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
 def _require_recomputable(
     request: Request, generation_config: Any, model_kwargs: dict[str, Any], mode: Any
 ) -> None:
-    """`recompute` must be able to read again, from its tokens alone, everything that a cache was filled with."""
+    """`recompute` must be able to read again, from its tokens alone, all that a cache was filled with."""
     unknown = sorted(
         name for name, value in model_kwargs.items() if isinstance(value, Tensor) and name not in KNOWN_INPUTS
     )
@@ -241,27 +241,29 @@ def _take_up(
     request: Request, rows: Rows, cache: Any, model_kwargs: dict[str, Any], total_width: int
 ) -> None:
     """Go on with a cache that was filled before; under other factors, what it holds is read again."""
-    embeds = model_kwargs.get("inputs_embeds")
+    embeds, cached = model_kwargs.get("inputs_embeds"), num_cached(cache)
     width = request.width if embeds is None else embeds.shape[1]
-    if width == total_width <= num_cached(cache):
+    is_whole = width == total_width
+    if is_whole and width <= cached:
         raise ModelError(
-            f"{width} tokens were given with a cache of {num_cached(cache)}: give the whole conversation as "
-            f"input_ids, or an attention_mask over all of it."
+            f"{width} tokens were given with a cache of {cached}: give the whole conversation as input_ids, "
+            f"or an attention_mask over all of it."
         )
-    found, is_whole = noted(cache), width == total_width
-    same = found is not None and not found.for_batch(len(rows.factors)).changed(rows)
-    if same and (is_whole or request.policy == "pin"):
-        return
-    if not is_whole:
+    found = noted(cache)
+    is_right = found is not None and not found.for_batch(len(rows.factors)).changed(rows)
+    if not is_whole and request.policy == "recompute":
         raise ModelError(
-            f"{num_cached(cache)} tokens of this conversation are in a cache only, which was filled under other "
-            f"factors than it needs now: give the whole conversation as input_ids, or keep all of it inside "
-            f"one `with ropewalk.pinned(...)`."
-            if not same
-            else f"The policy is `recompute`, but {num_cached(cache)} tokens are in a cache only: give the whole "
+            f"The policy is `recompute`, but {cached} tokens are in a cache only: give the whole "
             f"conversation as input_ids."
         )
-    cache.reset()
+    if not is_whole and not is_right:
+        raise ModelError(
+            f"{cached} tokens of this conversation are in a cache only, which was filled under other factors "
+            f"than it needs now: give the whole conversation as input_ids, or keep all of it inside one "
+            f"`with ropewalk.pinned(...)`."
+        )
+    if not is_right:
+        cache.reset()
 
 
 def _refuse_packing(*_: Any, **__: Any) -> Any:

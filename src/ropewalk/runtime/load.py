@@ -26,8 +26,9 @@ def apply(
 ) -> Model:
     """Make a model follow a factor set, until `ropewalk.uninstall`; the same model is given back.
 
-    Each row of a batch turns by the factors for its own length, n-hat and attention factor included: in a plain
-    forward by the tokens that it holds, in `generate` by the request's `rope_policy` (see `runtime.generation`).
+    Each row of a batch turns by the factors for its own length, n-hat and attention factor included: in a
+    plain forward by the tokens that it holds, in `generate` by the request's `rope_policy`
+    (`runtime.generation`).
 
     Args:
         model: any transformers causal model with one model-level rotary.
