@@ -174,6 +174,7 @@ def test_max_length_is_a_total_whatever_stands_beside(model, fresh):
     assert difference(entry[11:-1], torch.stack(output.logits, 1)[0]) < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
 def test_what_may_grow_too_long_is_refused_before_anything_is_read(model, fresh):
     for policy in POLICIES:
         with pytest.raises(
@@ -188,7 +189,7 @@ def test_recompute_refuses_what_it_can_not_read_again(model, fresh):
     embeds = model.get_input_embeddings()(ids)
     for inputs, reason in (
         ({"input_ids": ids, "prompt_lookup_num_tokens": 2}, "with assisted decoding"),
-        ({"input_ids": ids, "guidance_scale": 1.5}, "a second cache"),
+        ({"input_ids": ids, "guidance_scale": 1.5}, "with guidance_scale, a second cache"),
         ({"inputs_embeds": embeds}, "inputs_embeds can't be read again"),
     ):
         with pytest.raises(SettingError, match=f"The policy is `recompute`, but {reason}"):
@@ -267,6 +268,7 @@ def test_two_threads_do_not_see_each_others_rows(model, fresh):
         check_steps(fresh, output, [length], "recompute")
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
 def test_an_adapter_may_stand_around_the_model():
     peft = pytest.importorskip("peft")
     inner = build()

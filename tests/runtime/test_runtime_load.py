@@ -89,7 +89,7 @@ def test_the_set_beside_a_checkpoint_knows_its_window(checkpoint):
 
 
 def test_wrong_input_is_one_line(checkpoint, entries, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (checkpoint / "factors.json").unlink()
     for path, error, message in (
         (checkpoint, FactorsError, r"no factor set beside it \(factors.json\): give one"),
