@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/runtime.py
 
 On the bundled model, whose four layers are few: what a model pays once a forward weighs more here than in
-any that is served. Three sides take turns within one process, and processor seconds count, so that other processes
-slow none of them. A ratio is the median over rounds of one side's seconds by those of plain transformers in
-the same round.
+any that is served. Three sides take turns within one process, and processor seconds count, so that other
+processes slow none of them. A ratio is the median over rounds of one side's seconds by those of plain
+transformers in the same round.
 
     plain       the model as it came
     longrope    transformers' own switching rotary, with the same factors

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
+from small_models import Fresh, difference, padded
 
 import ropewalk
 from ropewalk.models.load import load_model
 from ropewalk.text.tokens import token_documents
-from small_models import Fresh, difference, padded
 
 # 4k and 8k of the paper, at 1:16 and shorter; rows stay, cross one boundary or both, or begin on one.
 ENDS = (48, 96, 2048)
-LENGTHS = (12, 30, 40, 48, 80, 95, 130)
-NUM_NEW = 70
+LENGTHS = (12, 40, 48, 95, 130)
+NUM_NEW = 50
 NEAR = 1e-5  # two best logits nearer than that, of the largest, may change places
 
 
@@ -41,7 +41,7 @@ def test_a_row_gets_the_same_tokens_alone_and_in_any_batch(bundled, entries, pol
             model.generate(prompt, **how, return_dict_in_generate=True, output_logits=True)
             for prompt in prompts
         ]
-        batches = [(0, 6), (5, 1, 3), range(len(LENGTHS))]
+        batches = [(4, 0), range(len(LENGTHS))]
         beside = [
             model.generate(**padded([prompts[row] for row in batch]), **how, pad_token_id=0)
             for batch in batches
