@@ -8,6 +8,7 @@ How data runs through it, one way:
         (evaluate.nll), the strategy is told; the best one becomes RescaleFactors
     RescaleFactors.save ──> factors.json: which model, which lengths, how it was found
     LoadedModel.installed(factors) ──> the same model, reading further; measure_perplexity shows how far
+    runtime.load, runtime.apply ──> transformers' own model, each row of a batch by the factors for its length
 
 The names below are the public ones. They are imported when first used: `import ropewalk` loads no torch.
 """
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ropewalk.models.install import install, installed, uninstall
     from ropewalk.models.load import LoadedModel, load_model
     from ropewalk.rope.schemes import scheme_factors
+    from ropewalk.runtime.load import apply, load
+    from ropewalk.runtime.requests import pinned
     from ropewalk.search.search import search_factors
     from ropewalk.text.tokens import token_documents
 
@@ -38,12 +41,15 @@ _HOMES = {
     "RescaleFactors": "ropewalk.factors",
     "RopeGeometry": "ropewalk.geometry",
     "RopewalkError": "ropewalk.errors",
+    "apply": "ropewalk.runtime.load",
     "install": "ropewalk.models.install",
     "installed": "ropewalk.models.install",
+    "load": "ropewalk.runtime.load",
     "load_factors": "ropewalk.factors",
     "load_model": "ropewalk.models.load",
     "measure_passkey": "ropewalk.evaluate.passkey",
     "measure_perplexity": "ropewalk.evaluate.perplexity",
+    "pinned": "ropewalk.runtime.requests",
     "scheme_factors": "ropewalk.rope.schemes",
     "search_factors": "ropewalk.search.search",
     "token_documents": "ropewalk.text.tokens",
@@ -57,12 +63,15 @@ __all__ = [
     "RescaleFactors",
     "RopeGeometry",
     "RopewalkError",
+    "apply",
     "install",
     "installed",
+    "load",
     "load_factors",
     "load_model",
     "measure_passkey",
     "measure_perplexity",
+    "pinned",
     "scheme_factors",
     "search_factors",
     "token_documents",

@@ -21,6 +21,9 @@ from ropewalk.factors_file import (
 )
 from ropewalk.geometry import RopeGeometry
 
+# What the file is called beside a checkpoint that it belongs to.
+FACTORS_NAME = "factors.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FactorSet(InFile):

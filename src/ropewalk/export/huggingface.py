@@ -25,7 +25,7 @@ from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
 from ropewalk.export.fold import Folded, check_folded, write_folded
 from ropewalk.export.manifest import MANIFEST, manifest
 from ropewalk.export.writing import hash_files, new_folder, require_absent
-from ropewalk.factor_set import FactorSet
+from ropewalk.factor_set import FACTORS_NAME, FactorSet
 from ropewalk.finetune.adapters import load_adapter, merge_adapter
 from ropewalk.models.describe import RopeDescription
 from ropewalk.models.load import describe_model, load_model
@@ -35,7 +35,7 @@ from ropewalk.rope.attention_scale import longrope_attention_factor
 
 AdapterAs = Literal["merged", "beside"]
 ADAPTER_FOLDER = "adapter"
-RUNTIME_FACTORS = "factors.json"
+
 SAME_FACTOR = 1e-9
 
 
@@ -151,7 +151,7 @@ def _write(
         )
         (partial / MANIFEST).write_text(about, encoding="utf-8")
         if plan.choices.with_runtime:
-            (partial / RUNTIME_FACTORS).write_text(factor_set.to_json(), encoding="utf-8")
+            (partial / FACTORS_NAME).write_text(factor_set.to_json(), encoding="utf-8")
         card = Card(
             title=out.name, model=plan.checkpoint.name, revision=plan.checkpoint.revision, served=plan.wanted,
             engines=engines, dropped=dropped, folded=folded, adapter=adapter, records=tuple(records),

@@ -9,7 +9,8 @@ from ropewalk.errors import ExportError, FactorsError
 from ropewalk.export import Dropped, EngineNote, Mode, Served
 from ropewalk.export.checkpoint import Checkpoint
 from ropewalk.export.fold import Folded
-from ropewalk.factors import RescaleFactors, check_document
+from ropewalk.factors import RescaleFactors
+from ropewalk.factors_file import check_document
 
 MANIFEST = "ropewalk.json"
 FORMAT = "ropewalk.export"

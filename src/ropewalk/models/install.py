@@ -7,9 +7,9 @@ Whatever is replaced is remembered and put back, so that afterwards logits are t
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ from ropewalk.rope.frequencies import cos_sin
 # A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
 # the rotary in families that turn only their sliding layers.
 UNLIMITED_WINDOW = 2**30
+
+# original_length, full_attention, and whether factors are per layer.
+Settings = tuple[int | None, bool, bool]
+Rotary = TypeVar("Rotary", bound="InstalledRotary")
 
 
 def install(
@@ -51,14 +55,14 @@ def install(
     """
     current = find_installed(model)
     settings = (original_length, full_attention, factors.per_layer)
-    if current is not None and current.settings == settings:
+    if current is not None and current.takes(settings):
         current.check(factors)
         current.set_factors(factors)
         return
     if current is not None:
         current.remove()  # so that the model is looked at as it came, its windows too
     try:
-        _prepare(model, factors, settings).put(model)
+        prepare(model, factors, settings, InstalledRotary).put(model)
     except BaseException:
         if current is not None:
             current.put(model)
@@ -82,16 +86,17 @@ def installed(
 ) -> Iterator[None]:
     """`install` for the length of a `with`; afterwards the model is as it was, other factors included."""
     before = find_installed(model)
-    remembered = None if before is None else (before.factors, before.settings)
+    earlier = None if before is None else before.factors
     install(model, factors, original_length=original_length, full_attention=full_attention)
     try:
         yield
     finally:
-        if remembered is None:
-            uninstall(model)
+        if before is not None and earlier is not None and find_installed(model) is before:
+            before.set_factors(earlier)
         else:
-            earlier, (length, full, _) = remembered
-            install(model, earlier, original_length=length, full_attention=full)
+            uninstall(model)
+            if before is not None:
+                before.put(model)
 
 
 def find_installed(model: nn.Module) -> "InstalledRotary | None":
@@ -117,7 +122,7 @@ class InstalledRotary:
         description: RopeDescription,
         name: str,
         factors: RescaleFactors,
-        settings: tuple[int | None, bool, bool],
+        settings: Settings,
     ) -> None:
         self.rotary = rotary
         self.layout = layout
@@ -129,6 +134,14 @@ class InstalledRotary:
         self._table: Table | None = None
         self._traced: list[Table] | None = None
         self.set_factors(factors)
+
+    @property
+    def per_layer(self) -> bool:
+        return self.factors.per_layer
+
+    def takes(self, settings: Settings) -> bool:
+        """Whether other factors with these settings can simply take the place of the present ones."""
+        return self.settings == settings
 
     def set_factors(self, factors: RescaleFactors) -> None:
         self.factors = factors
@@ -149,7 +162,7 @@ class InstalledRotary:
     def put(self, model: nn.Module) -> None:
         """Replace the forward, and whatever else would act on its own."""
         self._replacements.replace(self.rotary, "forward", self)
-        if self.factors.per_layer:
+        if self.per_layer:
             for index, layer in enumerate(find_decoder_layers(model, self.rotary, self.description.geometry)):
                 self._replacements.replace(layer, "forward", _LayerForward(self, index, layer.forward))
         if self.settings[1]:
@@ -182,7 +195,7 @@ class InstalledRotary:
                 table = self._table = Table(positions, like, self._fill(positions, like, layer_index=0))
             if self._traced is not None:
                 self._traced.append(table.require_gradients())
-        if self.factors.per_layer:
+        if self.per_layer:
             self._tables[table.leaves[0]] = table
         return table.outputs
 
@@ -194,7 +207,10 @@ class InstalledRotary:
         table = self._tables[leaf]
         # Made when the layer asks, and not kept: tables of all layers at once may not fit.
         with torch.inference_mode(False):
-            return self._fill(table.positions, table.like, layer_index)
+            return self._refill(table, layer_index)
+
+    def _refill(self, table: "Table", layer_index: int) -> Any:
+        return self._fill(table.positions, table.like, layer_index)
 
     def _fill(self, positions: Tensor, like: Tensor, layer_index: int) -> Any:
         exact = positions.to(float64_device(positions.device))
@@ -255,24 +271,31 @@ class _PlainPrepare:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        # Its signature is asked for: whether it takes embeddings in the place of ids.
+        self.__wrapped__ = GenerationMixin.prepare_inputs_for_generation.__get__(model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return GenerationMixin.prepare_inputs_for_generation(self.model, *args, **kwargs)
 
 
-def _prepare(
-    model: nn.Module, factors: RescaleFactors, settings: tuple[int | None, bool, bool]
-) -> InstalledRotary:
-    """Everything that may refuse, before anything is touched."""
+def prepare(
+    model: nn.Module, factors: RescaleFactors, settings: Settings, make: Callable[..., Rotary]
+) -> Rotary:
+    """Everything that may refuse, before anything is touched; `put` then puts it in.
+
+    Raises:
+        FactorsError: they were made for another geometry.
+        ModelError: the family can't be extended, or windows are too short.
+    """
     config: Any = model.config
     name = getattr(config, "name_or_path", "") or config.model_type
     description = describe(config, original_length=settings[0], name=name)
     rotary = find_rotary(model, name)
     layout = learn_layout(rotary, description.geometry.num_pairs, name)
     _require_described(rotary, layout, description, name)
-    if factors.per_layer:
+    replacement = make(rotary, layout, description, name, factors, settings)
+    if replacement.per_layer:
         find_decoder_layers(model, rotary, description.geometry)
-    replacement = InstalledRotary(rotary, layout, description, name, factors, settings)
     replacement.check(factors)
     return replacement
 

@@ -8,6 +8,7 @@ the cos or sin of one pair, and can be filled from an exact table instead.
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -39,12 +40,19 @@ class Leaf:
     dtypes: dict[torch.dtype, torch.dtype]
 
     def fill(self, table: Tensor, *, like: Tensor) -> Tensor:
-        filled = table[..., list(self.columns)]
-        if min(self.signs) < 0:
+        filled = table.index_select(-1, _index(self.columns, table.device))
+        if -1.0 in self.signs:
             filled = filled * torch.tensor(self.signs, dtype=table.dtype, device=table.device)
         if self.is_complex:
             filled = torch.view_as_complex(filled.reshape(*filled.shape[:-1], -1, 2).contiguous())
         return filled.to(dtype=self.dtypes[like.dtype]).to(device=like.device)
+
+
+@lru_cache(maxsize=64)
+def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
+    """Made once: for a token at a time, making it takes longer than using it."""
+    with torch.inference_mode(False):
+        return torch.tensor(columns, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)

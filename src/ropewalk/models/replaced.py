@@ -23,6 +23,19 @@ class Replacements:
             replaced.put_back()
         self._replaced = []
 
+    @contextmanager
+    def put_aside(self, kind: type) -> Iterator[None]:
+        """Meanwhile objects of this class have again what they had."""
+        aside = [replaced for replaced in self._replaced if isinstance(replaced.owner, kind)]
+        values = [getattr(replaced.owner, replaced.attribute) for replaced in aside]
+        for replaced in reversed(aside):
+            replaced.put_back()
+        try:
+            yield
+        finally:
+            for replaced, value in zip(aside, values, strict=True):
+                setattr(replaced.owner, replaced.attribute, value)
+
 
 @contextmanager
 def replacing() -> Iterator[Replacements]:

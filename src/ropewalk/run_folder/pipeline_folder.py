@@ -24,6 +24,7 @@ from typing import Any
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
+from ropewalk.factor_set import FACTORS_NAME
 from ropewalk.files import LOCK, PARTIAL, FolderLock, write_atomically
 from ropewalk.run_folder.disk import (
     FORMAT,
@@ -109,7 +110,7 @@ class PipelineFolder:
 
     @property
     def result_factors_path(self) -> Path:
-        return self.result_path / "factors.json"
+        return self.result_path / FACTORS_NAME
 
     @property
     def summary_path(self) -> Path:

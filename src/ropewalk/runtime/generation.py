@@ -1,0 +1,273 @@
+"""`generate` under a policy: a row's factors are chosen once, or anew where it crosses an entry's end.
+
+    pin         the row's factors are those for its prompt and all tokens that it may get, from first to last
+    recompute   they are those for what it holds now; when it crosses an entry's end, its cache is rebuilt
+                under the next entry's factors, as if all had been read under them
+
+Either way a row never reads keys that were turned by other factors than its own, whatever rows are beside it.
+
+The policy of a request is `rope_policy`, an argument of `generate` beside all others. What is asked for there
+reaches the model through pipelines, adapters and generation configurations, which a wrapper around the model
+would not; and its default can be kept in `model.generation_config.rope_policy`.
+
+transformers tells nobody what a request may grow to, so two of its own steps are looked into: the one that
+validates the length (all about lengths is known there), and the one that prepares the cache (the rows are).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
+
+from ropewalk.errors import FactorsError, ModelError, SettingError
+from ropewalk.models.replaced import Replacements
+from ropewalk.runtime.caches import empty_like, note, noted, num_cached, replace_rows
+from ropewalk.runtime.requests import Request, choose_policy, current, requesting
+from ropewalk.runtime.rows import Rows, own_lengths
+
+# Inputs that a rebuilt cache can be given again, a row at a time.
+KNOWN_INPUTS = ("attention_mask", "position_ids")
+PACKED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+
+
+def replace_generation(rotary: Any, model: nn.Module, replacements: Replacements) -> None:
+    """Put the policies into a model that generates; without one, nothing happens."""
+    owner: Any = next((module for module in model.modules() if isinstance(module, GenerationMixin)), None)
+    if owner is None:
+        return
+    replacements.replace(owner, "generate", Generate(rotary, owner))
+    replacements.replace(owner, "_validate_generated_length", _ValidateLength(rotary, owner))
+    replacements.replace(owner, "_prepare_cache_for_generation", _PrepareCache(rotary, owner))
+    replacements.replace(owner, "prepare_inputs_for_generation", _PrepareInputs(rotary, owner))
+    for name in PACKED:
+        if hasattr(owner, name):
+            replacements.replace(owner, name, _refuse_packing)
+
+
+class Generate:
+    """Stands in for a model's `generate`, which takes `rope_policy` besides."""
+
+    def __init__(self, rotary: Any, owner: Any) -> None:
+        self.rotary = rotary
+        self.owner = owner
+        self.original = self.__wrapped__ = owner.generate
+
+    def __call__(self, *args: Any, rope_policy: str | None = None, **kwargs: Any) -> Any:
+        """As transformers' own.
+
+        Args:
+            rope_policy: `pin` or `recompute`; else that of the generation configuration given, then of the
+                model's own, then `pin`.
+
+        Raises:
+            SettingError: an unknown policy, or `recompute` for what it can't do.
+            FactorsError: a row may grow longer than the factor set serves.
+            ModelError: a cache that was filled under other factors, without the tokens to fill it again.
+        """
+        given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+        stated = (getattr(config, "rope_policy", None) for config in (given, self.owner.generation_config))
+        outer = current(self.rotary)
+        request = Request(
+            self.rotary,
+            True,
+            policy=choose_policy(rope_policy, *stated),
+            pinned=None if outer is None else outer.pinned,
+        )
+        with requesting(request):
+            return self.original(*args, **kwargs)
+
+
+class _ValidateLength:
+    """Notes how wide the ids are, and whether the length they may grow to is a total."""
+
+    def __init__(self, rotary: Any, owner: Any) -> None:
+        self.rotary = rotary
+        self.original = owner._validate_generated_length
+
+    def __call__(self, generation_config: Any, input_ids_length: int, has_default_max_length: bool) -> Any:
+        request = current(self.rotary)
+        if request is not None and request.is_generation:
+            request.width = int(input_ids_length)
+            request.is_total_stated = generation_config.max_new_tokens is None and not has_default_max_length
+        return self.original(generation_config, input_ids_length, has_default_max_length)
+
+
+class _PrepareCache:
+    """Admits the request once its cache is there: chooses each row's factors."""
+
+    def __init__(self, rotary: Any, owner: Any) -> None:
+        self.rotary = rotary
+        self.original = owner._prepare_cache_for_generation
+
+    def __call__(
+        self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        result = self.original(generation_config, model_kwargs, mode, *args, **kwargs)
+        request = current(self.rotary)
+        if request is not None and request.is_generation:
+            _admit(request, generation_config, model_kwargs, mode)
+        return result
+
+
+class _PrepareInputs:
+    """Before each step of `recompute`: where rows cross an entry's end, their cache is rebuilt."""
+
+    def __init__(self, rotary: Any, owner: Any) -> None:
+        self.rotary = rotary
+        self.owner = owner
+        self.original = owner.prepare_inputs_for_generation
+        # transformers asks for its signature: whether it takes embeddings, and which arguments are mistyped.
+        self.__wrapped__ = getattr(self.original, "__wrapped__", self.original)
+
+    def __call__(self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
+        request = current(self.rotary)
+        grows = request is not None and request.policy == "recompute" and request.rows is not None
+        if grows and not is_first_iteration:
+            assert request is not None
+            self._follow(request, input_ids, kwargs)
+        return self.original(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+
+    def _follow(self, request: Request, input_ids: Tensor, kwargs: dict[str, Any]) -> None:
+        grown = input_ids.shape[1] - request.width
+        rows = self.rotary.rows_for([length + grown for length in request.prompt_lengths])
+        assert request.rows is not None, "it was admitted"
+        if rows is request.rows:
+            return
+        changed = request.rows.changed(rows)
+        request.rows = rows
+        cache: Any = kwargs.get("past_key_values")
+        if not changed or not num_cached(cache):
+            return
+        before = {name: kwargs[name] for name in KNOWN_INPUTS if isinstance(kwargs.get(name), Tensor)}
+        before = {name: value[..., :-1] for name, value in before.items()}
+        fresh = empty_like(cache, self.owner.config)
+        if fresh is None or len(changed) == len(rows.factors):
+            cache.reset()
+            self._fill(request, cache, input_ids[:, :-1], before)
+            return
+        index = torch.tensor(changed, device=input_ids.device)
+        some = {
+            name: value[index.to(value.device)] if len(value) > 1 else value for name, value in before.items()
+        }
+        request.rows = rows.part(changed)
+        self._fill(request, fresh, input_ids[index, :-1], some)
+        request.rows = rows
+        replace_rows(cache, changed, fresh)
+        note(cache, rows)
+
+    def _fill(self, request: Request, cache: Any, input_ids: Tensor, inputs: dict[str, Tensor]) -> None:
+        """Read these tokens into an empty cache, in chunks if the prompt was."""
+        keep = {"logits_to_keep": 1} if self.owner._supports_logits_to_keep() else {}
+        begin = 0
+        for chunk in torch.split(input_ids, request.prefill_chunk_size or input_ids.shape[1], dim=1):
+            end = begin + chunk.shape[1]
+            so_far = {name: value[..., :end] for name, value in inputs.items()}
+            if "position_ids" in so_far:
+                so_far["position_ids"] = so_far["position_ids"][..., begin:]
+            prepared = self.original(
+                chunk, past_key_values=cache, use_cache=True, is_first_iteration=True, **so_far, **keep
+            )
+            self.owner(**prepared, return_dict=True)
+            begin = end
+
+
+def _admit(request: Request, generation_config: Any, model_kwargs: dict[str, Any], mode: Any) -> None:
+    mask, positions = model_kwargs.get("attention_mask"), model_kwargs["position_ids"]
+    num_rows, total_width = (mask if mask is not None else positions).shape[-2:]
+    prompts = own_lengths(mask, positions, num_rows=num_rows, num_tokens=total_width, num_cached=0)
+    num_new = generation_config.max_length - request.width
+    if request.is_total_stated:
+        # What a row may grow to is then stated too, and does not depend on the padding beside it.
+        ends = [generation_config.max_length + total_width - request.width] * num_rows
+    else:
+        ends = [length + num_new for length in prompts]
+    request.prefill_chunk_size = generation_config.prefill_chunk_size
+    request.prompt_lengths = tuple(prompts)
+    if request.policy == "recompute":
+        _require_recomputable(request, generation_config, model_kwargs, mode)
+    request.rows = _choose(request, prompts, ends)
+    cache = model_kwargs.get("past_key_values")
+    if num_cached(cache):
+        _take_up(request, request.rows, cache, model_kwargs, total_width)
+
+
+def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
+    rotary, longest = request.rotary, max(ends)
+    if request.pinned is not None:
+        rows: Rows = rotary.rows_for([request.pinned] * len(prompts))
+        serves = rows.factors[0].target_length
+        if longest > serves:
+            raise FactorsError(
+                f"A row may grow to {longest} tokens here, but all are pinned to the factors for {serves}: "
+                f"pin them to {longest}, or lower max_new_tokens."
+            )
+        return rows
+    serves = rotary.factor_set.lengths[-1]
+    if longest > serves:
+        prompt = prompts[ends.index(longest)]
+        raise FactorsError(
+            f"A prompt of {prompt} tokens may grow to {longest} here, but this factor set serves up to "
+            f"{serves}: lower max_new_tokens, shorten the prompt, or extend the model further."
+        )
+    at_the_end: Rows = rotary.rows_for(ends)
+    return at_the_end if request.policy == "pin" else rotary.rows_for(prompts)
+
+
+def _require_recomputable(
+    request: Request, generation_config: Any, model_kwargs: dict[str, Any], mode: Any
+) -> None:
+    """`recompute` must be able to read again, from its tokens alone, all that a cache was filled with."""
+    unknown = sorted(
+        name for name, value in model_kwargs.items() if isinstance(value, Tensor) and name not in KNOWN_INPUTS
+    )
+    if request.pinned is not None:
+        reason = "all rows are pinned to one length"
+    elif mode == GenerationMode.ASSISTED_GENERATION:
+        reason = "with assisted decoding, drafts and their check would turn by different factors"
+    elif generation_config.guidance_scale not in (None, 1):
+        reason = "with guidance_scale, a second cache is kept that can't be rebuilt"
+    elif unknown:
+        reason = f"{', '.join(unknown)} can't be read again from token ids"
+    else:
+        return
+    raise SettingError(
+        f"The policy is `recompute`, but {reason}: leave rope_policy out, which pins the factors."
+    )
+
+
+def _take_up(
+    request: Request, rows: Rows, cache: Any, model_kwargs: dict[str, Any], total_width: int
+) -> None:
+    """Go on with a cache that was filled before; under other factors, what it holds is read again."""
+    embeds, cached = model_kwargs.get("inputs_embeds"), num_cached(cache)
+    width = request.width if embeds is None else embeds.shape[1]
+    is_whole = width == total_width
+    if is_whole and width <= cached:
+        raise ModelError(
+            f"{width} tokens were given with a cache of {cached}: give the whole conversation as input_ids, "
+            f"or an attention_mask over all of it."
+        )
+    found = noted(cache)
+    is_right = found is not None and not found.for_batch(len(rows.factors)).changed(rows)
+    if not is_whole and request.policy == "recompute":
+        raise ModelError(
+            f"The policy is `recompute`, but {cached} tokens are in a cache only: give the whole "
+            f"conversation as input_ids."
+        )
+    if not is_whole and not is_right:
+        raise ModelError(
+            f"{cached} tokens of this conversation are in a cache only, which was filled under other factors "
+            f"than it needs now: give the whole conversation as input_ids, or keep all of it inside one "
+            f"`with ropewalk.pinned(...)`."
+        )
+    if not is_right:
+        cache.reset()
+
+
+def _refuse_packing(*_: Any, **__: Any) -> Any:
+    raise ModelError(
+        "Continuous batching packs several sequences into one row, which a factor set can't tell apart: use "
+        "generate, or serve an export with an engine."
+    )

@@ -1,0 +1,97 @@
+"""The rows of a batch: how long each is, where its tokens stand, and which factors it turns by.
+
+Left padding is no token. With a mask of (rows, tokens read before and now):
+
+    mask       0 0 0 1 1 | 1        length 3, positions 0 1 | 2
+               1 1 1 1 1 | 1        length 6, positions 0 1 2 3 4 | 5
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ropewalk.errors import ModelError
+from ropewalk.factors import RescaleFactors
+from ropewalk.rope.frequencies import StackedFactors
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What each row of a batch turns by.
+
+    Attributes:
+        factors: one a row.
+    """
+
+    factors: tuple[RescaleFactors, ...]
+    _stacked: dict[torch.device, StackedFactors] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_uniform(self) -> bool:
+        first = self.factors[0]
+        return all(factors is first or factors == first for factors in self.factors)
+
+    def for_batch(self, num_rows: int) -> "Rows":
+        """The same for a batch of `num_rows`, which only rows that are all alike can be.
+
+        Raises:
+            ModelError: the rows differ, and are not as many.
+        """
+        if len(self.factors) == num_rows:
+            return self
+        if not self.is_uniform:
+            raise ModelError(
+                f"{num_rows} rows are read, but the factors of {len(self.factors)} were chosen, and they "
+                f"differ: read the same rows, or give all one length with ropewalk.pinned."
+            )
+        return Rows(self.factors[:1] * num_rows)
+
+    def part(self, indices: list[int]) -> "Rows":
+        """Some of the rows, in this order."""
+        return Rows(tuple(self.factors[index] for index in indices))
+
+    def changed(self, other: "Rows") -> list[int]:
+        """The indices of rows that turn by other factors there."""
+        pairs = zip(self.factors, other.factors, strict=True)
+        return [index for index, (a, b) in enumerate(pairs) if a is not b and a != b]
+
+    def stacked(self, device: torch.device) -> StackedFactors:
+        """Their numbers on a device, for one row where all are alike."""
+        found = self._stacked.get(device)
+        if found is None:
+            # Plain tensors in every mode: those made in inference mode could not be used in training later.
+            with torch.inference_mode(False):
+                rows = self.factors[:1] if self.is_uniform else self.factors
+                found = self._stacked[device] = StackedFactors.of(rows, device)
+        return found
+
+
+def own_lengths(
+    mask: Tensor | None, position_ids: Tensor | None, *, num_rows: int, num_tokens: int, num_cached: int
+) -> list[int]:
+    """Each row's number of tokens once `num_tokens` more are read, padding not counted.
+
+    Args:
+        mask: (rows, cached and new tokens), 0 at padding; counted where it is of this shape.
+        position_ids: (rows or 1, new tokens); without such a mask, they say how long a row is.
+    """
+    if is_row_mask(mask, num_cached + num_tokens):
+        assert mask is not None
+        lengths = [max(1, int(length)) for length in mask.sum(-1).tolist()]
+    elif position_ids is not None and position_ids.dim() == 2:
+        lengths = [int(last) + 1 for last in position_ids.amax(-1).tolist()]
+    else:
+        lengths = [num_cached + num_tokens]
+    return lengths * num_rows if len(lengths) == 1 else lengths
+
+
+def own_positions(mask: Tensor, num_tokens: int) -> Tensor:
+    """Positions of the last `num_tokens`, from 0 at each row's first token; 0 at padding before it."""
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return positions[:, -num_tokens:]
+
+
+def is_row_mask(mask: object, num_tokens: int) -> bool:
+    """Whether it tells tokens from padding, row by row (and is none that says who sees whom)."""
+    return isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == num_tokens
