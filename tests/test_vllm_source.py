@@ -49,7 +49,10 @@ def write_checkpoint(folder, long, *, short=None, factors=None, **scaling):
     folder.mkdir()
     keys = pinned_keys(long)
     changed = {"short_factor": list((short or long).rescale_factors[0]), **scaling}
-    keys |= {kind: {**keys[kind], **changed} for kind in ("rope_parameters", "rope_scaling")}
+    for kind in ("rope_parameters", "rope_scaling"):
+        # The two that only vLLM reads are a case of their own here.
+        plain = {key: value for key, value in keys[kind].items() if not key.endswith("_mscale")}
+        keys[kind] = {**plain, **changed}
     config = LlamaConfig(
         hidden_size=64, num_attention_heads=4, num_hidden_layers=2, intermediate_size=64, vocab_size=96
     ).to_dict()

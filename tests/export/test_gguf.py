@@ -11,10 +11,10 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from merged_tokenizer import make_merged_tokenizer
-from ropewalk.errors import ExportError
+from ropewalk.errors import ExportError, ModelError
 from ropewalk.export import Mode
 from ropewalk.export.gguf import (
     ARCHITECTURES,
@@ -29,7 +29,7 @@ from ropewalk.export.gguf_weights import LARGEST_MISPLACED, misplaced_share
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import load_model
+from ropewalk.models.load import hash_weights, load_model
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
 from ropewalk.rope.schemes import scheme_factors
 
@@ -123,16 +123,20 @@ def test_contexts_are_rounded_up(window: int, largest: int) -> None:
     assert largest_short_context(window) == largest
 
 
+def read_by_transformers(path: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
+
+
 def test_transformers_reads_the_written_file_as_the_untouched_model(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    """What the note to users says; when this fails, transformers has learnt to read the factors."""
-    done, untouched = (
-        export_gguf(tiny_model_folder, SET, tmp_path / "out.gguf"),
-        load_model(tiny_model_folder),
-    )
-    assert load_model(done.path).description.own is None
-    assert load_model(done.path).weights_sha256 == untouched.weights_sha256
+    """What the note to users says, and why `load_model` refuses it; when this fails, it has learnt to."""
+    done = export_gguf(tiny_model_folder, SET, tmp_path / "out.gguf")
+    read, untouched = read_by_transformers(done.path), load_model(tiny_model_folder)
+    assert read.config.rope_parameters["rope_type"] == "default"
+    assert hash_weights(read) == untouched.weights_sha256
+    with pytest.raises(ModelError, match="scaled already"):
+        load_model(done.path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -141,14 +145,15 @@ def test_a_checkpoint_is_written_whole(
 ) -> None:
     tiny_model.to(dtype).save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    export_gguf(tmp_path / "model", SET, tmp_path / "out.gguf")
-    written, ours = load_model(tmp_path / "out.gguf"), load_model(tmp_path / "model")
-    assert written.weights_sha256 == ours.weights_sha256
+    path = export_gguf(tmp_path / "model", SET, tmp_path / "out.gguf").path
+    written, ours = read_by_transformers(path), load_model(tmp_path / "model")
+    assert hash_weights(written) == ours.weights_sha256
     ids = torch.arange(40)[None]
     with torch.no_grad():
-        torch.testing.assert_close(written.model(ids).logits, ours.model(ids).logits)
+        torch.testing.assert_close(written(ids).logits, ours.model(ids).logits)
     said = "def tab(x): return 12 + x  # ça 🎉"
-    assert written.tokenizer(said).input_ids == ours.tokenizer(said).input_ids
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    assert tokenizer(said).input_ids == ours.tokenizer(said).input_ids
 
 
 def test_the_scale_model_is_written_whole(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ropewalk.errors import FactorsError, ModelError
+from ropewalk.export.gguf import export_gguf
+from ropewalk.factor_set import FactorSet
 from ropewalk.factors import Provenance
 from ropewalk.models.load import OtherWeightsWarning, hash_weights, load_model, load_tokenizer
 from ropewalk.models.scale_model import SCALE_MODEL
@@ -121,6 +123,15 @@ def test_a_gguf_file_is_the_same_model(folder: Path, tmp_path: Path) -> None:
     assert ids.tolist() == [loaded.tokenizer("def tab(x):", add_special_tokens=False).input_ids]
     with torch.no_grad():
         torch.testing.assert_close(from_gguf.model(ids).logits, loaded.model(ids).logits)
+
+
+def test_a_gguf_file_with_factors_is_not_read_without_them(folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(folder)
+    plain = write_gguf(loaded.model, loaded.tokenizer, tmp_path / "tiny.gguf")
+    factors = FactorSet(entries=(scheme_factors("yarn", load_model(plain).geometry, 64),))
+    export_gguf(str(plain), factors, tmp_path / "scaled.gguf")
+    with pytest.raises(ModelError, match=r"scaled already \(it holds rope_factors_long.weight\)"):
+        load_model(tmp_path / "scaled.gguf")
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "a/b/c", "missing.gguf", "", "../x y"])

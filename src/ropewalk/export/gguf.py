@@ -41,6 +41,7 @@ from ropewalk.export.gguf_weights import require_same_weights
 from ropewalk.export.writing import hash_file, new_file, require_absent
 from ropewalk.factor_set import FactorSet
 from ropewalk.geometry import RopeGeometry
+from ropewalk.models.gguf_scaling import find_scaling
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
 
 # Those whose graph turns by the factor tensors, in llama.cpp's src/models as of llama-cpp-python 0.3.36.
@@ -54,10 +55,6 @@ WHY_NOT = {
 }
 CONTEXT_STEP = 256  # llama.cpp rounds the context of a sequence up to a multiple of this
 LARGEST_DIFFERENCE = 1e-6  # between two attention factors that count as one
-# Whatever else scales positions; with it beside longrope, llama.cpp would scale twice or fail.
-SCALED_KEYS = ("rope.scale_linear", "rope.scaling.")
-UNSCALED_KEYS = ("rope.scaling.original_context_length", "rope.scaling.finetuned")
-SCALED_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
 def export_gguf(
@@ -208,25 +205,16 @@ def _require_holdable(served: Served) -> None:
 
 def _require_unscaled(content: GgufContent) -> None:
     """Whatever scales already would be lost, or scale a second time."""
-    prefix = f"{content.architecture}."
-    for tensor in content.tensors:
-        if tensor.name.endswith(SCALED_TENSORS):
-            _refuse_scaled(content, f"it holds {tensor.name}")
-    for key, value in content.metadata.items():
-        name = key.removeprefix(prefix)
-        # `longrope` without its tensors is what llama.cpp's converter leaves of a Llama's factors.
-        harmless = name in UNSCALED_KEYS or (
-            name == "rope.scaling.type" and value.plain in ("none", "longrope")
-        )
-        if name.startswith(SCALED_KEYS) and not harmless:
-            _refuse_scaled(content, f"{key} is {value.plain!r:.40}")
-
-
-def _refuse_scaled(content: GgufContent, what: str) -> None:
-    raise ExportError(
-        f"{content.name} is scaled already ({what}), but factors go into a plain one: convert the checkpoint "
-        f"without its scaling."
+    scaling = find_scaling(
+        content.architecture,
+        (tensor.name for tensor in content.tensors),
+        {key: value.plain for key, value in content.metadata.items()},
     )
+    if scaling is not None:
+        raise ExportError(
+            f"{content.name} is scaled already ({scaling}), but factors go into a plain one: convert the "
+            f"checkpoint without its scaling."
+        )
 
 
 def _require_geometry(content: GgufContent, wanted: RopeGeometry, original_length: int | None) -> None:

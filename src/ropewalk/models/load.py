@@ -16,6 +16,7 @@ from ropewalk.errors import ModelError
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.describe import RopeDescription, describe
+from ropewalk.models.gguf_scaling import require_plain
 from ropewalk.models.install import install, installed, uninstall
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
 
@@ -242,6 +243,7 @@ def where_from(name: str) -> tuple[str, dict[str, Any]]:
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ModelError(f"{name} does not exist: name a local .gguf file.")
+        require_plain(path)
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():

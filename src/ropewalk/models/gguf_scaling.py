@@ -1,0 +1,53 @@
+"""What in a GGUF file says that its rotary is scaled already; transformers reads none of it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import ModelError
+
+ARCHITECTURE = "general.architecture"
+SCALED_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+SCALED_KEYS = ("rope.scale_linear", "rope.scaling.")
+UNSCALED_KEYS = ("rope.scaling.original_context_length", "rope.scaling.finetuned")
+
+
+def find_scaling(architecture: str, tensors: Iterable[str], metadata: Mapping[str, Any]) -> str | None:
+    """The first thing that scales, in words; None in a plain file.
+
+    Args:
+        metadata: the file's keys and values, text as str.
+    """
+    for name in tensors:
+        if name.endswith(SCALED_TENSORS):
+            return f"it holds {name}"
+    for key, value in metadata.items():
+        name = key.removeprefix(f"{architecture}.")
+        # `longrope` without its tensors is what llama.cpp's converter leaves of a Llama's factors.
+        harmless = name in UNSCALED_KEYS or (name == "rope.scaling.type" and value in ("none", "longrope"))
+        if name.startswith(SCALED_KEYS) and not harmless:
+            return f"{key} is {value!r:.40}"
+    return None
+
+
+def require_plain(path: Path) -> None:
+    """Refuse a file that would be read without its scaling.
+
+    Raises:
+        ModelError: says what scales. A file that is no GGUF is left to who reads it.
+    """
+    import gguf  # noqa: PLC0415 (for GGUF files alone)
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except (OSError, ValueError, IndexError, KeyError):
+        return
+    asked = {key: field for key, field in reader.fields.items() if ".rope." in key or key == ARCHITECTURE}
+    metadata = {key: field.contents() for key, field in asked.items()}
+    names = (tensor.name for tensor in reader.tensors)
+    scaling = find_scaling(str(metadata.get(ARCHITECTURE)), names, metadata)
+    if scaling is not None:
+        raise ModelError(
+            f"{path} is scaled already ({scaling}), and transformers would not read that: name the model "
+            f"that it was made from, and its factors."
+        )

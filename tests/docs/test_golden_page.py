@@ -1,0 +1,14 @@
+"""The Python of docs/golden-vectors.md runs as it stands there."""
+
+import re
+from pathlib import Path
+
+from ropewalk.rope.golden import VECTORS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "golden-vectors.md").read_text(encoding="utf-8")
+
+
+def test_it_runs():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+    exec(block, {})
+    assert (Path(__file__).parents[2] / "src/ropewalk/rope/golden" / VECTORS.name).is_file()
