@@ -61,11 +61,11 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path):
 
 
 def test_the_python_of_the_readme_runs(tmp_path):
-    first, second = blocks("python")
+    first, second, third = blocks("python")
     for long, short in SHORTER_PYTHON.items():
         assert second.count(long) == 1
         second = second.replace(long, short)
-    for program in (first, second):
+    for program in (first, second, third):
         result = run(["-W", "error", "-c", program], tmp_path)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "factors.json").is_file()

@@ -26,7 +26,7 @@ TAKEN = (
 LEFT = (
     "pytorch_model*.json", "tf_model*.json", "flax_model*.json", "adapter_*", "trainer_state.json",
     "all_results.json", "train_results.json", "eval_results.json", "optimizer*", "factors*.json",
-    "ropewalk.json", "run.json", "done.json", "inputs.json", "requirements*.txt", CONFIG,
+    "ropewalk.json", "manifest.json", "run.json", "done.json", "inputs.json", "requirements*.txt", CONFIG,
 )  # fmt: skip
 
 
