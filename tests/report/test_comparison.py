@@ -44,6 +44,15 @@ def test_as_is_counts_from_what_the_models_own_scaling_reaches():
     assert total.geometry == GEOMETRY
 
 
+def test_a_ramp_on_an_own_scaling_is_laid_out_by_the_turns_that_pairs_made_under_it():
+    own = scheme_factors("pi", GEOMETRY, 512)
+    on_top = scheme_at_lengths("yarn", GEOMETRY, 2048, own)(2048).array()[0] / own.array()[0]
+    wanted = scheme_factors("yarn", own.as_window(), 2048).array()[0]
+    np.testing.assert_allclose(on_top, wanted)
+    # Slowed down, pairs made as many turns in 512 tokens as they had made in 256, so the ramp stands there.
+    np.testing.assert_allclose(on_top, scheme_factors("yarn", GEOMETRY, 1024).array()[0], rtol=1e-6)
+
+
 def test_the_verdict_says_that_searched_factors_win():
     said = verdict(
         [record("yarn", 10.0), record("pi", 50.0), record("searched", 9.0)], length=2048, documents="other"

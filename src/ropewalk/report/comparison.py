@@ -41,15 +41,15 @@ def scheme_at_lengths(
 
     Args:
         text: as `parse_scheme` reads it.
-        own: a scaling that the scheme is multiplied onto; the window is then what it reaches.
+        own: a scaling that the scheme is multiplied onto; the window is then what it reaches, and what a ramp
+            is laid out by are the turns that pairs made in it.
 
     Raises:
         SettingError: no such scheme or parameter.
     """
     spec = parse_scheme(text)
     follows_length = spec.name == "dynamic-ntk"
-    window = own.target_length if own is not None else geometry.original_length
-    geometry = replace(geometry, original_length=window)
+    geometry = geometry if own is None else own.as_window()
 
     def at(length: int) -> RescaleFactors:
         factors = scheme_factors(spec, geometry, length if follows_length else longest)
