@@ -146,6 +146,12 @@ def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypat
     assert "can't be run" in refused(
         "verify", model, "--model", model, "--factors", file, "--python", tmp_path / "none"
     )
+    asked = ("verify", model, "--model", model, "--factors", file)
+    assert "is the server up?" in refused(*asked, "--endpoint", "http://127.0.0.1:9")
+    assert "leave --engine and --python out" in refused(
+        *asked, "--endpoint", "http://127.0.0.1:9", "--engine", "transformers"
+    )
+    assert "give --endpoint" in refused(*asked, "--context", "512")
 
 
 def test_verify_prints_a_table_and_ends_with_1_on_a_mismatch(ropewalk, model, factors, tmp_path, books):

@@ -1,6 +1,7 @@
 """`ropewalk verify`: an export, loaded by the real engine, against what Ropewalk computes."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ropewalk.models.load import LoadedModel
 
 MISMATCH_CODE = 1
+Comparison = Callable[["Question", "LoadedModel", list[int], list[int]], "Verification"]
 EngineName = Literal["transformers", "transformers4", "llama.cpp"]
 
 
@@ -41,6 +43,24 @@ def verify(
             metavar="PATH", help="The Python of an environment that has the engine; by default this one."
         ),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask a running OpenAI-compatible server that serves PATH, instead of an engine.",
+        ),
+    ] = None,
+    served_model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The model's name at the endpoint; by default its only one."),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TOKENS",
+            help="What the server was started for (--max-model-len, -c); by default the factors' target.",
+        ),
+    ] = None,
     lengths: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +80,8 @@ def verify(
 ) -> None:
     """Load an export with its real engine and compare frequencies, logits and perplexity with Ropewalk's own.
 
+    With --endpoint a running server is asked for the likeliest next tokens, a request alone and all at once.
+
     The untouched model goes through the same engine, and only what is extra is judged: up to 0.001 of the
     largest logit (to 4096 tokens) and 0.002 nats a token, of quantised GGUF files 0.02 nats. Exit code 1 says
     that the engine computes something else.
@@ -69,18 +91,23 @@ def verify(
         ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json
         ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json \\
             --engine transformers4 --python venv-transformers4/bin/python
+        ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json \\
+            --endpoint http://localhost:8000
     """
     with interruptible("Nothing was written."):
         from ropewalk.export.verify import default_lengths
-        from ropewalk.export.verify import verify as run
         from ropewalk.factor_set import load_set
         from ropewalk.models.load import load_model
         from ropewalk.text.tokens import token_documents
 
         name: EngineName = engine or ("llama.cpp" if path.suffix == ".gguf" else "transformers")
-        asked = _engine(name, python)
         _require_export(path, name)
-        asked.version()  # a missing engine is told before a model is loaded
+        if endpoint is None:
+            _require_no_server(served_model, context)
+            compare = _by_engine(name, python)
+        else:
+            _require_no_engine(engine, python)
+            compare = _by_server(endpoint, served_model, context)
         loaded = load_model(
             model, revision=revision, original_length=original_length, full_attention=full_attention
         )
@@ -93,7 +120,7 @@ def verify(
             tokens = options.parse_lengths(lengths, window) if lengths else default_lengths(question.served)
             documents = token_documents(text, loaded.tokenizer, length=max(tokens), num_documents=1)
             ids = documents.documents[0].ids.tolist()
-            verification = run(question, loaded, asked, ids, tokens, on_step=say)
+            verification = compare(question, loaded, ids, tokens)
         if json:
             result_json([], **verification.as_json())
         else:
@@ -101,6 +128,54 @@ def verify(
             result(_verdict(verification))
     if not verification.is_right:
         raise typer.Exit(MISMATCH_CODE)
+
+
+def _by_engine(name: EngineName, python: str | None) -> Comparison:
+    """Asked whether it is installed before a model is loaded."""
+    from ropewalk.export.verify import verify as run
+
+    engine = _engine(name, python)
+    engine.version()
+    return lambda question, loaded, ids, lengths: run(question, loaded, engine, ids, lengths, on_step=say)
+
+
+def _by_server(url: str, served_model: str | None, context: int | None) -> Comparison:
+    """Asked whether it is up before a model is loaded."""
+    from ropewalk.errors import SettingError
+    from ropewalk.export.endpoint import Endpoint, make_prompt, verify_endpoint
+
+    server = Endpoint(url, served_model)
+
+    def compare(
+        question: "Question", loaded: "LoadedModel", ids: list[int], lengths: list[int]
+    ) -> "Verification":
+        target = question.served.long.target_length
+        room = target if context is None else context
+        if not 3 <= room <= target:
+            raise SettingError(
+                f"--context is {room} tokens, but must be from 3 to the target of these factors, {target}."
+            )
+        counts = sorted({min(length, room - 1) for length in lengths})  # one more is answered
+        prompts = [make_prompt(loaded.tokenizer, ids, count) for count in counts]
+        return verify_endpoint(question.path, question.served, room, loaded, server, prompts, on_step=say)
+
+    return compare
+
+
+def _require_no_engine(engine: EngineName | None, python: str | None) -> None:
+    from ropewalk.errors import SettingError
+
+    if engine is not None or python is not None:
+        raise SettingError("--endpoint asks a running server, so leave --engine and --python out.")
+
+
+def _require_no_server(served_model: str | None, context: int | None) -> None:
+    from ropewalk.errors import SettingError
+
+    if served_model is not None or context is not None:
+        raise SettingError(
+            "--served-model and --context are about a server: give --endpoint, or leave them out."
+        )
 
 
 def _engine(name: EngineName, python: str | None) -> "Engine":

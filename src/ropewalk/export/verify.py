@@ -331,12 +331,13 @@ class _WrongSets:
     ) -> None:
         """Compare one answer with each wrong set, until that is told apart."""
         base = _Distance.between(base_answer, untouched)
-        for name, factors in self._wrong(case).items():
+        wrong = wrong_sets(self._question.served, case.factors, is_long=case.is_long)
+        for name, factors in wrong.items():
             if self._told.get(name):
                 continue
             with loaded.installed(factors):
-                wrong = _read(loaded, text)
-            extra = _Distance.between(answer, wrong).beyond(base)
+                read = _read(loaded, text)
+            extra = _Distance.between(answer, read).beyond(base)
             self._told[name] = not extra.is_within(self._question.limits, case.length)
 
     def checks(self) -> list[Check]:
@@ -346,16 +347,16 @@ class _WrongSets:
             for name, told in self._told.items()
         ]
 
-    def _wrong(self, case: _Case) -> dict[str, RescaleFactors]:
-        """The wrong sets that are not the right one by chance."""
-        right, served = case.factors, self._question.served
-        plain = tuple(1.0 for _ in right.rescale_factors[0])
-        choices = {
-            "no factors": right.replace(rescale_factors=(plain,), attention_factor=1.0, num_start_tokens=0),
-            "the other set": served.short if case.is_long else served.long,
-            "pairs in reverse": right.replace(rescale_factors=(right.rescale_factors[0][::-1],)),
-        }
-        return {name: factors for name, factors in choices.items() if _turns_otherwise(factors, right)}
+
+def wrong_sets(served: Served, right: RescaleFactors, *, is_long: bool) -> dict[str, RescaleFactors]:
+    """Factors that an engine may turn by in place of the right ones; those that are alike are left out."""
+    plain = tuple(1.0 for _ in right.rescale_factors[0])
+    choices = {
+        "no factors": right.replace(rescale_factors=(plain,), attention_factor=1.0, num_start_tokens=0),
+        "the other set": served.short if is_long else served.long,
+        "pairs in reverse": right.replace(rescale_factors=(right.rescale_factors[0][::-1],)),
+    }
+    return {name: factors for name, factors in choices.items() if _turns_otherwise(factors, right)}
 
 
 def _turns_otherwise(one: RescaleFactors, other: RescaleFactors) -> bool:
