@@ -152,6 +152,7 @@ def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypat
         *asked, "--endpoint", "http://127.0.0.1:9", "--engine", "transformers"
     )
     assert "give --endpoint" in refused(*asked, "--context", "512")
+    assert "vllm serve" in refused(*asked, "--engine", "vllm")
 
 
 def test_verify_prints_a_table_and_ends_with_1_on_a_mismatch(ropewalk, model, factors, tmp_path, books):

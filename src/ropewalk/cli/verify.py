@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MISMATCH_CODE = 1
 Comparison = Callable[["Question", "LoadedModel", list[int], list[int]], "Verification"]
-EngineName = Literal["transformers", "transformers4", "llama.cpp"]
+EngineName = Literal["transformers", "transformers4", "llama.cpp", "vllm"]
 
 
 def verify(
@@ -179,8 +179,11 @@ def _require_no_server(served_model: str | None, context: int | None) -> None:
 
 
 def _engine(name: EngineName, python: str | None) -> "Engine":
+    from ropewalk.errors import SettingError
     from ropewalk.export.engines.transformers import transformers_4_engine, transformers_engine
 
+    if name == "vllm":
+        raise SettingError("vLLM is asked as a server: start `vllm serve`, and give --endpoint URL.")
     if name == "transformers4":
         return transformers_4_engine(python)
     if name == "transformers":
