@@ -145,15 +145,6 @@ def test_going_on_with_another_text_is_refused(text):
         other.load_state_dict(packed.state_dict())
 
 
-def test_places_that_were_noted_without_hashes_are_known():
-    packed, other = packer("abcdefghijkl"), packer("abcdefghijkl")
-    next(packed)
-    state = packed.state_dict()
-    del state["current"]["sha256"]
-    other.load_state_dict(state)
-    assert torch.equal(next(other).ids, next(packed).ids)
-
-
 def test_documents_must_be_as_long_as_a_segment():
     packer("abcdef", "g").require_long_documents()
     packer("abcdefgh", "g", bos=None, eos=None).require_long_documents()

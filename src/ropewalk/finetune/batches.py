@@ -322,8 +322,7 @@ class _Rereader:
             self._stream.load_state_dict(noted["origin"])
             self._document, self._origin = self._strip(next(self._stream)), noted["origin"]
         piece = _Piece(self._document, noted["origin"], noted["start"], noted["stop"])
-        # Places that were noted before 2026-11-25 have no hash.
-        if piece.stop > len(piece.document.ids) or noted.get("sha256", piece.sha256) != piece.sha256:
+        if piece.stop > len(piece.document.ids) or noted["sha256"] != piece.sha256:
             raise FinetuneError(
                 f"The text is not the one that this stage began with ({piece.document.source} was another): "
                 f"give the same, or begin the stage anew in another folder."

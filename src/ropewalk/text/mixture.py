@@ -129,7 +129,7 @@ class Mixture:
                 "This place in the training text was noted with other sources, another seed, length or "
                 "tokenizer: go on with those, or start the stage anew."
             )
-        for name, noted in state.get("beginnings", {}).items():  # there are none from before 2026-11-25
+        for name, noted in state["beginnings"].items():
             if noted != self._beginnings[name]:
                 raise DataError(
                     f"{name} holds other documents than when this place in it was noted: give the same text "
