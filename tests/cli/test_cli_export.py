@@ -5,8 +5,9 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM
 
+from completions_server import CompletionsServer
 from ropewalk.export.engines.transformers import PYTHON_OF_4
-from ropewalk.factor_set import FactorSet
+from ropewalk.factor_set import FactorSet, load_set
 from ropewalk.models.load import describe_model
 from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
@@ -172,4 +173,34 @@ def test_verify_prints_a_table_and_ends_with_1_on_a_mismatch(ropewalk, model, fa
     assert {check["what"] for check in found["checks"] if not check["is_right"]} >= {
         "frequencies",
         "config.json",
+    }
+
+
+def test_verify_asks_a_server_and_ends_with_1_on_a_mismatch(
+    ropewalk, refused, model, factors, tmp_path, books
+):
+    file, out = factors(), tmp_path / "out"
+    long = load_set(file).longest
+    ropewalk("export", "hf", model, "--factors", file, "--out", out)
+    command = ("verify", out, "--model", model, "--factors", file, "--text", books, "--endpoint")
+    with CompletionsServer(model, long, context=long.target_length).running() as url:
+        right = ropewalk(*command, url)
+        assert right.code == 0, right.out + right.err
+        assert "Right: server computes what these factors say." in right.out
+        assert "among others" in right.out
+        assert "serves 'tiny'" in refused(*command, url, "--served-model", "other")
+        assert "from 10 to the target" in refused(*command, url, "--context", long.target_length + 1)
+        assert "must be above 0" in refused(*command, url, "--limit", "0")
+        short = ropewalk(*command, url, "--context", 100, "--json")
+        lengths = {check["length"] for check in json.loads(short.out)["checks"]}
+        assert lengths == {32, 92, None}  # a quarter of the window, and what leaves room for an answer
+    plain = long.replace(rescale_factors=([1.0] * len(long.rescale_factors[0]),), attention_factor=1.0)
+    with CompletionsServer(model, plain, context=long.target_length).running() as url:
+        wrong = ropewalk(*command, url, "--json")
+    assert wrong.code == 1
+    found = json.loads(wrong.out)
+    assert found["engine"] == "server"
+    assert {check["what"] for check in found["checks"] if not check["is_right"]} == {
+        "log-probabilities",
+        "no factors would be noticed",
     }

@@ -1,29 +1,38 @@
 """A running server is right, or its fault is named: a small server of our own, and llama.cpp's real one."""
 
-import json
+import dataclasses
 import os
 import socket
 import subprocess
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
 
-from ropewalk.errors import EngineError, ExportError, SettingError
+from completions_server import CompletionsServer
+from ropewalk.errors import EngineError, ExportError
 from ropewalk.export import Served
-from ropewalk.export.endpoint import Endpoint, make_prompt, verify_endpoint
+from ropewalk.export.bases import may_be_rounded
+from ropewalk.export.completions import Endpoint, Prompt, make_prompt
+from ropewalk.export.endpoint import LIMIT, NUM_TOKENS, deciding_context, verify_endpoint
 from ropewalk.export.gguf import export_gguf, write_base_gguf
+from ropewalk.export.gguf_file import StoredTensor, read_gguf, write_gguf
+from ropewalk.export.huggingface import export_hf
 from ropewalk.export.verify import wrong_sets
 from ropewalk.factor_set import FactorSet
 from ropewalk.models.load import load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
+from tiny import make_tiny_model
 
 PYTHON = "ROPEWALK_LLAMA_CPP_PYTHON"
 TEXT = "def tab(x): return 12 + x  # and more of it, line by line\n" * 20
+LENGTHS = [20, 64, 65, 200]
 
 
 @pytest.fixture
@@ -41,111 +50,45 @@ def served(loaded):
 
 @pytest.fixture
 def prompts(loaded):
-    ids = loaded.tokenizer(TEXT).input_ids
-    return [make_prompt(loaded.tokenizer, ids, length) for length in (20, 64, 65, 200)]
+    return prompts_of(loaded)
 
 
-class Server:
-    """A completions server over one model; what it does wrong is set by name."""
-
-    def __init__(self, loaded, factors, fault=""):
-        self.loaded, self.factors, self.fault = loaded, factors, fault
-        self.lock, self.num_inside, self.keys = threading.Lock(), 0, set()
-
-    def answer(self, asked):
-        prompt, tokenizer = asked["prompt"], self.loaded.tokenizer
-        if isinstance(prompt, str):
-            prompt = tokenizer(prompt).input_ids
-        elif self.fault == "takes text alone":
-            return 500, {"error": "prompt must be a string"}
-        if self.fault == "cuts prompts":
-            prompt = prompt[-32:]
-        factors = self.factors
-        if self.fault == "minds its neighbours" and self.num_inside > 1:
-            factors = factors.replace(attention_factor=1.0)
-        with self.lock, self.loaded.installed(factors), torch.no_grad():
-            logits = self.loaded.model(torch.tensor([prompt])).logits[0, -1]
-        found = logits.double().log_softmax(-1).topk(asked["logprobs"])
-        shown = {
-            tokenizer.decode([number]): value
-            for number, value in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        }
-        first = next(iter(shown))
-        told = {
-            "tokens": [first], "token_logprobs": [shown[first]], "text_offset": [0], "top_logprobs": [shown],
-        }  # fmt: skip
-        choice = {
-            "index": 0, "finish_reason": "length", "text": first,
-            "logprobs": None if self.fault == "shows nothing" else told,
-        }  # fmt: skip
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": 1, "total_tokens": len(prompt) + 1}
-        return 200, {
-            "id": "1", "object": "text_completion", "created": 0, "model": "tiny", "choices": [choice],
-            "usage": usage,
-        }  # fmt: skip
-
-    @contextmanager
-    def running(self):
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-            def reply(self, code, content):
-                body = json.dumps(content).encode()
-                self.send_response(code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self):
-                outer.keys.add(self.headers["Authorization"])
-                if outer.fault == "wants a key":
-                    self.reply(401, {"error": {"message": "no such key"}})
-                else:
-                    models = [{"id": "tiny", "object": "model", "created": 0, "owned_by": "us"}]
-                    self.reply(200, {"object": "list", "data": models})
-
-            def do_POST(self):
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.num_inside += 1
-                if outer.fault == "minds its neighbours":
-                    time.sleep(0.3)
-                self.reply(*outer.answer(asked))
-                outer.num_inside -= 1
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}"
-            finally:
-                server.shutdown()
-                thread.join()
+def prompts_of(loaded):
+    ids = loaded.tokenizer(TEXT, add_special_tokens=False).input_ids
+    return [make_prompt(loaded.tokenizer, ids, length) for length in LENGTHS]
 
 
 def failed(verification):
     return sorted({check.what for check in verification.checks if not check.is_right})
 
 
-def verified(loaded, served, prompts, factors, fault="", context=256):
-    # A model of its own: threads of the server install factors while ours are compared.
-    server = Server(load_model(loaded.name), factors, fault)
-    with server.running() as url:
-        return verify_endpoint("export", served, context, loaded, Endpoint(url), prompts)
+def verified(loaded, served, prompts, factors, fault="", context=256, on_step=None, **how):
+    with CompletionsServer(loaded.name, factors, fault, **how).running() as url:
+        return verify_endpoint("export", served, context, loaded, Endpoint(url), prompts, on_step=on_step)
 
 
-@pytest.mark.parametrize("fault", ["", "takes text alone"])
-def test_a_right_server_is_right(loaded, served, prompts, fault):
-    verification = verified(loaded, served, prompts, served.long, fault)
+@pytest.mark.parametrize(
+    ("fault", "form"), [("", "texts"), ("", "ids"), ("", "content"), ("takes text alone", "texts")]
+)
+def test_a_right_server_is_right(loaded, served, prompts, fault, form):
+    verification = verified(loaded, served, prompts, served.long, fault, form=form)
     assert failed(verification) == []
-    assert [check.length for check in verification.checks if check.length] == [20, 64, 65, 200] * 2
+    assert [check.length for check in verification.checks if check.length] == LENGTHS * 2
     assert max(check.found for check in verification.checks if check.length) < 1e-4
     assert [check.what for check in verification.checks if not check.length] == [
         f"{name} would be noticed" for name in ("no factors", "the other set", "pairs in reverse")
     ]
+
+
+def test_what_it_is_asked(loaded, served, prompts):
+    server = CompletionsServer(loaded.name, served.long)
+    with server.running() as url:
+        verify_endpoint("export", served, 256, loaded, Endpoint(url), prompts)
+    assert [asked["prompt"] for asked in server.asked[:4]] == [list(prompt.ids) for prompt in prompts]
+    assert sorted(len(asked["prompt"]) for asked in server.asked[4:]) == LENGTHS
+    assert {(asked["max_tokens"], asked["temperature"]) for asked in server.asked} == {(NUM_TOKENS, 0)}
+    assert all(asked["return_tokens_as_token_ids"] and asked["ignore_eos"] for asked in server.asked)
+    assert len({asked["cache_salt"] for asked in server.asked}) == len(server.asked)
 
 
 def test_a_server_that_was_started_for_short_texts_turns_by_the_short_set(loaded, served, prompts):
@@ -161,52 +104,179 @@ def test_every_wrong_set_is_noticed(loaded, served, prompts):
         ]
 
 
-def test_a_server_whose_answers_depend_on_other_requests(loaded, served, prompts):
-    assert failed(verified(loaded, served, prompts, served.long, "minds its neighbours")) == ["among others"]
+@pytest.mark.parametrize(
+    ("fault", "wrong"),
+    [
+        ("minds its neighbours", "among others"),
+        ("goes wrong after its first token", "log-probabilities"),  # a cache that crosses to other factors
+    ],
+)
+def test_a_server_whose_answers_change(loaded, served, prompts, fault, wrong):
+    assert failed(verified(loaded, served, prompts, served.long, fault)) == [wrong]
+
+
+@pytest.mark.parametrize("fault", ["takes the other of two among others", "ends early among others"])
+def test_another_choice_is_no_other_answer(loaded, served, prompts, fault):
+    """What a server chooses of two that are as likely is its own affair; what follows is not compared."""
+    assert failed(verified(loaded, served, prompts, served.long, fault)) == []
+
+
+def test_a_server_whose_tokens_are_not_ours(loaded, served, prompts):
+    found = verified(loaded, served, prompts, served.long, form="marks")
+    assert failed(found) == ["log-probabilities"]
+    assert all(check.found == float("inf") for check in found.checks if check.what == "log-probabilities")
+
+
+def test_answers_that_are_no_numbers_are_wrong(loaded, served, prompts):
+    found = verified(loaded, served, prompts, served.long, "has lost its mind")
+    assert failed(found) == ["among others", "log-probabilities"]
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "lengths", "said"),
     [
-        ("cuts prompts", "reads 32 tokens where the checkpoint's tokenizer has 64"),
-        ("shows nothing", "shows no log-probabilities"),
+        ("puts a BOS first", [20, 64, 65, 200], "puts a BOS before the text"),
+        ("leaves out the BOS", [19, 63, 64, 199], "leaves out the BOS"),
     ],
 )
-def test_what_a_server_can_not_be_asked_is_one_line(loaded, served, prompts, fault, said):
-    with pytest.raises(EngineError, match=said):
-        verified(loaded, served, prompts[1:], served.long, fault)
+def test_a_bos_more_or_less_is_told_and_taken_into_account(loaded, served, prompts, fault, lengths, said):
+    if fault == "puts a BOS first":
+        prompts = [Prompt(ids=prompt.ids[1:]) for prompt in prompts]  # a tokenizer that opens with none
+    story = []
+    verification = verified(loaded, served, prompts, served.long, fault, on_step=story.append)
+    assert failed(verification) == []
+    assert [check.length for check in verification.checks if check.length] == lengths * 2
+    assert any(said in line for line in story)
+
+
+@pytest.mark.parametrize(
+    ("fault", "context", "said"),
+    [
+        ("cuts prompts", 256, "reads 32 tokens where the checkpoint's tokenizer has 64"),
+        ("shows nothing", 256, "shows no log-probabilities"),
+        ("says nothing of use", 256, "not in a form of OpenAI's; all of it: Invalid JSON"),
+        ("", 100, "maximum context length is 100 tokens"),
+    ],
+)
+def test_what_a_server_can_not_be_asked_is_one_line(loaded, served, prompts, fault, context, said):
+    with CompletionsServer(loaded.name, served.long, fault, context=context).running() as url:
+        endpoint = Endpoint(url)
+        with pytest.raises(EngineError, match=said) as raised:
+            verify_endpoint("export", served, 256, loaded, endpoint, prompts[1:])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_takes_text_alone_and_a_prompt_that_has_none(loaded, served, prompts):
+    prompt = make_prompt(loaded.tokenizer, [0] * 50, 50)
+    assert prompt == Prompt(ids=(0,) * 50)
+    with CompletionsServer(loaded.name, served.long, "takes text alone").running() as url:
+        endpoint = Endpoint(url)
+        with pytest.raises(EngineError, match="prompt must be a string"):
+            endpoint.complete(prompt, 1)
+        endpoint.complete(prompts[0], 1)
+        with pytest.raises(EngineError, match="takes text alone, and no piece of the text has 50 tokens"):
+            endpoint.complete(prompt, 1)
+
+
+def test_a_server_that_does_not_answer_in_time(loaded, served, prompts):
+    with CompletionsServer(loaded.name, served.long, "sleeps").running() as url:
+        endpoint = Endpoint(url, timeout_s=0.2)
+        with pytest.raises(EngineError, match="timed out"):
+            endpoint.complete(prompts[0], 1)
 
 
 def test_who_is_not_there_or_lets_nobody_in(loaded, served, monkeypatch):
     with pytest.raises(ExportError, match=r"http://127.0.0.1:9/v1 lists no models"):
-        Endpoint("http://127.0.0.1:9")
+        Endpoint("http://me:password@127.0.0.1:9")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
     with (
-        Server(loaded, served.long, "wants a key").running() as url,
-        pytest.raises(ExportError, match="no such key"),
+        CompletionsServer(loaded.name, served.long, "wants a key").running() as url,
+        pytest.raises(ExportError, match=r"no such key: Bearer \*\*\*"),
     ):
         Endpoint(url)
-    monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    server = Server(loaded, served.long)
+    server = CompletionsServer(loaded.name, served.long)
     with server.running() as url:
         assert Endpoint(url + "/v1/").name == "tiny"
         with pytest.raises(ExportError, match="serves 'tiny': name one of them by --served-model"):
             Endpoint(url, "other")
-    assert server.keys == {"Bearer secret"}
+    assert server.keys == {"Bearer sk-secret-123"}
 
 
 def test_prompts_have_the_length_asked_for_when_they_are_read_anew(loaded, prompts):
-    assert [len(prompt.ids) for prompt in prompts] == [20, 64, 65, 200]
+    assert [len(prompt.ids) for prompt in prompts] == LENGTHS
     assert all(tuple(loaded.tokenizer(prompt.text).input_ids) == prompt.ids for prompt in prompts)
-    with pytest.raises(SettingError, match="another --text"):
-        make_prompt(loaded.tokenizer, [0] * 50, 50)
+
+
+@pytest.fixture
+def spaced(tmp_path):
+    """A model whose tokenizer drops the space of a word that opens a text, as SentencePiece does."""
+    letters = "abcdefghij"
+    pieces = ["<s>", "</s>", *letters, "▁", *(f"▁{letter}" for letter in letters)]
+    tokenizer = Tokenizer(
+        tokenizer_models.BPE(
+            vocab={piece: number for number, piece in enumerate(pieces)},
+            merges=[("▁", letter) for letter in letters],
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    make_tiny_model(fast).save_pretrained(tmp_path / "spaced")
+    fast.save_pretrained(tmp_path / "spaced")
+    return load_model(tmp_path / "spaced")
+
+
+@pytest.mark.parametrize("form", ["texts", "pieces"])
+def test_texts_that_stand_for_two_tokens(spaced, form):
+    """`a` is the token of ` a`, shown alone, and that of `a` within a word."""
+    assert spaced.tokenizer.decode([13]) == spaced.tokenizer.decode([2]) == "a"
+    long = scheme_factors("yarn", spaced.geometry, 256).replace(attention_factor=1.1)
+    served = Served.of(FactorSet.of([long]), "pinned")
+    ids = spaced.tokenizer("a bc def ghij abcdefghij ab cd " * 20).input_ids
+    prompts = [make_prompt(spaced.tokenizer, ids, length) for length in LENGTHS]
+    right = verified(spaced, served, prompts, long, form=form)
+    assert failed(right) == []
+    assert max(check.found for check in right.checks if check.length) < 1e-4
+    wrong = verified(spaced, served, prompts, long.replace(attention_factor=1.0), form=form)
+    assert "log-probabilities" in failed(wrong)
+
+
+@pytest.mark.parametrize(("stated", "is_coarse"), [("float16", False), ("float32", True), ("bfloat16", True)])
+def test_a_server_s_precision_follows_from_the_folder(loaded, tmp_path, stated, is_coarse):
+    factor_set = FactorSet.of([scheme_factors("yarn", loaded.geometry, 256)])
+    export_hf(loaded.name, factor_set, tmp_path / "out")
+    config = tmp_path / "out" / "config.json"
+    text = config.read_text()
+    assert '"float32"' in text
+    config.write_text(text.replace('"float32"', f'"{stated}"'))
+    assert may_be_rounded(tmp_path / "out") == is_coarse
+    config.write_text(text.replace('"float32"', '"float16", "quantization_config": {}'))
+    assert may_be_rounded(tmp_path / "out")
+    assert deciding_context(tmp_path / "out", 257) == 257
+
+
+def test_llama_cpp_computes_what_a_gguf_file_holds_and_rounds_its_context_up(tmp_path):
+    write_base_gguf("scale-model", tmp_path / "base.gguf")
+    assert not may_be_rounded(tmp_path / "base.gguf")
+    content = read_gguf(tmp_path / "base.gguf")
+    weights = next(tensor for tensor in content.tensors if len(tensor.shape) == 2)
+    packed = quantize(weights.load(), GGMLQuantizationType.Q8_0)
+    coarse = StoredTensor(
+        name=weights.name, kind=GGMLQuantizationType.Q8_0, shape=packed.shape, dtype=packed.dtype,
+        load=lambda: packed,
+    )  # fmt: skip
+    write_gguf(dataclasses.replace(content, tensors=(coarse,)), tmp_path / "coarse.gguf")
+    assert may_be_rounded(tmp_path / "coarse.gguf")
+    assert [deciding_context(tmp_path / "base.gguf", n) for n in (64, 256, 257)] == [256, 256, 512]
 
 
 @contextmanager
-def llama_cpp_server(model):
+def llama_cpp_server(model, context):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [os.environ[PYTHON], "-m", "llama_cpp.server", "--model", str(model), "--n_ctx", "2048"]
+    command = [os.environ[PYTHON], "-m", "llama_cpp.server", "--model", str(model), "--n_ctx", str(context)]
     command += ["--logits_all", "true", "--n_threads", "1", "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with subprocess.Popen(
@@ -229,15 +299,26 @@ def llama_cpp_server(model):
 )
 def test_llama_cpp_s_own_server(tmp_path):
     loaded = load_model("scale-model")
-    factor_set = FactorSet.of([scheme_factors("yarn", loaded.geometry, 2048)])
-    served = Served.of(factor_set, "pinned")
+    long = scheme_factors("yarn", loaded.geometry, 2048)
+    short = scheme_factors("pi:factor=1.5", loaded.geometry, 256).replace(
+        attention_factor=long.attention_factor
+    )
+    factor_set = FactorSet.of([short, long])
+    served = Served.of(factor_set, "switching")
     ids = token_documents("stdlib", loaded.tokenizer, length=2040, num_documents=1).documents[0].ids.tolist()
-    prompts = [make_prompt(loaded.tokenizer, ids, length) for length in (100, 257, 2030)]
-    export_gguf("scale-model", factor_set, tmp_path / "right.gguf")
+    prompts = [make_prompt(loaded.tokenizer, ids, length) for length in (100, 248, 257, 2040)]
+    export_gguf("scale-model", factor_set, tmp_path / "right.gguf", mode="switching")
     write_base_gguf("scale-model", tmp_path / "wrong.gguf")
-    with llama_cpp_server(tmp_path / "right.gguf") as url:
-        right = verify_endpoint("right.gguf", served, 2048, loaded, Endpoint(url), prompts)
-    with llama_cpp_server(tmp_path / "wrong.gguf") as url:
-        wrong = verify_endpoint("wrong.gguf", served, 2048, loaded, Endpoint(url), prompts)
+
+    def verified_by(file, context, asked):
+        with llama_cpp_server(tmp_path / file, context) as url:
+            return verify_endpoint(file, served, context, loaded, Endpoint(url), asked)
+
+    right = verified_by("right.gguf", 2048, prompts)
     assert failed(right) == []
-    assert failed(wrong) == ["log-probabilities", "no factors would be noticed"]
+    assert max(check.found for check in right.checks if check.length) < LIMIT / 4
+    assert failed(verified_by("right.gguf", 256, prompts[:2])) == []
+    assert failed(verified_by("wrong.gguf", 2048, prompts)) == [
+        "log-probabilities",
+        "no factors would be noticed",
+    ]

@@ -11,7 +11,7 @@ from ropewalk.cli import options
 from ropewalk.cli.output import interruptible, result, result_json, say, table
 
 if TYPE_CHECKING:
-    from ropewalk.export import Mode
+    from ropewalk.export import Mode, Served
     from ropewalk.export.engines import Engine
     from ropewalk.export.verdict import Check, Limits, Verification
     from ropewalk.export.verify import Question
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ropewalk.models.load import LoadedModel
 
 MISMATCH_CODE = 1
-Comparison = Callable[["Question", "LoadedModel", list[int], list[int]], "Verification"]
+Comparison = Callable[["LoadedModel", "FactorSet", "Served", list[int], list[int]], "Verification"]
 EngineName = Literal["transformers", "transformers4", "llama.cpp", "vllm"]
 
 
@@ -58,7 +58,16 @@ def verify(
         int | None,
         typer.Option(
             metavar="TOKENS",
-            help="What the server was started for (--max-model-len, -c); by default the factors' target.",
+            help="What the server was started for (--max-model-len, -c), for each request; by default the "
+            "factors' target.",
+        ),
+    ] = None,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NATS",
+            help="How far a server's log-probabilities may be off in the mean; by default 0.2, or 0.03 for "
+            "a GGUF file of float32 or float16 and a folder in float16.",
         ),
     ] = None,
     lengths: Annotated[
@@ -80,7 +89,8 @@ def verify(
 ) -> None:
     """Load an export with its real engine and compare frequencies, logits and perplexity with Ropewalk's own.
 
-    With --endpoint a running server is asked for the likeliest next tokens, a request alone and all at once.
+    With --endpoint a running server is asked to go on with texts of these lengths, one alone and all at once,
+    and the log-probabilities of its 8 tokens and their rivals are compared.
 
     The untouched model goes through the same engine, and only what is extra is judged: up to 0.001 of the
     largest logit (to 4096 tokens) and 0.002 nats a token, of quantised GGUF files 0.02 nats. Exit code 1 says
@@ -95,6 +105,8 @@ def verify(
             --endpoint http://localhost:8000
     """
     with interruptible("Nothing was written."):
+        from ropewalk.export import Served
+        from ropewalk.export.completions import NUM_SPARE
         from ropewalk.export.verify import default_lengths
         from ropewalk.factor_set import load_set
         from ropewalk.models.load import load_model
@@ -103,24 +115,24 @@ def verify(
         name: EngineName = engine or ("llama.cpp" if path.suffix == ".gguf" else "transformers")
         _require_export(path, name)
         if endpoint is None:
-            _require_no_server(served_model, context)
-            compare = _by_engine(name, python)
+            _require_no_server(served_model, context, limit)
+            compare = _by_engine(path, name, python)
         else:
             _require_no_engine(engine, python)
-            compare = _by_server(endpoint, served_model, context)
+            compare = _by_server(path, endpoint, served_model, context, limit)
         loaded = load_model(
             model, revision=revision, original_length=original_length, full_attention=full_attention
         )
         factor_set = load_set(factors)
         factor_set.require_geometry(loaded.geometry, loaded.name)
         loaded.warn_if_other_weights(factor_set.longest, str(factors))
-        with tempfile.TemporaryDirectory(prefix="ropewalk-") as folder:
-            question = _question(path, loaded, name, factor_set, mode, Path(folder))
-            window = loaded.geometry.original_length
-            tokens = options.parse_lengths(lengths, window) if lengths else default_lengths(question.served)
-            documents = token_documents(text, loaded.tokenizer, length=max(tokens), num_documents=1)
-            ids = documents.documents[0].ids.tolist()
-            verification = compare(question, loaded, ids, tokens)
+        served = Served.of(factor_set, mode or _stated_mode(path, name) or "pinned")
+        window = loaded.geometry.original_length
+        tokens = options.parse_lengths(lengths, window) if lengths else default_lengths(served)
+        spare = 0 if endpoint is None else NUM_SPARE
+        documents = token_documents(text, loaded.tokenizer, length=max(tokens) + spare, num_documents=1)
+        ids = documents.documents[0].ids.tolist()
+        verification = compare(loaded, factor_set, served, ids, tokens)
         if json:
             result_json([], **verification.as_json())
         else:
@@ -130,34 +142,57 @@ def verify(
         raise typer.Exit(MISMATCH_CODE)
 
 
-def _by_engine(name: EngineName, python: str | None) -> Comparison:
+def _by_engine(path: Path, name: EngineName, python: str | None) -> Comparison:
     """Asked whether it is installed before a model is loaded."""
     from ropewalk.export.verify import verify as run
 
     engine = _engine(name, python)
     engine.version()
-    return lambda question, loaded, ids, lengths: run(question, loaded, engine, ids, lengths, on_step=say)
+
+    def compare(
+        loaded: "LoadedModel", factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
+    ) -> "Verification":
+        with tempfile.TemporaryDirectory(prefix="ropewalk-") as folder:
+            question = _question(path, loaded, name, factor_set, served.mode, Path(folder))
+            return run(question, loaded, engine, ids, lengths, on_step=say)
+
+    return compare
 
 
-def _by_server(url: str, served_model: str | None, context: int | None) -> Comparison:
+def _by_server(
+    path: Path, url: str, served_model: str | None, context: int | None, limit: float | None
+) -> Comparison:
     """Asked whether it is up before a model is loaded."""
     from ropewalk.errors import SettingError
-    from ropewalk.export.endpoint import Endpoint, make_prompt, verify_endpoint
+    from ropewalk.export.bases import may_be_rounded
+    from ropewalk.export.completions import Endpoint, make_prompt
+    from ropewalk.export.endpoint import LIMIT, NUM_TOKENS, ROUNDED_LIMIT, deciding_context, verify_endpoint
 
+    if limit is not None and not 0 < limit < float("inf"):
+        raise SettingError(f"--limit is {limit:g} nats, but must be above 0.")
     server = Endpoint(url, served_model)
 
     def compare(
-        question: "Question", loaded: "LoadedModel", ids: list[int], lengths: list[int]
+        loaded: "LoadedModel", _factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
     ) -> "Verification":
-        target = question.served.long.target_length
+        target = served.long.target_length
         room = target if context is None else context
-        if not 3 <= room <= target:
+        if not NUM_TOKENS + 2 <= room <= target:
             raise SettingError(
-                f"--context is {room} tokens, but must be from 3 to the target of these factors, {target}."
+                f"--context is {room} tokens, but must be from {NUM_TOKENS + 2} to the target of these "
+                f"factors, {target}."
             )
-        counts = sorted({min(length, room - 1) for length in lengths})  # one more is answered
-        prompts = [make_prompt(loaded.tokenizer, ids, count) for count in counts]
-        return verify_endpoint(question.path, question.served, room, loaded, server, prompts, on_step=say)
+        counts = sorted({min(length, room - NUM_TOKENS) for length in lengths})
+        return verify_endpoint(
+            str(path),
+            served,
+            deciding_context(path, room),
+            loaded,
+            server,
+            [make_prompt(loaded.tokenizer, ids, count) for count in counts],
+            limit=limit or (ROUNDED_LIMIT if may_be_rounded(path) else LIMIT),
+            on_step=say,
+        )
 
     return compare
 
@@ -169,12 +204,12 @@ def _require_no_engine(engine: EngineName | None, python: str | None) -> None:
         raise SettingError("--endpoint asks a running server, so leave --engine and --python out.")
 
 
-def _require_no_server(served_model: str | None, context: int | None) -> None:
+def _require_no_server(served_model: str | None, context: int | None, limit: float | None) -> None:
     from ropewalk.errors import SettingError
 
-    if served_model is not None or context is not None:
+    if (served_model, context, limit) != (None, None, None):
         raise SettingError(
-            "--served-model and --context are about a server: give --endpoint, or leave them out."
+            "--served-model, --context and --limit are about a server: give --endpoint, or leave them out."
         )
 
 
@@ -203,16 +238,17 @@ def _require_export(path: Path, engine: EngineName) -> None:
         raise ExportError(f"{path} holds no config.json: name a folder that `ropewalk export hf` wrote.")
 
 
+def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":
+    from ropewalk.export import gguf, manifest
+
+    return gguf.read_mode(path) if engine == "llama.cpp" else manifest.read_mode(path)
+
+
 def _question(
-    path: Path,
-    loaded: "LoadedModel",
-    engine: EngineName,
-    factor_set: "FactorSet",
-    mode: "Mode | None",
-    folder: Path,
+    path: Path, loaded: "LoadedModel", engine: EngineName, factor_set: "FactorSet", mode: "Mode", folder: Path
 ) -> "Question":
     from ropewalk.export.bases import base_folder
-    from ropewalk.export.manifest import read_folded, read_mode
+    from ropewalk.export.manifest import read_folded
     from ropewalk.export.verify import Question
 
     if engine == "llama.cpp":
@@ -222,16 +258,16 @@ def _question(
         path,
         str(base_folder(loaded.name, folder, loaded.revision)),
         factor_set,
-        mode=mode or read_mode(path) or "pinned",
+        mode=mode,
         folded_for=None if folded is None else folded[1],
     )
 
 
 def _gguf_question(
-    path: Path, loaded: "LoadedModel", factor_set: "FactorSet", mode: "Mode | None", folder: Path
+    path: Path, loaded: "LoadedModel", factor_set: "FactorSet", mode: "Mode", folder: Path
 ) -> "Question":
     from ropewalk.export.bases import is_quantised_gguf
-    from ropewalk.export.gguf import read_mode, write_base_gguf
+    from ropewalk.export.gguf import write_base_gguf
     from ropewalk.export.verdict import FLOAT32, QUANTISED
     from ropewalk.export.verify import Question
 
@@ -240,9 +276,7 @@ def _gguf_question(
         base = folder / "base.gguf"
         write_base_gguf(loaded.name, base)
     limits: Limits = QUANTISED if is_quantised_gguf(path) else FLOAT32
-    return Question.about(
-        path, str(base), factor_set, mode=mode or read_mode(path) or "pinned", limits=limits
-    )
+    return Question.about(path, str(base), factor_set, mode=mode, limits=limits)
 
 
 def _table(verification: "Verification") -> str:

@@ -38,3 +38,19 @@ def is_quantised_gguf(path: Path) -> bool:
         ExportError: no GGUF file that can be read.
     """
     return any(tensor.kind.name != "F32" for tensor in read_gguf(path).tensors)
+
+
+def may_be_rounded(path: Path) -> bool:
+    """Whether a server may compute an export in something coarser than float16: bfloat16, or quantised.
+
+    llama.cpp computes what a GGUF file holds. vLLM believes what a folder states, but takes bfloat16 for
+    float32.
+
+    Raises:
+        ExportError: no GGUF file that can be read.
+    """
+    if path.is_file():
+        return any(tensor.kind.name not in ("F32", "F16") for tensor in read_gguf(path).tensors)
+    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    stated = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    return "quantization_config" in config or stated != "float16"

@@ -1,151 +1,41 @@
 """Whether a running server gives the answers that Ropewalk computes, alone and among other requests.
 
-A server with OpenAI's completions interface (vLLM, SGLang, llama.cpp) shows no logits, but the likeliest next
-tokens and their log-probabilities. For each length it is asked for those after a text of that many tokens,
-and they are compared with ours under the factors that it should turn by; then all requests are sent at once,
-and each answer must be what it was alone. Wrong factors must be told from the right ones, as in `verify`.
+A server (`export.completions`) shows no logits, but the tokens that it goes on with, and at each of their
+places the likeliest tokens with their log-probabilities:
 
-Tokens are compared by their text, as servers give it: those that stand for the same text count together, and
-parts of a character, which have no text of their own, do not count. An answer of them alone says nothing.
+    prompt    1 .. n        a text of each length
+    answer    n+1 .. n+8    the server's own choice, and there the 5 likeliest
+    ours      1 .. n+8      the same tokens, read under the factors that the server should turn by
+
+So its first step shows what it computed for the prompt, and the later ones what it computes token by token,
+with what it has cached. Then all prompts are sent at once, the longest first, and no answer may change: an
+engine that chooses its factors by the longest row of a batch gives a short prompt another one. Wrong factors
+must be told from the right ones, as in `verify`.
 """
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ropewalk.errors import EngineError, ExportError, MissingEngineError, SettingError
+from ropewalk.errors import EngineError
 from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.export import Served
+from ropewalk.export.completions import Answer, Endpoint, Prompt, Step, Token
+from ropewalk.export.gguf import CONTEXT_STEP
 from ropewalk.export.verdict import Check, Verification
 from ropewalk.export.verify import wrong_sets
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel
 
-NUM_LIKELIEST = 5  # as many as every server gives
-LIMIT = 0.05  # nats: see `verify_endpoint`
+NUM_TOKENS = 8
+LIMIT, ROUNDED_LIMIT = 0.03, 0.2  # nats: see `verify_endpoint`
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"
-OFFSETS, SHORTER = 16, 8  # where, and how much shorter, a text of so many tokens is looked for
-SECONDS = 600.0
-
-Likeliest = dict[str, float]  # a token's text to its log-probability
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What a server is asked to go on with.
-
-    Attributes:
-        ids: as our tokenizer has it.
-        text: the same, for a server that takes no ids.
-    """
-
-    ids: tuple[int, ...]
-    text: str
-
-
-class Endpoint:
-    """A server, through OpenAI's own client.
-
-    Args:
-        url: with or without `/v1`.
-        name: of the model there; by default the only one that it serves.
-
-    Raises:
-        MissingEngineError: the client is not installed.
-        ExportError: no server there, or not this model.
-    """
-
-    def __init__(self, url: str, name: str | None = None) -> None:
-        try:
-            import openai  # noqa: PLC0415 (an extra)
-        except ImportError:
-            raise MissingEngineError(
-                "The client for OpenAI-compatible servers is not installed: install it by "
-                "`pip install 'ropewalk[endpoint]'`."
-            ) from None
-        self.url = url if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1"
-        self._errors = openai.OpenAIError
-        self._refused = (openai.BadRequestError, openai.UnprocessableEntityError, openai.InternalServerError)
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        try:
-            self._client = openai.OpenAI(base_url=self.url, api_key=key, timeout=SECONDS, max_retries=0)
-            models = [model.id for model in self._client.models.list()]
-        except (self._errors, ValueError) as error:
-            raise ExportError(f"{self.url} lists no models ({_short(error)}): is the server up?") from None
-        self.name = name or (models[0] if len(models) == 1 else "")
-        if self.name not in models:
-            raise ExportError(
-                f"{self.url} serves {', '.join(map(repr, models)) or 'no model'}: name one of them by "
-                f"--served-model."
-            )
-        self._takes_ids = True
-
-    def likeliest(self, prompt: Prompt) -> Likeliest:
-        """The likeliest next tokens.
-
-        Raises:
-            EngineError: the server refuses, fails or shows no log-probabilities, or reads other tokens.
-        """
-        reply = self._ask(prompt)
-        shown = reply.choices[0].logprobs if reply.choices else None
-        if shown is None or not shown.top_logprobs:
-            raise EngineError(
-                f"{self.url} shows no log-probabilities: start it so that it does (llama-cpp-python: "
-                f"--logits_all true)."
-            )
-        counted = reply.usage.prompt_tokens if reply.usage is not None else len(prompt.ids)
-        if counted != len(prompt.ids):
-            raise EngineError(
-                f"{self.url} reads {counted} tokens where the checkpoint's tokenizer has {len(prompt.ids)}: "
-                f"it serves another tokenizer, or cuts prompts short."
-            )
-        return dict(shown.top_logprobs[0])
-
-    def _ask(self, prompt: Prompt) -> Any:
-        if self._takes_ids:
-            try:
-                return self._complete(list(prompt.ids))
-            except self._refused:
-                self._takes_ids = False  # some take text alone
-            except self._errors as error:
-                raise self._failed(error) from None
-        try:
-            return self._complete(prompt.text)
-        except self._errors as error:
-            raise self._failed(error) from None
-
-    def _complete(self, prompt: Any) -> Any:
-        return self._client.completions.create(
-            model=self.name, prompt=prompt, max_tokens=1, temperature=0, logprobs=NUM_LIKELIEST
-        )
-
-    def _failed(self, error: Exception) -> EngineError:
-        return EngineError(f"{self.url} does not answer as it should: {_short(error)}")
-
-
-def make_prompt(tokenizer: Any, ids: Sequence[int], length: int) -> Prompt:
-    """A text that has so many tokens, special ones included, also when it is cut into tokens anew.
-
-    Args:
-        ids: of a text of at least `length` tokens; a few less are taken where no piece of it fits.
-
-    Raises:
-        SettingError: no piece of it does.
-    """
-    num_special = len(tokenizer("").input_ids)
-    for wanted in range(length, max(1, length - SHORTER), -1):
-        taken = wanted - num_special
-        for offset in range(min(OFFSETS, len(ids) - taken) + 1):
-            text = tokenizer.decode(ids[offset : offset + taken], skip_special_tokens=True)
-            found = tokenizer(text).input_ids
-            if len(found) == wanted:
-                return Prompt(ids=tuple(found), text=text)
-    raise SettingError(f"No piece of the text has {length} tokens when it is read anew: give another --text.")
 
 
 def verify_endpoint(
@@ -161,41 +51,47 @@ def verify_endpoint(
 ) -> Verification:
     """Compare a server's answers with ours.
 
-    A check is the mean difference between the log-probabilities of a length's likeliest tokens. The limit is
-    for servers that round, weights or cache: on the bundled model llama.cpp's 16-bit cache alone makes 0.002,
-    and wrong factors make above 0.3.
+    `log-probabilities` is the mean difference, over an answer's steps and their likeliest tokens, from ours;
+    `among others` the same from the answer to the prompt alone.
+
+    The limit is about three times what rounding alone makes. Measured in the mean of 8 tokens, on the bundled
+    model and on one of 30 layers (SmolLM2-135M): float16, of weights or cache, up to 0.004 and 0.01; bfloat16
+    0.026 and 0.066; weights in 8 bits 0.034 and 0.064. Weights in 4 bits make 0.23 to 0.47, so of such an
+    export MODEL must be the rounded model itself; llama.cpp's kernels for them then make 0.1, and as much
+    among others, as its cache held something or nothing before. No factors made 0.17 to 2.5, most at long
+    lengths; that they would be noticed at some length is checked.
 
     Args:
         path: the export that is served, for the record.
         served: what it holds.
         context: tokens that the server was started for, by which it chooses its set.
         loaded: MODEL, in float32.
+        limit: nats; `LIMIT` where a server computes in float16 or better, else `ROUNDED_LIMIT`.
 
     Raises:
-        ExportError: the server fails.
+        EngineError: the server fails, or reads other tokens.
     """
     tell = on_step or (lambda _message: None)
     right = served.for_length(context)
-    is_long = right is served.long
-    alone: list[Likeliest] = []
+    wrong = wrong_sets(served, right, is_long=right is served.long)
+    ours = _Ours(loaded)
+    alone: list[Answer] = []
     checks: list[Check | None] = []
-    told = dict.fromkeys(wrong_sets(served, right, is_long=is_long), False)
+    told = dict.fromkeys(wrong, False)
     for prompt in prompts:
-        length = len(prompt.ids)
-        tell(f"{endpoint.name} and Ropewalk read {length} tokens")
-        answer = endpoint.likeliest(prompt)
+        tell(f"{endpoint.name} and Ropewalk read {len(prompt.ids)} tokens")
+        answer = endpoint.complete(prompt, NUM_TOKENS)
         alone.append(answer)
-        checks.append(_check("log-probabilities", length, answer, _ours(loaded, prompt, right), limit))
-        for name, factors in wrong_sets(served, right, is_long=is_long).items():
-            if _with_text(answer) and not told[name]:
-                told[name] = not _difference(answer, _ours(loaded, prompt, factors)) <= limit
+        ids = _as_read(prompt, answer, loaded.tokenizer, endpoint.url, tell)
+        off = ours.difference(ids, answer.steps, right)
+        checks.append(_check("log-probabilities", len(ids), off, limit))
+        for name in [name for name, is_told in told.items() if not is_told]:
+            off = ours.difference(ids, answer.steps, wrong[name])
+            told[name] = off is not None and not off <= limit
     tell(f"{endpoint.name} reads all of them at once")
-    with ThreadPoolExecutor(max_workers=len(prompts)) as pool:
-        together = list(pool.map(endpoint.likeliest, prompts))
-    checks += [
-        _check("among others", len(prompt.ids), answer, before, limit)
-        for prompt, answer, before in zip(prompts, together, alone, strict=True)
-    ]
+    for prompt, before, after in zip(prompts, alone, _together(endpoint, prompts), strict=True):
+        length = before.num_prompt or len(prompt.ids)
+        checks.append(_check("among others", length, _change(before, after), limit))
     checks += [
         Check(what=f"{name} would be noticed", is_right=is_told, found="yes" if is_told else "no")
         for name, is_told in told.items()
@@ -206,45 +102,174 @@ def verify_endpoint(
     )  # fmt: skip
 
 
-def _check(what: str, length: int, answer: Likeliest, wanted: Likeliest, limit: float) -> Check | None:
+def deciding_context(path: Path, context: int) -> int:
+    """By which a server chooses its set: llama.cpp, which serves GGUF files, rounds it up first."""
+    return -(-context // CONTEXT_STEP) * CONTEXT_STEP if path.is_file() else context
+
+
+def _together(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[Answer]:
+    """All at once; the longest is sent first, so that it still runs when a short one does."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
+    with ThreadPoolExecutor(max_workers=len(prompts)) as pool:
+        running = {index: pool.submit(endpoint.complete, prompts[index], NUM_TOKENS) for index in order}
+    return [running[index].result() for index in range(len(prompts))]
+
+
+def _check(what: str, length: int, off: float | None, limit: float) -> Check | None:
     """None for an answer that says nothing."""
-    if not _with_text(answer):
+    if off is None:
         return None
-    off = _difference(answer, wanted)
     return Check(what=what, length=length, found=off, limit=limit, is_right=off <= limit)
 
 
-def _with_text(answer: Likeliest) -> Likeliest:
-    return {text: value for text, value in answer.items() if NO_TEXT not in text}
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
-def _difference(answer: Likeliest, wanted: Likeliest) -> float:
-    """Mean over the tokens that both name, nats; infinite where they have none in common.
+def _change(before: Answer, after: Answer) -> float | None:
+    """Mean difference of two answers' log-probabilities, up to the first step that chose another token.
 
-    The last of the likeliest may be another one by a rounding, so not all of them must be there.
+    Where two tokens are as likely, or a token and the end, either may be chosen, and what follows answers
+    another text; the same if it is not known which was chosen. None if the answers say nothing, infinite if
+    only one of them ended at once.
     """
-    common = [text for text in _with_text(answer) if text in wanted]
-    if not common:
+    if bool(before.steps) != bool(after.steps):
         return float("inf")
-    return sum(abs(answer[text] - wanted[text]) for text in common) / len(common)
+    offs: list[float] = []
+    for one, other in zip(before.steps, after.steps, strict=False):
+        named, others = _named(one), _named(other)
+        common = named.keys() & others.keys()
+        if common:
+            offs.append(sum(abs(named[token] - others[token]) for token in common) / len(common))
+        elif named or others:
+            offs.append(float("inf"))
+        if one.chosen != other.chosen or not _is_name(one.chosen):
+            break
+    return _mean(offs)
 
 
-def _ours(loaded: LoadedModel, prompt: Prompt, factors: RescaleFactors) -> Likeliest:
-    """Log-probability of every next token, by its text."""
-    ids = torch.tensor([prompt.ids], device=loaded.model.device)
-    with loaded.installed(factors), evaluating(loaded.model):
-        reader = Reader(loaded.model)
-        logits = reader.logits(reader.read(ids, keep=False)[0][-1:])[0]
-    found = logits.to(torch.float64).log_softmax(dim=-1).tolist()
-    by_text: dict[str, list[float]] = defaultdict(list)
-    for text, value in zip(_texts(loaded.tokenizer, len(found)), found, strict=True):
-        by_text[text].append(value)
-    return {text: float(torch.tensor(values).logsumexp(dim=0)) for text, values in by_text.items()}
+# ---------------------------------------------------------------- ours
 
 
-def _texts(tokenizer: Any, count: int) -> list[str]:
-    return list(tokenizer.batch_decode([[number] for number in range(count)]))
+def _as_read(
+    prompt: Prompt, answer: Answer, tokenizer: Any, url: str, tell: Callable[[str], None]
+) -> tuple[int, ...]:
+    """The prompt's ids by the server's own count: some put a BOS before every text, and some before none.
+
+    Raises:
+        EngineError: it counts otherwise.
+    """
+    more = 0 if answer.num_prompt is None else answer.num_prompt - len(prompt.ids)
+    opening = tokenizer.bos_token_id
+    is_opened = prompt.ids[0] == opening
+    if more == 1 and not is_opened and opening is not None:
+        tell(f"{url} puts a BOS before the text, unlike the checkpoint's tokenizer; so do we")
+        return (opening, *prompt.ids)
+    if more == -1 and is_opened:
+        tell(f"{url} leaves out the BOS of the checkpoint's tokenizer; so do we")
+        return prompt.ids[1:]
+    if more:
+        raise EngineError(
+            f"{url} reads {answer.num_prompt} tokens where the checkpoint's tokenizer has {len(prompt.ids)}: "
+            f"it serves another tokenizer, or cuts prompts short."
+        )
+    return prompt.ids
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+class _Ours:
+    """What MODEL computes at the places of an answer."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._names = _Names(loaded.tokenizer)
+
+    def difference(self, ids: Sequence[int], steps: Sequence[Step], factors: RescaleFactors) -> float | None:
+        """Mean over the steps and their likeliest tokens, nats; None if no step says anything.
+
+        We read the tokens that the server chose, so that each step answers the same text. A token that can't
+        be known by its name ends it.
+
+        Args:
+            ids: the prompt.
+        """
+        if not steps:
+            return None
+        with self._loaded.installed(factors), evaluating(self._loaded.model):
+            found = self._read(ids, [self._names.ids(step.chosen) for step in steps[:-1]])
+        offs = [self._names.difference(step, row) for step, row in zip(steps, found, strict=False)]
+        return _mean([off for off in offs if off is not None])
+
+    def _read(self, ids: Sequence[int], chosen: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities after the prompt and after each chosen token, shape (steps, vocabulary).
+
+        Args:
+            chosen: the ids that each may be. Of several we take the likeliest: greedy servers do.
+        """
+        reader, piece, rows, place = Reader(self._loaded.model), list(ids), [], 0
+        while True:
+            sure = [candidates[0] for candidates in takewhile(lambda found: len(found) == 1, chosen[place:])]
+            place += len(sure)
+            is_open = place < len(chosen) and len(chosen[place]) > 1
+            read = torch.tensor([piece + sure], device=self._loaded.model.device)
+            hidden = reader.read(read, keep=is_open)[0][-len(sure) - 1 :]
+            rows.append(reader.logits(hidden).to(torch.float64).log_softmax(dim=-1).cpu())
+            if not is_open:
+                return torch.cat(rows)
+            candidates = list(chosen[place])
+            piece = [candidates[int(rows[-1][-1, candidates].argmax())]]
+            place += 1
+
+
+class _Names:
+    """Which ids a server's name of a token may stand for.
+
+    An id is itself. A text is what the tokenizer makes of the id alone or after another token: SentencePiece
+    drops the space of ` the` where it stands alone, and servers differ in that. Parts of a character have no
+    text of their own.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._by_text: dict[str, list[int]] = {}
+
+    def ids(self, token: Token) -> list[int]:
+        """In ascending order; none for a name that is not known."""
+        if isinstance(token, int):
+            return [token] if 0 <= token < len(self._tokenizer) else []
+        if not self._by_text:
+            self._by_text = self._texts()
+        return self._by_text.get(token, [])
+
+    def difference(self, step: Step, ours: Tensor) -> float | None:
+        """Mean over the likeliest tokens of a step; infinite if none of their names is known.
+
+        Where a text stands for several ids, the server means the one that is nearest. None if no token has a
+        name.
+        """
+        named = _named(step)
+        offs = [
+            float((ours[ids] - value).abs().min())
+            for token, value in named.items()
+            if (ids := self.ids(token))
+        ]
+        return (_mean(offs) if offs else float("inf")) if named else None
+
+    def _texts(self) -> dict[str, list[int]]:
+        count, tokenizer = len(self._tokenizer), self._tokenizer
+        before = tokenizer("a", add_special_tokens=False).input_ids[-1:]
+        skipped = len(tokenizer.decode(before))
+        found: dict[str, set[int]] = defaultdict(set)
+        alone = tokenizer.batch_decode([[number] for number in range(count)])
+        after = tokenizer.batch_decode([[*before, number] for number in range(count)])
+        for number in range(count):
+            found[alone[number]].add(number)
+            found[after[number][skipped:]].add(number)
+        return {text: sorted(ids) for text, ids in found.items()}
+
+
+def _named(step: Step) -> dict[Token, float]:
+    return {token: value for token, value in step.likeliest.items() if _is_name(token)}
+
+
+def _is_name(token: Token) -> bool:
+    return isinstance(token, int) or (bool(token) and NO_TEXT not in token)
