@@ -26,7 +26,7 @@ class CompletionsServer:
         # A model of its own: its threads install factors while ours are compared.
         self.loaded = load_model(name)
         self.factors, self.fault, self.form, self.context = factors, fault, form, context
-        self.lock, self.num_inside = threading.Lock(), 0
+        self.lock, self.counting, self.num_inside = threading.Lock(), threading.Lock(), 0
         self.keys, self.salts, self.asked = set(), [], []
 
     def answer(self, asked):
@@ -147,11 +147,14 @@ class CompletionsServer:
                 if outer.fault == "says nothing of use":
                     self.reply(200, "<html>welcome</html>")
                     return
-                outer.num_inside += 1
+                with outer.counting:
+                    outer.num_inside += 1
                 if "neighbours" in outer.fault or "among others" in outer.fault:
                     time.sleep(0.3)
-                self.reply(*outer.answer(asked))
-                outer.num_inside -= 1
+                answer = outer.answer(asked)
+                with outer.counting:
+                    outer.num_inside -= 1  # before the client can ask again
+                self.reply(*answer)
 
         class Quiet(ThreadingHTTPServer):
             def handle_error(self, *arguments):

@@ -98,15 +98,15 @@ class Endpoint:
         self._refused = (openai.BadRequestError, openai.UnprocessableEntityError, openai.InternalServerError)
         self._key = os.environ.get(KEY_VARIABLE) or "none"
         self._takes_ids = True
+        keys = (openai.AuthenticationError, openai.PermissionDeniedError)
         try:
             self._client = openai.OpenAI(
                 base_url=self._asked_at, api_key=self._key, timeout=timeout_s, max_retries=0
             )
             listed = _Models.model_validate_json(self._client.models.with_raw_response.list().text)
         except (self._errors, ValidationError, ValueError) as error:
-            raise ExportError(
-                f"{self.url} lists no models ({self._said(error)}): is the server up?"
-            ) from None
+            hint = f"does {KEY_VARIABLE} hold its key?" if isinstance(error, keys) else "is the server up?"
+            raise ExportError(f"{self.url} lists no models ({self._said(error)}): {hint}") from None
         models = [model.id for model in listed.data]
         self.name = name or (models[0] if len(models) == 1 else "")
         if self.name not in models:
