@@ -1,10 +1,11 @@
 """A running server that answers OpenAI's `POST /v1/completions`: what it is asked, and what its answer says.
 
-vLLM, SGLang, llama.cpp's `llama-server` and llama-cpp-python's server all do, in three forms:
+vLLM, llama.cpp's `llama-server` and llama-cpp-python's server do, in three forms. OpenAI's own is the second;
+SGLang is taken to answer so (its source was not read):
 
-    vLLM                       "tokens": ["token_id:318", ...]       ids, since they are asked for
-    SGLang, llama-cpp-python   "tokens": [" is", ...]                texts
-    llama-server               "content": [{"id": 318, "token": " is", ...}, ...]
+    vLLM               "tokens": ["token_id:318", ...]       ids, since they are asked for
+    llama-cpp-python   "tokens": [" is", ...]                texts
+    llama-server       "content": [{"id": 318, "token": " is", ...}, ...]
 
 A reply in another form, and whatever else goes wrong, is one line that never shows the key.
 """
@@ -156,7 +157,7 @@ class Endpoint:
             model=self.name, prompt=prompt, max_tokens=num_tokens, temperature=0, logprobs=NUM_LIKELIEST,
             extra_body={
                 "return_tokens_as_token_ids": True,  # vLLM
-                "ignore_eos": True,  # vLLM, SGLang, llama-server
+                "ignore_eos": True,  # vLLM, llama-server
                 # A prompt that was asked before is to be read anew, not taken out of a cache.
                 "cache_salt": uuid.uuid4().hex,  # vLLM
                 "cache_prompt": False,  # llama-server

@@ -54,11 +54,11 @@ def verify_endpoint(
     `log-probabilities` is the mean difference, over an answer's steps and their likeliest tokens, from ours;
     `among others` the same from the answer to the prompt alone.
 
-    The limit is about three times what rounding alone makes. Measured in the mean of 8 tokens, on the bundled
+    The limit is two to three times what rounding makes. Measured in the mean of 8 tokens, on the bundled
     model and on one of 30 layers (SmolLM2-135M): float16, of weights or cache, up to 0.004 and 0.01; bfloat16
     0.026 and 0.066; weights in 8 bits 0.034 and 0.064. Weights in 4 bits make 0.23 to 0.47, so of such an
     export MODEL must be the rounded model itself; llama.cpp's kernels for them then make 0.1, and as much
-    among others, as its cache held something or nothing before. No factors made 0.17 to 2.5, most at long
+    among others, as its cache held something or nothing before. No factors made 0.17 to 3.7, most at long
     lengths; that they would be noticed at some length is checked.
 
     Args:
