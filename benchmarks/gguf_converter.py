@@ -73,7 +73,7 @@ def read(path: Path, documents: DocumentSet, python: str) -> float:
     """Perplexity in llama.cpp."""
     sequences = tuple(tuple(document.ids.tolist()) for document in documents.documents)
     answer = llama_cpp_engine(python).ask(EngineRequest(path=str(path), sequences=sequences, num_last=1))
-    return math.exp(sum(answer.nll_sums) / sum(answer.num_tokens))
+    return math.exp(torch.cat(answer.nats).mean())
 
 
 def read_by_us(loaded: LoadedModel, factors: RescaleFactors | None, documents: DocumentSet) -> float:

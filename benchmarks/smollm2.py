@@ -142,29 +142,25 @@ def read_by_us(loaded: LoadedModel, factors: RescaleFactors | None, ids: Tensor)
             )
             for start in range(0, len(hidden), ROWS)
         ]
-    nats = torch.cat(parts)
-    # The token at position p is predicted at p - 1; the first is not.
+    return sums_by_part(torch.cat(parts))
+
+
+def sums_by_part(nats: Tensor) -> Nats:
+    """The token at position p is predicted at p - 1; the first is not."""
     return {name: nats[max(0, start - 1) : stop - 1].sum().item() for name, (start, stop) in PARTS.items()}
 
 
 def read_by_llama_cpp(
     runs: Runs, gguf: Path, label: str, factors: RescaleFactors | None, ids: Tensor, python: str
 ) -> Nats:
-    """The same, from the document and its beginnings, all read in a context of the full length."""
+    """The same, from a file that holds the factors."""
     path = gguf
     if factors is not None:
         path = runs.folder / f"{label}.gguf"
         if not path.exists():
             export_gguf(gguf, FactorSet.of([factors]), path)
-    beginnings = [EDGE, WINDOW, TARGET - EDGE, TARGET]
-    request = EngineRequest(
-        path=str(path),
-        sequences=tuple(tuple(ids[:stop].tolist()) for stop in beginnings),
-        num_last=1,
-        context=TARGET,
-    )
-    sums = dict(zip(beginnings, llama_cpp_engine(python).ask(request).nll_sums, strict=True))
-    return {name: sums[stop] - sums.get(start, 0.0) for name, (start, stop) in PARTS.items()}
+    request = EngineRequest(path=str(path), sequences=(tuple(ids.tolist()),), num_last=1, context=TARGET)
+    return sums_by_part(llama_cpp_engine(python).ask(request).nats[0])
 
 
 def rows(runs: Runs) -> Iterator[tuple[str, str, int, dict[str, float]]]:

@@ -195,7 +195,7 @@ def read(
     with loaded.installed(factors), torch.no_grad():
         logits = loaded.model(ids[None]).logits[0]
     nats = torch.nn.functional.cross_entropy(logits[:-1].double(), ids[1:]).item()
-    return (answer.logits[0], answer.nll_sums[0] / answer.num_tokens[0]), (logits, nats)
+    return (answer.logits[0], float(answer.nats[0].mean())), (logits, nats)
 
 
 def ask(path: Path, ids: Tensor, context: int | None = None) -> Any:

@@ -207,7 +207,7 @@ def _ask(engine: Engine, path: str, ids: Sequence[int], cases: Sequence[_Case]) 
 def _read_of(answer: EngineAnswer, place: int) -> _Read:
     return _Read(
         logits=answer.logits[place],
-        nats=answer.nll_sums[place] / answer.num_tokens[place],
+        nats=float(answer.nats[place].mean()),
         inv_freq=answer.inv_freq[place],
         attention_factor=answer.attention_factors[place],
     )

@@ -39,8 +39,7 @@ class EngineAnswer:
     Attributes:
         engine, version: name and version, e.g. `transformers` and `4.57.6`.
         logits: float32, shape (min(num_last, tokens), vocabulary).
-        nll_sums: nats, over all predicted tokens of the sequence (all but its first), summed in float64.
-        num_tokens: how many those are.
+        nats: of each predicted token (all but the sequence's first), float64, shape (tokens - 1,).
         inv_freq: the frequencies that it turned by, float64, shape (num_pairs,), radians a token; None where
             the engine does not show them.
         attention_factors: what it multiplied cos and sin by; None where it does not show it.
@@ -49,8 +48,7 @@ class EngineAnswer:
     engine: str
     version: str
     logits: list[Tensor]
-    nll_sums: list[float]
-    num_tokens: list[int]
+    nats: list[Tensor]
     inv_freq: list[Tensor | None]
     attention_factors: list[float | None]
 

@@ -49,31 +49,30 @@ def main() -> None:
     answer = {
         "engine": "llama.cpp",
         "version": importlib.metadata.version("llama-cpp-python"),
-        "nll_sums": [nll_sum for _, nll_sum in read],
-        "num_tokens": [len(sequence) - 1 for sequence in request["sequences"]],
         "attention_factors": [None] * len(read),  # it shows neither these nor its frequencies
     }
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
-    save_file(
-        {f"logits.{index}": last for index, (last, _) in enumerate(read)}, folder / "answer.safetensors"
-    )
+    tensors: dict[str, NDArray[Any]] = {}
+    for index, (last, nats) in enumerate(read):
+        tensors |= {f"logits.{index}": last, f"nats.{index}": nats}
+    save_file(tensors, folder / "answer.safetensors")
 
 
 def read_sequence(
     model: Any, sequence: list[int], request: dict[str, Any]
-) -> tuple[NDArray[np.float32], float]:
-    """(the logits of the last positions, nats over all predicted tokens)."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(the logits of the last positions, nats of each predicted token)."""
     context = make_context(model, request["context"] or len(sequence), request["dtype"])
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-    last, nll_sum = [], 0.0
+    last, nats = [], []
     for first in range(0, len(sequence), BATCH_TOKENS):
         part = sequence[first : first + BATCH_TOKENS]
         logits = read_batch(context, part, first, vocabulary)
-        nll_sum += nll(logits, sequence[first + 1 : first + len(part) + 1])
+        nats.append(nats_of(logits, sequence[first + 1 : first + len(part) + 1]))
         kept = max(0, first + len(part) - max(first, len(sequence) - request["num_last"]))
         last.append(logits[len(part) - kept :].copy())
     llama_cpp.llama_free(context)
-    return np.concatenate(last), nll_sum
+    return np.concatenate(last), np.concatenate(nats)
 
 
 def make_context(model: Any, num_tokens: int, dtype: str) -> Any:
@@ -109,12 +108,13 @@ def read_batch(context: Any, tokens: list[int], first: int, vocabulary: int) -> 
     return np.ctypeslib.as_array(pointer, shape=(len(tokens), vocabulary))
 
 
-def nll(logits: NDArray[np.float32], following: list[int]) -> float:
-    """Nats of the tokens that follow each position; of the sequence's last one none does."""
+def nats_of(logits: NDArray[np.float32], following: list[int]) -> NDArray[np.float64]:
+    """Those of the tokens that follow each position; of the sequence's last one none does."""
     rows = logits[: len(following)].astype(np.float64)
     highest = rows.max(axis=1)
     log_sums = highest + np.log(np.exp(rows - highest[:, None]).sum(axis=1))
-    return float((log_sums - rows[np.arange(len(following)), following]).sum())
+    nats: NDArray[np.float64] = log_sums - rows[np.arange(len(following)), following]
+    return nats
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python PROBE REQUEST.json FOLDER   reads the request, writes FOLDER/answer.json and
                                        FOLDER/answer.safetensors
 
-The request holds the fields of `EngineRequest`. The answer's JSON holds `engine`, `version`, `nll_sums`,
-`num_tokens` and `attention_factors`; its tensors are `logits.0`, `logits.1` ..., and, where the engine shows
-them, `inv_freq.0` ... A probe that can't import its engine exits with MISSING_CODE.
+The request holds the fields of `EngineRequest`. The answer's JSON holds `engine`, `version` and
+`attention_factors`; its tensors are `logits.0`, `nats.0`, `logits.1` ..., and, where the engine shows them,
+`inv_freq.0` ... A probe that can't import its engine exits with MISSING_CODE.
 """
 
 import dataclasses
@@ -94,8 +94,7 @@ def read_answer(folder: Path, num_sequences: int) -> EngineAnswer:
         engine=document["engine"],
         version=document["version"],
         logits=[tensors[f"logits.{index}"].to(torch.float32) for index in indices],
-        nll_sums=document["nll_sums"],
-        num_tokens=document["num_tokens"],
+        nats=[tensors[f"nats.{index}"].to(torch.float64) for index in indices],
         inv_freq=[None if values is None else values.to(torch.float64) for values in frequencies],
         attention_factors=document["attention_factors"],
     )

@@ -48,12 +48,11 @@ def answer(request: dict[str, Any], folder: Path) -> None:
     ).eval()
     rotary = find_rotary(model)
     tensors: dict[str, Any] = {}
-    nll_sums: list[float] = []
     attention_factors: list[float | None] = []
     for index, sequence in enumerate(request["sequences"]):
-        logits, nll_sum = read(model, torch.tensor([sequence]), request["num_last"])
+        logits, nats = read(model, torch.tensor([sequence]), request["num_last"])
         tensors[f"logits.{index}"] = logits.contiguous()
-        nll_sums.append(nll_sum)
+        tensors[f"nats.{index}"] = nats
         # What the last forward turned by: longrope writes it into the module as it goes.
         if rotary is not None:
             tensors[f"inv_freq.{index}"] = rotary.inv_freq.detach().to(torch.float64).clone()
@@ -62,15 +61,13 @@ def answer(request: dict[str, Any], folder: Path) -> None:
     document = {
         "engine": "transformers",
         "version": transformers.__version__,
-        "nll_sums": nll_sums,
-        "num_tokens": [len(sequence) - 1 for sequence in request["sequences"]],
         "attention_factors": attention_factors,
     }
     (folder / "answer.json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def read(model: Any, ids: Any, num_last: int) -> tuple[Any, float]:
-    """One forward over the whole sequence: (its last logits, nats over all predicted tokens).
+def read(model: Any, ids: Any, num_last: int) -> tuple[Any, Any]:
+    """One forward over the whole sequence: (its last logits, nats of each predicted token).
 
     The output layer is asked for some positions at a time: all logits of a long text do not fit.
     """
@@ -90,14 +87,14 @@ def read(model: Any, ids: Any, num_last: int) -> tuple[Any, float]:
         handle.remove()
     hidden, targets = seen["hidden"], ids[0, 1:]
     finish = finisher(model, head, hidden, last)
-    nll_sum, kept = 0.0, []
+    nats, kept = [], []
     for start in range(0, hidden.shape[1], CHUNK_TOKENS):
         logits = finish(hidden[:, start : start + CHUNK_TOKENS])[0].float()
         scored = targets[start : start + CHUNK_TOKENS]
         chosen = logits[: len(scored)].to(torch.float64).log_softmax(dim=-1)
-        nll_sum -= float(chosen.gather(1, scored.unsqueeze(1)).sum())
+        nats.append(-chosen.gather(1, scored.unsqueeze(1)).squeeze(1))
         kept.append(logits[max(0, hidden.shape[1] - num_last - start) :])
-    return torch.cat(kept)[-num_last:], nll_sum
+    return torch.cat(kept)[-num_last:], torch.cat(nats)
 
 
 def finisher(model: Any, head: Any, hidden: Any, last: Any) -> Any:
