@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ropewalk.factor_set import FactorSet
-from ropewalk.recipe.recipe import shipped_recipes
+from ropewalk.recipe.reading import shipped_recipes
 from training_rooms import stand_in
 
 STAGES = """\

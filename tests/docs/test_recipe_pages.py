@@ -15,7 +15,8 @@ from ropewalk.factor_set import FactorSet
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.recipe.document import Document, read_document
-from ropewalk.recipe.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
+from ropewalk.recipe.reading import load_recipe, parse_recipe, shipped_recipes
+from ropewalk.recipe.recipe import Recipe
 from ropewalk.recipe.stages import AnyStage, Stage
 from ropewalk.search.settings import SearchChoices, SearchSettings
 from ropewalk.text.mixture import MixtureSettings

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ropewalk.recipe.document import read_document, with_changes
-from ropewalk.recipe.recipe import parse_recipe
+from ropewalk.recipe.reading import parse_recipe
 from training_rooms import stand_in
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ropewalk.pipeline.run import extend
 from ropewalk.pipeline.watch import Watch
-from ropewalk.recipe.recipe import load_recipe
+from ropewalk.recipe.reading import load_recipe
 
 KINDS = ("trial of first", "step of tune", "trial of second", "record of")
 

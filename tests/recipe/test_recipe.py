@@ -3,7 +3,7 @@ import pytest
 from ropewalk.evaluate.intervals import wilson
 from ropewalk.recipe.document import read_document, with_changes
 from ropewalk.recipe.mistakes import RecipeError
-from ropewalk.recipe.recipe import load_recipe, parse_recipe, recipe_text, shipped_recipes
+from ropewalk.recipe.reading import load_recipe, parse_recipe, recipe_text, shipped_recipes
 from ropewalk.recipe.stages import FinetuneStage, SearchStage
 from ropewalk.search.settings import SearchChoices, SearchSettings
 

@@ -73,7 +73,7 @@ def extend(
 
 def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
     """A recipe, checked with the window of its model."""
-    from ropewalk.recipe.recipe import load_recipe
+    from ropewalk.recipe.reading import load_recipe
 
     window = load_recipe(name, changes).model.describe().geometry.original_length
     return load_recipe(name, changes, window=window)

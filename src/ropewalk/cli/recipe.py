@@ -21,7 +21,7 @@ def list_recipes(json: options.Json = False) -> None:
     Example:
         ropewalk recipe list
     """
-    from ropewalk.recipe.recipe import shipped_recipes
+    from ropewalk.recipe.reading import shipped_recipes
 
     found = {name: first_sentence(path) for name, path in shipped_recipes().items()}
     if json:
@@ -40,7 +40,7 @@ def show(recipe: RecipeName) -> None:
     Example:
         ropewalk recipe show scale-model-quick
     """
-    from ropewalk.recipe.recipe import recipe_text
+    from ropewalk.recipe.reading import recipe_text
 
     result(recipe_text(recipe)[0].rstrip("\n"))
 
@@ -58,7 +58,7 @@ def copy(
     Example:
         ropewalk recipe copy any-model-8x mine.yaml
     """
-    from ropewalk.recipe.recipe import recipe_text
+    from ropewalk.recipe.reading import recipe_text
 
     text, _ = recipe_text(recipe)
     target = file or Path(f"{Path(recipe).stem}.yaml")
@@ -78,7 +78,7 @@ def check(recipe: RecipeName, changes: Changes = None, json: options.Json = Fals
     Example:
         ropewalk recipe check mine.yaml --set search.budget=60
     """
-    from ropewalk.recipe.recipe import load_recipe
+    from ropewalk.recipe.reading import load_recipe
 
     checked = load_recipe(recipe, changes or [])
     window = checked.model.original_length

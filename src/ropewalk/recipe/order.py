@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ropewalk.errors import RopewalkError, SettingError
 from ropewalk.lengths import parse_length
 from ropewalk.recipe.document import Path
 from ropewalk.recipe.mistakes import suggest
+from ropewalk.recipe.recipe import Recipe
 from ropewalk.recipe.stages import (
     EvaluateStage,
     ExternalStage,
@@ -20,9 +21,6 @@ from ropewalk.recipe.stages import (
 from ropewalk.search.settings import SearchChoices, SearchSettings
 from ropewalk.search.strategies import strategy_class
 from ropewalk.search.terms import objective_maker
-
-if TYPE_CHECKING:
-    from ropewalk.recipe.recipe import Recipe
 
 Found = Iterator[tuple[Path, str]]
 
@@ -47,7 +45,7 @@ class _Walk:
         return None if self.window is None else parse_length(str(length), self.window)
 
 
-def order_mistakes(recipe: "Recipe", window: int | None) -> Found:
+def order_mistakes(recipe: Recipe, window: int | None) -> Found:
     """Every mistake in the order of stages, and limits that nothing measures.
 
     Args:
@@ -64,7 +62,7 @@ def order_mistakes(recipe: "Recipe", window: int | None) -> Found:
     yield from _unmeasured(walk, recipe)
 
 
-def _follow(walk: _Walk, recipe: "Recipe", stage: Stage, at: Path) -> Found:
+def _follow(walk: _Walk, recipe: Recipe, stage: Stage, at: Path) -> Found:
     """What is wrong with one stage after those before it; `walk` goes on behind it."""
     match stage:
         case SearchStage():
@@ -99,7 +97,7 @@ def _follow(walk: _Walk, recipe: "Recipe", stage: Stage, at: Path) -> Found:
             yield from _within(walk, stage.passkey, (*at, "passkey"), "measure")
 
 
-def _settings(recipe: "Recipe", stage: Any, at: Path) -> Found:
+def _settings(recipe: Recipe, stage: Any, at: Path) -> Found:
     """A stage's search settings beside the shared ones, as the search itself checks them."""
     own = {name: getattr(stage, name) for name in SearchChoices.model_fields}
     shared = recipe.search.said()
@@ -154,7 +152,7 @@ def _within(walk: _Walk, lengths: tuple[int | str, ...], at: Path, what: str) ->
             )
 
 
-def _unmeasured(walk: _Walk, recipe: "Recipe") -> Found:
+def _unmeasured(walk: _Walk, recipe: Recipe) -> Found:
     """Limits that no evaluation could meet."""
     evaluations = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
     last = evaluations[-1] if evaluations else None

@@ -1,25 +1,16 @@
-"""Recipe: the rooms' settings composed, and the stages that use them; read from YAML, checked as a whole."""
+"""Recipe: the rooms' settings composed, and the stages that use them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.errors import RopewalkError
 from ropewalk.lengths import parse_length
 from ropewalk.models.settings import ModelSettings
-from ropewalk.recipe.document import Document, Path, read_document, with_changes
-from ropewalk.recipe.mistakes import Mistake, RecipeError, explain, suggest
-from ropewalk.recipe.order import order_mistakes
 from ropewalk.recipe.stages import AnyStage, FinetuneStage, Length, ReadjustStage, SearchStage, Stage
 from ropewalk.search.settings import SearchChoices
 from ropewalk.text.settings import TextSettings
-
-FOLDER = FilePath(__file__).parents[1] / "recipes"
-SUFFIXES = (".yaml", ".yml")
-ANY_WINDOW = 4096  # where the model's is not known, to check settings that need some number of tokens
 
 
 class _Strict(BaseModel):
@@ -78,7 +69,7 @@ class Recipe(_Strict):
 
     def finetune_settings(self, stage: FinetuneStage) -> Any:
         """The `FinetuneSettings` of a resolved stage."""
-        return finetune_settings_class().model_validate(_merged(stage.model_dump(), self.finetune))
+        return finetune_settings_class().model_validate(finetune_values(stage.model_dump(), self.finetune))
 
     def mixture_settings(self) -> Any:
         """The `MixtureSettings` of what is trained on."""
@@ -110,109 +101,7 @@ def mixture_settings_class() -> Any:
     return import_module("ropewalk.text.mixture").MixtureSettings
 
 
-def shipped_recipes() -> dict[str, FilePath]:
-    """Those that come with Ropewalk, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
-
-
-def recipe_text(name: str) -> tuple[str, str]:
-    """A recipe's text, and what errors call it: a shipped one by its name, or a file.
-
-    Raises:
-        RecipeError: neither of the two, or not readable.
-    """
-    shipped = shipped_recipes()
-    path = shipped.get(name, FilePath(name).expanduser())
-    if not path.is_file():
-        near = suggest(name, shipped)
-        message = f"there is no such recipe{near}: name a file, or one of {', '.join(shipped)}"
-        raise RecipeError(name, [Mistake("looked for as a file and a shipped recipe", "", message)])
-    try:
-        return path.read_text(encoding="utf-8"), path.name if name in shipped else name
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise RecipeError(name, [Mistake("the file", "", f"can't be read: {said}")]) from None
-
-
-def load_recipe(name: str, changes: Sequence[str] = (), *, window: int | None = None) -> Recipe:
-    """Read a recipe and check it.
-
-    Args:
-        name: a shipped recipe's name, or a file.
-        changes: `key=value`, as `--set` takes them.
-        window: L of its model, tokens; None checks no length against another.
-
-    Raises:
-        RecipeError: every mistake, each with its line.
-    """
-    document = with_changes(read_document(*recipe_text(name)), changes)
-    return parse_recipe(document, window=window)
-
-
-def parse_recipe(document: Document, *, window: int | None = None) -> Recipe:
-    """As `load_recipe`, of what was read."""
-    found = list(_trained_mistakes(document.values, window))
-    recipe = None
-    try:
-        recipe = Recipe.model_validate(document.values)
-    except ValidationError as error:
-        found += explain(error, Recipe, document.values)
-    if recipe is not None:
-        found += order_mistakes(recipe, window or recipe.model.original_length)
-    if recipe is None or found:
-        raise _error(document, found)
-    return recipe
-
-
-def _error(document: Document, found: Sequence[tuple[Path, str]]) -> RecipeError:
-    mistakes = [
-        Mistake(document.place(path), ".".join(map(str, path)), message)
-        for path, message in dict.fromkeys(found)
-    ]
-    return RecipeError(document.source, sorted(mistakes, key=_by_line))
-
-
-def _by_line(mistake: Mistake) -> tuple[int, str]:
-    word, _, number = mistake.place.partition(" ")
-    return (int(number), "") if word == "line" and number.isdigit() else (10**9, mistake.place)
-
-
-def _trained_mistakes(values: Mapping[str, Any], window: int | None) -> Iterator[tuple[Path, str]]:
-    """What is wrong with settings that belong to rooms which only a training recipe needs."""
-    stages, shared = values.get("stages"), values.get("finetune")
-    trains = False
-    for index, stage in enumerate(stages if isinstance(stages, list) else []):
-        if isinstance(stage, dict) and stage.get("kind") == "finetune":
-            trains = True
-            for key, message in _finetune_mistakes(stage, shared if isinstance(shared, dict) else {}, window):
-                in_stage = not key or key[0] in stage or key[0] not in (shared or {})
-                yield (("stages", index, *key) if in_stage else ("finetune", *key)), message
-    data = values.get("data")
-    if trains and not data:
-        yield ("data",), "there is a finetune stage, but no text to train on: give `data:` with `sources:`"
-    elif isinstance(data, dict):
-        settings = mixture_settings_class()
-        try:
-            settings.model_validate(data)
-        except ValidationError as error:
-            yield from ((("data", *path), message) for path, message in explain(error, settings, data))
-
-
-def _finetune_mistakes(
-    stage: Mapping[str, Any], shared: Mapping[str, Any], window: int | None
-) -> Iterator[tuple[Path, str]]:
-    settings = finetune_settings_class()
-    merged = _merged(stage, shared)
-    try:
-        merged["length"] = parse_length(str(merged.get("length")), window or ANY_WINDOW)
-        settings.model_validate(merged)
-    except ValidationError as error:
-        yield from explain(error, settings, merged)
-    except RopewalkError:
-        pass  # the length's own mistake is found by the stage
-
-
-def _merged(stage: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+def finetune_values(stage: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     """What `FinetuneSettings` are made from: the shared ones, and over them the stage's."""
     own = {key: value for key, value in stage.items() if key not in ("kind", "name", "factors")}
     return {**shared, **own}

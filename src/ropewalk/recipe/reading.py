@@ -1,0 +1,119 @@
+"""A recipe read from YAML and checked as a whole: every mistake at once, each with its line."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from ropewalk.errors import RopewalkError
+from ropewalk.lengths import parse_length
+from ropewalk.recipe.document import Document, Path, read_document, with_changes
+from ropewalk.recipe.mistakes import Mistake, RecipeError, explain, suggest
+from ropewalk.recipe.order import order_mistakes
+from ropewalk.recipe.recipe import Recipe, finetune_settings_class, finetune_values, mixture_settings_class
+
+FOLDER = FilePath(__file__).parents[1] / "recipes"
+ANY_WINDOW = 4096  # where the model's is not known, to check settings that need some number of tokens
+
+
+def shipped_recipes() -> dict[str, FilePath]:
+    """Those that come with Ropewalk, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def recipe_text(name: str) -> tuple[str, str]:
+    """A recipe's text, and what errors call it: a shipped one by its name, or a file.
+
+    Raises:
+        RecipeError: neither of the two, or not readable.
+    """
+    shipped = shipped_recipes()
+    path = shipped.get(name, FilePath(name).expanduser())
+    if not path.is_file():
+        near = suggest(name, shipped)
+        message = f"there is no such recipe{near}: name a file, or one of {', '.join(shipped)}"
+        raise RecipeError(name, [Mistake("looked for as a file and a shipped recipe", "", message)])
+    try:
+        return path.read_text(encoding="utf-8"), path.name if name in shipped else name
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise RecipeError(name, [Mistake("the file", "", f"can't be read: {said}")]) from None
+
+
+def load_recipe(name: str, changes: Sequence[str] = (), *, window: int | None = None) -> Recipe:
+    """Read a recipe and check it.
+
+    Args:
+        name: a shipped recipe's name, or a file.
+        changes: `key=value`, as `--set` takes them.
+        window: L of its model, tokens; None checks no length against another.
+
+    Raises:
+        RecipeError: every mistake, each with its line.
+    """
+    document = with_changes(read_document(*recipe_text(name)), changes)
+    return parse_recipe(document, window=window)
+
+
+def parse_recipe(document: Document, *, window: int | None = None) -> Recipe:
+    """As `load_recipe`, of what was read."""
+    found = list(_trained_mistakes(document.values, window))
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(document.values)
+    except ValidationError as error:
+        found += explain(error, Recipe, document.values)
+    if recipe is not None:
+        found += order_mistakes(recipe, window or recipe.model.original_length)
+    if recipe is None or found:
+        raise _error(document, found)
+    return recipe
+
+
+def _error(document: Document, found: Sequence[tuple[Path, str]]) -> RecipeError:
+    mistakes = [
+        Mistake(document.place(path), ".".join(map(str, path)), message)
+        for path, message in dict.fromkeys(found)
+    ]
+    return RecipeError(document.source, sorted(mistakes, key=_by_line))
+
+
+def _by_line(mistake: Mistake) -> tuple[int, str]:
+    word, _, number = mistake.place.partition(" ")
+    return (int(number), "") if word == "line" and number.isdigit() else (10**9, mistake.place)
+
+
+def _trained_mistakes(values: Mapping[str, Any], window: int | None) -> Iterator[tuple[Path, str]]:
+    """What is wrong with settings that belong to rooms which only a training recipe needs."""
+    stages, shared = values.get("stages"), values.get("finetune")
+    trains = False
+    for index, stage in enumerate(stages if isinstance(stages, list) else []):
+        if isinstance(stage, dict) and stage.get("kind") == "finetune":
+            trains = True
+            for key, message in _finetune_mistakes(stage, shared if isinstance(shared, dict) else {}, window):
+                in_stage = not key or key[0] in stage or key[0] not in (shared or {})
+                yield (("stages", index, *key) if in_stage else ("finetune", *key)), message
+    data = values.get("data")
+    if trains and not data:
+        yield ("data",), "there is a finetune stage, but no text to train on: give `data:` with `sources:`"
+    elif isinstance(data, dict):
+        settings = mixture_settings_class()
+        try:
+            settings.model_validate(data)
+        except ValidationError as error:
+            yield from ((("data", *path), message) for path, message in explain(error, settings, data))
+
+
+def _finetune_mistakes(
+    stage: Mapping[str, Any], shared: Mapping[str, Any], window: int | None
+) -> Iterator[tuple[Path, str]]:
+    settings = finetune_settings_class()
+    merged = finetune_values(stage, shared)
+    try:
+        merged["length"] = parse_length(str(merged.get("length")), window or ANY_WINDOW)
+        settings.model_validate(merged)
+    except ValidationError as error:
+        yield from explain(error, settings, merged)
+    except RopewalkError:
+        pass  # the length's own mistake is found by the stage
