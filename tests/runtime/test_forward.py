@@ -25,20 +25,6 @@ from ropewalk.models.install import find_installed
 from ropewalk.rope.frequencies import StackedFactors, cos_sin
 
 
-@pytest.fixture
-def model():
-    return build()
-
-
-@pytest.fixture
-def fresh(model):
-    """What is right, and the model made to follow its set."""
-    entries = factor_set(model)
-    found = Fresh(model, entries)
-    ropewalk.apply(model, entries)
-    return found
-
-
 def state(model):
     found = []
     for name, module in model.named_modules():

@@ -17,19 +17,6 @@ LENGTHS = (3, 12, 20, WINDOW, 30)
 NUM_NEW = 14
 
 
-@pytest.fixture
-def model():
-    return build()
-
-
-@pytest.fixture
-def fresh(model):
-    entries = factor_set(model)
-    found = Fresh(model, entries)
-    ropewalk.apply(model, entries)
-    return found
-
-
 def prompts(lengths=LENGTHS):
     return [tokens(1, length, seed=length) for length in lengths]
 
