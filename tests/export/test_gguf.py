@@ -27,10 +27,11 @@ from ropewalk.export.gguf import (
 from ropewalk.export.gguf_file import GgufContent, StoredTensor, Value, read_gguf, text, whole, write_gguf
 from ropewalk.export.gguf_weights import LARGEST_MISPLACED, misplaced_share
 from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors import Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import hash_weights, load_model
+from ropewalk.models.load import load_model
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
+from ropewalk.models.weights import OtherWeightsWarning, hash_weights
 from ropewalk.rope.schemes import scheme_factors
 
 WINDOW = 64
@@ -137,6 +138,13 @@ def test_transformers_reads_the_written_file_as_the_untouched_model(
     assert hash_weights(read) == untouched.weights_sha256
     with pytest.raises(ModelError, match="scaled already"):
         load_model(done.path)
+
+
+def test_factors_made_on_other_weights_are_warned_of(tiny_model_folder: Path, tmp_path: Path) -> None:
+    made_on = Provenance(model="another-model", weights_sha256="f" * 64)
+    other = FactorSet.of([SET.longest.replace(provenance=made_on)])
+    with pytest.warns(OtherWeightsWarning, match="were made on another-model"):
+        export_gguf(tiny_model_folder, other, tmp_path / "out.gguf")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

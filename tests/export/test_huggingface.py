@@ -12,8 +12,10 @@ from ropewalk.export import keep_keys, rewrite_keys
 from ropewalk.export.huggingface import HfChoices, export_hf
 from ropewalk.export.writing import hash_file
 from ropewalk.factor_set import FactorSet
+from ropewalk.factors import Provenance
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import load_model
+from ropewalk.models.weights import OtherWeightsWarning
 from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 from tiny import make_tiny_model
@@ -238,3 +240,12 @@ def test_the_exported_folder_describes_itself_as_it_was(model, tmp_path):
     assert description.own_short is not None
     assert description.own_short.rescale_factors == SHORT.rescale_factors
     assert Path(tmp_path / "out").is_dir()
+
+
+def test_factors_made_on_other_weights_are_warned_of(model, tmp_path):
+    made_on = load_model(str(model)).weights_sha256
+    right = LONG.replace(provenance=Provenance(model="mine", weights_sha256=made_on))
+    wrong = LONG.replace(provenance=Provenance(model="another-model", weights_sha256="f" * 64))
+    export_hf(str(model), FactorSet.of([right]), tmp_path / "right")  # a warning would be an error here
+    with pytest.warns(OtherWeightsWarning, match="were made on another-model"):
+        export_hf(str(model), FactorSet.of([wrong]), tmp_path / "wrong")

@@ -15,8 +15,9 @@ from ropewalk.errors import FactorsError, ModelError
 from ropewalk.export.gguf import export_gguf
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import Provenance
-from ropewalk.models.load import OtherWeightsWarning, hash_weights, load_model, load_tokenizer
+from ropewalk.models.load import load_model, load_tokenizer
 from ropewalk.models.scale_model import SCALE_MODEL
+from ropewalk.models.weights import OtherWeightsWarning, hash_weights
 from ropewalk.rope.schemes import scheme_factors
 
 WINDOW, NUM_HEADS = 32, 2

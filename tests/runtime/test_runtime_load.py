@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import ropewalk
 from ropewalk.errors import FactorsError, ModelError
-from ropewalk.models.load import OtherWeightsWarning
+from ropewalk.models.weights import OtherWeightsWarning
 from ropewalk.run_folder import PipelineFolder
 
 

@@ -10,8 +10,10 @@ from huggingface_hub import snapshot_download
 
 from ropewalk.errors import ExportError, ModelError
 from ropewalk.export.writing import link_or_copy
+from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import where_from
 from ropewalk.models.saved_keys import CONFIG, read_config_file
+from ropewalk.models.weights import hash_stored_weights, read_header, warn_if_other_weights
 
 WEIGHTS = "*.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -75,6 +77,13 @@ class Checkpoint:
         for path in self.weights:
             link_or_copy(path, out / path.name)
 
+    def warn_if_other_weights(self, factors: RescaleFactors) -> None:
+        """Warn where factors were made on other weights; of a model that is whole."""
+        if factors.provenance.weights_sha256 is None:
+            return
+        found = hash_stored_weights(self.folder, self.weights)
+        warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
+
     def require_whole(self) -> None:
         """Refuse a checkpoint whose weights are missing or cut short, from their headers alone.
 
@@ -134,14 +143,8 @@ def _download(name: str, revision: str | None) -> Path:
 def _require_whole_file(path: Path, name: str) -> None:
     """A safetensors file's header says where its last tensor ends."""
     try:
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            size = path.stat().st_size
-            if header_bytes > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(header_bytes))
-        header.pop("__metadata__", None)
-        end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        stored, size = read_header(path), path.stat().st_size
+        end = max((tensor.stop for tensor in stored.values()), default=size)
         if size != end:
             raise ValueError(f"it has {size} bytes and not {end}")
     except FileNotFoundError:

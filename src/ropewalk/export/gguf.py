@@ -26,6 +26,7 @@ import numpy as np
 from ropewalk import __version__
 from ropewalk.errors import ExportError
 from ropewalk.export import MODES, Dropped, EngineNote, Exported, Mode, Served
+from ropewalk.export.checkpoint import find_checkpoint
 from ropewalk.export.gguf_file import (
     GgufContent,
     StoredTensor,
@@ -89,6 +90,8 @@ def export_gguf(
     require_architecture(content)
     _require_unscaled(content)
     _require_geometry(content, served.geometry, original_length)
+    if not _is_gguf(source):
+        find_checkpoint(str(source)).warn_if_other_weights(served.long)
     with new_file(out) as path:
         write_gguf(with_factors(content, served, factor_set), path)
     return Exported(
@@ -171,8 +174,12 @@ def _place(source: str | Path) -> Path:
     return scale_model_path() if str(source) == SCALE_MODEL else Path(source)
 
 
+def _is_gguf(source: str | Path) -> bool:
+    return Path(source).suffix.lower() == ".gguf"
+
+
 def _content(source: Path, base: Path | None) -> GgufContent:
-    if source.suffix.lower() == ".gguf":
+    if _is_gguf(source):
         if base is not None:
             raise ExportError(
                 f"{source} is a GGUF file itself, but --gguf names another: name the checkpoint that it was "

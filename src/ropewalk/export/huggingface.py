@@ -104,6 +104,8 @@ def export_hf(
     )
     require_engine(plan.facts, choices.serve_with)
     plan.checkpoint.require_whole()
+    if choices.adapter is None:  # its model is not there before it is merged
+        plan.checkpoint.warn_if_other_weights(served.long)
     return _write(plan, factor_set, out, _name_dropped(served, dropped, choices), records)
 
 

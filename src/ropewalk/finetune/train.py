@@ -20,9 +20,10 @@ from ropewalk.finetune.ranks import factors_digest
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.trainer import Progress, StageTrainer, StepProgress, is_float32, make_trainer
 from ropewalk.models.install import find_installed
-from ropewalk.models.load import LoadedModel, hash_weights, load_model
+from ropewalk.models.load import LoadedModel, load_model
 from ropewalk.models.parts import find_decoder_layers
 from ropewalk.models.recompute import recomputing
+from ropewalk.models.weights import hash_weights
 from ropewalk.text.training import TrainingStream
 
 FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1

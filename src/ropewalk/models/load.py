@@ -1,8 +1,6 @@
 """A model's name to a model that can be measured and extended, and what must be recorded about it."""
 
-import hashlib
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,15 +17,11 @@ from ropewalk.models.describe import RopeDescription, describe
 from ropewalk.models.gguf_scaling import require_plain
 from ropewalk.models.install import install, installed, uninstall
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
+from ropewalk.models.weights import hash_weights, warn_if_other_weights
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 NAMES = f"a model's folder, a hub name, a .gguf file, or {SCALE_MODEL}"
-SAMPLED_VALUES = 1024
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
-
-
-class OtherWeightsWarning(UserWarning):
-    """Factors were made on other weights than those they are used with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +74,7 @@ class LoadedModel:
 
     def warn_if_other_weights(self, factors: RescaleFactors, source: str = "these factors") -> None:
         """Warn, naming both models, where factors were made on other weights of the same geometry."""
-        made_on = factors.provenance
-        if made_on.weights_sha256 in (None, self.weights_sha256):
-            return
-        theirs = f"{made_on.model or 'an unnamed model'} (weights {made_on.weights_sha256[:12]})"
-        ours = f"{self.name} (weights {self.weights_sha256[:12]})"
-        warnings.warn(
-            f"{source} were made on {theirs}, but are used with {ours} of the same geometry: "
-            f"measure them here before you trust them.",
-            OtherWeightsWarning,
-            stacklevel=2,
-        )
+        warn_if_other_weights(factors, source, model=self.name, weights_sha256=self.weights_sha256)
 
 
 def load_model(
@@ -191,22 +175,6 @@ def describe_model(
     path, options = where_from(name)
     config = _read_config(name, path, options, revision, trust_remote_code)
     return describe(config, original_length=original_length, name=name)
-
-
-def hash_weights(model: torch.nn.Module) -> str:
-    """SHA-256 over every parameter's name, shape, and a strided sample of its values in bfloat16.
-
-    A sample, so that a large model costs a moment; bfloat16, so that float32 and bfloat16 loads of one
-    checkpoint agree. It tells checkpoints apart; it does not guard against forgery.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
-        flat = parameter.detach().reshape(-1)
-        stride = max(1, flat.numel() // SAMPLED_VALUES)
-        sample = flat[::stride].to(torch.bfloat16).cpu().contiguous()
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _device(name: str) -> torch.device:
