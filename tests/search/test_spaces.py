@@ -36,6 +36,18 @@ def test_knots_stand_where_pairs_make_few_turns():
             spline_knots(SCALE, wrong)
 
 
+@pytest.mark.parametrize("scheme", ["yarn", "ntk", "mrrope-pro"])
+@pytest.mark.parametrize(("geometry", "tuned_length"), [(SCALE, 4096), (SCALE, 16384), (LLAMA3, 131072)])
+def test_a_second_search_can_leave_fast_pairs_alone_as_yarn_does(geometry, tuned_length, scheme):
+    """Its ramp once came to slow down every pair that a model had just learnt, by up to a fifth."""
+    window = scheme_factors(scheme, geometry, tuned_length).as_window()
+    space = make_space("spline", SearchSpace(geometry=window, target_length=8 * tuned_length))
+    snapped = space.snap(scheme_factors("yarn", window, 8 * tuned_length))
+    fast = window.turns() > 32
+    assert fast.sum() >= 10
+    assert np.array(snapped.rescale_factors)[fast] == pytest.approx(1.0, abs=0.04)
+
+
 @pytest.mark.parametrize("num_pairs", [2, 3, 4, 8])
 @pytest.mark.parametrize("theta", [2.0, 100.0, 1e6])
 def test_every_geometry_has_knots(num_pairs, theta):

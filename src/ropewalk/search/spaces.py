@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from ropewalk.errors import SettingError
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import RopeGeometry, TunedGeometry
 from ropewalk.search.space import FINE_STEP, SPACE_NAMES, SearchSpace
 
 # Knots stand where a pair makes so many turns over the trained window, besides the slowest pair.
 FASTEST_KNOT_TURNS, SLOWEST_KNOT_TURNS = 8.0, 0.35
+FASTEST_TUNED_KNOT_TURNS = 32.0  # over a window that a model was tuned to
 
 
 def make_space(
@@ -76,6 +77,10 @@ def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
     within the text, and they are best left nearly alone, as NTK's curve to the first knot leaves them. The
     places are even in ln(turns), so even in pairs.
 
+    Over a window that a model was tuned to, many more pairs turn fast, and it has just learnt them as they
+    are: a curve to the pair with 8 turns would slow all of them down. There knots begin at 32 turns, where
+    YaRN's ramp does, and faster pairs can be left alone.
+
     Raises:
         SettingError: no knot, or more than there are places.
     """
@@ -95,8 +100,9 @@ def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
 
 
 def _first_knot(geometry: RopeGeometry) -> int:
-    """The pair with about 8 turns over the window; never the fastest pair, and never the slowest."""
-    nearest = int(np.abs(np.log(geometry.turns() / FASTEST_KNOT_TURNS)).argmin())
+    """The pair with about 8 turns over the window, or 32; never the fastest pair, and never the slowest."""
+    fastest = FASTEST_TUNED_KNOT_TURNS if isinstance(geometry, TunedGeometry) else FASTEST_KNOT_TURNS
+    nearest = int(np.abs(np.log(geometry.turns() / fastest)).argmin())
     return max(1, min(nearest, geometry.num_pairs - 2))
 
 
