@@ -197,6 +197,15 @@ def test_a_file_of_the_same_weights_is_accepted_and_of_others_refused(
     refused(tiny_model_folder, tmp_path / "other.gguf", "blk.1.attn_k.weight can't be made", base=base)
 
 
+def test_of_a_model_that_transformers_does_not_know_nothing_is_said(
+    tiny_model_folder: Path, base: Path, tmp_path: Path
+) -> None:
+    edit(tiny_model_folder / "config.json", model_type="made-elsewhere")
+    made_on = Provenance(model="another-model", weights_sha256="f" * 64)
+    entries = FactorSet.of([SET.longest.replace(provenance=made_on)])
+    assert export_gguf(tiny_model_folder, entries, tmp_path / "out.gguf", base=base).path.is_file()
+
+
 @pytest.mark.parametrize("kind", [gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q5_1,
                                   gguf.GGMLQuantizationType.Q8_0])  # fmt: skip
 def test_rounding_is_told_from_other_weights(kind: Any) -> None:

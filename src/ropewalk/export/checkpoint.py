@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 
 from ropewalk.errors import ExportError, ModelError
 from ropewalk.export.writing import link_or_copy
 from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import where_from
+from ropewalk.models.load import read_config, where_from
 from ropewalk.models.saved_keys import CONFIG, read_config_file
-from ropewalk.models.weights import hash_stored_weights, read_header, warn_if_other_weights
+from ropewalk.models.weights import hash_stored_weights, warn_if_other_weights
 
 WEIGHTS = "*.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -78,10 +79,13 @@ class Checkpoint:
             link_or_copy(path, out / path.name)
 
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
-        """Warn where factors were made on other weights; of a model that is whole."""
+        """Warn where factors were made on other weights, as far as these are known."""
         if factors.provenance.weights_sha256 is None:
             return
-        found = hash_stored_weights(self.folder, self.weights)
+        try:
+            found = hash_stored_weights(read_config(self.folder), self.weights)
+        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or not whole
+            return
         warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
 
     def require_whole(self) -> None:
@@ -143,8 +147,14 @@ def _download(name: str, revision: str | None) -> Path:
 def _require_whole_file(path: Path, name: str) -> None:
     """A safetensors file's header says where its last tensor ends."""
     try:
-        stored, size = read_header(path), path.stat().st_size
-        end = max((tensor.stop for tensor in stored.values()), default=size)
+        with path.open("rb") as file:
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            size = path.stat().st_size
+            if header_bytes > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(header_bytes))
+        header.pop("__metadata__", None)
+        end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
         if size != end:
             raise ValueError(f"it has {size} bytes and not {end}")
     except FileNotFoundError:

@@ -171,10 +171,18 @@ def describe_model(
     Raises:
         ModelError: as `load_model`.
     """
-    name = str(name)
-    path, options = where_from(name)
-    config = _read_config(name, path, options, revision, trust_remote_code)
-    return describe(config, original_length=original_length, name=name)
+    config = read_config(name, revision=revision, trust_remote_code=trust_remote_code)
+    return describe(config, original_length=original_length, name=str(name))
+
+
+def read_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """A model's configuration, as transformers has it.
+
+    Raises:
+        ModelError: as `load_model`.
+    """
+    path, options = where_from(str(name))
+    return _read_config(str(name), path, options, revision, trust_remote_code)
 
 
 def _device(name: str) -> torch.device:

@@ -1,26 +1,22 @@
 """A hash that tells checkpoints of one geometry apart, of a loaded model or of its files alone."""
 
 import hashlib
-import json
-import struct
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from ropewalk.factors import RescaleFactors
 
 SAMPLED_VALUES = 1024
-# How safetensors calls what a model's values are stored in; numpy has no bfloat16.
-STORED = {
-    "F32": ("<f4", torch.float32), "F16": ("<f2", torch.float16),
-    "BF16": ("<i2", torch.bfloat16),
-}  # fmt: skip
+FLOATS = ("F32", "F16", "BF16")  # as safetensors calls them
 
 
 class OtherWeightsWarning(UserWarning):
@@ -54,89 +50,45 @@ def hash_weights(model: torch.nn.Module) -> str:
     A sample, so that a large model costs a moment; bfloat16, so that float32 and bfloat16 loads of one
     checkpoint agree. It tells checkpoints apart; it does not guard against forgery.
     """
-
-    def sample(parameter: Tensor) -> Callable[[], Tensor]:
-        return lambda: _sample(parameter.detach().reshape(-1))
-
-    named = model.named_parameters()
-    return _digest((name, tuple(one.shape), sample(one)) for name, one in named)
+    return _digest(sorted(model.named_parameters(), key=itemgetter(0)))
 
 
-def hash_stored_weights(folder: Path, files: Sequence[Path]) -> str | None:
-    """The `hash_weights` that a checkpoint's model would have, without loading it: only samples are read.
+def hash_stored_weights(config: Any, files: Iterable[Path]) -> str | None:
+    """The `hash_weights` that a checkpoint's model would have: its files are mapped, nothing is loaded.
 
     Args:
-        folder: holds the configuration, of a model that transformers knows.
-        files: its safetensors files, known to be whole.
+        config: its configuration, as transformers reads it.
+        files: its safetensors files.
 
     Returns:
         None where the files do not hold what the model has, name by name: quantised, or stored otherwise.
-    """
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    stored = {name: entry for file in files for name, entry in read_header(file).items()}
-    named = [(name, tuple(one.shape)) for name, one in model.named_parameters()]
-    if any(name not in stored or stored[name].shape != shape for name, shape in named):
-        return None
-    if any(stored[name].dtype not in STORED for name, _ in named):
-        return None
-    return _digest((name, shape, stored[name].sample) for name, shape in named)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorPlace:
-    """Where a safetensors file holds one: its first byte and the one after its last."""
-
-    file: Path
-    start: int
-    stop: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    def sample(self) -> Tensor:
-        """As `_sample` of it; the pages between are not read."""
-        kind, dtype = STORED[self.dtype]
-        count = int(np.prod(self.shape, dtype=np.int64))
-        flat = np.memmap(self.file, dtype=kind, mode="r", offset=self.start, shape=(count,))
-        values = torch.from_numpy(np.array(flat[:: _stride(count)]))
-        return values.view(dtype).to(torch.bfloat16)
-
-
-def read_header(file: Path) -> dict[str, TensorPlace]:
-    """What a safetensors file says that it holds, by name.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError, struct.error: it is none.
-        OSError: it can't be read.
+        SafetensorError, OSError: a file is not whole, or can't be read.
     """
-    with file.open("rb") as stream:
-        (size,) = struct.unpack("<Q", stream.read(8))
-        if size > file.stat().st_size:
-            raise ValueError("its header is longer than the file")
-        header = json.loads(stream.read(size))
-    header.pop("__metadata__", None)
-    found = {}
-    for name, entry in header.items():
-        start, stop = entry["data_offsets"]
-        found[name] = TensorPlace(
-            file=file, start=8 + size + start, stop=8 + size + stop, dtype=entry["dtype"],
-            shape=tuple(entry["shape"]),
-        )  # fmt: skip
-    return found
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
+        stored = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (no mapping)
+        named = sorted(model.named_parameters(), key=itemgetter(0))
+        if not all(name in stored and _holds(stored[name], name, one) for name, one in named):
+            return None
+        return _digest((name, stored[name].get_tensor(name)) for name, _ in named)
 
 
-def _digest(parameters: Iterable[tuple[str, tuple[int, ...], Callable[[], Tensor]]]) -> str:
+def _holds(file: Any, name: str, parameter: Tensor) -> bool:
+    entry = file.get_slice(name)
+    return tuple(entry.get_shape()) == tuple(parameter.shape) and entry.get_dtype() in FLOATS
+
+
+def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """Of tensors in the order of their names."""
     digest = hashlib.sha256()
-    for name, shape, sample in sorted(parameters, key=lambda parameter: parameter[0]):
-        digest.update(f"{name} {shape}\n".encode())
-        digest.update(sample().view(torch.uint8).numpy().tobytes())
+    for name, tensor in named:
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().reshape(-1)
+        stride = max(1, flat.numel() // SAMPLED_VALUES)
+        sample = flat[::stride].to(torch.bfloat16).cpu().contiguous()
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _sample(flat: Tensor) -> Tensor:
-    return flat[:: _stride(flat.numel())].to(torch.bfloat16).cpu().contiguous()
-
-
-def _stride(num_values: int) -> int:
-    return max(1, num_values // SAMPLED_VALUES)
