@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,22 +104,19 @@ def dequantised(gguf: Path, folder: Path) -> Path:
 # ---------------------------------------------------------------- measuring
 
 
-def verified(case: Case, folder: Path, pythons: dict[str, str]) -> dict[str, Any]:
+def verified(case: Case, pythons: dict[str, str]) -> dict[str, Any]:
     """The two commands' outcome."""
-    out = folder / "exports" / case.name.replace(" ", "-").replace(",", "")
-    if case.engine == LLAMA_CPP:
-        out = out.with_suffix(".gguf")
     about = [case.source, "--factors", str(case.factors)]
-    if not out.exists():
-        out.parent.mkdir(exist_ok=True)
-        kind = "gguf" if case.engine == LLAMA_CPP else "hf"
-        ropewalk("export", kind, *about, "--out", str(out), "--mode", case.mode)
+    kind, name = ("gguf", "export.gguf") if case.engine == LLAMA_CPP else ("hf", "export")
     python = ["--python", pythons[case.engine]] if case.engine in pythons else []
-    started = time.monotonic()
-    answer = ropewalk(
-        "verify", str(out), "--model", *about, "--engine", case.engine, *python, "--lengths", case.lengths,
-        "--json",
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / name)
+        ropewalk("export", kind, *about, "--out", out, "--mode", case.mode)
+        started = time.monotonic()
+        answer = ropewalk(
+            "verify", out, "--model", *about, "--engine", case.engine, *python, "--lengths", case.lengths,
+            "--json",
+        )  # fmt: skip
     found = json.loads(answer)
     del found["path"]  # of this machine
     return {"found": found, "seconds": round(time.monotonic() - started, 1), "date": date.today().isoformat()}
@@ -167,7 +165,7 @@ def main() -> None:
     pythons = {TRANSFORMERS_4: args.transformers4, LLAMA_CPP: args.llama_cpp}
     rows, results = [], {}
     for case in cases(args.out, args.smollm2, args.factors):
-        measured = kept.measure(case.name, partial(verified, case, args.out, pythons))
+        measured = kept.measure(case.name, partial(verified, case, pythons))
         results[case.name] = measured
         rows.append(row(case, measured))
         print(rows[-1], file=sys.stderr, flush=True)
@@ -187,6 +185,7 @@ def main() -> None:
         f"That wrong factors would be noticed counts among the comparisons.\n\n{verdict}\n\n{table}\n"
     )
     publish(args.name, result, page, table)
+    kept.forget()
 
 
 if __name__ == "__main__":
