@@ -1,6 +1,9 @@
 """`ropewalk export` and `ropewalk verify`: what they write and print, and every wrong input in one line."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -154,6 +157,27 @@ def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypat
     )
     assert "give --endpoint" in refused(*asked, "--context", "512")
     assert "vllm serve" in refused(*asked, "--engine", "vllm")
+
+
+def test_a_terminated_verify_leaves_no_engine_behind(ropewalk, start, model, factors, tmp_path):
+    ropewalk("export", "hf", model, "--factors", factors(), "--out", tmp_path / "out")
+    python, written, known = tmp_path / "python", tmp_path / "written", tmp_path / "pid"
+    python.write_text(f"#!/bin/sh\necho $$ > {written}\nmv {written} {known}\nexec sleep 600\n")
+    python.chmod(0o755)
+    about = ["--model", model, "--factors", tmp_path / "factors.json"]
+    process = start("verify", tmp_path / "out", *about, "--python", python)
+    while not known.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Nothing was written." in err
+    engine, deadline = int(known.read_text()), time.monotonic() + 30
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.kill(engine, 0)
+            time.sleep(0.05)
 
 
 def test_verify_prints_a_table_and_ends_with_1_on_a_mismatch(ropewalk, model, factors, tmp_path, books):

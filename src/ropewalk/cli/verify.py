@@ -1,5 +1,6 @@
 """`ropewalk verify`: an export, loaded by the real engine, against what Ropewalk computes."""
 
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,8 @@ def verify(
         ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json \\
             --endpoint http://localhost:8000
     """
+    # A scheduler's way to end us would leave the engine's process behind; Ctrl-C ends it too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with interruptible("Nothing was written."):
         from ropewalk.export import Served
         from ropewalk.export.completions import NUM_SPARE
