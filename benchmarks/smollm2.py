@@ -115,7 +115,8 @@ def search(runs: Runs, gguf: Path, budget: int) -> None:
     command = [
         sys.executable, "-m", "ropewalk", "search", str(gguf), "--target-length", str(TARGET),
         "--num-documents", "1", "--stop-documents", "0", "--report-documents", "0", "--budget", str(budget),
-        "--seed", "0", "--out", str(runs.search), *(["--resume"] if runs.search.exists() else []),
+        "--serve-with", "llama.cpp", "--seed", "0", "--out", str(runs.search),
+        *(["--resume"] if runs.search.exists() else []),
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=sys.stderr)
     with (runs.folder / "search-seconds.jsonl").open("a") as file:

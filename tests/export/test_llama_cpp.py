@@ -172,6 +172,20 @@ def test_a_missing_llama_cpp_is_said() -> None:
         llama_cpp_engine(sys.executable).version()
 
 
+@pytest.mark.parametrize("missing", ["llama_cpp", "safetensors"])
+def test_whatever_its_probe_lacks_is_said(tmp_path: Path, missing: str) -> None:
+    python = tmp_path / "python"
+    hidden = (
+        f"import runpy, sys; sys.modules['{missing}'] = None; sys.modules.setdefault('llama_cpp', runpy); "
+    )
+    python.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "{hidden} del sys.argv[0]; runpy.run_path(sys.argv[0])" "$@"\n'
+    )
+    python.chmod(0o755)
+    with pytest.raises(MissingEngineError, match=r"pip install llama-cpp-python.* safetensors"):
+        llama_cpp_engine(str(python)).version()
+
+
 @pytest.fixture(scope="module")
 def stdlib_texts() -> list[str]:
     folder = Path(os.__file__).parent

@@ -1,4 +1,4 @@
-"""Read token sequences with llama.cpp; run by `probes.py`, with any Python that has llama-cpp-python.
+"""Read token sequences with llama.cpp; run by `probes.py`, where there are llama-cpp-python and safetensors.
 
 Each sequence gets a context of its own, of `context` tokens or, without that, of its own length: llama.cpp
 chooses the factors by it, rounded up to a multiple of 256. With the dtype float32 keys and values are kept in
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 MISSING_CODE = 3
 BATCH_TOKENS = 512
@@ -27,6 +26,7 @@ UNFUSED_ATTENTION = 0
 sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
 try:
     import llama_cpp
+    from safetensors.numpy import save_file
 except ImportError as error:
     print(error, file=sys.stderr)
     sys.exit(MISSING_CODE)
