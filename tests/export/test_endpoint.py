@@ -23,9 +23,10 @@ from ropewalk.export.endpoint import LIMIT, NUM_TOKENS, deciding_context, verify
 from ropewalk.export.gguf import export_gguf, write_base_gguf
 from ropewalk.export.gguf_file import StoredTensor, read_gguf, write_gguf
 from ropewalk.export.huggingface import export_hf
-from ropewalk.export.verify import wrong_sets
+from ropewalk.export.verify import turns_otherwise, wrong_sets
 from ropewalk.factor_set import FactorSet
 from ropewalk.models.load import load_model
+from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
 from tiny import make_tiny_model
@@ -62,9 +63,11 @@ def failed(verification):
     return sorted({check.what for check in verification.checks if not check.is_right})
 
 
-def verified(loaded, served, prompts, factors, fault="", context=256, on_step=None, **how):
+def verified(loaded, served, prompts, factors, fault="", context=256, on_step=None, limit=LIMIT, **how):
     with CompletionsServer(loaded.name, factors, fault, **how).running() as url:
-        return verify_endpoint("export", served, context, loaded, Endpoint(url), prompts, on_step=on_step)
+        return verify_endpoint(
+            "export", served, context, loaded, Endpoint(url), prompts, limit=limit, on_step=on_step
+        )
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,8 @@ def test_a_right_server_is_right(loaded, served, prompts, fault, form):
     assert [check.length for check in verification.checks if check.length] == LENGTHS * 2
     assert max(check.found for check in verification.checks if check.length) < 1e-4
     assert [check.what for check in verification.checks if not check.length] == [
-        f"{name} would be noticed" for name in ("no factors", "the other set", "pairs in reverse")
+        "nearer than the computed attention factor",
+        *(f"{name} would be noticed" for name in ("no factors", "the other set", "pairs in reverse")),
     ]
 
 
@@ -102,6 +106,29 @@ def test_every_wrong_set_is_noticed(loaded, served, prompts):
             "log-probabilities",
             f"{name} would be noticed",
         ]
+
+
+@pytest.mark.parametrize("attention_factor", [1.1, None])
+def test_what_only_the_plugin_holds_is_missed_below_any_limit(loaded, prompts, attention_factor):
+    """Started without the plugin, a server differs by less than bfloat16 does."""
+    computed = longrope_attention_factor(4, 64)
+    right = scheme_factors("yarn", loaded.geometry, 256).replace(
+        num_start_tokens=4, attention_factor=attention_factor or computed
+    )
+    without = {
+        "no n-hat": right.replace(num_start_tokens=0),
+        "the computed attention factor": right.replace(attention_factor=computed),
+    }
+    served = Served.of(FactorSet.of([right]), "pinned")
+    with_it = verified(loaded, served, prompts, right, limit=10.0)
+    assert {check.what for check in with_it.checks if "nearer" in check.what and check.is_right} == {
+        f"nearer than {name}" for name, factors in without.items() if turns_otherwise(factors, right)
+    }
+    for name, factors in without.items():
+        if turns_otherwise(factors, right):
+            found = failed(verified(loaded, served, prompts, factors, limit=10.0))
+            assert f"nearer than {name}" in found
+            assert "log-probabilities" not in found
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ places the likeliest tokens with their log-probabilities:
 So its first step shows what it computed for the prompt, and the later ones what it computes token by token,
 with what it has cached. Then all prompts are sent at once, the longest first, and no answer may change: an
 engine that chooses its factors by the longest row of a batch gives a short prompt another one. Wrong factors
-must be told from the right ones, as in `verify`.
+must be told from the right ones, as in `verify`. What only Ropewalk's plugin holds may make less than
+rounding does, and so pass any limit: a server must also be nearer to these factors than to what is left
+without it.
 """
 
 from collections import defaultdict
@@ -29,12 +31,14 @@ from ropewalk.export import Served
 from ropewalk.export.completions import Answer, Endpoint, Prompt, Step, Token
 from ropewalk.export.gguf import CONTEXT_STEP
 from ropewalk.export.verdict import Check, Verification
-from ropewalk.export.verify import wrong_sets
+from ropewalk.export.verify import turns_otherwise, wrong_sets
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel
+from ropewalk.rope.attention_scale import longrope_attention_factor
 
 NUM_TOKENS = 8
 LIMIT, ROUNDED_LIMIT = 0.03, 0.2  # nats: see `verify_endpoint`
+NEARER = 0.9  # of its distance: what makes no difference at all is as far, give or take
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -78,6 +82,7 @@ def verify_endpoint(
     alone: list[Answer] = []
     checks: list[Check | None] = []
     told = dict.fromkeys(wrong, False)
+    rivals = [_Rival(name, factors) for name, factors in _without_plugin(right).items()]
     for prompt in prompts:
         tell(f"{endpoint.name} and Ropewalk read {len(prompt.ids)} tokens")
         answer = endpoint.complete(prompt, NUM_TOKENS)
@@ -85,9 +90,13 @@ def verify_endpoint(
         ids = _as_read(prompt, answer, loaded.tokenizer, endpoint.url, tell)
         off = ours.difference(ids, answer.steps, right)
         checks.append(_check("log-probabilities", len(ids), off, limit))
+        for rival in rivals:
+            rival.add(off, ours.difference(ids, answer.steps, rival.factors))
         for name in [name for name, is_told in told.items() if not is_told]:
             off = ours.difference(ids, answer.steps, wrong[name])
             told[name] = off is not None and not off <= limit
+    if all(check is None or check.is_right for check in checks):
+        checks += [rival.check() for rival in rivals]
     tell(f"{endpoint.name} reads all of them at once")
     for prompt, before, after in zip(prompts, alone, _together(endpoint, prompts), strict=True):
         length = before.num_prompt or len(prompt.ids)
@@ -100,6 +109,40 @@ def verify_endpoint(
         engine="server", version=f"{endpoint.name} at {endpoint.url}", path=path, served=served,
         checks=tuple(check for check in checks if check is not None),
     )  # fmt: skip
+
+
+def _without_plugin(right: RescaleFactors) -> dict[str, RescaleFactors]:
+    """What an engine turns by that knows no n-hat, or computes the attention factor itself."""
+    computed = longrope_attention_factor(right.extension_ratio, right.geometry.original_length)
+    choices = {
+        "no n-hat": right.replace(num_start_tokens=0),
+        "the computed attention factor": right.replace(attention_factor=computed),
+    }
+    return {name: factors for name, factors in choices.items() if turns_otherwise(factors, right)}
+
+
+class _Rival:
+    """Factors that are close to the right ones, and how far all answers are from both."""
+
+    def __init__(self, name: str, factors: RescaleFactors) -> None:
+        self.name, self.factors = name, factors
+        self._right: list[float] = []
+        self._offs: list[float] = []
+
+    def add(self, right: float | None, off: float | None) -> None:
+        if right is not None and off is not None:
+            self._right.append(right)
+            self._offs.append(off)
+
+    def check(self) -> Check | None:
+        """None if no answer says anything."""
+        right, off = _mean(self._right), _mean(self._offs)
+        if right is None or off is None:
+            return None
+        return Check(
+            what=f"nearer than {self.name}", found=f"{right:.1e} against {off:.1e}",
+            is_right=NEARER * right <= off,
+        )  # fmt: skip
 
 
 def deciding_context(path: Path, context: int) -> int:

@@ -356,10 +356,11 @@ def wrong_sets(served: Served, right: RescaleFactors, *, is_long: bool) -> dict[
         "the other set": served.short if is_long else served.long,
         "pairs in reverse": right.replace(rescale_factors=(right.rescale_factors[0][::-1],)),
     }
-    return {name: factors for name, factors in choices.items() if _turns_otherwise(factors, right)}
+    return {name: factors for name, factors in choices.items() if turns_otherwise(factors, right)}
 
 
-def _turns_otherwise(one: RescaleFactors, other: RescaleFactors) -> bool:
+def turns_otherwise(one: RescaleFactors, other: RescaleFactors) -> bool:
+    """Whether any token turns by another angle or grows by another factor."""
     return {**one.as_values(), "target_length": 0} != {**other.as_values(), "target_length": 0}
 
 
