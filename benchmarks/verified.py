@@ -10,7 +10,6 @@ its own. SmolLM2 takes a quarter of an hour an engine; what is done is kept, and
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from commands import largest, ropewalk
 from evaluator import RESULTS, publish
 from measurements import Measurements, default_folder, surroundings
 from ropewalk.factor_set import FactorSet
@@ -122,22 +122,7 @@ def verified(case: Case, pythons: dict[str, str]) -> dict[str, Any]:
     return {"found": found, "seconds": round(time.monotonic() - started, 1), "date": date.today().isoformat()}
 
 
-def ropewalk(*arguments: str) -> str:
-    """What a command says on stdout; a mismatch's exit code is an answer like any other."""
-    command = [sys.executable, "-m", "ropewalk", *arguments]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if not process.stdout.strip():
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode} and said nothing.")
-    return process.stdout
-
-
 # ---------------------------------------------------------------- the page
-
-
-def largest(found: dict[str, Any], what: str) -> str:
-    """The largest extra difference of a kind, over all lengths."""
-    values = [check["found"] for check in found["checks"] if check["what"] == what]
-    return f"{max(values):.1e}" if values else "-"
 
 
 def row(case: Case, measured: dict[str, Any]) -> str:
