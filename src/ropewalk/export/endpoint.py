@@ -38,7 +38,7 @@ from ropewalk.rope.attention_scale import longrope_attention_factor
 
 NUM_TOKENS = 8
 LIMIT, ROUNDED_LIMIT = 0.03, 0.2  # nats: see `verify_endpoint`
-NEARER = 0.9  # of its distance: what makes no difference at all is as far, give or take
+NEARER = 0.9  # as far as the right factors, and it is a rival that the server turns by; above, it is rounding
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 
