@@ -96,6 +96,8 @@ def dequantised(gguf: Path, folder: Path) -> Path:
     """The GGUF file's model as a checkpoint in float32."""
     if not (folder / "config.json").exists():
         loaded = load_model(gguf)
+        loaded.model.hf_quantizer = None  # its weights are float32 by now
+        del loaded.model.config.quantization_config
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     return folder

@@ -16,6 +16,7 @@ from ropewalk.export.engines.transformers import PYTHON_OF_4, transformers_4_eng
 from ropewalk.export.faults import faults
 from ropewalk.export.huggingface import HfChoices, export_hf
 from ropewalk.export.manifest import read_folded, read_mode
+from ropewalk.export.verdict import FLOAT32, Limits
 from ropewalk.export.verify import Question, default_lengths, verify
 from ropewalk.factor_set import FactorSet
 from ropewalk.models.load import load_model
@@ -56,14 +57,14 @@ def factor_set_of(loaded, mode):
     return FactorSet.of([short.replace(attention_factor=1.1), long])
 
 
-def verified(folder, source, factor_set, engine, tmp_path, lengths=None):
+def verified(folder, source, factor_set, engine, tmp_path, lengths=None, limits=FLOAT32):
     loaded = load_model(source)
     base = tmp_path / f"base-{folder.name}"
     base.mkdir()
     folded = read_folded(folder)
     question = Question.about(
         folder, str(base_folder(str(source), base)), factor_set, mode=read_mode(folder),
-        folded_for=None if folded is None else folded[1],
+        folded_for=None if folded is None else folded[1], limits=limits,
     )  # fmt: skip
     ids = torch.randint(258, (256,), generator=torch.Generator().manual_seed(1)).tolist()
     return verify(question, loaded, engine, ids, lengths or default_lengths(question.served))
@@ -126,6 +127,23 @@ def test_a_check_that_wrong_factors_would_pass_is_a_failure(tiny_model_folder, t
     verification = verified(tmp_path / "out", tiny_model_folder, factor_set, engine, tmp_path, lengths=[4])
     wrong = {check.what for check in verification.checks if not check.is_right}
     assert wrong == {"no factors would be noticed"}
+
+
+@pytest.mark.parametrize(("served", "told"), [("right", "yes"), ("no factors", "no")])
+def test_wrong_factors_are_noticed_token_by_token_where_means_agree(
+    tiny_model_folder, tmp_path, engine, served, told
+):
+    """Of quantised files means alone are judged, and over a long text those of two sets may be alike."""
+    right = scheme_factors("yarn:factor=4", load_model(tiny_model_folder).geometry, 256)
+    plain = right.replace(rescale_factors=((1.0,) * len(right.rescale_factors[0]),), attention_factor=1.0)
+    export_hf(str(tiny_model_folder), FactorSet.of([right if served == "right" else plain]), tmp_path / "out")
+    blind = Limits(logits=None, nats=10.0)
+    verification = verified(
+        tmp_path / "out", tiny_model_folder, FactorSet.of([right]), engine, tmp_path, limits=blind
+    )
+    found = {check.what: check.found for check in verification.checks}
+    assert found["no factors would be noticed"] == told
+    assert verification.is_right == (told == "yes")
 
 
 def test_the_real_program_in_its_own_process(tiny_model_folder, tmp_path):

@@ -30,7 +30,7 @@ from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.export import Served
 from ropewalk.export.completions import Answer, Endpoint, Prompt, Step, Token
 from ropewalk.export.gguf import CONTEXT_STEP
-from ropewalk.export.verdict import Check, Verification
+from ropewalk.export.verdict import NEARER, Check, Verification
 from ropewalk.export.verify import turns_otherwise, wrong_sets
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel
@@ -38,7 +38,6 @@ from ropewalk.rope.attention_scale import longrope_attention_factor
 
 NUM_TOKENS = 8
 LIMIT, ROUNDED_LIMIT = 0.03, 0.2  # nats: see `verify_endpoint`
-NEARER = 0.9  # as far as the right factors, and it is a rival that the server turns by; above, it is rounding
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 

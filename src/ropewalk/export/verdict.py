@@ -7,6 +7,7 @@ from typing import Any
 from ropewalk.export import Served
 
 LOGITS_UP_TO = 4096  # tokens; further on rounding adds up, and the mean of many nats judges better
+NEARER = 0.9  # as far as the right factors, and it is a rival that the engine turns by; above, it is rounding
 
 
 @dataclass(frozen=True, kw_only=True)

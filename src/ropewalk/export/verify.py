@@ -6,7 +6,8 @@
 
 A comparison that nothing can fail proves nothing. So it is also computed how far the engine's answers are
 from those under wrong factors (none at all, the other of the two sets, the pairs in reverse): if they would
-have passed, that is a failure too.
+have passed, that is a failure too. Means of long texts may agree by chance, what wrong factors lose in the
+window and win beyond it, so answers must also be nearer to ours than to those, token by token.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.export import Mode, Served
 from ropewalk.export.configuration import check_configuration
 from ropewalk.export.engines import Engine, EngineAnswer, EngineRequest
-from ropewalk.export.verdict import FLOAT32, LOGITS_UP_TO, Check, Limits, Verification
+from ropewalk.export.verdict import FLOAT32, LOGITS_UP_TO, NEARER, Check, Limits, Verification
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel
@@ -123,8 +124,9 @@ def verify(
         with loaded.installed(case.factors):
             ours = _read(loaded, text)
         untouched = _read(loaded, text)
-        checks += _compare(case, question, answer, ours, _Distance.between(base_answer, untouched))
-        seen.look(case, answer, base_answer, untouched, loaded, text)
+        base = _Distance.between(base_answer, untouched)
+        checks += _compare(case, question, answer, ours, base)
+        seen.look(case, answer, ours, base, loaded, text)
     return _verification(engine, version, question, checks + seen.checks())
 
 
@@ -161,10 +163,10 @@ class _Case:
 
 @dataclass(frozen=True, kw_only=True)
 class _Read:
-    """What one text gave, by whoever read it."""
+    """What one text gave, by whoever read it; nats of each predicted token."""
 
     logits: Tensor
-    nats: float
+    nats: Tensor
     inv_freq: Tensor | None = None
     attention_factor: float | None = None
 
@@ -207,7 +209,7 @@ def _ask(engine: Engine, path: str, ids: Sequence[int], cases: Sequence[_Case]) 
 def _read_of(answer: EngineAnswer, place: int) -> _Read:
     return _Read(
         logits=answer.logits[place],
-        nats=float(answer.nats[place].mean()),
+        nats=answer.nats[place],
         inv_freq=answer.inv_freq[place],
         attention_factor=answer.attention_factors[place],
     )
@@ -218,14 +220,14 @@ def _read(loaded: LoadedModel, text: Tensor) -> _Read:
     with evaluating(loaded.model):
         reader = Reader(loaded.model)
         hidden = reader.read(text.to(loaded.model.device), keep=False)[0]
-        targets, nll_sum, last = text[0, 1:].to(hidden.device), 0.0, []
+        targets, nats, last = text[0, 1:].to(hidden.device), [], []
         for start in range(0, len(hidden), CHUNK_TOKENS):
             logits = reader.logits(hidden[start : start + CHUNK_TOKENS]).float()
             scored = targets[start : start + CHUNK_TOKENS]
-            nats = logits[: len(scored)].to(torch.float64).log_softmax(dim=-1)
-            nll_sum -= float(nats.gather(1, scored.unsqueeze(1)).sum())
+            scores = logits[: len(scored)].to(torch.float64).log_softmax(dim=-1)
+            nats.append(-scores.gather(1, scored.unsqueeze(1))[:, 0])
             last.append(logits[max(0, len(hidden) - NUM_LAST - start) :])
-    return _Read(logits=torch.cat(last)[-NUM_LAST:].cpu(), nats=nll_sum / len(targets))
+    return _Read(logits=torch.cat(last)[-NUM_LAST:].cpu(), nats=torch.cat(nats).cpu())
 
 
 # ---------------------------------------------------------------- comparing
@@ -238,21 +240,30 @@ class _Distance:
     Attributes:
         logits: largest difference, as a share of the largest logit of the second.
         nats: between the means.
+        nats_by_token: mean difference of each token's.
     """
 
     logits: float
     nats: float
+    nats_by_token: float
 
     @classmethod
     def between(cls, given: _Read, wanted: _Read) -> "_Distance":
         if given.logits.shape != wanted.logits.shape:
-            return cls(logits=float("inf"), nats=float("inf"))
+            return cls(logits=float("inf"), nats=float("inf"), nats_by_token=float("inf"))
         difference = (given.logits - wanted.logits).abs().max() / wanted.logits.abs().max()
-        return cls(logits=float(difference), nats=abs(given.nats - wanted.nats))
+        apart = given.nats - wanted.nats
+        return cls(
+            logits=float(difference), nats=float(apart.mean().abs()), nats_by_token=float(apart.abs().mean())
+        )
 
     def beyond(self, base: "_Distance") -> "_Distance":
         """What is extra; NaN stays NaN, which no limit admits."""
-        return _Distance(logits=_positive(self.logits - base.logits), nats=_positive(self.nats - base.nats))
+        return _Distance(
+            logits=_positive(self.logits - base.logits),
+            nats=_positive(self.nats - base.nats),
+            nats_by_token=_positive(self.nats_by_token - base.nats_by_token),
+        )
 
     def is_within(self, limits: Limits, length: int) -> bool:
         judged = limits.logits is not None and length <= LOGITS_UP_TO
@@ -324,21 +335,23 @@ class _WrongSets:
         self,
         case: _Case,
         answer: _Read,
-        base_answer: _Read,
-        untouched: _Read,
+        ours: _Read,
+        base: _Distance,
         loaded: LoadedModel,
         text: Tensor,
     ) -> None:
         """Compare one answer with each wrong set, until that is told apart."""
-        base = _Distance.between(base_answer, untouched)
+        right = _Distance.between(answer, ours)
         wrong = wrong_sets(self._question.served, case.factors, is_long=case.is_long)
         for name, factors in wrong.items():
             if self._told.get(name):
                 continue
             with loaded.installed(factors):
                 read = _read(loaded, text)
-            extra = _Distance.between(answer, read).beyond(base)
-            self._told[name] = not extra.is_within(self._question.limits, case.length)
+            distance = _Distance.between(answer, read)
+            is_within = distance.beyond(base).is_within(self._question.limits, case.length)
+            is_farther = right.nats_by_token < NEARER * distance.nats_by_token
+            self._told[name] = is_farther or not is_within
 
     def checks(self) -> list[Check]:
         """A check for each wrong set."""
