@@ -14,9 +14,11 @@ def in_a_process(work):
     """A copy of this process that does something until it is killed."""
     child = os.fork()
     if child == 0:
-        work()
-        signal.pause()
-        os._exit(1)
+        try:
+            work()
+            signal.pause()
+        finally:
+            os._exit(1)  # whatever is raised: it must not go on as a second run of the tests
     return child
 
 
@@ -59,16 +61,17 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path):
 
 
 def test_a_lock_dies_with_its_process(tmp_path):
-    child = in_a_process(lambda: setattr(pytest, "_held", FolderLock(tmp_path)))
-    wait_for(lambda: list(tmp_path.iterdir()))
+    folder, is_taken = tmp_path / "run", tmp_path / "taken"
+    folder.mkdir()
+    held = []
 
-    def is_refused():
-        try:
-            FolderLock(tmp_path).close()
-        except RunFolderError:
-            return True
-        return False
+    def take():
+        held.append(FolderLock(folder))
+        is_taken.touch()
 
-    wait_for(is_refused)  # it may be taken between the file and its lock
+    child = in_a_process(take)
+    wait_for(is_taken.exists)
+    with pytest.raises(RunFolderError, match="is in use by another process"):
+        FolderLock(folder)
     kill(child)
-    FolderLock(tmp_path).close()
+    FolderLock(folder).close()
