@@ -81,7 +81,9 @@ def verify_endpoint(
     alone: list[Answer] = []
     checks: list[Check | None] = []
     told = dict.fromkeys(wrong, False)
-    rivals = [_Rival(name, factors) for name, factors in _without_plugin(right).items()]
+    rivals = _without_plugin(right)
+    right_offs: list[float | None] = []
+    rival_offs: dict[str, list[float | None]] = {name: [] for name in rivals}
     for prompt in prompts:
         tell(f"{endpoint.name} and Ropewalk read {len(prompt.ids)} tokens")
         answer = endpoint.complete(prompt, NUM_TOKENS)
@@ -89,13 +91,14 @@ def verify_endpoint(
         ids = _as_read(prompt, answer, loaded.tokenizer, endpoint.url, tell)
         off = ours.difference(ids, answer.steps, right)
         checks.append(_check("log-probabilities", len(ids), off, limit))
-        for rival in rivals:
-            rival.add(off, ours.difference(ids, answer.steps, rival.factors))
+        right_offs.append(off)
+        for name, factors in rivals.items():
+            rival_offs[name].append(ours.difference(ids, answer.steps, factors))
         for name in [name for name, is_told in told.items() if not is_told]:
             off = ours.difference(ids, answer.steps, wrong[name])
             told[name] = off is not None and not off <= limit
     if all(check is None or check.is_right for check in checks):
-        checks += [rival.check() for rival in rivals]
+        checks += [_check_nearer(name, right_offs, offs) for name, offs in rival_offs.items()]
     tell(f"{endpoint.name} reads all of them at once")
     for prompt, before, after in zip(prompts, alone, _together(endpoint, prompts), strict=True):
         length = before.num_prompt or len(prompt.ids)
@@ -120,30 +123,6 @@ def _without_plugin(right: RescaleFactors) -> dict[str, RescaleFactors]:
     return {name: factors for name, factors in choices.items() if turns_otherwise(factors, right)}
 
 
-class _Rival:
-    """Factors that are close to the right ones, and how far all answers are from both."""
-
-    def __init__(self, name: str, factors: RescaleFactors) -> None:
-        self.name, self.factors = name, factors
-        self._right: list[float] = []
-        self._offs: list[float] = []
-
-    def add(self, right: float | None, off: float | None) -> None:
-        if right is not None and off is not None:
-            self._right.append(right)
-            self._offs.append(off)
-
-    def check(self) -> Check | None:
-        """None if no answer says anything."""
-        right, off = _mean(self._right), _mean(self._offs)
-        if right is None or off is None:
-            return None
-        return Check(
-            what=f"nearer than {self.name}", found=f"{right:.1e} against {off:.1e}",
-            is_right=NEARER * right <= off,
-        )  # fmt: skip
-
-
 def deciding_context(path: Path, context: int) -> int:
     """By which a server chooses its set: llama.cpp, which serves GGUF files, rounds it up first."""
     return -(-context // CONTEXT_STEP) * CONTEXT_STEP if path.is_file() else context
@@ -164,8 +143,21 @@ def _check(what: str, length: int, off: float | None, limit: float) -> Check | N
     return Check(what=what, length=length, found=off, limit=limit, is_right=off <= limit)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _check_nearer(
+    name: str, right_offs: Sequence[float | None], offs: Sequence[float | None]
+) -> Check | None:
+    """That all answers are nearer to the right factors than to a rival; None if they say nothing."""
+    right, off = _mean(right_offs), _mean(offs)
+    if right is None or off is None:
+        return None
+    is_right = NEARER * right <= off
+    return Check(what=f"nearer than {name}", found=f"{right:.1e} against {off:.1e}", is_right=is_right)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _change(before: Answer, after: Answer) -> float | None:
@@ -239,7 +231,7 @@ class _Ours:
         with self._loaded.installed(factors), evaluating(self._loaded.model):
             found = self._read(ids, [self._names.ids(step.chosen) for step in steps[:-1]])
         offs = [self._names.difference(step, row) for step, row in zip(steps, found, strict=False)]
-        return _mean([off for off in offs if off is not None])
+        return _mean(offs)
 
     def _read(self, ids: Sequence[int], chosen: Sequence[Sequence[int]]) -> Tensor:
         """Log-probabilities after the prompt and after each chosen token, shape (steps, vocabulary).

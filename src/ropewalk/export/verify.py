@@ -240,36 +240,32 @@ class _Distance:
     Attributes:
         logits: largest difference, as a share of the largest logit of the second.
         nats: between the means.
-        nats_by_token: mean difference of each token's.
     """
 
     logits: float
     nats: float
-    nats_by_token: float
 
     @classmethod
     def between(cls, given: _Read, wanted: _Read) -> "_Distance":
         if given.logits.shape != wanted.logits.shape:
-            return cls(logits=float("inf"), nats=float("inf"), nats_by_token=float("inf"))
+            return cls(logits=float("inf"), nats=float("inf"))
         difference = (given.logits - wanted.logits).abs().max() / wanted.logits.abs().max()
-        apart = given.nats - wanted.nats
-        return cls(
-            logits=float(difference), nats=float(apart.mean().abs()), nats_by_token=float(apart.abs().mean())
-        )
+        return cls(logits=float(difference), nats=abs(float(given.nats.mean() - wanted.nats.mean())))
 
     def beyond(self, base: "_Distance") -> "_Distance":
         """What is extra; NaN stays NaN, which no limit admits."""
-        return _Distance(
-            logits=_positive(self.logits - base.logits),
-            nats=_positive(self.nats - base.nats),
-            nats_by_token=_positive(self.nats_by_token - base.nats_by_token),
-        )
+        return _Distance(logits=_positive(self.logits - base.logits), nats=_positive(self.nats - base.nats))
 
     def is_within(self, limits: Limits, length: int) -> bool:
         judged = limits.logits is not None and length <= LOGITS_UP_TO
         if judged and not self.logits <= (limits.logits or 0.0):
             return False
         return self.nats <= limits.nats
+
+
+def _apart_by_token(given: _Read, wanted: _Read) -> float:
+    """Mean difference of each token's nats: unlike one of means it does not cancel."""
+    return float((given.nats - wanted.nats).abs().mean())
 
 
 def _positive(value: float) -> float:
@@ -341,17 +337,16 @@ class _WrongSets:
         text: Tensor,
     ) -> None:
         """Compare one answer with each wrong set, until that is told apart."""
-        right = _Distance.between(answer, ours)
+        right = _apart_by_token(answer, ours)
         wrong = wrong_sets(self._question.served, case.factors, is_long=case.is_long)
         for name, factors in wrong.items():
             if self._told.get(name):
                 continue
             with loaded.installed(factors):
                 read = _read(loaded, text)
-            distance = _Distance.between(answer, read)
-            is_within = distance.beyond(base).is_within(self._question.limits, case.length)
-            is_farther = right.nats_by_token < NEARER * distance.nats_by_token
-            self._told[name] = is_farther or not is_within
+            extra = _Distance.between(answer, read).beyond(base)
+            is_within = extra.is_within(self._question.limits, case.length)
+            self._told[name] = not is_within or right < NEARER * _apart_by_token(answer, read)
 
     def checks(self) -> list[Check]:
         """A check for each wrong set."""
