@@ -13,7 +13,6 @@ and put that name and version into its METADATA.
 """
 
 import argparse
-import json
 import os
 import socket
 import subprocess
@@ -30,15 +29,13 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from commands import largest, ropewalk
-from evaluator import RESULTS, publish
+from evaluator import publish
+from exports import SEARCHED, largest, ropewalk, verified, write_two_sets
 from measurements import Measurements, default_folder, surroundings
+from ropewalk.export.engines.llama_cpp import llama_cpp_engine
 from ropewalk.factor_set import FactorSet
-from ropewalk.models.load import load_model
-from ropewalk.rope.schemes import scheme_factors
 
 PACKAGES = ("ropewalk", "torch", "transformers", "gguf", "openai")
-SEARCHED = RESULTS / "2026-11-25-demo.factors.json"
 WINDOW, TARGET = 256, 2048
 SHORT_LENGTHS, LONG_LENGTHS = "64,248", "64,256,257,2040"  # each leaves room for the eight tokens asked for
 VLLM, LLAMA_SERVER, LLAMA_CPP_PYTHON = "vLLM", "llama-server", "llama-cpp-python's server"
@@ -81,14 +78,9 @@ class Case:
 
 
 def cases(folder: Path, servers: list[str]) -> Iterator[Case]:
-    geometry = load_model("scale-model").geometry
-    long = scheme_factors("yarn", geometry, TARGET)
-    short = scheme_factors("ntk:factor=1.5", geometry, WINDOW).replace(attention_factor=long.attention_factor)
-    sharper = long.replace(attention_factor=1.1)  # engines compute 1.17 for this
-    two_sets, attention, start_tokens = (
-        folder / f"{name}.json" for name in ("two-sets", "attention", "start-tokens")
-    )
-    FactorSet.of([short, long]).save(two_sets)
+    two_sets = write_two_sets(folder / "two-sets.json")
+    attention, start_tokens = folder / "attention.json", folder / "start-tokens.json"
+    sharper = FactorSet.load(two_sets).longest.replace(attention_factor=1.1)  # engines compute 1.17 for this
     FactorSet.of([sharper]).save(attention)
     FactorSet.of([sharper.replace(num_start_tokens=12)]).save(start_tokens)
     for server in servers:
@@ -115,7 +107,7 @@ def cases(folder: Path, servers: list[str]) -> Iterator[Case]:
 # ---------------------------------------------------------------- measuring
 
 
-def verified(case: Case, programs: dict[str, str]) -> dict[str, Any]:
+def outcome(case: Case, programs: dict[str, str]) -> dict[str, Any]:
     """What `verify` says of the server."""
     kind, name = ("hf", "export") if case.server == VLLM else ("gguf", "export.gguf")
     with tempfile.TemporaryDirectory() as folder:
@@ -126,16 +118,13 @@ def verified(case: Case, programs: dict[str, str]) -> dict[str, Any]:
             case.mode, *runtime,
         )  # fmt: skip
         with running(case, programs[case.server], out) as url:
-            started = time.monotonic()
-            answer = ropewalk(
-                "verify", str(out), "--model", "scale-model", "--factors", str(case.compared or case.factors),
+            measured = verified(
+                str(out), "--model", "scale-model", "--factors", str(case.compared or case.factors),
                 "--endpoint", url, "--context", str(case.context), "--mode", case.mode, "--lengths",
-                case.lengths, "--json",
+                case.lengths,
             )  # fmt: skip
-            seconds = round(time.monotonic() - started, 1)
-    found = json.loads(answer)
-    del found["path"]  # of this machine
-    return {"found": found, "seconds": seconds, "date": date.today().isoformat()}
+    del measured["found"]["version"]  # names the file and the port
+    return measured
 
 
 @contextmanager
@@ -187,12 +176,12 @@ def wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
 
 def versions(programs: dict[str, str]) -> dict[str, str]:
     """Of each server, as it tells itself."""
-    asked = {VLLM: ["--version"], LLAMA_SERVER: ["--version"]}
-    python = "from importlib.metadata import version; print(version('llama-cpp-python'))"
     found = {}
     for server, program in programs.items():
-        command = [program, *asked.get(server, ["-c", python])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        if server == LLAMA_CPP_PYTHON:
+            found[server] = llama_cpp_engine(program).version()
+            continue
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
         said = (done.stdout.strip() or done.stderr.strip()).splitlines()
         found[server] = next((line for line in said if line.startswith("version")), said[-1])
     return found
@@ -226,7 +215,7 @@ def main() -> None:
     kept = Measurements(args.out, about)
     rows, results, surprises = [], {}, []
     for case in cases(args.out, list(programs)):
-        measured = kept.measure(case.name, partial(verified, case, programs))
+        measured = kept.measure(case.name, partial(outcome, case, programs))
         results[case.name] = measured
         rows.append(row(case, measured["found"]))
         if measured["found"]["is_right"] != case.is_right:

@@ -44,6 +44,7 @@ WINDOW, TARGET, EDGE = 8192, 16384, 2048
 PARTS = {"first": (0, EDGE), "window": (0, WINDOW), "past": (WINDOW, TARGET), "last": (TARGET - EDGE, TARGET)}
 SCHEMES = ("untouched", "pi", "ntk", "yarn")
 SEARCHED = "searched"
+LABELS = (*SCHEMES, SEARCHED)
 IN_LLAMA_CPP = ("untouched", "yarn", SEARCHED)
 DOCUMENTS_IN_LLAMA_CPP = 1  # it takes four times as long
 ROWS = 256  # of logits at a time
@@ -79,7 +80,7 @@ def run(runs: Runs, gguf: Path, python: str, num_documents: int, budget: int) ->
     documents = token_documents(
         "stdlib:held-out", loaded.tokenizer, length=TARGET, num_documents=num_documents
     )
-    for label in (*SCHEMES, SEARCHED):
+    for label in LABELS:
         if label == SEARCHED:
             search(runs, gguf, budget)
         for number, document in enumerate(documents.documents):
@@ -169,7 +170,7 @@ def rows(runs: Runs, engine: str, num_documents: int) -> Iterator[str]:
     """A line for each factors that this engine has read all of these documents with."""
     records = runs.read()
     tokens = {name: stop - max(start, 1) for name, (start, stop) in PARTS.items()}
-    for label in (*SCHEMES, SEARCHED):
+    for label in LABELS:
         keys = [(engine, label, number) for number in range(num_documents)]
         if all(key in records for key in keys):
             sums = {name: sum(records[key]["nats"][name] for key in keys) for name in PARTS}
@@ -194,16 +195,11 @@ def advantages(runs: Runs) -> Iterator[str]:
     """Searched factors against the closed form that is best in a part, document by document, nats a token."""
     records = runs.read()
     numbers = [number for engine, label, number in records if (engine, label) == (OURS, SEARCHED)]
+    nats = {label: [records[OURS, label, number]["nats"] for number in numbers] for label in LABELS}
     for name, (start, stop) in PARTS.items():
-
-        def nats(label: str, part: str = name) -> list[float]:
-            return [records[(OURS, label, number)]["nats"][part] for number in numbers]
-
-        best = min(SCHEMES[1:], key=lambda label: sum(nats(label)))
-        apart = [
-            (ours - other) / (stop - max(start, 1))
-            for ours, other in zip(nats(SEARCHED), nats(best), strict=True)
-        ]
+        best = min(SCHEMES[1:], key=lambda label: sum(one[name] for one in nats[label]))
+        pairs = zip(nats[SEARCHED], nats[best], strict=True)
+        apart = [(ours[name] - other[name]) / (stop - max(start, 1)) for ours, other in pairs]
         each = ", ".join(f"{value:+.4f}" for value in apart)
         yield f"{name}: {sum(apart) / len(apart):+.4f} against {best} ({each})"
 

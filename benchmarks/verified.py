@@ -9,10 +9,8 @@ its own. SmolLM2 takes a quarter of an hour an engine; what is done is kept, and
 """
 
 import argparse
-import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -20,15 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from commands import largest, ropewalk
 from evaluator import RESULTS, publish
+from exports import SEARCHED, largest, ropewalk, verified, write_two_sets
 from measurements import Measurements, default_folder, surroundings
-from ropewalk.factor_set import FactorSet
 from ropewalk.models.load import load_model
-from ropewalk.rope.schemes import scheme_factors
 
 PACKAGES = ("ropewalk", "torch", "transformers", "gguf")
-SEARCHED = RESULTS / "2026-11-25-demo.factors.json"
 TUNED = RESULTS / "scale-model-512x"
 TUNED_MODEL = TUNED / "stages" / "05-tune-64x" / "training" / "model"
 SHORT_LENGTHS, LONG_LENGTHS, SMOLLM2_LENGTHS = "64,256,257,2048", "64,256,257,4096", "256,8192,8193,10240"
@@ -83,15 +78,6 @@ def cases(folder: Path, smollm2: Path | None, smollm2_factors: Path | None) -> I
         )  # fmt: skip
 
 
-def write_two_sets(path: Path) -> Path:
-    """One set up to the window and one beyond, with the attention factor of the second."""
-    geometry = load_model("scale-model").geometry
-    long = scheme_factors("yarn", geometry, 8 * geometry.original_length)
-    short = scheme_factors("ntk:factor=1.5", geometry, geometry.original_length)
-    FactorSet.of([short.replace(attention_factor=long.attention_factor), long]).save(path)
-    return path
-
-
 def dequantised(gguf: Path, folder: Path) -> Path:
     """The GGUF file's model as a checkpoint in float32."""
     if not (folder / "config.json").exists():
@@ -106,22 +92,15 @@ def dequantised(gguf: Path, folder: Path) -> Path:
 # ---------------------------------------------------------------- measuring
 
 
-def verified(case: Case, pythons: dict[str, str]) -> dict[str, Any]:
-    """The two commands' outcome."""
+def outcome(case: Case, pythons: dict[str, str]) -> dict[str, Any]:
+    """Of the two commands."""
     about = [case.source, "--factors", str(case.factors)]
     kind, name = ("gguf", "export.gguf") if case.engine == LLAMA_CPP else ("hf", "export")
     python = ["--python", pythons[case.engine]] if case.engine in pythons else []
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / name)
         ropewalk("export", kind, *about, "--out", out, "--mode", case.mode)
-        started = time.monotonic()
-        answer = ropewalk(
-            "verify", out, "--model", *about, "--engine", case.engine, *python, "--lengths", case.lengths,
-            "--json",
-        )  # fmt: skip
-    found = json.loads(answer)
-    del found["path"]  # of this machine
-    return {"found": found, "seconds": round(time.monotonic() - started, 1), "date": date.today().isoformat()}
+        return verified(out, "--model", *about, "--engine", case.engine, *python, "--lengths", case.lengths)
 
 
 # ---------------------------------------------------------------- the page
@@ -152,7 +131,7 @@ def main() -> None:
     pythons = {TRANSFORMERS_4: args.transformers4, LLAMA_CPP: args.llama_cpp}
     rows, results = [], {}
     for case in cases(args.out, args.smollm2, args.factors):
-        measured = kept.measure(case.name, partial(verified, case, pythons))
+        measured = kept.measure(case.name, partial(outcome, case, pythons))
         results[case.name] = measured
         rows.append(row(case, measured))
         print(rows[-1], file=sys.stderr, flush=True)
