@@ -19,7 +19,7 @@ from ropewalk.errors import EngineError, ExportError
 from ropewalk.export import Served
 from ropewalk.export.bases import may_be_rounded
 from ropewalk.export.completions import Endpoint, Prompt, make_prompt
-from ropewalk.export.endpoint import LIMIT, NUM_TOKENS, deciding_context, verify_endpoint
+from ropewalk.export.endpoint import LIMIT, NUM_TOKENS, _check_nearer, deciding_context, verify_endpoint
 from ropewalk.export.gguf import export_gguf, write_base_gguf
 from ropewalk.export.gguf_file import StoredTensor, read_gguf, write_gguf
 from ropewalk.export.huggingface import export_hf
@@ -129,6 +129,16 @@ def test_what_only_the_plugin_holds_is_missed_below_any_limit(loaded, prompts, a
             found = failed(verified(loaded, served, prompts, factors, limit=10.0))
             assert f"nearer than {name}" in found
             assert "log-probabilities" not in found
+
+
+@pytest.mark.parametrize(
+    ("right", "rival", "is_right"),
+    [(0.1, 0.05, False), (0.1, 0.095, True), (1e-8, 0.0, True), (0.0, 0.0, True), (1e-3, 0.0, False)],
+)
+def test_nobody_is_nearer_by_less_than_rounding(right, rival, is_right):
+    check = _check_nearer("no n-hat", [right], [rival])
+    assert check is not None
+    assert check.is_right == is_right
 
 
 @pytest.mark.parametrize(

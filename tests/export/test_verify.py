@@ -10,14 +10,14 @@ from transformers import StableLmConfig, StableLmForCausalLM
 
 from ropewalk.errors import EngineError, ExportError, MissingEngineError
 from ropewalk.export.bases import base_folder
-from ropewalk.export.engines import EngineRequest
+from ropewalk.export.engines import EngineAnswer, EngineRequest
 from ropewalk.export.engines.probes import ProbedEngine
 from ropewalk.export.engines.transformers import PYTHON_OF_4, transformers_4_engine, transformers_engine
 from ropewalk.export.faults import faults
 from ropewalk.export.huggingface import HfChoices, export_hf
 from ropewalk.export.manifest import read_folded, read_mode
 from ropewalk.export.verdict import FLOAT32, Limits
-from ropewalk.export.verify import Question, default_lengths, verify
+from ropewalk.export.verify import Question, _read, default_lengths, turns_otherwise, verify
 from ropewalk.factor_set import FactorSet
 from ropewalk.models.load import load_model
 from ropewalk.rope.schemes import scheme_factors
@@ -118,15 +118,50 @@ def test_logits_and_perplexity_alone_catch_them(tiny_model_folder, partial_folde
     assert wrong & {"logits", "nats a token", "engine"}
 
 
-def test_a_check_that_wrong_factors_would_pass_is_a_failure(tiny_model_folder, tmp_path, engine):
+class ToTheLastBit(InProcess):
+    """An engine that adds up in our own order, as transformers does on some processors."""
+
+    def __init__(self, source, factors):
+        self.loaded, self.factors = load_model(source), factors
+
+    def ask(self, request):
+        loaded, (sequence,) = self.loaded, request.sequences
+        with loaded.installed(None if request.path == loaded.name else self.factors):
+            read = _read(loaded, torch.tensor([sequence]))
+        return EngineAnswer(
+            engine=self.name, version="", logits=[read.logits], nats=[read.nats],
+            inv_freq=[None], attention_factors=[None],
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("to_the_last_bit", [False, True])
+def test_a_check_that_wrong_factors_would_pass_is_a_failure(
+    tiny_model_folder, tmp_path, engine, to_the_last_bit
+):
     """At four tokens nearly any factors give nearly these logits."""
     loaded = load_model(tiny_model_folder)
     almost_plain = scheme_factors("pi:factor=1.000001", loaded.geometry, 256)
     factor_set = FactorSet.of([almost_plain])
     export_hf(str(tiny_model_folder), factor_set, tmp_path / "out")
+    if to_the_last_bit:
+        engine = ToTheLastBit(tiny_model_folder, almost_plain)
     verification = verified(tmp_path / "out", tiny_model_folder, factor_set, engine, tmp_path, lengths=[4])
     wrong = {check.what for check in verification.checks if not check.is_right}
     assert wrong == {"no factors would be noticed"}
+
+
+def test_factors_that_float32_can_not_tell_apart_are_no_other_factors(tiny_model_folder):
+    """What was computed on another machine may differ in the last bits."""
+    one = scheme_factors("yarn:factor=4", load_model(tiny_model_folder).geometry, 256)
+
+    def changed(by):
+        return one.replace(rescale_factors=(tuple(by * x for x in one.rescale_factors[0]),))
+
+    assert not turns_otherwise(changed(1 + 1e-15), one)
+    assert not turns_otherwise(one.replace(attention_factor=one.attention_factor * (1 + 1e-15)), one)
+    assert turns_otherwise(changed(1 + 1e-5), one)
+    assert turns_otherwise(one.replace(attention_factor=one.attention_factor * (1 + 1e-5)), one)
+    assert turns_otherwise(one.replace(num_start_tokens=1), one)
 
 
 @pytest.mark.parametrize(("served", "told"), [("right", "yes"), ("no factors", "no")])

@@ -8,6 +8,10 @@ from ropewalk.export import Served
 
 LOGITS_UP_TO = 4096  # tokens; further on rounding adds up, and the mean of many nats judges better
 NEARER = 0.9  # as far as the right factors, and it is a rival that the engine turns by; above, it is rounding
+# Differences below this share of the largest logit are rounding of float32, also on a processor where they
+# are exactly 0. Measured means over tokens: 0.07e-6 between ATEN_CPU_CAPABILITY=default, avx2 and avx512 with
+# 1 and 2 threads (bundled model, to 2048 tokens), 0.4e-6 between transformers and ours (tiny model, 128).
+ROUNDING = 32 * 2.0**-23
 
 
 @dataclass(frozen=True, kw_only=True)
