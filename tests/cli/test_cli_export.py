@@ -159,6 +159,29 @@ def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypat
     assert "vllm serve" in refused(*asked, "--engine", "vllm")
 
 
+def test_an_engine_that_can_not_be_asked_is_no_mismatch(ropewalk, model, factors, tmp_path, books):
+    """Such as transformers 4 without accelerate for an FP8 checkpoint."""
+    file, out, python = factors(), tmp_path / "out", tmp_path / "python"
+    ropewalk("export", "hf", model, "--factors", file, "--out", out)
+    python.write_text(
+        "#!/bin/sh\n[ $2 = --version ] && echo 4.57.6 || { echo needs accelerate >&2; exit 1; }\n"
+    )
+    python.chmod(0o755)
+    about = ("--model", model, "--factors", file, "--text", books, "--lengths", "64")
+    ended = ropewalk("verify", out, *about, "--python", python)
+    assert (ended.code, ended.out) == (2, "")
+    assert "needs accelerate" in ended.err_lines[-1]
+
+
+def test_an_engine_is_not_asked_about_quantised_weights(ropewalk, refused, model, factors, tmp_path):
+    file, out = factors(), tmp_path / "out"
+    ropewalk("export", "hf", model, "--factors", file, "--out", out)
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (out / "config.json").write_text(json.dumps(config))
+    assert "quantised" in refused("verify", out, "--model", model, "--factors", file)
+
+
 def test_a_terminated_verify_leaves_no_engine_behind(ropewalk, start, model, factors, tmp_path):
     ropewalk("export", "hf", model, "--factors", factors(), "--out", tmp_path / "out")
     python, written, known = tmp_path / "python", tmp_path / "written", tmp_path / "pid"

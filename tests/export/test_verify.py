@@ -208,6 +208,58 @@ def test_a_missing_engine_says_how_to_install_it(tmp_path, monkeypatch):
         transformers_4_engine(sys.executable)
 
 
+class ReadsOnly(InProcess):
+    """An engine that fails at every other path."""
+
+    def __init__(self, *paths):
+        super().__init__()
+        self.paths = paths
+
+    def ask(self, request):
+        if request.path not in self.paths:
+            raise EngineError("FP8 needs a package that is not here")
+        return super().ask(request)
+
+
+def test_an_engine_that_reads_neither_says_nothing_about_the_export(tiny_model_folder, tmp_path):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, "")
+    with pytest.raises(EngineError, match=r"untouched model.*FP8"):
+        verified(folder, tiny_model_folder, factor_set, ReadsOnly(), tmp_path)
+
+
+def test_an_engine_that_reads_all_but_the_export_finds_it_wrong(tiny_model_folder, tmp_path):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, "")
+    engine = ReadsOnly(str(tmp_path / "base-out"))
+    verification = verified(folder, tiny_model_folder, factor_set, engine, tmp_path)
+    assert [check.what for check in verification.checks if not check.is_right] == ["engine"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "open(folder + '/answer.json', 'w').write('{')",
+        "open(folder + '/answer.json', 'w').write('[]')",
+        "open(folder + '/answer.json', 'w').write('{}'); open(folder + '/answer.safetensors', 'w').write('')",
+    ],
+)
+def test_a_probe_that_writes_no_answer_is_one_line(tmp_path, written):
+    script = tmp_path / "probe.py"
+    script.write_text(f"import sys; folder = sys.argv[-1]\n{written}")
+    engine = ProbedEngine(name="vllm", install_hint="", script=script, python=sys.executable)
+    with pytest.raises(EngineError, match="answer"):
+        engine.ask(EngineRequest(path=str(tmp_path), sequences=((3, 4),), num_last=2))
+
+
+@pytest.mark.parametrize("said", ["", "hello", "Usage:\nnone"])
+def test_a_program_that_tells_no_version_is_no_engine(tmp_path, said):
+    script = tmp_path / "probe.py"
+    script.write_text(f"print({said!r})")
+    engine = ProbedEngine(name="vllm", install_hint="", script=script, python=sys.executable)
+    with pytest.raises(MissingEngineError, match="version"):
+        engine.version()
+
+
 def test_an_engine_that_is_ended_from_outside_is_no_mismatch(tmp_path):
     script = tmp_path / "probe.py"
     script.write_text("import os; os.kill(os.getpid(), 9)")

@@ -149,6 +149,7 @@ def _by_engine(path: Path, name: EngineName, python: str | None) -> Comparison:
     """Asked whether it is installed before a model is loaded."""
     from ropewalk.export.verify import verify as run
 
+    _require_full_precision(path)
     engine = _engine(name, python)
     engine.version()
 
@@ -239,6 +240,17 @@ def _require_export(path: Path, engine: EngineName) -> None:
             raise ExportError(f"{path} is no file, but llama.cpp reads a GGUF file: name one.")
     elif not (path / "config.json").is_file():
         raise ExportError(f"{path} holds no config.json: name a folder that `ropewalk export hf` wrote.")
+
+
+def _require_full_precision(path: Path) -> None:
+    from ropewalk.errors import ExportError
+    from ropewalk.export.bases import is_quantised_folder
+
+    if path.is_dir() and is_quantised_folder(path):
+        raise ExportError(
+            f"{path} holds quantised weights, which an engine does not compute to the last digits: verify an "
+            f"export of the model that they were made from, or start a server and give --endpoint."
+        )
 
 
 def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":

@@ -6,8 +6,8 @@ from pathlib import Path
 from ropewalk.errors import ModelError
 from ropewalk.export.checkpoint import find_checkpoint
 from ropewalk.export.gguf_file import read_gguf
-from ropewalk.models.longrope_keys import restore_keys
-from ropewalk.models.saved_keys import CONFIG
+from ropewalk.models.longrope_keys import restore_keys, rope_part
+from ropewalk.models.saved_keys import CONFIG, read_config_file
 
 
 def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
@@ -40,6 +40,16 @@ def is_quantised_gguf(path: Path) -> bool:
     return any(tensor.kind.name != "F32" for tensor in read_gguf(path).tensors)
 
 
+def is_quantised_folder(folder: Path) -> bool:
+    """Whether an exported folder states that its weights are quantised (FP8, GPTQ ...).
+
+    Raises:
+        ModelError: no configuration that can be read.
+    """
+    config = read_config_file(folder / CONFIG)
+    return any(part.get("quantization_config") is not None for part in (config, rope_part(config)))
+
+
 def may_be_rounded(path: Path) -> bool:
     """Whether a server may compute an export in something coarser than float16: bfloat16, or quantised.
 
@@ -48,9 +58,10 @@ def may_be_rounded(path: Path) -> bool:
 
     Raises:
         ExportError: no GGUF file that can be read.
+        ModelError: no configuration that can be read.
     """
     if path.is_file():
         return any(tensor.kind.name not in ("F32", "F16") for tensor in read_gguf(path).tensors)
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    config = read_config_file(path / CONFIG)
     stated = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
-    return "quantization_config" in config or stated != "float16"
+    return is_quantised_folder(path) or stated != "float16"

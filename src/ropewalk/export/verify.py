@@ -102,22 +102,29 @@ def verify(
 
     Raises:
         MissingEngineError: the engine is not installed.
-        ExportError: it can't read the untouched model, so that nothing can be compared, or it was ended from
-            outside.
+        EngineError: it can't read the untouched model, so that nothing can be compared.
+        ExportError: it was ended from outside.
         SettingError: a length out of range.
     """
     tell = on_step or (lambda _message: None)
     _require_lengths(lengths, question.served, len(ids))
     cases = _cases(question.served, lengths, engine)
     version = engine.version()
+    # The untouched model first: an engine that can't read that either says nothing about the export.
+    tell(f"{engine.name} {version} reads the untouched model")
+    try:
+        base_answers = _ask(engine, question.base, ids, cases)
+    except EngineError as error:
+        raise EngineError(
+            f"{engine.name} does not read the untouched model, so nothing is known of {question.path}: "
+            f"{error}"
+        ) from None
     tell(f"{engine.name} {version} reads the export")
     try:
         answers = _ask(engine, question.path, ids, cases)
     except EngineError as error:
         failed = Check(what="engine", is_right=False, found=str(error))
         return _verification(engine, version, question, [failed])
-    tell(f"{engine.name} {version} reads the untouched model")
-    base_answers = _ask(engine, question.base, ids, cases)
     checks: list[Check] = []
     seen = _WrongSets(question)
     for case, answer, base_answer in zip(cases, answers, base_answers, strict=True):

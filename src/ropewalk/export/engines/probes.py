@@ -12,6 +12,7 @@ The request holds the fields of `EngineRequest`. The answer's JSON holds `engine
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -46,7 +48,13 @@ class ProbedEngine:
     python: str = sys.executable
 
     def version(self) -> str:
-        return self._run("--version").strip()
+        version = self._run("--version").strip()
+        if not re.fullmatch(r"\d[\w.+!-]*", version):
+            raise MissingEngineError(
+                f"{self.python} does not tell a version of {self.name} ({version[:40]!r}): name the Python "
+                f"of an environment that has it."
+            )
+        return version
 
     def ask(self, request: EngineRequest) -> EngineAnswer:
         with tempfile.TemporaryDirectory(prefix="ropewalk-") as name:
@@ -85,10 +93,23 @@ class ProbedEngine:
 
 
 def read_answer(folder: Path, num_sequences: int) -> EngineAnswer:
-    """What a probe wrote."""
+    """What a probe wrote.
+
+    Raises:
+        EngineError: it wrote no answer, or not one for each sequence.
+    """
+    try:
+        return _read_answer(folder, num_sequences)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise EngineError(f"The engine wrote no answer that can be read ({error}).") from None
+
+
+def _read_answer(folder: Path, num_sequences: int) -> EngineAnswer:
     document: dict[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
     tensors: dict[str, Tensor] = load_file(folder / "answer.safetensors")
     indices = range(num_sequences)
+    if len(document["attention_factors"]) != num_sequences:
+        raise ValueError(f"{len(document['attention_factors'])} attention factors of {num_sequences}")
     frequencies = [tensors.get(f"inv_freq.{index}") for index in indices]
     return EngineAnswer(
         engine=document["engine"],
