@@ -50,3 +50,16 @@ def test_a_corrected_window_counts(ropewalk, model):
     document = json.loads(ropewalk("inspect", model, "--original-length", "64", "--json").out)
     assert document["geometry"]["original_length"] == 64
     assert document["target_length"] == 512
+
+
+def test_a_model_that_reads_further_than_its_window_is_said(ropewalk, model, tmp_path):
+    config = json.loads((model / "config.json").read_text())
+    scaling = {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "rope_parameters": scaling}))
+    out = ropewalk("inspect", tmp_path, "--target-length", "512").out
+    assert "reads as it is        512 tokens" in out
+    assert "--base as-is" in out
+    assert "already multiplied" in out
+    document = json.loads(ropewalk("inspect", tmp_path, "--json").out)
+    assert document["own_reach"] == 512
+    assert len(document["window_notes"]) == 1

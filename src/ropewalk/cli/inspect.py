@@ -78,6 +78,8 @@ def _facts(model: str, description: "RopeDescription", target: int) -> dict[str,
         "sliding_window": description.sliding_window,
         "num_sliding_layers": description.num_sliding_layers,
         "own_scaling": None if own is None else own.provenance.strategy,
+        "own_reach": description.own_reach,
+        "window_notes": list(description.window_notes),
         "target_length": target,
     }
 
@@ -111,6 +113,9 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
         lines.append(f"  scaling it carries    {own.provenance.strategy}, to {own.target_length} tokens")
     if description.own_problem:
         lines.append(f"  scaling it carries    {description.own_problem}")
+    if description.own_reach > geometry.original_length:
+        lines.append(f"  reads as it is        {_reach(description, target)}")
+    lines += [f"  note                  {note}" for note in description.window_notes]
     if description.sliding_window is not None:
         short = "; --full-attention is needed beyond it" if description.sliding_window < target else ""
         layers = f"{description.num_sliding_layers} layers"
@@ -123,6 +128,15 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
         else "  unfinished pairs      none: every pair finishes a turn inside the window"
     )
     return "\n".join(lines) + "\n"
+
+
+def _reach(description: "RopeDescription", target: int) -> str:
+    """How far the model reads before it is extended, and what that means for the target."""
+    reach = description.own_reach
+    if target > reach:
+        return f"{reach} tokens"
+    instead = "use --base as-is" if description.own is not None else "correct it with --original-length"
+    return f"{reach} tokens, so a target of {target} extends nothing: give a target above it, and {instead}"
 
 
 def _table(schemes: "dict[str, RescaleFactors]", target: int) -> str:

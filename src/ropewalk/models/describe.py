@@ -16,7 +16,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from ropewalk.errors import FactorsError, ModelError, SettingError
 from ropewalk.factors import Base, Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.own_scaling import SCALING_TYPES, TYPES_WITH_ORIGINAL_LENGTH, read_own_scaling
+from ropewalk.models.own_scaling import SCALING_TYPES, read_own_scaling
+from ropewalk.models.window import StatedWindow, stated_window
 
 NO_ROTARY_IN_MODEL = {
     "gptj": "it turns queries and keys inside each attention layer, from a table of its own",
@@ -38,6 +39,8 @@ class RopeDescription:
         own_problem: why a scaling that it carries can't be written as factors, or None.
         sliding_window: tokens that its sliding (or chunked) layers see, None where every layer sees all.
         num_sliding_layers: how many layers those are.
+        own_reach: tokens that the model reads as it is, with its own scaling; at least the trained window.
+        window_notes: a sentence for everything about its window that is not what it seems.
     """
 
     geometry: RopeGeometry
@@ -47,6 +50,8 @@ class RopeDescription:
     sliding_window: int | None
     num_sliding_layers: int
     model_type: str
+    own_reach: int
+    window_notes: tuple[str, ...] = ()
 
     def own_under(self, base: Base) -> RescaleFactors | None:
         """What new factors are multiplied onto: nothing, or under `as-is` the scaling that the model carries.
@@ -95,8 +100,8 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
     name = name or config.model_type or "this model"
     parameters = _rope_parameters(config, name)
     rotary_dim, head_dim = _dimensions(config, parameters, name)
-    stated_length = _original_length(config, parameters)
-    if original_length is None and stated_length is None:
+    stated = stated_window(config, parameters, original_length)
+    if stated.trained is None:
         raise ModelError(
             f"{name} does not say how many tokens it was trained on (`max_position_embeddings`): "
             f"give its window with --original-length."
@@ -105,10 +110,10 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
         head_dim=head_dim,
         rotary_dim=rotary_dim,
         rope_theta=float(parameters["rope_theta"]),
-        original_length=original_length or stated_length or 0,
+        original_length=stated.trained,
         num_layers=_number(config, "num_hidden_layers", name),
     )
-    own, own_short, own_problem = _own_scaling(config, parameters, geometry, name)
+    own, own_short, own_problem = _own_scaling(stated, parameters, geometry, name)
     window, num_sliding_layers = _sliding(config)
     return RopeDescription(
         geometry=geometry,
@@ -118,6 +123,8 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
         sliding_window=window,
         num_sliding_layers=num_sliding_layers,
         model_type=config.model_type,
+        own_reach=stated.reach,
+        window_notes=stated.notes(),
     )
 
 
@@ -199,27 +206,16 @@ def _number(config: Any, field: str, name: str) -> int:
     return int(value)
 
 
-def _original_length(config: Any, parameters: Mapping[str, Any]) -> int | None:
-    longest = getattr(config, "max_position_embeddings", None)
-    if parameters["rope_type"] not in TYPES_WITH_ORIGINAL_LENGTH:
-        return longest
-    stated = parameters.get("original_max_position_embeddings")
-    return stated or getattr(config, "original_max_position_embeddings", None) or longest
-
-
 def _own_scaling(
-    config: Any, parameters: Mapping[str, Any], geometry: RopeGeometry, name: str
+    stated: StatedWindow, parameters: Mapping[str, Any], geometry: RopeGeometry, name: str
 ) -> tuple[RescaleFactors | None, RescaleFactors | None, str | None]:
     """(own, own_short, own_problem): what the model computes, so from the window that it states itself."""
     rope_type = parameters["rope_type"]
     if rope_type == "default":
         return None, None, None
-    window = _original_length(config, parameters) or geometry.original_length
-    longest = getattr(config, "max_position_embeddings", None)
+    window = dataclasses.replace(geometry, original_length=stated.scaled_from or geometry.original_length)
     try:
-        own, short = read_own_scaling(
-            parameters, dataclasses.replace(geometry, original_length=window), longest
-        )
+        own, short = read_own_scaling(parameters, window, stated.reach, stated.factor)
     except FactorsError as error:
         return (
             None,

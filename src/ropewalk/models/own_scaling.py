@@ -13,29 +13,25 @@ from ropewalk.rope.attention_scale import longrope_attention_factor, yarn_attent
 from ropewalk.rope.schemes import SchemeSpec, scheme_factors
 
 SCALING_TYPES = ("linear", "dynamic", "yarn", "llama3", "longrope")
-# The types that state their original window; the others scale from `max_position_embeddings`.
-TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
 
 
 def read_own_scaling(
-    parameters: Mapping[str, Any], geometry: RopeGeometry, longest: int | None
+    parameters: Mapping[str, Any], geometry: RopeGeometry, target_length: int, factor: float | None
 ) -> tuple[RescaleFactors, RescaleFactors | None]:
     """What the model turns by at its longest length, and, of longrope, up to its original window.
 
     Args:
         parameters: transformers' `rope_parameters`, of a type in `SCALING_TYPES`.
         geometry: with the original window that the configuration states, as the model itself uses it.
-        longest: `max_position_embeddings`.
+        target_length: how far the model reads with it, tokens.
+        factor: what it multiplies the window by; by default what `target_length` is of the window.
 
     Raises:
         FactorsError: it turns some pair faster than its base does.
     """
-    window = geometry.original_length
-    extended = longest if longest is not None and longest > window else None
-    ratio = float(parameters.get("factor") or (extended or window) / window)
+    ratio = factor or target_length / geometry.original_length
     if ratio < 1:
         raise FactorsError(f"its factor is {ratio:g}, below 1")
-    target_length = extended or round(window * ratio)
     if parameters["rope_type"] == "longrope":
         return _longrope(parameters, geometry, target_length, ratio)
     return _closed_form(parameters, geometry, target_length, ratio), None
