@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import pickle
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.errors import FactorsError
+from ropewalk.errors import FactorsError, ModelError
+from ropewalk.factor_set import FactorSet, load_set
 from ropewalk.factors import Provenance, RescaleFactors, load_factors
 from ropewalk.geometry import RopeGeometry
 
@@ -194,3 +196,84 @@ def test_values_can_not_be_changed_in_place():
         factors.target_length = 1
     assert isinstance(factors.rescale_factors[0][0], float)
     assert make(rescale_factors=np.array(ROW)) == factors
+
+
+@pytest.mark.parametrize(
+    ("change", "noun"),
+    [
+        ({"target_length": 10**30}, "target_length"),
+        ({"target_length": 10**5000}, "target_length"),
+        ({"num_start_tokens": 10**30}, "num_start_tokens"),
+        ({"rescale_factors": [1.0, 1.5, 4.0, 1e308]}, "pair 3"),
+        ({"attention_factor": 1e308}, "attention_factor"),
+        ({"attention_factor": 1e-300}, "attention_factor"),
+    ],
+)
+def test_values_beyond_all_models_are_refused(change, noun):
+    with pytest.raises(FactorsError) as error:
+        make(**change)
+    assert noun in one_line(error)
+
+
+def test_the_largest_values_are_read(tmp_path):
+    factors = make(target_length=2**30, num_start_tokens=2**30, rescale_factors=[1.0, 1.5, 4.0, 2.0**30])
+    factors.save(tmp_path / "f.json")
+    assert RescaleFactors.load(tmp_path / "f.json") == factors
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "noun"),
+    [
+        ('"num_start_tokens": 0', '"num_start_tokens": 0, "num_start_tokens": 4', "num_start_tokens"),
+        ('"target_length": 2048', f'"target_length": {"9" * 5000}', "digits"),
+        ('"settings": {}', f'"settings": {{"a": {"[" * 5000}{"]" * 5000}}}', "nested"),
+        ('"settings": {}', f'"settings": {{"a": {"[" * 100}{"]" * 100}}}', "nested"),
+        ('"settings": {}', '"settings": {"a": 1e999}', "too large"),
+        ('"settings": {}', '"settings": {"a": NaN}', "NaN"),
+        ('"model": null', '"model": "\\ud83d"', "surrogate"),
+    ],
+)
+def test_a_file_that_only_a_lenient_reader_takes(tmp_path, old, new, noun):
+    text = make().to_json()
+    assert old in text
+    path = tmp_path / "f.json"
+    path.write_text(text.replace(old, new))
+    for load in (RescaleFactors.load, FactorSet.load, load_factors, load_set):
+        with pytest.raises(FactorsError) as error:
+            load(path)
+        assert noun in one_line(error)
+
+
+def test_factors_for_less_than_the_window_serve_only_beside_longer_ones(tmp_path):
+    short = make(target_length=128)
+    short.save(tmp_path / "f.json")
+    (tmp_path / "f.csv").write_text("1\n1.5\n4\n8\n")
+    assert RescaleFactors.load(tmp_path / "f.json") == short
+    assert FactorSet(entries=(short, make())).lengths == (128, 2048)
+    for load in (FactorSet.load, load_factors, load_set):
+        with pytest.raises(FactorsError, match="without factors"):
+            load(tmp_path / "f.json")
+    with pytest.raises(FactorsError, match="without factors"):
+        load_factors(tmp_path / "f.csv", geometry=GEOMETRY, target_length=128)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge"])
+def test_what_is_no_file_of_factors_is_not_read(tmp_path, kind):
+    path = tmp_path / "f.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**31)
+    with pytest.raises(FactorsError):
+        load_factors(path)
+
+
+@pytest.mark.parametrize("name", ["head_dim", "rotary_dim", "original_length", "num_layers"])
+def test_a_geometry_beyond_all_models_is_refused(name):
+    with pytest.raises(ModelError, match=name):
+        RopeGeometry(**{**GEOMETRY.as_dict(), "rotary_dim": 8, name: 10**30})

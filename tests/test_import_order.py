@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 # An upper room never imports a lower one.
 ORDER = [
     "errors",
+    "strict_json",
     "files",
     "lengths",
     "outside",

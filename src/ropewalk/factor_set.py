@@ -118,13 +118,19 @@ class FactorSet(InFile):
 
     @classmethod
     def from_document(cls, document: Any, source: str) -> Self:
-        """As `load`, from parsed JSON; a file of plain factors is a set with one entry."""
-        if check_document(document, source)["format"] == FORMAT:
-            return cls(entries=(RescaleFactors.from_document(document, source),))
+        """As `load`, from parsed JSON; a file of plain factors is a set with one entry.
+
+        Shorter entries may lie within the model's window; the longest one may not.
+        """
+        is_plain = check_document(document, source)["format"] == FORMAT
+        plain = (RescaleFactors.from_document(document, source),) if is_plain else None
         try:
-            return cls(entries=_read_entries(check(SetFile, document)))
+            factors = cls(entries=plain or _read_entries(check(SetFile, document)))
+            factors.longest.require_window()
+            return factors
         except FactorsError as error:
-            raise FactorsError(f"{source} is not a valid factor set: {error}") from None
+            kind = "factors file" if is_plain else "factor set"
+            raise FactorsError(f"{source} is not a valid {kind}: {error}") from None
 
 
 def load_set(

@@ -28,6 +28,12 @@ from ropewalk.factors_file import (
     read_text,
 )
 from ropewalk.geometry import RopeGeometry, TunedGeometry
+from ropewalk.lengths import LONGEST, shown
+
+# No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
+# change by the square of the attention factor.
+LARGEST_FACTOR = float(LONGEST)
+ATTENTION_FACTORS = (0.01, 100.0)
 
 # Whether new factors replace the scaling that a model carries, or are multiplied onto it.
 Base = Literal["native", "as-is"]
@@ -68,9 +74,11 @@ class RescaleFactors(InFile):
     (LongRoPE, arXiv 2402.13753, Eq. 3); cos and sin are multiplied by `attention_factor`.
 
     Attributes:
-        rescale_factors: each at least 1; one row of `num_pairs` for all layers (the rule), or a row a layer.
-        target_length: L', tokens.
-        num_start_tokens: n-hat, tokens.
+        rescale_factors: each from 1 to `LARGEST_FACTOR`; one row of `num_pairs` for all layers (the rule), or
+            a row a layer.
+        target_length: L', tokens, from 1 to `lengths.LONGEST`.
+        num_start_tokens: n-hat, tokens, from 0 to `lengths.LONGEST`.
+        attention_factor: within `ATTENTION_FACTORS`.
 
     Raises:
         FactorsError: a value breaks these rules.
@@ -92,15 +100,12 @@ class RescaleFactors(InFile):
             )
         for row in self.rescale_factors:
             _check_row(row, num_pairs)
-        if not _is_whole(self.num_start_tokens) or self.num_start_tokens < 0:
+        _check_tokens("num_start_tokens", self.num_start_tokens, 0)
+        _check_tokens("target_length", self.target_length, 1)
+        least, most = ATTENTION_FACTORS
+        if not least <= self.attention_factor <= most:
             raise FactorsError(
-                f"`num_start_tokens` is {self.num_start_tokens!r}, but must be 0 or more tokens."
-            )
-        if not _is_whole(self.target_length) or self.target_length < 1:
-            raise FactorsError(f"`target_length` is {self.target_length!r}, but must be at least 1 token.")
-        if not (math.isfinite(self.attention_factor) and self.attention_factor > 0):
-            raise FactorsError(
-                f"`attention_factor` is {self.attention_factor}, but must be a finite number above 0."
+                f"`attention_factor` is {self.attention_factor}, but must be from {least:g} to {most:g}."
             )
 
     @classmethod
@@ -127,6 +132,19 @@ class RescaleFactors(InFile):
     @property
     def per_layer(self) -> bool:
         return len(self.rescale_factors) > 1
+
+    def require_window(self) -> None:
+        """Refuse factors for less than the model reads by itself, where they are to serve it alone.
+
+        Raises:
+            FactorsError: the target is below the window.
+        """
+        window = self.geometry.original_length
+        if self.target_length < window:
+            raise FactorsError(
+                f"the target length is {self.target_length} tokens, but the model reads {window} without "
+                f"factors: give factors for at least that, or correct the length."
+            )
 
     @property
     def extension_ratio(self) -> float:
@@ -244,7 +262,7 @@ def load_factors(
     """
     text = read_text(Path(path))
     if text.lstrip().startswith(("{", "[")):
-        return RescaleFactors.from_json(text, str(path))
+        return _alone(RescaleFactors.from_json(text, str(path)), path)
     values = parse_csv(text, str(path))
     if geometry is None or target_length is None:
         raise FactorsError(
@@ -252,7 +270,7 @@ def load_factors(
             f"(or theta, rotary dimension and window) and the target length too."
         )
     try:
-        return RescaleFactors.single(
+        factors = RescaleFactors.single(
             geometry=geometry,
             target_length=target_length,
             rescale_factors=values,
@@ -260,10 +278,24 @@ def load_factors(
         )
     except FactorsError as error:
         raise FactorsError(f"{path}: {error}") from None
+    return _alone(factors, path)
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _alone(factors: RescaleFactors, path: str | Path) -> RescaleFactors:
+    """Factors that are to serve a model alone."""
+    try:
+        factors.require_window()
+    except FactorsError as error:
+        raise FactorsError(f"{path}: {error}") from None
+    return factors
+
+
+def _check_tokens(name: str, value: object, least: int) -> None:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_whole and least <= value <= LONGEST):  # type: ignore[operator]
+        raise FactorsError(
+            f"`{name}` is {shown(value)}, but must be a whole number from {least} to {LONGEST} tokens."
+        )
 
 
 def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
@@ -275,4 +307,8 @@ def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
         if value < 1:
             raise FactorsError(
                 f"The factor of pair {pair} is {value}, but must be at least 1: pairs may only turn slower."
+            )
+        if value > LARGEST_FACTOR:
+            raise FactorsError(
+                f"The factor of pair {pair} is {value}, but must be at most {LARGEST_FACTOR:g}."
             )

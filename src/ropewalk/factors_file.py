@@ -12,7 +12,9 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ropewalk.errors import FactorsError
-from ropewalk.files import write_atomically
+from ropewalk.files import read_bounded, write_atomically
+from ropewalk.strict_json import JsonError
+from ropewalk.strict_json import parse_json as parse_strictly
 
 FORMAT = "ropewalk.factors"
 SET_FORMAT = "ropewalk.factor-set"
@@ -174,9 +176,7 @@ def read_text(path: Path) -> str:
         FactorsError: missing, too large, binary, or not readable.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise FactorsError(f"{path} is larger than {LARGEST_FILE_BYTES} bytes, so it is no factors file.")
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, LARGEST_FILE_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise FactorsError(f"{path} does not exist: name a factors file (JSON) or a CSV.") from None
     except UnicodeDecodeError:
@@ -189,11 +189,11 @@ def parse_json(text: str, source: str) -> Any:
     """What the text says, not yet checked.
 
     Raises:
-        FactorsError: not whole JSON.
+        FactorsError: not whole JSON, or a key twice, or a number or nesting beyond all limits.
     """
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        return parse_strictly(text)
+    except JsonError as error:
         raise FactorsError(f"{source} is not whole JSON ({error}): make or copy the file again.") from None
 
 

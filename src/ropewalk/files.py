@@ -1,7 +1,9 @@
 """Files are written whole or not at all, and stay; a folder is written by one process at a time."""
 
+import errno
 import fcntl
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,22 @@ def bring_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """A file's content, which must be small: nothing larger is taken into memory.
+
+    Raises:
+        OSError: it can't be read, is larger, or is a pipe or a device, which may never end.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "It is a pipe or a device, not a file", str(path))
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"It is larger than {most_bytes} bytes", str(path))
+    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -10,6 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import ModelError
+from ropewalk.lengths import LONGEST, shown
+
+# Far above every model that exists: what is larger is damage or nonsense, and would be allocated.
+LARGEST = {"head_dim": 2**16, "rotary_dim": 2**16, "original_length": LONGEST, "num_layers": 2**16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +38,12 @@ class RopeGeometry:
     num_layers: int
 
     def __post_init__(self) -> None:
-        for name in ("head_dim", "rotary_dim", "original_length", "num_layers"):
+        for name, largest in LARGEST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ModelError(f"`{name}` is {value!r}, but must be a whole number above 0.")
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
+                raise ModelError(
+                    f"`{name}` is {shown(value)}, but must be a whole number above 0, at most {largest}."
+                )
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise ModelError(
                 f"`rotary_dim` is {self.rotary_dim}, but must be even and at most head_dim ({self.head_dim})."

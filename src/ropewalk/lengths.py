@@ -1,23 +1,40 @@
-"""Lengths as a user writes them: `8x` (times the window), `32768`, or `32k`."""
+"""Lengths in tokens as a user writes them, and how large the whole numbers may be that a user gives."""
 
 import re
 
 from ropewalk.errors import SettingError
 
+LONGEST = 2**30  # tokens; a billion, above every window that exists
+MOST = 10**6  # of documents, prompts, evaluations, knots: more would take years
+LARGEST_SEED = 2**63 - 1  # what every generator takes
+MOST_CHARACTERS = 40
+
 
 def parse_length(text: str, original_length: int, what: str = "A length") -> int:
-    """`8x` (times the window), `32768` or `32k` (x 1024) as tokens.
+    """`8x` (times the window), `32768`, `32k` (x 1024) as tokens.
 
     Raises:
-        SettingError: none of these, or not above 0.
+        SettingError: none of these, not above 0, or above `LONGEST`.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([xXkK]?)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([xXkK]?)\s*", text[: MOST_CHARACTERS + 1])
     tokens = 0.0
-    if match:
+    if match and len(text) <= MOST_CHARACTERS:
         unit = {"x": original_length, "k": 1024, "": 1}[match[2].lower()]
         tokens = float(match[1]) * unit
-    if not match or tokens < 1 or tokens != int(tokens):
+    elif re.fullmatch(r"\s*[0-9.]+\s*[xXkK]?\s*", text):
+        tokens = float(LONGEST + 1)
+    if tokens > LONGEST:
+        raise SettingError(f"{what} is {shown(text)}, but must be at most {LONGEST} tokens.")
+    if tokens < 1 or tokens != int(tokens):
         raise SettingError(
-            f"{what} is {text!r}, but must be tokens (32768 or 32k) or a multiple of the window (8x)."
+            f"{what} is {shown(text)}, but must be tokens (32768 or 32k) or a multiple of the window (8x)."
         )
     return int(tokens)
+
+
+def shown(value: object) -> str:
+    """What was given, as Python writes it; its beginning only where that is long."""
+    if isinstance(value, int) and value.bit_length() > 4 * MOST_CHARACTERS:
+        return f"a whole number of {value.bit_length()} bits"  # thousands of digits are not even converted
+    text = repr(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."

@@ -74,7 +74,10 @@ def test_inspect_knows_no_shorter_target_either(refused, model):
     assert "nothing to extend" in refused("inspect", model, "--target-length", "1x")
 
 
-@pytest.mark.parametrize("target", ["8y", "", "0", "-4", "1.3x", "nan", "1e4"])
+@pytest.mark.parametrize(
+    "target",
+    ["8y", "", "0", "-4", "1.3x", "nan", "1e4", "9" * 400, "9" * 400 + "x", "99999999999", "8" * 5000],
+)
 def test_a_target_that_is_no_length(search, target):
     assert "The target length is" in search(f"--target-length={target}")
 
@@ -110,6 +113,13 @@ def test_an_unknown_strategy(search, weightless):
     ("option", "value", "said"),
     [
         ("--budget", "0", "budget"), ("--budget", "many", "budget"), ("--budget", "2.5", "budget"),
+        ("--budget", "9" * 5000, "budget"), ("--budget", "99999999999", "budget"),
+        ("--seed", "9" * 5000, "seed"), ("--seed", "9" * 400, "seed"),
+        ("--num-documents", "9" * 400, "documents"), ("--stop-documents", "9" * 400, "documents"),
+        ("--original-length", "9" * 400, "length"),
+        ("--attention-factor", "1e308", "attention"), ("--attention-factor", "1e-308", "attention"),
+        ("--num-knots", "99999999999", "knots"), ("--short-weight", "9" * 400, "weight"),
+        ("--max-minutes", "9" * 400, "minutes"),
         ("--budget", "3", "need at least 4"), ("--start-tokens", "some", "start tokens"),
         ("--attention-factor", "-1", "attention"), ("--max-minutes", "-1", "max-minutes"),
         ("--num-documents", "0", "num-documents"), ("--seed", "-1", "seed"),

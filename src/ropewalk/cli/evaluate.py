@@ -32,10 +32,13 @@ def perplexity(
         options.Mode, typer.Option(help="One pass over the first tokens, or a window that slides over them.")
     ] = "truncate",
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that a sliding window moves on by.")
+        int | None, typer.Option(min=1, max=options.LONGEST, help="Tokens that a sliding window moves on by.")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=2, help="Tokens of a sliding window; by default the trained window.")
+        int | None,
+        typer.Option(
+            min=2, max=options.LONGEST, help="Tokens of a sliding window; by default the trained window."
+        ),
     ] = None,
     num_documents: options.NumDocuments = 10,
     seed: options.Seed = 0,
@@ -91,7 +94,9 @@ def passkey(
     lengths: Lengths,
     factors: options.FactorFiles = None,
     scheme: options.Schemes = None,
-    num_trials: Annotated[int, typer.Option(min=1, help="Prompts at each length, at several depths.")] = 20,
+    num_trials: Annotated[
+        int, typer.Option(min=1, max=options.MOST, help="Prompts at each length, at several depths.")
+    ] = 20,
     seed: options.Seed = 0,
     base: options.BaseOption = "native",
     json: options.Json = False,

@@ -95,7 +95,9 @@ def convert(
     ] = None,
     num_layers: Annotated[int | None, typer.Option(help="CSV without --model: decoder layers.")] = None,
     original_length: options.OriginalLength = None,
-    num_start_tokens: Annotated[int, typer.Option(min=0, help="CSV: n-hat, tokens.")] = 0,
+    num_start_tokens: Annotated[
+        int, typer.Option(min=0, max=options.LONGEST, help="CSV: n-hat, tokens.")
+    ] = 0,
     attention_factor: Annotated[float, typer.Option(help="CSV: multiplies cos and sin.")] = 1.0,
     revision: options.Revision = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ropewalk.errors import SettingError
-from ropewalk.lengths import parse_length
+from ropewalk.lengths import LARGEST_SEED, LONGEST, MOST, parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
@@ -30,8 +30,8 @@ Text = Annotated[
         "(the Python standard library's source on this machine).",
     ),
 ]
-NumDocuments = Annotated[int, typer.Option(min=1, help="How many documents to read.")]
-Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
+NumDocuments = Annotated[int, typer.Option(min=1, max=MOST, help="How many documents to read.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Everything random follows from it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 Schemes = Annotated[
     list[str] | None,
@@ -62,7 +62,11 @@ TrustRemoteCode = Annotated[
 ]
 OriginalLength = Annotated[
     int | None,
-    typer.Option(min=1, help="The trained window in tokens, where the configuration states a wrong one."),
+    typer.Option(
+        min=1,
+        max=LONGEST,
+        help="The trained window in tokens, where the configuration states a wrong one.",
+    ),
 ]
 FullAttention = Annotated[
     bool, typer.Option("--full-attention", help="Lift sliding windows that are shorter than the target.")

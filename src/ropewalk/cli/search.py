@@ -60,12 +60,17 @@ def search(
     stop_documents: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Next ones, that end a search which only fits the first; 0: none."
+            min=0,
+            max=options.MOST,
+            metavar="N",
+            help="Next ones, that end a search which only fits the first; 0: none.",
         ),
     ] = 3,
     report_documents: Annotated[
         int,
-        typer.Option(min=0, metavar="N", help="Others, measured once when all is chosen; 0: none."),
+        typer.Option(
+            min=0, max=options.MOST, metavar="N", help="Others, measured once when all is chosen; 0: none."
+        ),
     ] = 5,
     report_text: Annotated[
         str | None,
@@ -86,10 +91,14 @@ def search(
         typer.Option(metavar="NAME", help="full, spline or longrope2 (docs/method.md); spline by default."),
     ] = None,
     num_knots: Annotated[
-        int | None, typer.Option(min=2, help="Of the spline; 10 by default, or as many as there are places.")
+        int | None,
+        typer.Option(
+            min=2, max=options.MOST, help="Of the spline; 10 by default, or as many as there are places."
+        ),
     ] = None,
     critical_pair: Annotated[
-        int | None, typer.Option(min=1, help="Of longrope2: the first pair that is searched.")
+        int | None,
+        typer.Option(min=1, max=options.MOST, help="Of longrope2: the first pair that is searched."),
     ] = None,
     monotone: Annotated[
         bool | None,

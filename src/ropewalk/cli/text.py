@@ -50,7 +50,8 @@ def describe(
         Literal["none", "folder", "topic"], typer.Option(help="Count documents as a source joins them.")
     ] = "none",
     num_documents: Annotated[
-        int | None, typer.Option(min=1, help="Of each TEXT at most so many documents; by default all.")
+        int | None,
+        typer.Option(min=1, max=options.MOST, help="Of each TEXT at most so many documents; by default all."),
     ] = None,
     json: options.Json = False,
     revision: options.Revision = None,

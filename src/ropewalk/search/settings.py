@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ropewalk.errors import SettingError
 from ropewalk.factors import Base
+from ropewalk.lengths import LARGEST_SEED, MOST, shown
 from ropewalk.search.limits import ServeWith, require_engine
 from ropewalk.search.space import SpaceName
 from ropewalk.search.strategies import PAPER_BUDGET
@@ -71,8 +72,10 @@ class SearchSettings:
     def __post_init__(self) -> None:
         number_of_evaluations(self.budget)
         require_engine(self.serve_with)
-        if self.seed < 0:
-            raise SettingError(f"The seed is {self.seed}, but must be 0 or above.")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise SettingError(
+                f"The seed is {shown(self.seed)}, but must be 0 or above, at most {LARGEST_SEED}."
+            )
         if not 0 <= self.short_weight < math.inf:
             raise SettingError(f"The short weight is {self.short_weight}, but must be 0 or above.")
         limit = self.max_minutes
@@ -136,8 +139,8 @@ class SearchChoices(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     strategy: str | None = None
-    budget: Annotated[int, Field(ge=1)] | Literal["paper"] | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    budget: Annotated[int, Field(ge=1, le=MOST)] | Literal["paper"] | None = None
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
     serve_with: ServeWith | None = None
     space: SpaceName | None = None
     num_knots: Annotated[int, Field(ge=2)] | None = None
@@ -157,17 +160,20 @@ class SearchChoices(BaseModel):
 
 
 def number_of_evaluations(budget: int | str) -> int:
-    """`paper`, or a whole number above 0.
+    """`paper`, or a whole number above 0, at most `MOST`.
 
     Raises:
         SettingError: neither of the two.
     """
     if budget == "paper":
         return PAPER_BUDGET
-    text = str(budget)
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise SettingError(f"The budget is {budget!r}, but must be a whole number above 0, or `paper`.")
-    return int(text)
+    text = budget.strip() if isinstance(budget, str) else shown(budget)
+    digits = text.lstrip("0")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(MOST)) and int(digits) <= MOST):
+        raise SettingError(
+            f"The budget is {shown(budget)}, but must be a whole number above 0, at most {MOST}, or `paper`."
+        )
+    return int(digits)
 
 
 def _require_servable(settings: SearchSettings) -> None:

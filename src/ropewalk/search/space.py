@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import SettingError
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors import ATTENTION_FACTORS, RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.lengths import shown
 from ropewalk.rope.attention_scale import longrope_attention_factor
 
 STEP = 0.01
@@ -364,11 +365,13 @@ def attention_choices(setting: str | float, geometry: RopeGeometry, target_lengt
         return tuple(round(1 + k * STEP, DECIMALS) for k in range(num_steps + 1))
     try:
         value = float(setting)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    least, most = ATTENTION_FACTORS
+    if not least <= value <= most:
         raise SettingError(
-            f"The attention factor is {setting!r}, but must be a number above 0, `longrope` or `search`."
+            f"The attention factor is {shown(setting)}, but must be a number from {least:g} to {most:g}, "
+            f"`longrope` or `search`."
         )
     return (value,)
 

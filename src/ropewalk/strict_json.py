@@ -1,0 +1,107 @@
+"""Reads JSON that others wrote or a disk damaged; the only reader of such JSON.
+
+Python's own reader accepts what no file of Ropewalk holds: a key twice (the last one wins), NaN and Infinity,
+numbers and nesting of any size, and strings that can't be written as UTF-8. All of these are errors here.
+"""
+
+import json
+import math
+from typing import Any
+
+DEEPEST = 64
+MOST_DIGITS = 64  # of a whole number; the 128 bits of a generator's state have 39
+SHOWN = 40  # characters of what was found, in messages
+
+
+class JsonError(ValueError):
+    """Not JSON, or JSON that is not read here; the message is a part of a line."""
+
+
+def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
+    """What the text says, as Python values.
+
+    Args:
+        text: UTF-8 where it is bytes.
+        allow_nan: whether NaN and Infinity are numbers; many tools write them into rows.
+
+    Raises:
+        JsonError: not one whole JSON value, or beyond the limits above.
+    """
+    constant = float if allow_nan else _refuse_constant
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(
+            decoded, object_pairs_hook=_object, parse_int=_whole, parse_float=_finite, parse_constant=constant
+        )
+    except UnicodeDecodeError as error:
+        raise JsonError(f"byte {error.start} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise JsonError(str(error)) from None
+    except RecursionError:
+        raise _too_deep() from None
+    _require_plain(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise JsonError(f"the key {twice[:SHOWN]!r} is there twice")
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise JsonError(f"the number {digits[:SHOWN]}... has more than {MOST_DIGITS} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise JsonError(f"the number {digits[:SHOWN]} is too large")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise JsonError(f"{name} is no finite number")
+
+
+def _require_plain(value: Any) -> None:
+    """Refuse deep nesting and lone surrogates, level by level: a call a level would overflow the stack."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        for entry in level:
+            if isinstance(entry, str):
+                require_text(entry)
+        level = [inner for entry in level for inner in _inside(entry)]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else []
+
+
+def require_text(text: str) -> None:
+    """Refuse half a character (a lone surrogate), which no tokenizer, file or terminal takes.
+
+    Raises:
+        JsonError: it holds one.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start]).strip("'")
+        raise JsonError(f"a string holds a lone surrogate ({half}), which is half a character") from None
+
+
+def _too_deep() -> JsonError:
+    return JsonError(f"it is nested deeper than {DEEPEST} levels")
