@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import training_rooms
 from ropewalk.errors import DataError, RunFolderError, SettingError
+from ropewalk.export.huggingface import export_hf
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import load_model
@@ -110,6 +111,28 @@ def test_the_whole_method(recipe_of, tmp_path):
     assert (
         json.loads((tmp_path / "run" / "result.json").read_text())["weights_sha256"] == tuned.weights_sha256
     )
+
+
+SWAPPED = """\
+  - {kind: search, name: at-2x, length: 2x}
+  - {kind: search, name: at-4x, length: 4x}
+  - {kind: finetune, length: 2x, num_steps: 2, factors: at-2x}
+  - {kind: swap, factors: at-4x}
+"""
+
+
+@pytest.mark.parametrize("num_stages", [3, 4], ids=["tuned last", "swapped last"])
+def test_factors_that_were_found_before_the_tuning_belong_to_the_tuned_weights(
+    recipe_of, tmp_path, num_stages
+):
+    recipe = recipe_of("".join(SWAPPED.splitlines(keepends=True)[:num_stages]))
+    result = extend(recipe, tmp_path / "run")
+    made = result.factors.longest.provenance
+    assert made.weights_sha256 == load_model(result.checkpoint).weights_sha256
+    assert made.settings["found_on"]["weights_sha256"] == load_model(recipe.model.name).weights_sha256
+    factors = FactorSet.load(result.folder / "factors.json")
+    export_hf(str(result.folder), factors, tmp_path / "out")  # a warning would be an error
+    assert extend(recipe, tmp_path / "run").factors == result.factors
 
 
 MIXED = """\

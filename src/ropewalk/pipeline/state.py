@@ -44,7 +44,22 @@ class State:
     def factor_set(self) -> FactorSet:
         """The current factors with what serves shorter inputs; what was readjusted comes first."""
         entries = {entry.target_length: entry for entry in (self.original, *self.short) if entry is not None}
-        return FactorSet.of([*entries.values(), self.current])
+        return FactorSet.of(map(self._for_these_weights, [*entries.values(), self.current]))
+
+    def _for_these_weights(self, factors: RescaleFactors) -> RescaleFactors:
+        """The same factors, with the tuned weights as those that they are for.
+
+        Factors of a search before the tuning (those that the model was tuned with, or swapped in after it)
+        were found on other weights; these are noted in their settings.
+        """
+        made = factors.provenance
+        if self.tuned_in is None or made.weights_sha256 == self.weights_sha256:
+            return factors
+        found_on = {"model": made.model, "weights_sha256": made.weights_sha256}
+        settings = {**made.settings, "found_on": found_on, "tuned_in": self.tuned_in}
+        return factors.replace(
+            provenance=replace(made, weights_sha256=self.weights_sha256, settings=settings)
+        )
 
     def turn_by(self, factors: RescaleFactors) -> None:
         """Make these the current factors; what was readjusted for others is gone."""
