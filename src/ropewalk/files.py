@@ -1,10 +1,14 @@
-"""Files are written whole or not at all, and stay; a folder is written by one process at a time."""
+"""Files are written whole or not at all, and stay; a folder is written by one process at a time.
+
+Every file and folder gets the permissions that the user's umask gives, whatever wrote it.
+"""
 
 import errno
 import fcntl
 import os
+import secrets
+import shutil
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +49,82 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder is missing, full or not writable.
     """
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    partial = create_partial(path, suffix=PARTIAL)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
+
+
+def create_partial(path: Path, *, suffix: str = "") -> Path:
+    """An empty hidden file beside `path`, with the permissions that the umask gives (`tempfile` gives 0600).
+
+    Raises:
+        OSError: the folder is missing, full or not writable.
+    """
+    partial = partial_name(path, suffix)
+    partial.touch(exist_ok=False)
+    return partial
+
+
+def partial_name(path: Path, suffix: str = "") -> Path:
+    """A hidden name beside `path` that nothing has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{suffix}")
+
+
+def follow_umask(folder: Path) -> None:
+    """Give what libraries wrote into a folder the permissions that the umask gives.
+
+    safetensors writes each file with 0600, so that a server of another user could not read it. A file that
+    is linked from elsewhere keeps its permissions, which are its owner's.
+
+    Raises:
+        OSError: they can't be changed.
+    """
+    mode = _usual_mode(folder)
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
+            continue
+        enter = (mode & 0o444) >> 2 if path.is_dir() else 0  # whoever may read a folder may enter it
+        path.chmod(path.stat().st_mode & 0o7000 | mode | enter)
+
+
+def link_or_copy(source: str | Path, target: str | Path, *, copy: bool = False) -> None:
+    """The same content at another place: by a hard link, or where that would not do by a copy.
+
+    A link has the permissions of its source. So what other users may not read (a file of a private cache) is
+    copied, if the umask lets them read what is written here.
+
+    Args:
+        copy: never link.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    source, target = Path(source).resolve(), Path(target)  # a hub's cache has links; a link to one breaks
+    readable = _usual_mode(target.parent) & 0o444
+    if not copy and source.stat().st_mode & readable == readable:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            pass
+        else:
+            return
+    shutil.copyfile(source, target)
+
+
+def _usual_mode(folder: Path) -> int:
+    """The permissions of a new file there. (The umask itself can't be read without changing it.)"""
+    probe = create_partial(folder / "umask", suffix=PARTIAL)
+    try:
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink()
 
 
 def clear_partials(folder: Path, name: str = "*") -> None:

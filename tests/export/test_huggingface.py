@@ -1,6 +1,7 @@
 """What an exported folder holds, and what is refused before anything is written."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def model(tiny_model_folder):
     (tiny_model_folder / "training_args.bin").write_bytes(b"a pickle")
     (tiny_model_folder / "trainer_state.json").write_text("{}")
     (tiny_model_folder / "generation_config.json").write_text('{"max_length": 64, "top_p": 0.9}')
+    (tiny_model_folder / "model.safetensors").chmod(0o644)  # as from the hub; safetensors writes 0600
     return tiny_model_folder
 
 
@@ -49,6 +51,31 @@ def test_weights_are_not_loaded_and_have_the_same_bytes(model, tmp_path, monkeyp
     exported = export_hf(str(model), ONE, tmp_path / "out")
     assert exported.files["model.safetensors"] == hash_file(model / "model.safetensors")
     assert (tmp_path / "out" / "model.safetensors").samefile(model / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("source_mode", "choices"),
+    [(0o644, HfChoices()), (0o600, HfChoices()), (0o600, HfChoices(fold_attention_factor=True))],
+    ids=["public", "private", "folded"],
+)
+def test_another_user_can_read_all_of_an_export(model, tmp_path, source_mode, choices):
+    (model / "model.safetensors").chmod(source_mode)
+    before = os.umask(0o022)
+    try:
+        export_hf(
+            str(model), FactorSet.of([LONG.replace(attention_factor=1.05)]), tmp_path / "out", choices=choices
+        )
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")} == {0o644}
+    assert (model / "model.safetensors").stat().st_mode & 0o777 == source_mode
+
+
+def test_weights_are_copied_on_request(model, tmp_path):
+    export_hf(str(model), ONE, tmp_path / "out", choices=HfChoices(copy_weights=True))
+    assert not (tmp_path / "out" / "model.safetensors").samefile(model / "model.safetensors")
+    assert hash_file(tmp_path / "out" / "model.safetensors") == hash_file(model / "model.safetensors")
 
 
 def test_what_is_taken_along(model, tmp_path):

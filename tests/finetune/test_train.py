@@ -60,6 +60,9 @@ def test_a_stage_learns_and_leaves_a_plain_model(tiny_model_folder, tmp_path):
     reloaded = load(result.model_folder)
     assert result.factors.provenance.weights_sha256 == reloaded.weights_sha256
     reloaded.warn_if_other_weights(result.factors)  # a warning would be an error
+    usual = (tmp_path / "stage" / "stage.json").stat().st_mode
+    written = [path for path in (tmp_path / "stage").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in written} == {usual}, "a server of another user can't read these"
 
 
 def test_the_model_is_left_without_factors_and_in_order(tiny_model_folder, tmp_path):

@@ -82,6 +82,13 @@ def hf(
     revision: options.Revision = None,
     original_length: options.OriginalLength = None,
     full_attention: options.FullAttention = False,
+    copy: Annotated[
+        bool,
+        typer.Option(
+            "--copy",
+            help="Copy the weight files; by default they are hard links, where all may read them.",
+        ),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Write a checkpoint for transformers 4 and 5 and vLLM, with the factors in its configuration.
@@ -103,7 +110,7 @@ def hf(
         choices = HfChoices(
             mode=mode, serve_with=serve_with, fold_attention_factor=fold_attention_factor,
             with_runtime=with_runtime, adapter=adapter, adapter_as=adapter_as, full_attention=full_attention,
-            original_length=original_length, revision=revision,
+            original_length=original_length, revision=revision, copy_weights=copy,
         )  # fmt: skip
         records = _records(run)
         dropped = _measured(model, factor_set, choices, measure) if measure else []

@@ -10,8 +10,8 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
 from ropewalk.errors import ExportError, ModelError
-from ropewalk.export.writing import link_or_copy
 from ropewalk.factors import RescaleFactors
+from ropewalk.files import link_or_copy
 from ropewalk.models.load import read_config, where_from
 from ropewalk.models.saved_keys import CONFIG, read_config_file
 from ropewalk.models.weights import hash_stored_weights, warn_if_other_weights
@@ -73,10 +73,10 @@ class Checkpoint:
             (out / name).parent.mkdir(exist_ok=True)
             (out / name).write_bytes((self.folder / name).read_bytes())
 
-    def take_weights(self, out: Path) -> None:
-        """Link the weight files, or copy them where the file system can't."""
+    def take_weights(self, out: Path, *, copy: bool = False) -> None:
+        """Link the weight files; copy them on request, or where a link would not do (`link_or_copy`)."""
         for path in self.weights:
-            link_or_copy(path, out / path.name)
+            link_or_copy(path, out / path.name, copy=copy)
 
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
         """Warn where factors were made on other weights, as far as these are known."""

@@ -26,8 +26,8 @@ from torch import Tensor
 from ropewalk.errors import ExportError
 from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.export.checkpoint import Checkpoint
-from ropewalk.export.writing import link_or_copy
 from ropewalk.factors import RescaleFactors
+from ropewalk.files import link_or_copy
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import load_model
 from ropewalk.models.longrope_keys import rope_part
@@ -63,9 +63,15 @@ class Folded:
 
 
 def write_folded(
-    checkpoint: Checkpoint, geometry: RopeGeometry, out: Path, *, ours: float, engine: float
+    checkpoint: Checkpoint,
+    geometry: RopeGeometry,
+    out: Path,
+    *,
+    ours: float,
+    engine: float,
+    copy: bool = False,
 ) -> None:
-    """Write the weight files with the queries multiplied; files without queries are linked.
+    """Write the weight files with the queries multiplied; files without queries are linked (or copied).
 
     Raises:
         ExportError: no layout of queries that is known here, in every layer.
@@ -73,7 +79,8 @@ def write_folded(
     chosen = _choose(checkpoint, geometry.num_layers)
     num_heads = int(rope_part(checkpoint.config)["num_attention_heads"])
     for path in checkpoint.weights:
-        _write_file(path, out / path.name, chosen, num_heads, geometry, (ours / engine) ** 2)
+        if not _write_changed(path, out / path.name, chosen, num_heads, geometry, (ours / engine) ** 2):
+            link_or_copy(path, out / path.name, copy=copy)
 
 
 def check_folded(name: str, folder: Path, factors: RescaleFactors, engine: float) -> float:
@@ -125,19 +132,20 @@ def _choose(checkpoint: Checkpoint, num_layers: int) -> set[str]:
     return chosen
 
 
-def _write_file(
+def _write_changed(
     path: Path, target: Path, chosen: set[str], num_heads: int, geometry: RopeGeometry, scale: float
-) -> None:
+) -> bool:
+    """Whether the file holds any of the chosen tensors, and so was written with these multiplied."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         if not chosen.intersection(names):
-            link_or_copy(path, target)
-            return
+            return False
         tensors = {name: file.get_tensor(name) for name in names}
         metadata = file.metadata()
     for name in chosen.intersection(names):
         tensors[name] = _scaled(tensors[name], name, num_heads, geometry, scale)
     save_file(tensors, target, metadata=metadata)
+    return True
 
 
 def _scaled(tensor: Tensor, name: str, num_heads: int, geometry: RopeGeometry, scale: float) -> Tensor:

@@ -53,6 +53,7 @@ class HfChoices:
         full_attention: lift a sliding window that is shorter than the target.
         original_length: L in tokens, where the model's configuration states it wrongly.
         revision: of a model on the hub.
+        copy_weights: copy the weight files; by default they are hard links, which take no disk space.
     """
 
     mode: Mode = "pinned"
@@ -64,6 +65,7 @@ class HfChoices:
     full_attention: bool = False
     original_length: int | None = None
     revision: str | None = None
+    copy_weights: bool = False
 
 
 def export_hf(
@@ -289,9 +291,12 @@ def _write_weights(plan: _Plan, folder: Path) -> None:
         (folder / "generation_config.json").unlink(missing_ok=True)  # the source's own is taken along
     elif plan.is_folded:
         ours, engine = plan.wanted.long.attention_factor, plan.stated.long.attention_factor
-        write_folded(plan.checkpoint, plan.description.geometry, folder, ours=ours, engine=engine)
+        write_folded(
+            plan.checkpoint, plan.description.geometry, folder, ours=ours, engine=engine,
+            copy=choices.copy_weights,
+        )  # fmt: skip
     else:
-        plan.checkpoint.take_weights(folder)
+        plan.checkpoint.take_weights(folder, copy=choices.copy_weights)
 
 
 def _finish_fold(plan: _Plan, folder: Path) -> Folded | None:

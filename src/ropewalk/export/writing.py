@@ -1,15 +1,13 @@
 """An output is written beside its place and moved there when it is whole; what exists is never touched."""
 
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ropewalk.errors import ExportError
-from ropewalk.files import bring_to_disk
+from ropewalk.files import bring_to_disk, create_partial, follow_umask, partial_name
 
 BLOCK_BYTES = 2**22
 
@@ -24,10 +22,11 @@ def new_folder(out: Path) -> Iterator[Path]:
     require_absent(out)
     with _explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        partial = partial_name(out)
         try:
-            partial.chmod(0o755)
+            partial.mkdir()
             yield partial
+            follow_umask(partial)
             for file in partial.rglob("*"):
                 bring_to_disk(file)
             _move(partial, out)
@@ -45,12 +44,9 @@ def new_file(out: Path) -> Iterator[Path]:
     require_absent(out)
     with _explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        os.close(handle)
-        partial = Path(name)
+        partial = create_partial(out)
         try:
             yield partial
-            partial.chmod(0o644)
             bring_to_disk(partial)
             _move(partial, out)
         finally:
@@ -65,15 +61,6 @@ def require_absent(out: Path) -> None:
     """
     if out.exists() or out.is_symlink():
         raise ExportError(f"{out} exists, and is not written over: name another place, or remove it.")
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same content at another place, by a hard link where the file system can."""
-    source = source.resolve()  # a hub's cache holds links; a link to a link would break with it
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def hash_file(path: Path) -> str:

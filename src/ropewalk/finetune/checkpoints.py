@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ropewalk.errors import FinetuneError
-from ropewalk.files import bring_to_disk, clear_partials
+from ropewalk.files import bring_to_disk, clear_partials, follow_umask
 from ropewalk.finetune.ranks import Ranks
 
 MANIFEST = "manifest.json"
@@ -81,6 +81,7 @@ def publish(stage: Path, name: str) -> Path:
     """Give a partial folder its name, once all of it is on the disk; one of that name makes way."""
     partial, folder = partial_folder(stage, name), stage / name
     write_manifest(partial)
+    follow_umask(partial)
     for file in sorted(partial.rglob("*")):
         bring_to_disk(file)
     bring_to_disk(partial)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -104,14 +103,6 @@ def content_of(path: Path) -> dict[str, Any] | None:
         return {"bytes": size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     except OSError:
         return None
-
-
-def link_or_copy(source: str, target: str) -> None:
-    """Let `target` be the same file, or where that can't be, a copy."""
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -25,14 +25,13 @@ from typing import Any
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
 from ropewalk.factor_set import FACTORS_NAME
-from ropewalk.files import LOCK, PARTIAL, FolderLock, write_atomically
+from ropewalk.files import LOCK, PARTIAL, FolderLock, follow_umask, link_or_copy, write_atomically
 from ropewalk.run_folder.disk import (
     FORMAT,
     FORMAT_VERSION,
     as_line,
     content_of,
     explained,
-    link_or_copy,
     locked,
     make_folder,
     names_in,
@@ -135,6 +134,7 @@ class PipelineFolder:
                 partial.mkdir()
             else:
                 shutil.copytree(checkpoint, partial, copy_function=link_or_copy)
+                follow_umask(partial)
             # Replaced, and so never written through a link.
             write_atomically(partial / self.result_factors_path.name, factors.encode())
             shutil.rmtree(self.result_path, ignore_errors=True)
@@ -284,6 +284,7 @@ class StageFolder:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             yield partial
+            follow_umask(partial)
             partial.rename(self.start_path)
 
     def write_records(self, records: Iterable[EvalRecord]) -> None:
