@@ -296,6 +296,31 @@ def test_another_run_is_not_resumed(search):
     assert {file: file.read_bytes() for file in run.iterdir()} == before
 
 
+def test_a_damaged_journal_is_cut_when_asked_and_ends_the_same(search):
+    """Resumed with another number of threads, it says so at once."""
+    _, run = search()
+    before = (run / "factors.json").read_bytes()
+    lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], lines[3].replace(b'"value"', b'"valve"'), *lines[4:]])
+    (run / "journal.jsonl").write_bytes(damaged)
+    refused, _ = search("--resume")
+    assert refused.code == 2
+    assert "--cut-damaged" in refused.err_lines[-1]
+    assert (run / "journal.jsonl").read_bytes() == damaged
+    assert search("--cut-damaged")[0].code == 2, "only with --resume"
+    ended, _ = search("--resume", "--cut-damaged")
+    assert ended.code == 0, ended.err
+    assert (run / "factors.json").read_bytes() == before
+
+
+def test_other_threads_are_told_when_the_run_is_resumed(search, monkeypatch):
+    search()
+    monkeypatch.setattr("torch.get_num_threads", lambda: 77)
+    ended, _ = search("--resume")
+    assert ended.code == 0
+    assert any("num_threads is 77" in line for line in ended.err_lines)
+
+
 def test_the_default_folder_is_named_after_model_and_target(ropewalk, model, shelf, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = ropewalk("search", model, "--text", shelf, *SETTINGS, "--budget", "8")

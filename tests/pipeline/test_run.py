@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -346,3 +348,77 @@ def test_an_estimate_comes_after_the_first_stage(recipe_of, tmp_path):
     extend(recipe_of(SHORT), tmp_path / "run", watch=Watch(on_stage=lambda *told: left.append(told[3])))
     assert left[0] is None
     assert all(seconds > 0 for seconds in left[1:])
+
+
+def test_a_model_and_texts_that_were_moved_are_the_same_run(recipe_of, texts, tmp_path):
+    recipe, seen = recipe_of(SHORT), Seen()
+    expected = extend(recipe, tmp_path / "run")
+    shutil.copytree(recipe.model.name, tmp_path / "moved" / "model")
+    shutil.copy(texts / "searched.jsonl", tmp_path / "moved" / "a.jsonl")
+    shutil.copy(texts / "reported.jsonl", tmp_path / "moved" / "b.jsonl")
+    moved = recipe_of(
+        SHORT, f"model.name={tmp_path / 'moved' / 'model'}", f"text.search={tmp_path / 'moved' / 'a.jsonl'}",
+        f"text.report={tmp_path / 'moved' / 'b.jsonl'}",
+    )  # fmt: skip
+    again = extend(moved, tmp_path / "run", watch=seen.watch())
+    assert all(is_held for _, is_held in seen.stages)
+    assert again.factors.entries[-1].rescale_factors == expected.factors.entries[-1].rescale_factors
+
+
+def test_a_stage_s_journal_is_cut_where_it_is_damaged(recipe_of, tmp_path):
+    recipe, seen = recipe_of(SHORT), Seen()
+    extend(recipe, tmp_path / "run")
+    stage = tmp_path / "run" / "stages" / "01-search-4x"
+    before = (stage / "factors.json").read_bytes()
+    lines = (stage / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"cost": ', b'"cost": 1')
+    (stage / "journal.jsonl").write_bytes(b"".join(lines))
+    (stage / "factors.json").unlink()
+    with pytest.raises(RunFolderError, match=r"line 4 .*--cut-damaged"):
+        extend(recipe, tmp_path / "run")
+    extend(recipe, tmp_path / "run", cut_damaged=True, watch=seen.watch())
+    assert seen.num_trials == len(lines) - 3
+    assert (stage / "factors.json").read_bytes() == before
+
+
+DAMAGE = [
+    b"",
+    b"[]",
+    b"{}",
+    b"{",
+    b"null",
+    b"\xff",
+    b'{"a": 1, "a": 2}',
+    b"[" * 100_000,
+    b'{"outputs": 1}',
+    b"[1]\n[2]\n",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["02-evaluate-1x/done.json", "02-evaluate-1x/records.jsonl", "01-search-4x/done.json"]
+)
+def test_a_damaged_file_of_a_finished_stage_is_made_again(recipe_of, tmp_path, name):
+    recipe = recipe_of(SHORT)
+    expected = extend(recipe, tmp_path / "run")
+    file = tmp_path / "run" / "stages" / name
+    whole = file.read_bytes()
+    for damage in [
+        *DAMAGE,
+        whole.replace(b'"sha256": "', b'"sha256": "0'),
+        re.sub(rb'"value": \d', b'"value": 9', whole),
+    ]:
+        file.write_bytes(damage)
+        again = extend(recipe, tmp_path / "run")
+        assert [record.value for record in again.records] == [record.value for record in expected.records]
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "stages/01-search-4x/inputs.json"])
+def test_a_damaged_file_that_says_what_is_run_is_named(recipe_of, tmp_path, name):
+    recipe = recipe_of(SHORT)
+    extend(recipe, tmp_path / "run")
+    for damage in DAMAGE:
+        (tmp_path / "run" / name).write_bytes(damage)
+        with pytest.raises(RunFolderError) as error:
+            extend(recipe, tmp_path / "run")
+        assert "\n" not in str(error.value)

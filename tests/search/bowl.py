@@ -1,13 +1,27 @@
 """The bowl of `ropewalk.testing`, and what tests of the loop want besides: a record, values at will."""
 
+import json
 import math
 import time
 
 from ropewalk import testing
 from ropewalk.geometry import RopeGeometry
+from ropewalk.search.journal_lines import Lines
 from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Task, make_strategy
+
+
+def journal_values(path):
+    """The values of a journal's lines, to be changed and written by `write_journal`."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [{key: value for key, value in line.items() if key != "sha256"} for line in lines]
+
+
+def write_journal(path, values, version=2):
+    """A journal of these values, with right checksums where its version has them."""
+    lines = Lines(version)
+    path.write_bytes(b"".join(lines.write(line) for line in [values[0] | {"version": version}, *values[1:]]))
 
 
 def make_space(num_pairs=12):

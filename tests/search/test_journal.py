@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import fcntl
 import json
@@ -5,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from bowl import search_on
+from bowl import journal_values, search_on, write_journal
 
 from ropewalk.errors import RunFolderError
-from ropewalk.search.journal import Journal, differing
+from ropewalk.search.journal import Journal, differing, read_trials
 from ropewalk.search.space import Candidate
 from ropewalk.search.trial import Trial
 
@@ -64,7 +65,7 @@ def test_what_is_written_is_read_back(path):
 def test_each_line_is_json_that_anyone_can_read(path):
     lines = [json.loads(line) for line in written(path).splitlines()]
     assert lines[0]["format"] == "ropewalk.journal"
-    assert lines[0]["version"] == 1
+    assert lines[0]["version"] == 2
     assert lines[0]["identity"]["seed"] == 0
     assert lines[1]["kind"] == "trial"
     assert lines[1]["candidate"]["rescale_factors"] == [1.0, 1.07, 8.0]
@@ -123,7 +124,9 @@ def test_a_damaged_line_is_named(path):
         (4, b'{"kind": "trial"}\n'),
     ]:
         path.write_bytes(b"".join([*lines[: number - 1], damage, *lines[number:]]))
-        assert f"line {number} is damaged" in refusal(path)
+        message = refusal(path)
+        assert f"line {number}" in message
+        assert "--cut-damaged" in message
 
 
 @pytest.mark.parametrize(
@@ -136,8 +139,8 @@ def test_a_file_that_is_no_journal_is_left_alone(path, content):
 
 
 def test_a_newer_version_is_refused(path):
-    path.write_bytes(written(path).replace(b'"version": 1', b'"version": 2', 1))
-    assert "format version 2" in refusal(path)
+    path.write_bytes(written(path).replace(b'"version": 2', b'"version": 3', 1))
+    assert "format version 3" in refusal(path)
 
 
 def test_another_identity_is_refused_and_named(path):
@@ -154,11 +157,13 @@ def test_another_environment_is_noted_once(path):
     written(path)
     newer = {**ENVIRONMENT, "num_threads": 4}
     with Journal(path) as journal:
-        journal.begin(IDENTITY, newer)
+        with pytest.warns(UserWarning, match="num_threads is 4 here, but 2 there"):
+            journal.begin(IDENTITY, newer)
         journal.append(trial(3), STATE)
     assert reopened(path, environment=newer).environments == [ENVIRONMENT, newer]
     assert path.read_bytes().count(b'"resumed"') == 1
-    assert len(reopened(path).trials) == 4
+    with pytest.warns(UserWarning, match="num_threads is 2 here"):
+        assert len(reopened(path).trials) == 4
 
 
 def test_differences_of_nested_values():
@@ -252,3 +257,127 @@ def test_a_search_stopped_by_a_full_disk_goes_on(path, space, bowl):
         assert 0 < len(journal.trials) < 20
         again = search_on("evolution", bowl, journal, budget=20)
     assert again.best.candidate == whole.best.candidate
+
+
+@pytest.mark.parametrize("damage", ["value", "digit", "lost", "doubled", "swapped", "joined", "other"])
+def test_whatever_happened_to_a_line_is_noticed(path, damage):
+    """Each of these still is JSON of the right types, or nearly so."""
+    lines = written(path, 5).splitlines(keepends=True)
+    value = lines[3]
+    changed = {
+        "value": [value.replace(b'"value": 10.1', b'"value": 9.1')],
+        "digit": [value.replace(b"1.07", b"1.17")],
+        "lost": [],
+        "doubled": [value, value],
+        "swapped": [lines[4], value],
+        "joined": [value.rstrip(b"\n")],
+        "other": [lines[3].replace(b'"index": 2', b'"index": 3')],
+    }[damage]
+    rest = lines[5:] if damage == "swapped" else lines[4:]
+    assert changed != [value]
+    path.write_bytes(b"".join([*lines[:3], *changed, *rest]))
+    before = path.read_bytes()
+    assert "line 4" in refusal(path) or (damage == "doubled" and "line 5" in refusal(path))
+    assert path.read_bytes() == before, "nothing is cut without being asked"
+    with pytest.raises(RunFolderError):
+        read_trials(path)
+
+
+@pytest.mark.parametrize("name", ["resumed", "environment"])
+def test_a_line_about_the_environment_is_checked_too(path, name):
+    newer = {**ENVIRONMENT, "num_threads": 4}
+    written(path)
+    with Journal(path) as journal:
+        with pytest.warns(UserWarning, match="num_threads"):
+            journal.begin(IDENTITY, newer)
+        journal.append(trial(3), STATE)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b'"resumed"' in lines[4]
+    path.write_bytes(
+        b"".join([*lines[:4], *([lines[4].replace(b"4}", b"2}")] * (name != "resumed")), *lines[5:]])
+    )
+    assert "line 5" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_cut_at_a_damaged_line_the_search_ends_as_if_nothing_had_happened(path, space, bowl, version):
+    with Journal(path) as journal:
+        journal.begin({}, {})
+        expected = search_on("evolution", bowl, journal, budget=30)
+    whole = journal_values(path)
+    for number in (2, 11, 30):
+        write_journal(path, whole, version)
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(
+            b"".join([*lines[: number - 1], lines[number - 1].replace(b":", b";"), *lines[number:]])
+        )
+        assert f"line {number}" in refusal(path, identity={}, environment={})
+        with Journal(path, cut_damaged=True) as journal:
+            journal.begin({}, {})
+            assert len(journal.trials) == number - 2
+            assert path.read_bytes() == b"".join(lines[: number - 1])
+            outcome = search_on("evolution", bowl, journal, budget=30)
+        assert outcome.best.candidate == expected.best.candidate
+        assert [t.value for t in outcome.trials] == [t.value for t in expected.trials]
+        timeless = [{**line, "seconds": None} for line in journal_values(path)]
+        assert timeless[1:] == [{**line, "seconds": None} for line in whole][1:]
+        assert reopened(path, identity={}, environment={}).trials == list(outcome.trials)
+
+
+def test_a_damaged_opening_can_not_be_cut(path):
+    content = written(path)
+    path.write_bytes(content.replace(b'"seed": 0', b'"seed": 1', 1))
+    with Journal(path, cut_damaged=True) as journal, pytest.raises(RunFolderError, match="line 1"):
+        journal.begin(IDENTITY, ENVIRONMENT)
+    assert path.read_bytes() == content.replace(b'"seed": 0', b'"seed": 1', 1)
+
+
+def test_another_run_is_not_cut(path):
+    lines = written(path).splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"damage\n", *lines[3:]]))
+    with Journal(path, cut_damaged=True) as journal, pytest.raises(RunFolderError, match="another run"):
+        journal.begin({**IDENTITY, "seed": 1}, ENVIRONMENT)
+    assert b"damage" in path.read_bytes()
+
+
+def test_a_journal_of_version_1_is_read_and_continued_as_such(path):
+    written(path, 2)
+    write_journal(path, journal_values(path), version=1)
+    with Journal(path) as journal:
+        journal.begin(IDENTITY, ENVIRONMENT)
+        assert len(journal.trials) == 2
+        journal.append(trial(2, 1.5), STATE)
+    assert b"sha256" not in path.read_bytes()
+    assert [t.value for t in reopened(path).trials] == [9.5, 9.5 + 1 / 3, 1.5]
+    assert len(read_trials(path)) == 3
+
+
+WRONG = [None, True, "1", [], {}, -1, 2**70, 0.5, [[]], [None], [1, "a"], {"a": None}, {"a": [None]}]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_values_of_a_wrong_type_are_damage(path, version):
+    """An edited journal ends in one line, never in a search that crashes."""
+    written(path)
+    lines = journal_values(path)
+    full = lines[2] | {"documents": [0], "parts": {"nats": [1.0]}, "gradient": [0.5], "estimate": 1.0}
+    for name in full:
+        for wrong in WRONG:
+            write_journal(path, [*lines[:2], full | {name: wrong}, lines[3]], version)
+            journal = Journal(path)
+            with journal, contextlib.suppress(RunFolderError):
+                journal.begin(IDENTITY, ENVIRONMENT)
+            for read in journal.trials:
+                assert Trial.from_dict(read.as_dict()) == read
+    for name in ("identity", "environment", "format", "version"):
+        for wrong in [value for value in WRONG if not isinstance(value, dict)]:
+            write_journal(path, [lines[0], *lines[1:]], version)
+            content = path.read_bytes().splitlines(keepends=True)
+            header = json.loads(content[0]) | {name: wrong}
+            path.write_bytes(b"".join([json.dumps(header).encode() + b"\n", *content[1:]]))
+            refusal(path)
+
+
+def test_a_pipe_or_device_is_no_journal(path):
+    path.symlink_to("/dev/zero")
+    assert "device" in refusal(path)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import re
@@ -155,7 +156,8 @@ def test_another_number_of_threads_goes_on_and_says_so(loaded, documents, tmp_pa
     path.write_bytes(b"".join(kept))
     threads = torch.get_num_threads() + 1
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    result = search(loaded, documents, journal=Journal(path))
+    with pytest.warns(UserWarning, match="num_threads"):
+        result = search(loaded, documents, journal=Journal(path))
     assert not result.reproducible
     assert result.factors.provenance.settings["reproducible"] is False
 
@@ -247,3 +249,25 @@ def test_budgets():
     for wrong in ("", "-1", "1.5", "0", "²", 0, -3, 2.5):
         with pytest.raises(SettingError):
             number_of_evaluations(wrong)
+
+
+def test_a_model_and_a_text_that_were_moved_are_the_same_run(loaded, documents, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    expected = search(loaded, documents, journal=Journal(path))
+    moved = dataclasses.replace(
+        loaded, name="/elsewhere/model", revision="abc", where={**loaded.where, "revision": "abc"}
+    )
+    before = path.read_bytes()
+    again = search(moved, dataclasses.replace(documents, source="/elsewhere/text"), journal=Journal(path))
+    assert again.factors.rescale_factors == expected.factors.rescale_factors
+    assert path.read_bytes() == before, "nothing was measured again"
+
+
+def test_other_weights_in_the_same_place_are_another_run(loaded, documents, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    search(loaded, documents, journal=Journal(path))
+    with pytest.raises(RunFolderError, match="weights_sha256"):
+        search(dataclasses.replace(loaded, weights_sha256="0" * 64), documents, journal=Journal(path))
+    other = dataclasses.replace(documents, data_sha256="0" * 64)
+    with pytest.raises(RunFolderError, match="data_sha256"):
+        search(loaded, other, journal=Journal(path))

@@ -41,6 +41,7 @@ def extend(
     continue_with: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="What an external training made.")
     ] = None,
+    cut_damaged: options.CutDamaged = False,
     json: options.Json = False,
 ) -> None:
     """Run a recipe: search, fine-tune, search again, readjust, evaluate; out come a checkpoint and factors.
@@ -60,7 +61,7 @@ def extend(
     )
     with interruptible(again):
         checked = load_for_its_model(recipe, changes or [])
-        found = run_recipe(checked, out, continue_with)
+        found = run_recipe(checked, out, continue_with, cut_damaged=cut_damaged)
     if found is None:
         return
     if found.waits_for is not None:
@@ -79,7 +80,9 @@ def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
     return load_recipe(name, changes, window=window)
 
 
-def run_recipe(recipe: "Recipe", out: Path, continue_with: Path | None) -> "Extended | None":
+def run_recipe(
+    recipe: "Recipe", out: Path, continue_with: Path | None, *, cut_damaged: bool = False
+) -> "Extended | None":
     """Run it before the user's eyes; of several processes, only the first one says anything."""
     from ropewalk.pipeline.processes import is_first_process
     from ropewalk.pipeline.run import extend as run
@@ -101,7 +104,7 @@ def run_recipe(recipe: "Recipe", out: Path, continue_with: Path | None) -> "Exte
             on_stage=on_stage, on_trial=on_trial, on_step=step_progress(), on_answer=answer_progress(),
             on_record=tell_any, say=say,
         )  # fmt: skip
-        return run(recipe, out, continue_with=continue_with, watch=watch)
+        return run(recipe, out, continue_with=continue_with, cut_damaged=cut_damaged, watch=watch)
 
 
 def tell_any(record: "EvalRecord") -> None:

@@ -68,6 +68,13 @@ OriginalLength = Annotated[
         help="The trained window in tokens, where the configuration states a wrong one.",
     ),
 ]
+CutDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--cut-damaged",
+        help="Where a line of the journal is damaged, cut it off there, and go on from before.",
+    ),
+]
 FullAttention = Annotated[
     bool, typer.Option("--full-attention", help="Lift sliding windows that are shorter than the target.")
 ]

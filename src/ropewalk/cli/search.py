@@ -55,6 +55,7 @@ def search(
         Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/MODEL-LENGTH.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    cut_damaged: options.CutDamaged = False,
     json: options.Json = False,
     num_documents: options.NumDocuments = 5,
     stop_documents: Annotated[
@@ -152,6 +153,8 @@ def search(
         ropewalk search scale-model --target-length 8x --strategy evolution --budget paper
     """
     out = out or Path("runs") / f"{Path(model).name or 'model'}-{target_length}"
+    if cut_damaged and not resume:
+        raise SettingError("`--cut-damaged` is for a run that is resumed: give it beside --resume.")
     with interruptible(how_to_resume(context.obj, out)):
         check_sources(text, report_text)
         from ropewalk.models.load import describe_model, load_model
@@ -170,7 +173,8 @@ def search(
             "short_weight": short_weight, "racing": racing, "base": base, "max_minutes": max_minutes,
         }  # fmt: skip
         check_settings(description.geometry, options.window(description, base), target, given)
-        with RunFolder.resume(out) if resume else RunFolder.create(out) as folder:
+        begun = RunFolder.resume(out, cut_damaged=cut_damaged) if resume else RunFolder.create(out)
+        with begun as folder:
             loaded = load_model(
                 model, device=device, dtype=dtype, attn_implementation=attn_implementation,
                 revision=revision, trust_remote_code=trust_remote_code,

@@ -32,14 +32,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ropewalk.errors import FinetuneError
-from ropewalk.files import bring_to_disk, clear_partials, follow_umask
+from ropewalk.files import bring_to_disk, clear_partials, follow_umask, read_bounded
 from ropewalk.finetune.ranks import Ranks
+from ropewalk.strict_json import JsonError, parse_json
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 PARTIAL, REMOVED = ".partial-", ".removed-"
 FORMAT, FORMAT_VERSION = "ropewalk.checkpoint", 1
 CHUNK_BYTES = 2**20
+LARGEST_JSON_BYTES = 2**28
 
 # ---------------------------------------------------------------- folders, whole or not at all
 
@@ -176,7 +178,7 @@ def check_manifest(folder: Path) -> None:
         FinetuneError: a file is missing, was added, or is not what was written.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = parse_json(read_bounded(folder / MANIFEST, LARGEST_JSON_BYTES))
         expected = dict(manifest["files"])
         version = (manifest["format"], manifest["version"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -225,6 +227,22 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """What `write_json` wrote."""
     return json.loads(path.read_bytes())
+
+
+def read_whole(path: Path, remedy: str) -> dict[str, Any]:
+    """A file of one JSON object that no manifest vouches for.
+
+    Raises:
+        FinetuneError: it is damaged; says what to do.
+    """
+    try:
+        found = parse_json(read_bounded(path, LARGEST_JSON_BYTES))
+    except (OSError, JsonError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FinetuneError(f"{path} can't be read ({reason}): {remedy}.") from None
+    if not isinstance(found, dict):
+        raise FinetuneError(f"{path} is damaged: {remedy}.")
+    return found
 
 
 def write_optimizer(folder: Path, optimizer: Any) -> None:

@@ -216,7 +216,7 @@ def _open(stage: Path, identity: dict[str, Any]) -> None:
             content = {"format": FORMAT, "version": FORMAT_VERSION, "identity": identity}
             write_atomically(stage / STAGE, json.dumps(content, indent=2).encode() + b"\n")
             return
-    found = json.loads((stage / STAGE).read_bytes())["identity"]
+    found = checkpoints.read_whole(stage / STAGE, "choose another folder").get("identity")
     if found != identity:
         raise FinetuneError(
             f"{stage} holds another stage ({_difference(found, identity)}): choose another folder, or give "
@@ -224,8 +224,10 @@ def _open(stage: Path, identity: dict[str, Any]) -> None:
         )
 
 
-def _difference(found: dict[str, Any], given: dict[str, Any]) -> str:
+def _difference(found: Any, given: dict[str, Any]) -> str:
     """What differs first, in words."""
+    if not isinstance(found, dict) or set(found) != set(given) or not isinstance(found["settings"], dict):
+        return f"{STAGE} is damaged"
     for name in ("model", "factors", "text"):
         if found[name] != given[name]:
             return f"its {name} was another"
@@ -342,15 +344,19 @@ def _whole_weights(trainer: StageTrainer) -> dict[str, Any]:
 
 
 def _read_result(stage: Path) -> FinetuneResult:
-    result = json.loads((stage / RESULT).read_bytes())
-    return FinetuneResult(
-        losses=tuple(result["losses"]),
-        seconds=result["seconds"],
-        num_tokens=result["num_tokens"],
-        checkpoint=stage / result["checkpoint"],
-        model_folder=stage / MODEL,
-        factors=RescaleFactors.load(stage / MODEL / "factors.json"),
-    )
+    remedy = "remove it, so that the stage is finished again from its last checkpoint"
+    result = checkpoints.read_whole(stage / RESULT, remedy)
+    try:
+        return FinetuneResult(
+            losses=tuple(map(float, result["losses"])),
+            seconds=float(result["seconds"]),
+            num_tokens=int(result["num_tokens"]),
+            checkpoint=stage / str(result["checkpoint"]),
+            model_folder=stage / MODEL,
+            factors=RescaleFactors.load(stage / MODEL / "factors.json"),
+        )
+    except (KeyError, TypeError):
+        raise FinetuneError(f"{stage / RESULT} is damaged: {remedy}.") from None
 
 
 def _write_plain(

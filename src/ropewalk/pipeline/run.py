@@ -63,6 +63,7 @@ def extend(
     path: str | Path,
     *,
     continue_with: str | Path | None = None,
+    cut_damaged: bool = False,
     watch: Watch | None = None,
 ) -> Extended:
     """Run a recipe in a folder, from where it stands there.
@@ -73,6 +74,7 @@ def extend(
         recipe: checked, as `load_recipe` gives it.
         path: the run's folder: new, empty, or of this recipe.
         continue_with: the checkpoint that an external training made, where the run waits for one.
+        cut_damaged: as `Journal`, of every stage's journal.
 
     Raises:
         RunFolderError: the folder is another recipe's, in use, or a stage's inputs have changed.
@@ -83,7 +85,7 @@ def extend(
     if not is_first_process():
         return _follow(recipe, window, path, continue_with)
     with PipelineFolder.open(path, identity(recipe)) as folder:
-        run = _begin(recipe, window, continue_with, watch or Watch())
+        run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
         # All text is looked at first: what is too short for the last stage is said before the first one.
         texts = [KINDS[type(stage)].texts(run, stage) for stage in recipe.stages]
         clock = Clock(recipe.stages, run.hidden_size)
@@ -97,7 +99,9 @@ def extend(
         return _finish(run, folder)
 
 
-def _begin(recipe: Recipe, window: int, continue_with: str | Path | None, watch: Watch) -> Run:
+def _begin(
+    recipe: Recipe, window: int, continue_with: str | Path | None, watch: Watch, *, cut_damaged: bool = False
+) -> Run:
     """Nothing done yet: the recipe's own model, untouched."""
     take_own_device(recipe.model.device)
     models = Models(recipe.model)
@@ -111,6 +115,7 @@ def _begin(recipe: Recipe, window: int, continue_with: str | Path | None, watch:
         hidden_size=int(getattr(base.model.config.get_text_config(), "hidden_size", 4096)),
         tokenizer=base.tokenizer,
         continue_with=None if continue_with is None else Path(continue_with),
+        cut_damaged=cut_damaged,
     )
 
 

@@ -65,6 +65,7 @@ class Run:
     Attributes:
         recipe: resolved.
         continue_with: a checkpoint for the external stage that the run waits at; taken once.
+        cut_damaged: whether a stage's journal is cut where it is damaged.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Run:
     hidden_size: int
     tokenizer: Any
     continue_with: Path | None = None
+    cut_damaged: bool = False
 
 
 # ---------------------------------------------------------------- search and readjustment
@@ -94,8 +96,8 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
     )
     found = search_factors(
         run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
-        journal=Journal(folder.journal_path()), on_trial=run.watch.on_trial, own=run.state.tuned_with,
-        **stage.said(),
+        journal=Journal(folder.journal_path(), cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
+        own=run.state.tuned_with, **stage.said(),
     )  # fmt: skip
     folder.write(folder.factors_path(), found.factors.to_json())
     return {"outputs": [folder.factors_path()], "search": found.as_dict()}
@@ -129,7 +131,8 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
         result = readjust(
             run.models.current(run.state), documents, length=length, longer=run.state.current,
             tuned_with=run.state.tuned_with, ceiling=stage.ceiling, stop_documents=stop,
-            journal=Journal(folder.journal_path(length)), on_trial=run.watch.on_trial, **stage.said(),
+            journal=Journal(folder.journal_path(length), cut_damaged=run.cut_damaged),
+            on_trial=run.watch.on_trial, **stage.said(),
         )  # fmt: skip
         if not result.is_better:
             run.watch.say(

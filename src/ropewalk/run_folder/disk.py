@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ropewalk.errors import RunFolderError
-from ropewalk.files import FolderLock, clear_partials, write_atomically
+from ropewalk.files import FolderLock, clear_partials, read_bounded, write_atomically
+from ropewalk.strict_json import JsonError, parse_json
 
 FORMAT = "ropewalk.run"
 FORMAT_VERSION = 1
+LARGEST_DOCUMENT_BYTES = 2**28
 LARGEST_HASHED_BYTES = 64 * 2**20  # of a larger output, a checkpoint's weights, only the size is compared
 
 Made = TypeVar("Made")
@@ -80,18 +82,29 @@ def without_partials(folder: Path, name: str = "*") -> None:
         clear_partials(folder, name)
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path, remedy: str = "begin again in another folder") -> dict[str, Any]:
     """A file of one JSON object.
 
+    Args:
+        path: of the file.
+        remedy: what to do where it can't be read.
+
     Raises:
-        RunFolderError: it can't be read.
+        RunFolderError: it can't be read, or is damaged.
     """
     try:
-        document = json.loads(path.read_bytes())
-        assert isinstance(document, dict), document
-        return document
-    except (OSError, ValueError, AssertionError):
-        raise RunFolderError(f"{path} can't be read: begin anew in another folder.") from None
+        document = parse_json(read_bounded(path, LARGEST_DOCUMENT_BYTES))
+    except (OSError, JsonError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"{path} can't be read ({reason}): {remedy}.") from None
+    if not isinstance(document, dict):
+        raise RunFolderError(f"{path} is damaged (no JSON object): {remedy}.")
+    return document
+
+
+def digest(document: dict[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever order their keys are in."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def content_of(path: Path) -> dict[str, Any] | None:
@@ -121,9 +134,14 @@ def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path, make: Callable[[dict[str, Any]], Made]) -> list[Made]:
-    """What `make` makes of each line's object; nothing if there are none, or if one can't be read."""
+    """What `make` makes of each line's object; nothing if there are none, or if one can't be read.
+
+    Args:
+        make: raises ValueError or TypeError where an object is not what it makes.
+    """
     try:
-        return [make(json.loads(line)) for line in path.read_bytes().splitlines()]
+        content = read_bounded(path, LARGEST_DOCUMENT_BYTES)
+        return [make(parse_json(line)) for line in content.splitlines()]
     except (OSError, ValueError, TypeError):
         return []
 

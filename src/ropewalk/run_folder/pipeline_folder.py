@@ -31,6 +31,7 @@ from ropewalk.run_folder.disk import (
     FORMAT_VERSION,
     as_line,
     content_of,
+    digest,
     explained,
     locked,
     make_folder,
@@ -42,9 +43,12 @@ from ropewalk.run_folder.disk import (
     write_file,
     write_lines,
 )
+from ropewalk.run_folder.measurements import as_answer, as_record
 from ropewalk.search.journal import differing
 
 STAGE_FORMAT = "ropewalk.stage"
+# Where a recipe finds a model and text. What lies there is compared by its content, stage by stage.
+PLACES = frozenset({"model.name", "model.revision", "text.search", "text.report"})
 
 
 class PipelineFolder:
@@ -88,9 +92,12 @@ class PipelineFolder:
         """
         if not self.recipe_path.is_file():
             return False
-        differences = differing(
-            json.loads(json.dumps(identity)), read_document(self.recipe_path).get("recipe")
-        )
+        begun = read_document(self.recipe_path).get("recipe")
+        differences = [
+            line
+            for line in differing(json.loads(json.dumps(identity)), begun)
+            if line.partition(" is ")[0] not in PLACES
+        ]
         if differences:
             raise RunFolderError(
                 f"{self.path} holds a run of another recipe: {'; '.join(differences)} there. Go on with the "
@@ -229,7 +236,7 @@ class StageFolder:
         as_read = json.loads(json.dumps(inputs))
         without_partials(self.path)
         if self.inputs_path.is_file():
-            differences = differing(as_read, read_document(self.inputs_path).get("inputs"))
+            differences = differing(as_read, self._read_inputs())
             if differences:
                 raise RunFolderError(
                     f"{self.path} was begun with other inputs: {'; '.join(differences)} there. Give it those "
@@ -239,6 +246,10 @@ class StageFolder:
         make_folder(self.path)
         document = {"format": STAGE_FORMAT, "version": FORMAT_VERSION, "inputs": as_read}
         write_file(self.inputs_path, as_line(document, indent=2))
+
+    def _read_inputs(self) -> Any:
+        remedy = f"remove {self.path}, so that the stage is done again"
+        return read_document(self.inputs_path, remedy).get("inputs")
 
     def finish(self, outputs: Iterable[Path], **made: Any) -> None:
         """Note that the stage is complete, and what lies there as its result.
@@ -252,17 +263,29 @@ class StageFolder:
         """
         files = {str(path.relative_to(self.path)): content_of(path) for path in sorted(outputs)}
         document = {"format": STAGE_FORMAT, "version": FORMAT_VERSION, "outputs": files, "made": made}
-        write_file(self.done_path, as_line(document, indent=2))
+        write_file(self.done_path, as_line({**document, "sha256": digest(document)}, indent=2))
 
     def done(self) -> dict[str, Any] | None:
-        """What `finish` was given, if the stage is complete and its outputs are still what they were."""
-        if not self.done_path.is_file():
-            return None
-        found = read_document(self.done_path)
+        """What `finish` was given, if the stage is complete and its outputs are still what they were.
+
+        None where that can't be read either: the stage is then gone through again, from what it left behind.
+        """
+        found = self._read_done()
         if any(content_of(self.path / name) != content for name, content in found["outputs"].items()):
             return None
-        made: dict[str, Any] = found["made"]
+        made: dict[str, Any] | None = found["made"]
         return made
+
+    def _read_done(self) -> dict[str, Any]:
+        """The outputs and what was made; no outputs and None where the file is missing or damaged."""
+        nothing: dict[str, Any] = {"outputs": {}, "made": None}
+        try:
+            found = read_document(self.done_path)
+        except RunFolderError:
+            return nothing
+        checksum = found.pop("sha256", None)  # stages that were finished by 0.1.0 have none
+        is_whole = isinstance(found.get("outputs"), dict) and isinstance(found.get("made"), dict)
+        return found if is_whole and checksum in (None, digest(found)) else nothing
 
     def write(self, path: Path, content: str) -> None:
         """Write a file of the stage whole or not at all.
@@ -292,8 +315,11 @@ class StageFolder:
         write_lines(self.records_path, (record.as_json() for record in records))
 
     def read_records(self) -> list[EvalRecord]:
-        """Those that were written; none if there are none, or if they can't be read."""
-        return read_lines(self.records_path, EvalRecord.from_json)
+        """Those that were written; none if there are none, if they can't be read, or if they were changed."""
+        finished = self._read_done()["outputs"].get(self.records_path.name)
+        if finished is not None and finished != content_of(self.records_path):
+            return []
+        return read_lines(self.records_path, as_record)
 
     def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
         """As `write_records`; each of them may have taken minutes."""
@@ -301,4 +327,4 @@ class StageFolder:
 
     def read_answers(self) -> list[PasskeyAnswer]:
         """As `read_records`."""
-        return read_lines(self.answers_path, lambda values: PasskeyAnswer(**values))
+        return read_lines(self.answers_path, as_answer)

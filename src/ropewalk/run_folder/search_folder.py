@@ -40,9 +40,9 @@ class RunFolder:
         journal: of its search, not begun.
     """
 
-    def __init__(self, path: Path, made: list[Path]) -> None:
+    def __init__(self, path: Path, made: list[Path], *, cut_damaged: bool = False) -> None:
         self.path = path
-        self.journal = Journal(self.journal_path)
+        self.journal = Journal(self.journal_path, cut_damaged=cut_damaged)
         self._made = made
 
     @classmethod
@@ -62,15 +62,19 @@ class RunFolder:
         return folder
 
     @classmethod
-    def resume(cls, path: str | Path) -> "RunFolder":
+    def resume(cls, path: str | Path, *, cut_damaged: bool = False) -> "RunFolder":
         """The folder of a run that was begun; one in which nothing was written yet begins anew.
 
         Whether it is the same run is known when its journal is begun.
 
+        Args:
+            path: of the folder.
+            cut_damaged: as `Journal`.
+
         Raises:
             RunFolderError: it holds other files and no run, is no folder, or can't be written.
         """
-        folder = cls._open(Path(path))
+        folder = cls._open(Path(path), cut_damaged=cut_damaged)
         present = names_in(folder.path)
         if folder.journal_path.name not in present:
             require_empty(folder.path, present)
@@ -147,5 +151,5 @@ class RunFolder:
         remove_empty(self._made)
 
     @classmethod
-    def _open(cls, path: Path) -> "RunFolder":
-        return cls(path, make_folder(path))
+    def _open(cls, path: Path, *, cut_damaged: bool = False) -> "RunFolder":
+        return cls(path, make_folder(path), cut_damaged=cut_damaged)

@@ -1,19 +1,22 @@
-"""One JSON line a trial, on disk as each ends: what a killed run goes on from.
+"""One JSON line a trial, on disk as each ends: what a killed run is resumed from.
 
-    {"format": "ropewalk.journal", "version": 1, "identity": {...}, "environment": {...}}
-    {"index": 0, "kind": "trial", "candidate": {...}, "value": 9.5, "failure": null, "seconds": ..., ...}
+    {"format": "ropewalk.journal", "version": 2, "identity": {...}, "environment": {...}, "sha256": "..."}
+    {"index": 0, "kind": "trial", "candidate": {...}, "value": 9.5, "failure": null, ..., "sha256": "..."}
     {"index": 1, ...}
-    {"kind": "resumed", "environment": {...}}        only where versions or machine differ from before
+    {"kind": "resumed", "environment": {...}, "sha256": "..."}    where versions or machine differ from before
 
 The opening is written with the first trial. A line counts once its newline is written; a torn last line,
-from a kill in the middle, is cut off. The file is locked while it is open; the lock dies with the process.
+from a kill in the middle, is cut off. The checksums (see `journal_lines`) tell a damaged line; version 1 had
+none. The file is locked while it is open; the lock dies with the process.
 """
 
 import errno
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+import stat
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -21,18 +24,25 @@ from types import TracebackType
 from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.files import bring_to_disk
+from ropewalk.files import bring_to_disk, read_bounded
+from ropewalk.lengths import shown
+from ropewalk.search.journal_lines import FORMAT_VERSION, VERSIONS, DamagedLine, JsonObject, Lines
 from ropewalk.search.trial import Trial
 
 FORMAT = "ropewalk.journal"
-FORMAT_VERSION = 1
 OPENING = f'{{"format": "{FORMAT}"'.encode()
+LARGEST_BYTES = 2**30
+HEADER = {"format", "version", "identity", "environment"}
 
-JsonObject = dict[str, Any]
+Compare = Callable[[JsonObject, JsonObject], list[str]]
 
 
 class Journal:
     """The journal of one run; `begin` opens it, `close` (or `with`) gives it free.
+
+    Args:
+        path: of the file.
+        cut_damaged: where a line is damaged, cut it off with all that follow, and resume from what is before.
 
     Attributes:
         trials: those on disk, in order; `append` adds to them.
@@ -40,21 +50,25 @@ class Journal:
         environments: the versions and machine of each session that differed from the one before it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, cut_damaged: bool = False) -> None:
         self.path = path
+        self.cut_damaged = cut_damaged
         self.trials: list[Trial] = []
         self.generator_states: list[JsonObject] = []
         self.environments: list[JsonObject] = []
         self._file: FileIO | None = None
         self._locked = False
         self._pending: list[JsonObject] = []
+        self._lines = Lines()
 
-    def begin(self, identity: JsonObject, environment: JsonObject) -> None:
-        """Start the journal, or take up the one that is there.
+    def begin(self, identity: JsonObject, environment: JsonObject, *, compare: Compare | None = None) -> None:
+        """Start the journal, or resume the one that is there.
 
         Args:
             identity: what the run is; a journal of another identity is refused.
-            environment: versions and machine; a change is noted, because values may differ in a last bit.
+            environment: versions and machine; a change is noted and warned of, because values may differ in a
+                last bit.
+            compare: gives what differs between two identities; `differing` by default.
 
         Raises:
             RunFolderError: in use, of another run, damaged, not writable, disk full.
@@ -64,7 +78,7 @@ class Journal:
             # Unbuffered: what could not be written must not be tried again at close.
             self._file = self.path.open("a+b", buffering=0)
             self._lock(self._file)
-            self._take_up(self._file, _as_read(identity), _as_read(environment))
+            self._resume(self._file, _as_read(identity), _as_read(environment), compare or differing)
         except BaseException as error:
             self.close()
             if isinstance(error, OSError):
@@ -111,35 +125,59 @@ class Journal:
                 f"{self.path} is in use by another process: wait until it ends, or choose another folder."
             )
 
-    def _take_up(self, file: FileIO, identity: JsonObject, environment: JsonObject) -> None:
+    def _resume(self, file: FileIO, identity: JsonObject, environment: JsonObject, compare: Compare) -> None:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RunFolderError(f"{self.path} is a pipe or a device: choose another folder.")
         file.seek(0)
         content = file.read()
-        if not OPENING.startswith(content[: len(OPENING)]):
-            raise RunFolderError(f"{self.path} is not a journal of Ropewalk: choose another folder.")
-        num_whole = content.rfind(b"\n") + 1
-        if num_whole < len(content):
-            file.truncate(num_whole)
+        self._require_journal(content)
+        lines = content.split(b"\n")[:-1]  # what is behind the last newline is torn
+        whole = sum(len(line) + 1 for line in lines)
+        if lines:
+            self._read_header(lines[0], identity, compare)
+            whole = self._read_trials(lines)
+        if whole < len(content):
+            file.truncate(whole)
             os.fsync(file.fileno())
-        lines = content[:num_whole].splitlines()
         if not lines:
             self.environments = [environment]
             opening = {"format": FORMAT, "version": FORMAT_VERSION}
             self._pending = [{**opening, "identity": identity, "environment": environment}]
-            return
-        self._read_header(self._parse(lines[0], 1), identity)
-        for number, line in enumerate(lines[1:], start=2):
-            self._read_line(self._parse(line, number), number)
-        if environment != self.environments[-1]:
-            self._pending = [{"kind": "resumed", "environment": environment}]
-            self.environments.append(environment)
+        elif environment != self.environments[-1]:
+            self._note_change(environment)
 
-    def _read_header(self, header: JsonObject, identity: JsonObject) -> None:
-        if header.get("version") != FORMAT_VERSION:
+    def _require_journal(self, content: bytes) -> None:
+        if not OPENING.startswith(content[: len(OPENING)]):
+            raise RunFolderError(f"{self.path} is not a journal of Ropewalk: choose another folder.")
+
+    def _note_change(self, environment: JsonObject) -> None:
+        differences = differing(environment, self.environments[-1])
+        warnings.warn(
+            f"{self.path} is resumed in another environment: {'; '.join(differences)} there. Last bits of "
+            f"values may differ, so the result may not be that of an uninterrupted run.",
+            stacklevel=2,
+        )
+        self._pending = [{"kind": "resumed", "environment": environment}]
+        self.environments.append(environment)
+
+    def _read_header(self, line: bytes, identity: JsonObject, compare: Compare) -> None:
+        try:
+            version = Lines(version=1).read(line).get("version")
+            if version not in VERSIONS or isinstance(version, (bool, float)):
+                raise RunFolderError(
+                    f"{self.path} has format version {shown(version)}, but {FORMAT_VERSION} is known: resume "
+                    f"it with the version of Ropewalk that began it."
+                )
+            self._lines = Lines(version)
+            header = self._lines.read(line)
+        except DamagedLine:
+            header = {}
+        is_whole = all(isinstance(header.get(name), dict) for name in ("identity", "environment"))
+        if not is_whole or set(header) != HEADER:
             raise RunFolderError(
-                f"{self.path} has format version {header.get('version')!r}, but {FORMAT_VERSION} is known: "
-                f"go on with the version of Ropewalk that began it."
+                f"{self.path}, line 1 is damaged, which says what the run is: begin again in another folder."
             )
-        differences = differing(identity, header["identity"])
+        differences = compare(identity, header["identity"])
         if differences:
             raise RunFolderError(
                 f"{self.path} holds another run: {'; '.join(differences)} there. "
@@ -147,44 +185,53 @@ class Journal:
             )
         self.environments = [header["environment"]]
 
-    def _read_line(self, line: JsonObject, number: int) -> None:
-        try:
-            if line["kind"] == "resumed":
-                self.environments.append(line["environment"])
-                return
-            trial, state = Trial.from_dict(line), line["generator"]
-        except (KeyError, TypeError, AssertionError):
-            raise self._damaged(number) from None
-        if trial.index != len(self.trials):
-            raise self._damaged(number)
+    def _read_trials(self, lines: list[bytes]) -> int:
+        """Read every line after the first; returns how many bytes are good, up to a damaged line."""
+        num_bytes = len(lines[0]) + 1
+        for number, line in enumerate(lines[1:], start=2):
+            place = Lines(self._lines.version, after=self._lines.last)
+            try:
+                self._read_line(self._lines.read(line))
+            except ValueError:  # DamagedLine, or a trial that breaks a rule
+                if not self.cut_damaged:
+                    raise self._damaged(number, len(lines)) from None
+                self._lines = place
+                break
+            num_bytes += len(line) + 1
+        return num_bytes
+
+    def _read_line(self, line: JsonObject) -> None:
+        if line.get("kind") == "resumed":
+            if set(line) != {"kind", "environment"} or not isinstance(line["environment"], dict):
+                raise DamagedLine
+            self.environments.append(line["environment"])
+            return
+        state = line.pop("generator", None)
+        trial = Trial.from_dict(line)
+        if trial.index != len(self.trials) or not isinstance(state, dict):
+            raise DamagedLine
         self.trials.append(trial)
         self.generator_states.append(state)
 
-    def _parse(self, line: bytes, number: int) -> JsonObject:
-        try:
-            parsed = json.loads(line)
-        except ValueError:
-            raise self._damaged(number) from None
-        if not isinstance(parsed, dict):
-            raise self._damaged(number)
-        return parsed
-
-    def _damaged(self, number: int) -> RunFolderError:
+    def _damaged(self, number: int, num_lines: int) -> RunFolderError:
         return RunFolderError(
-            f"{self.path}, line {number} is damaged, so the run can't go on: begin anew in another folder."
+            f"{self.path}, line {number} of {num_lines} is damaged. Add --cut-damaged to cut it off there "
+            f"and measure again what follows, as after an interruption: the result is the same."
         )
 
     def _write(self, *lines: JsonObject) -> None:
         file = self._file
         assert file is not None, "this journal is not open"
         end = file.seek(0, os.SEEK_END)
-        content = b"".join(json.dumps(line, allow_nan=False).encode() + b"\n" for line in lines)
+        written = Lines(self._lines.version, after=self._lines.last)
+        content = b"".join(map(written.write, lines))
         try:
             while content:
                 content = content[file.write(content) :]
             os.fsync(file.fileno())
             if end == 0:
                 bring_to_disk(self.path.parent)
+            self._lines = written
         except OSError as error:
             with suppress(OSError):  # what stays is cut off when the run goes on
                 file.truncate(end)
@@ -203,13 +250,19 @@ def read_trials(path: Path) -> list[Trial]:
     """The trials of a journal that is not gone on with, e.g. for a report.
 
     Raises:
-        RunFolderError: missing, or no whole journal.
+        RunFolderError: missing, no journal, or damaged.
     """
+    journal = Journal(path)
     try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
-        return [Trial.from_dict(line) for line in lines if "index" in line]
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise RunFolderError(f"{path} is no journal that can be read whole: name a run's folder.") from None
+        content = read_bounded(path, LARGEST_BYTES)
+    except OSError as error:
+        raise RunFolderError(f"{path} can't be read: {error.strerror}: name a run's folder.") from None
+    lines = content.split(b"\n")[:-1]
+    journal._require_journal(content)
+    if lines:
+        journal._read_header(lines[0], {}, lambda ours, theirs: [])
+        journal._read_trials(lines)
+    return journal.trials
 
 
 def _as_read(given: JsonObject) -> JsonObject:

@@ -8,6 +8,7 @@ import torch
 from ropewalk import __version__
 from ropewalk.factors import Provenance
 from ropewalk.models.load import LoadedModel
+from ropewalk.search.journal import differing
 from ropewalk.search.loop import SearchOutcome
 from ropewalk.search.trial import Trial
 from ropewalk.text.tokens import DocumentSet
@@ -32,6 +33,27 @@ def identify(
         "text": _identify_text(documents),
         "stop_text": None if stop_documents is None else _identify_text(stop_documents),
     }
+
+
+# What only says where the content was found, beside the hash that says what it is.
+PLACES = {"weights_sha256": ("name", "revision", "where.revision"), "data_sha256": ("source",)}
+
+
+def differing_runs(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """What differs between two identities; a model or text of the same content may lie in another place."""
+    places = {
+        f"{part}.{place}"
+        for part, about in theirs.items()
+        for content, named in PLACES.items()
+        if _content(about, content) is not None
+        and _content(about, content) == _content(ours.get(part), content)
+        for place in named
+    }
+    return [line for line in differing(ours, theirs) if line.partition(" is ")[0] not in places]
+
+
+def _content(about: Any, name: str) -> Any:
+    return about.get(name) if isinstance(about, dict) else None
 
 
 def _identify_text(documents: DocumentSet) -> dict[str, Any]:

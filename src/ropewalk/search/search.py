@@ -18,7 +18,7 @@ from ropewalk.search.journal import Journal
 from ropewalk.search.limits import Probes
 from ropewalk.search.loop import OF_THE_SEARCH, Progress, SearchOutcome, left_for_strategy, run_search
 from ropewalk.search.objective import Objective
-from ropewalk.search.provenance import describe_environment, identify, provenance_of
+from ropewalk.search.provenance import describe_environment, differing_runs, identify, provenance_of
 from ropewalk.search.racing import Race, RacingSettings
 from ropewalk.search.settings import REFERENCE_STRATEGIES, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
@@ -253,7 +253,7 @@ def search_in(
     environment = describe_environment(loaded)
     with nullcontext() if journal is None else journal:
         if journal is not None:
-            journal.begin(identity, environment)
+            journal.begin(identity, environment, compare=differing_runs)
         # The model's rotary is learnt once: under factors that are installed, others cost next to nothing.
         with loaded.installed(objective.factors(space.nearest(np.zeros(space.num_knots + 1)))):
             outcome = run_search(

@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from ropewalk.factors import ATTENTION_FACTORS, LARGEST_FACTOR
+from ropewalk.lengths import LONGEST
 from ropewalk.search.space import Candidate
 
 # trial: asked for by the strategy. Of the loop's own: `check`, the best lambdas with n-hat 0; `stop`, the
@@ -90,17 +94,56 @@ class Trial:
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> "Trial":
-        documents, gradient = given.get("documents"), given.get("gradient")
+        """What `as_dict` gave.
+
+        Raises:
+            ValueError: a value is missing, unknown, of a wrong type or out of its range.
+        """
+        line = _TrialLine.model_validate(given)
+        if (line.value is None) == (line.failure is None):
+            raise ValueError("a trial has a value or a failure")
         return cls(
-            index=given["index"],
+            index=line.index,
             candidate=Candidate.from_dict(given["candidate"]),
-            value=given["value"],
-            failure=given["failure"],
-            seconds=given["seconds"],
-            cost=given["cost"],
-            kind=given["kind"],
-            documents=None if documents is None else tuple(documents),
-            parts={name: tuple(nats) for name, nats in given.get("parts", {}).items()},
-            estimate=given.get("estimate"),
-            gradient=None if gradient is None else tuple(gradient),
+            value=line.value,
+            failure=line.failure,
+            seconds=line.seconds,
+            cost=line.cost,
+            kind=line.kind,
+            documents=None if line.documents is None else tuple(line.documents),
+            parts={name: tuple(nats) for name, nats in line.parts.items()},
+            estimate=line.estimate,
+            gradient=None if line.gradient is None else tuple(line.gradient),
         )
+
+
+# ---------------------------------------------------------------- what a journal's line holds
+
+Factor = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
+Index = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    """Nothing missing, nothing more, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _CandidateLine(_Strict):
+    rescale_factors: list[Factor] = Field(min_length=1)
+    num_start_tokens: int = Field(ge=0, le=LONGEST)
+    attention_factor: float = Field(ge=ATTENTION_FACTORS[0], le=ATTENTION_FACTORS[1])
+
+
+class _TrialLine(_Strict):
+    index: Index
+    kind: Kind
+    candidate: _CandidateLine
+    value: float | None
+    failure: str | None
+    seconds: float = Field(ge=0)
+    cost: float = Field(ge=0)
+    documents: list[Index] | None = Field(default=None, min_length=1)
+    parts: dict[str, list[float]] = Field(default_factory=dict)
+    estimate: float | None = None
+    gradient: list[float] | None = Field(default=None, min_length=1)
