@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from ropewalk.errors import SettingError
 from ropewalk.evaluate import forward, passkey
 from ropewalk.evaluate.passkey import answers, evenly_spread, make_trials, measure_passkey
-from ropewalk.evaluate.records import first_integer
+from ropewalk.evaluate.records import PasskeyAnswer, first_integer
 from ropewalk.models.load import load_model
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
@@ -58,6 +58,24 @@ def test_depths_are_evenly_spread(tiny_tokenizer: Any) -> None:
 )
 def test_the_first_integer_counts(text: str, expected: str | None) -> None:
     assert first_integer(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (" 12345.", True),
+        (" the key is 12345, not 54321", True),
+        (" 912345.", False),
+        (" 123456.", False),
+        (" 54321 12345.", False),
+        (" 012345.", False),
+        (" 12 345.", False),
+        (" 1234", False),
+        ("", False),
+    ],
+)
+def test_a_key_is_found_if_the_first_integer_is_the_key_itself(text: str, found: bool) -> None:
+    assert PasskeyAnswer(factors="x", length=256, key=12345, depth=0.5, text=text).is_found == found
 
 
 @torch.no_grad()

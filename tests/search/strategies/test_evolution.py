@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -177,3 +178,68 @@ def test_settings_out_of_range_are_refused(space, settings):
     with pytest.raises(SettingError) as error:
         strategy_for("evolution", space, seed=0, settings=settings)
     assert "\n" not in str(error.value)
+
+
+def test_children_descend_from_so_many_parents(space):
+    """By crossover alone, each level of a child is one that some parent has; the next best has no part."""
+    space = replace(space, monotone=False)
+    settings = {"population_size": 8, "num_parents": 3, "num_mutations": 0, "num_crossovers": 60}
+    strategy = strategy_for("evolution", space, seed=0, settings=settings | {"mutation_probability": 1.0})
+    values = iter([5.0, 1.0, 4.0, 8.0, 2.0, 7.0, 3.0, 6.0])
+    asked = drain(strategy, lambda _: next(values), 8)
+    parents = np.array([space.levels(asked[index]) for index in (1, 4, 6)])
+    next_best = space.levels(asked[2])
+    children = np.array([space.levels(strategy.ask().candidate) for _ in range(60)])
+    from_parent = children[:, None] == parents
+    assert from_parent.any(axis=1).all()
+    # Where a level is one parent's alone, children show who passed it on.
+    alone = (parents[:, None] != parents[None]).sum(axis=1) == len(parents) - 1
+    assert all((from_parent[:, index] & alone[index]).any() for index in range(3))
+    assert ((next_best != parents).all(axis=0)).any(), "it would be seen"
+
+
+def test_a_crossover_is_of_two_different_parents(space):
+    """With twelve pairs hardly any child of two is a copy of one; of a parent with itself each would be."""
+    space = replace(space, monotone=False)
+    strategy = strategy_for("evolution", space, seed=0)
+    parents = [space.candidate(np.arange(12) * 10 + shift, 0, 1.0) for shift in (0, 5)]
+    children = [strategy._cross(parents) for _ in range(100)]
+    assert not set(children) & set(parents)
+
+
+def test_of_equal_values_the_earlier_is_the_parent(space):
+    settings = {"population_size": 8, "num_parents": 2, "num_mutations": 0, "num_crossovers": 30}
+    strategy = strategy_for("evolution", replace(space, monotone=False), seed=0, settings=settings)
+    asked = drain(strategy, lambda _: 1.0, 8)
+    parents = np.array([space.levels(candidate) for candidate in asked[:2]])
+    children = np.array([space.levels(strategy.ask().candidate) for _ in range(30)])
+    assert (children[:, None] == parents).any(axis=1).all()
+
+
+def test_a_candidate_that_lost_its_race_is_a_parent_by_its_estimate(space):
+    settings = {"population_size": 8, "num_parents": 2, "num_mutations": 0, "num_crossovers": 30}
+    strategy = strategy_for("evolution", replace(space, monotone=False), seed=0, settings=settings)
+    asked = [strategy.ask().candidate for _ in range(8)]
+    for index, candidate in enumerate(asked):
+        is_dropped = index in (3, 5)
+        trial = Trial(
+            index=index, candidate=candidate, value=None if is_dropped else 9.0 - index, cost=1.0,
+            seconds=0.0, failure="dropped" if is_dropped else None, estimate={3: 1.5, 5: 20.0}.get(index),
+        )  # fmt: skip
+        strategy.tell(trial)
+    parents = np.array([space.levels(asked[index]) for index in (3, 7)])
+    children = np.array([space.levels(strategy.ask().candidate) for _ in range(30)])
+    assert (children[:, None] == parents).any(axis=1).all()
+
+
+def test_a_mutation_reaches_its_neighbours_levels_and_the_largest(space):
+    space = replace(space, step=0.5)
+    strategy = strategy_for("evolution", space, seed=0, settings={"mutation_probability": 1.0})
+    parent = space.candidate(np.arange(12), 0, 1.0)
+    children = np.array([space.levels(strategy._mutate(parent)) for _ in range(500)])
+    assert set(children[:, 0]) == {0, 1}, "from the smallest to the next pair's"
+    assert children[:, -1].max() == space.highest_level
+    free = strategy_for("evolution", replace(space, monotone=False), settings={"mutation_probability": 1.0})
+    children = np.array([space.levels(free._mutate(parent)) for _ in range(500)])
+    assert (children.min(axis=0) == 0).all()
+    assert (children.max(axis=0) == space.highest_level).all()
