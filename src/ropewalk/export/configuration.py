@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.export import Served
+from ropewalk.export.manifest import read_kept
 from ropewalk.export.verdict import Check
 from ropewalk.models.longrope_keys import longrope_keys, rope_part
 from ropewalk.models.saved_keys import CONFIG, read_config_file
@@ -24,9 +25,10 @@ def check_configuration(folder: Path, stated: Served) -> Check:
 
     Raises:
         ModelError: no configuration that can be read.
+        ExportError: a manifest that can't be read.
     """
     part = rope_part(read_config_file(folder / CONFIG))
-    wanted = longrope_keys(stated.short, stated.long, part.get("model_type", ""))
+    wanted = longrope_keys(stated.short, stated.long, part.get("model_type", ""), read_kept(folder))
     wrong = [name for key, value in wanted.items() for name in _differences(key, part.get(key), value)]
     return Check(what="config.json", is_right=not wrong, found=", ".join(wrong) or "both forms")
 

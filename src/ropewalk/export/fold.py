@@ -29,8 +29,7 @@ from ropewalk.export.checkpoint import Checkpoint
 from ropewalk.factors import RescaleFactors
 from ropewalk.files import link_or_copy
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import load_model
-from ropewalk.models.longrope_keys import rope_part
+from ropewalk.models.load import load_model, read_config
 
 QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm")
 QUERY_WEIGHTS = ("q_proj", "qkv_proj")  # of the second, queries come first
@@ -77,7 +76,7 @@ def write_folded(
         ExportError: no layout of queries that is known here, in every layer.
     """
     chosen = _choose(checkpoint, geometry.num_layers)
-    num_heads = int(rope_part(checkpoint.config)["num_attention_heads"])
+    num_heads = int(read_config(checkpoint.folder).get_text_config(decoder=True).num_attention_heads)
     for path in checkpoint.weights:
         if not _write_changed(path, out / path.name, chosen, num_heads, geometry, (ours / engine) ** 2):
             link_or_copy(path, out / path.name, copy=copy)

@@ -28,8 +28,15 @@ from ropewalk.export.writing import hash_files, new_folder, require_absent
 from ropewalk.factor_set import FACTORS_NAME, FactorSet
 from ropewalk.finetune.adapters import load_adapter, merge_adapter
 from ropewalk.models.describe import RopeDescription
-from ropewalk.models.load import describe_model, load_model
-from ropewalk.models.longrope_keys import is_computed, longrope_keys, rope_part, with_rope_part
+from ropewalk.models.load import describe_model, load_model, read_config
+from ropewalk.models.longrope_keys import (
+    is_computed,
+    kept_keys,
+    longrope_keys,
+    rope_part,
+    with_longest,
+    with_rope_part,
+)
 from ropewalk.models.saved_keys import CONFIG
 from ropewalk.rope.attention_scale import longrope_attention_factor
 
@@ -97,12 +104,14 @@ def export_hf(
     _require_start_tokens_held(served, choices)
     description = describe_model(source, revision=choices.revision, original_length=choices.original_length)
     factor_set.require_geometry(description.geometry, source)
+    stated = _stated(served, choices)
     plan = _Plan(
         checkpoint=find_checkpoint(source, choices.revision),
         description=description,
         choices=choices,
         wanted=served,
-        stated=_stated(served, choices),
+        stated=stated,
+        kept=kept_keys(_own_parameters(source, choices), stated.long, source),
     )
     require_engine(plan.facts, choices.serve_with)
     plan.checkpoint.require_whole()
@@ -118,6 +127,7 @@ class _Plan:
     Attributes:
         wanted: the factors as the set has them.
         stated: as the configuration states them: after a fold, with the engine's attention factor.
+        kept: what the rotary's dictionary says besides.
     """
 
     checkpoint: Checkpoint
@@ -125,6 +135,7 @@ class _Plan:
     choices: HfChoices
     wanted: Served
     stated: Served
+    kept: dict[str, Any]
 
     @property
     def facts(self) -> Facts:
@@ -151,8 +162,9 @@ def _write(
         folded = _finish_fold(plan, partial)
         adapter = _put_adapter(plan, partial)
         about = manifest(
-            plan.checkpoint, plan.stated, folded=folded, adapter=adapter, engines=engines, dropped=dropped
-        )
+            plan.checkpoint, plan.stated, kept=plan.kept, folded=folded, adapter=adapter, engines=engines,
+            dropped=dropped,
+        )  # fmt: skip
         (partial / MANIFEST).write_text(about, encoding="utf-8")
         if plan.choices.with_runtime:
             (partial / FACTORS_NAME).write_text(factor_set.to_json(), encoding="utf-8")
@@ -222,9 +234,16 @@ def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) 
 # ---------------------------------------------------------------- configuration
 
 
+def _own_parameters(source: str, choices: HfChoices) -> dict[str, Any]:
+    """The model's own rotary dictionary, with what its family has as defaults."""
+    config = read_config(source, revision=choices.revision).get_text_config(decoder=True)
+    return getattr(config, "rope_parameters", None) or {}
+
+
 def _write_config(plan: _Plan, folder: Path) -> None:
-    keys = longrope_keys(plan.stated.short, plan.stated.long, plan.description.model_type)
-    config = with_rope_part(plan.checkpoint.config, keys | _lifted_window(plan))
+    keys = longrope_keys(plan.stated.short, plan.stated.long, plan.description.model_type, plan.kept)
+    config = with_longest(plan.checkpoint.config, plan.stated.long.target_length)
+    config = with_rope_part(config, keys | _lifted_window(plan))
     (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ def manifest(
     checkpoint: Checkpoint,
     served: Served,
     *,
+    kept: dict[str, Any],
     folded: Folded | None,
     adapter: dict[str, str] | None,
     engines: tuple[EngineNote, ...],
@@ -30,6 +31,7 @@ def manifest(
 
     Args:
         served: as the configuration states it; after a fold its attention factor is the engine's.
+        kept: what the rotary's dictionary says besides.
         adapter: `name` and `as` (merged, or beside the base).
     """
     document = {
@@ -42,6 +44,7 @@ def manifest(
         "folded": None if folded is None else {**vars(folded), "scale": folded.scale},
         "short": served.short.as_document(),
         "long": served.long.as_document(),
+        "kept": kept,
         "dropped": [vars(entry) for entry in dropped],
         "engines": [vars(note) for note in engines],
     }
@@ -66,6 +69,20 @@ def read_folded(folder: Path) -> tuple[float, float] | None:
     """
     folded = (_read(folder) or {}).get("folded")
     return None if folded is None else (float(folded["ours"]), float(folded["engine"]))
+
+
+def read_kept(folder: Path) -> dict[str, Any]:
+    """What the folder's rotary dictionary says besides the factors; empty where it does not say.
+
+    Raises:
+        ExportError: its manifest can't be read.
+    """
+    kept = (_read(folder) or {}).get("kept", {})
+    if not isinstance(kept, dict):
+        raise ExportError(
+            f"{folder / MANIFEST} can't be read (kept is no object): export again, or remove it."
+        )
+    return kept
 
 
 def read_served(folder: Path) -> Served | None:

@@ -6,6 +6,9 @@ are missing it does not complain, but turns by theta 10000 without any factors. 
 and written again after every save of version 5 (`restore_keys`).
 
 With both there, version 5 lets `rope_scaling` win, and fills theta in from the top.
+
+A rotary's dictionary may also have keys that other parts of the model read (the softmax scale of DeepSeek's
+attention, the query scale of Ministral-3). These are kept (`kept_keys`), with the meaning that they had.
 """
 
 import math
@@ -28,15 +31,36 @@ MSCALE_TYPES = ("phimoe",)
 OWN_NAMES_IN_4 = ("gpt_neox",)
 TOLERANCE = 1e-6  # of an attention factor
 
+# The keys of a rotary's dictionary that state the rotation itself, of any type: factors replace all of them.
+ROTATION_KEYS = frozenset({
+    "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
+    "attention_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "beta_fast",
+    "beta_slow", "mscale", "truncate", "low_freq_factor", "high_freq_factor", "alpha",
+})  # fmt: skip
+# DeepSeek's attention multiplies its scores by the square of YaRN's attention factor for (`factor`, this),
+# under any type but `default`.
+SOFTMAX_KEY = "mscale_all_dim"
+# Ministral-3 and Mistral-4 multiply queries by 1 + this * ln(1 + floor(position / the original window)).
+QUERY_KEY = "llama_4_scaling_beta"
+# The names by which models, tokenizers and engines know the longest length.
+LENGTH_KEYS = (
+    "max_position_embeddings", "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len",
+    "seq_length", "seq_len", "n_positions", "n_ctx", "max_target_positions",
+)  # fmt: skip
+
+TEXT_PARTS = ("text_config", "decoder", "generator")
 NOT_RESTORED = ("rope_theta", "rope_scaling", "rope_parameters")
 
 
-def longrope_keys(short: RescaleFactors, long: RescaleFactors, model_type: str = "") -> dict[str, Any]:
+def longrope_keys(
+    short: RescaleFactors, long: RescaleFactors, model_type: str = "", kept: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What stands in a `config.json` (of a multi-modal model, in its text part).
 
     Args:
         short: for sequences of up to `original_length` tokens.
         long: for longer ones; its attention factor is the one that transformers multiplies both by.
+        kept: what else the dictionary says; see `kept_keys`.
 
     Raises:
         ModelError: a vector for each layer, which no configuration can hold.
@@ -45,6 +69,7 @@ def longrope_keys(short: RescaleFactors, long: RescaleFactors, model_type: str =
         raise ModelError("These factors have a vector for each layer, which no configuration can hold.")
     geometry = long.geometry
     scaling: dict[str, Any] = {
+        **(kept or {}),
         "rope_type": "longrope",
         "type": "longrope",
         "rope_theta": geometry.rope_theta,
@@ -57,9 +82,68 @@ def longrope_keys(short: RescaleFactors, long: RescaleFactors, model_type: str =
     if model_type in MSCALE_TYPES or not (is_computed(short, long) and is_computed(long, long)):
         scaling["short_mscale"] = short.attention_factor  # read by vLLM
         scaling["long_mscale"] = long.attention_factor
-    if geometry.rotary_dim != geometry.head_dim:
+    if geometry.rotary_dim != geometry.head_dim or "partial_rotary_factor" in scaling:
         scaling["partial_rotary_factor"] = partial_rotary_factor(geometry)
     return both_forms(scaling, long.target_length, model_type)
+
+
+def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str) -> dict[str, Any]:
+    """What a model's rotary dictionary says besides the rotation, restated for a longrope dictionary.
+
+    Args:
+        parameters: the model's own `rope_parameters`, with what its family has as defaults.
+        factors: what the new dictionary states (the long ones).
+        name: of the model, for errors.
+
+    Raises:
+        ModelError: a key whose meaning can't be kept.
+    """
+    kept = {key: value for key, value in parameters.items() if key not in ROTATION_KEYS}
+    if "partial_rotary_factor" in parameters:
+        kept["partial_rotary_factor"] = partial_rotary_factor(factors.geometry)  # its default may be another
+    for key in kept.keys() & set(LENGTH_KEYS):
+        kept[key] = factors.target_length
+    if kept.get(QUERY_KEY):
+        _require_same_window(parameters, factors.geometry, name)
+    scale = kept.pop(SOFTMAX_KEY, None)
+    return kept | _softmax_scale(parameters, scale, factors)
+
+
+def _softmax_scale(parameters: Mapping[str, Any], scale: Any, factors: RescaleFactors) -> dict[str, Any]:
+    """`mscale_all_dim` for the new dictionary's `factor`, so that attention scores are scaled as they were.
+
+    The scores are multiplied by (0.1 * mscale_all_dim * ln(factor) + 1)^2, so the product with the logarithm
+    is what must stay. Without a scaling of its own the model multiplies by nothing.
+    """
+    ratio = float(parameters.get("factor") or 1.0)
+    is_scaled = (parameters.get("rope_type") or parameters.get("type") or "default") != "default"
+    if not scale or not is_scaled or ratio <= 1:
+        return {}
+    return {SOFTMAX_KEY: scale * math.log(ratio) / math.log(factors.extension_ratio)}
+
+
+def _require_same_window(parameters: Mapping[str, Any], geometry: RopeGeometry, name: str) -> None:
+    own = parameters.get("original_max_position_embeddings")
+    if own != geometry.original_length:
+        raise ModelError(
+            f"{name} scales its queries by position from a window of {own} tokens ({QUERY_KEY}), but these "
+            f"factors are for a window of {geometry.original_length}, and a configuration holds one: make "
+            f"factors for {own} (--original-length)."
+        )
+
+
+def with_longest(config: Mapping[str, Any], target_length: int) -> dict[str, Any]:
+    """The configuration with every length that it has, by whatever name, set to `target_length`.
+
+    Engines differ in the name that they prefer (vLLM takes `model_max_length` first). A multi-modal model's
+    are at the top and in its text part.
+    """
+    names = [name for name in LENGTH_KEYS if _is_length(config.get(name))]
+    changed = {**config, **dict.fromkeys(names, target_length)}
+    place = _text_part(config)
+    if place is not None:
+        changed[place] = with_longest(config[place], target_length)
+    return changed
 
 
 def both_forms(
@@ -118,15 +202,25 @@ def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def rope_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where a `config.json` keeps its rotary: at the top, or in the text part of a multi-modal model."""
-    text = config.get("text_config")
-    return text if isinstance(text, dict) and "num_hidden_layers" in text else config
+    place = _text_part(config)
+    return config if place is None else config[place]
 
 
 def with_rope_part(config: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with `keys` in the place of what it said about the rotary."""
+    place = _text_part(config)
     part = rope_part(config)
     changed = {name: value for name, value in part.items() if name not in NOT_RESTORED} | dict(keys)
-    return changed if part is config else {**config, "text_config": changed}
+    return changed if place is None else {**config, place: changed}
+
+
+def _text_part(config: Mapping[str, Any]) -> str | None:
+    """Where transformers finds the configuration of a multi-modal model's text decoder, if there is one."""
+    return next((name for name in TEXT_PARTS if isinstance(config.get(name), dict) and config[name]), None)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_computed(factors: RescaleFactors, long: RescaleFactors) -> bool:
@@ -150,7 +244,11 @@ def _rope_scaling(
     """Version 4's dictionary; None where nothing is scaled."""
     if scaling.get("rope_type", "default") == "default":
         return None
-    if model_type not in THREE_KEYS_IN_4 or not _computes_attention(scaling, max_position_embeddings):
+    if (
+        model_type not in THREE_KEYS_IN_4
+        or scaling.keys() - ROTATION_KEYS
+        or not _computes_attention(scaling, max_position_embeddings)
+    ):
         return dict(scaling)
     return {"type": "longrope", **{name: scaling[name] for name in ("short_factor", "long_factor")}}
 

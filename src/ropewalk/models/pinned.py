@@ -14,7 +14,7 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.files import write_atomically
 from ropewalk.models.describe import RopeDescription
 from ropewalk.models.load import LoadedModel
-from ropewalk.models.longrope_keys import longrope_keys, with_rope_part
+from ropewalk.models.longrope_keys import kept_keys, longrope_keys, with_longest, with_rope_part
 
 TOLERANCE = 1e-6  # of a factor: what a trainer writes may have gone through float32
 
@@ -38,7 +38,10 @@ def save_pinned(loaded: LoadedModel, factors: RescaleFactors, folder: Path) -> N
     loaded.tokenizer.save_pretrained(folder)
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config = with_rope_part(config, pinned_keys(factors, loaded.description.model_type))
+    own = getattr(loaded.model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kept = kept_keys(own, factors, loaded.name)
+    keys = longrope_keys(factors, factors, loaded.description.model_type, kept)
+    config = with_rope_part(with_longest(config, factors.target_length), keys)
     write_atomically(path, json.dumps(config, indent=2).encode() + b"\n")
 
 

@@ -1,0 +1,153 @@
+"""A family's own rotary dictionary, exported: plain transformers computes what installed factors compute.
+
+Every family that works was tried by `benchmarks/exported_families.py`, whose data and comparison this uses.
+"""
+
+import dataclasses
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import transformers
+from transformers import CONFIG_MAPPING
+
+from ropewalk.errors import ModelError
+from ropewalk.export.configuration import check_configuration
+from ropewalk.export.manifest import read_served
+from ropewalk.geometry import RopeGeometry
+from ropewalk.models.load import load_model
+from ropewalk.models.longrope_keys import (
+    LENGTH_KEYS,
+    QUERY_KEY,
+    ROTATION_KEYS,
+    SOFTMAX_KEY,
+    kept_keys,
+    longrope_keys,
+    with_longest,
+    with_rope_part,
+)
+from ropewalk.models.pinned import save_pinned
+from ropewalk.rope.schemes import scheme_factors
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import exported_families as families
+
+PLAIN = ("cohere", "dbrx", "glm4", "gpt_neox", "granite", "stablelm", "llama4_text", "fuyu")  # of all layouts
+SLOW = {"longcat_flash", "phi4_multimodal"}  # large, whatever their sizes; the benchmark tries them
+CASES = [(family, scaling) for family in sorted(families.REAL) for scaling in families.REAL[family]]
+CASES = [case for case in CASES if case[0] not in SLOW] + [(family, {}) for family in PLAIN]
+GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=1e4, original_length=64, num_layers=2)
+FACTORS = scheme_factors("yarn", GEOMETRY, 256)
+SOFTMAX = {"rope_type": "yarn", "factor": 40.0, "mscale_all_dim": 0.7, "original_max_position_embeddings": 64}
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of families' own code
+
+
+@pytest.mark.parametrize(
+    ("family", "scaling"), CASES, ids=[f"{family}-{s.get('rope_type', 'plain')}" for family, s in CASES]
+)
+def test_plain_transformers_computes_what_is_installed(family, scaling, tmp_path):
+    exported = families.export_family(family, scaling, tmp_path)
+    assert families.difference(exported.untouched, exported.wanted) > families.CHANGED
+    assert families.difference(families.read_export(exported), exported.wanted) < families.SAME
+
+
+def test_no_default_of_a_family_is_left_untried():
+    """Families whose own configuration has a scaling, or keys that are not the rotation's."""
+    for family in families.working_families():
+        own = getattr(CONFIG_MAPPING[family]().get_text_config(decoder=True), "rope_parameters", None) or {}
+        if own.get("rope_type", "default") != "default" or own.keys() - ROTATION_KEYS:
+            assert family in families.REAL, own
+
+
+def test_every_key_that_models_read_is_known():
+    """A key that a later transformers reads must be looked at: does it keep its meaning?"""
+    folder = Path(transformers.__file__).parent / "models"
+    read = re.compile(r"""rope_(?:parameters|params|scaling)(?:_dict)?(?:\.get\(|\[)\s*["'](\w+)["']""")
+    found = {key for file in folder.glob("*/modeling_*.py") for key in read.findall(file.read_text("utf-8"))}
+    assert {"factor", SOFTMAX_KEY, QUERY_KEY} <= found
+    # The sections of positions in time, height and width keep their meaning as they are.
+    kept_as_it_is = {"mrope_section", "mrope_interleaved"}
+    layer_types = {"full_attention", "sliding_attention", "main", "compress"}  # of nested dictionaries
+    assert found - ROTATION_KEYS - set(LENGTH_KEYS) <= {SOFTMAX_KEY, QUERY_KEY} | kept_as_it_is | layer_types
+
+
+def test_the_softmax_scale_stays_the_same_number():
+    def scale(keys):
+        return 0.1 * keys.get(SOFTMAX_KEY, 0.0) * math.log(keys["factor"]) + 1
+
+    new = longrope_keys(FACTORS, FACTORS, kept=kept_keys(SOFTMAX, FACTORS, "it"))["rope_parameters"]
+    assert new["factor"] == 4.0  # ours, and not 40
+    assert scale(new) == pytest.approx(scale(SOFTMAX), rel=1e-12)
+    longer = FACTORS.replace(target_length=1024)
+    again = longrope_keys(longer, longer, kept=kept_keys(new, longer, "it"))["rope_parameters"]
+    assert scale(again) == pytest.approx(scale(SOFTMAX), rel=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{"rope_type": "default"}, {"factor": 1.0}, {SOFTMAX_KEY: 0}])
+def test_a_softmax_scale_that_the_model_does_not_apply_is_not_written(changes):
+    assert SOFTMAX_KEY not in kept_keys({**SOFTMAX, **changes}, FACTORS, "it")
+
+
+def test_keys_that_nobody_here_knows_are_kept():
+    own = {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "mrope_section": [2, 3, 3],
+        "max_position_embeddings": 64,
+    }
+    kept = kept_keys(own, FACTORS, "it")
+    assert kept == {"mrope_section": [2, 3, 3], "max_position_embeddings": 256}
+    for form in ("rope_parameters", "rope_scaling"):
+        assert longrope_keys(FACTORS, FACTORS, kept=kept)[form]["mrope_section"] == [2, 3, 3]
+
+
+def test_a_query_scale_of_another_window_is_refused():
+    own = {"rope_type": "yarn", QUERY_KEY: 0.1, "factor": 16.0, "original_max_position_embeddings": 32}
+    with pytest.raises(ModelError, match=QUERY_KEY):
+        kept_keys(own, FACTORS, "it")
+
+
+@pytest.fixture
+def softmax_scaled(tmp_path):
+    return families.export_family("deepseek_v3", *families.REAL["deepseek_v3"], tmp_path)
+
+
+def test_verify_compares_what_was_kept(softmax_scaled):
+    out = softmax_scaled.out
+    assert check_configuration(out, read_served(out)).is_right
+    config = json.loads((out / "config.json").read_text())
+    for form in ("rope_parameters", "rope_scaling"):
+        del config[form][SOFTMAX_KEY]
+    (out / "config.json").write_text(json.dumps(config))
+    check = check_configuration(out, read_served(out))
+    assert not check.is_right
+    assert SOFTMAX_KEY in check.found
+
+
+def test_a_start_checkpoint_for_another_trainer_keeps_them_too(softmax_scaled, tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(softmax_scaled.base)
+    loaded = load_model(softmax_scaled.base)
+    save_pinned(loaded, read_served(softmax_scaled.out).long, tmp_path / "start")
+    start = dataclasses.replace(softmax_scaled, out=tmp_path / "start")
+    assert families.difference(families.read_export(start), softmax_scaled.wanted) < families.SAME
+
+
+def test_every_length_is_raised_by_whatever_name():
+    lengths = dict.fromkeys(LENGTH_KEYS, 64)
+    config = {"model_type": "x", "hidden_size": 64, **lengths}
+    assert with_longest(config, 256) == {"model_type": "x", "hidden_size": 64, **dict.fromkeys(lengths, 256)}
+    nested = with_longest({"model_type": "x", "text_config": config, "seq_length": None}, 256)
+    assert nested["text_config"]["model_max_length"] == 256
+    assert nested["seq_length"] is None
+
+
+def test_a_text_part_that_leaves_its_defaults_out_is_found():
+    config = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    changed = with_rope_part(config, longrope_keys(FACTORS, FACTORS))
+    assert changed["text_config"]["rope_theta"] == 1e4
+    assert "rope_theta" not in changed
