@@ -26,7 +26,8 @@ from ropewalk.models.load import LoadedModel, load_model
 from ropewalk.report.comparison import UNTOUCHED, closed_forms, constant, measure_sliding_window, untouched
 from ropewalk.run_folder import RunFolder
 from ropewalk.search.loop import SearchOutcome
-from ropewalk.search.search import SearchResult, search_factors
+from ropewalk.search.result import SearchResult
+from ropewalk.search.search import search_factors
 from ropewalk.text.tokens import DocumentSet, token_documents
 
 RESULTS = Path(__file__).parent / "results"

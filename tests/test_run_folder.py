@@ -10,7 +10,7 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.run_folder import RunFolder
 from ropewalk.search.loop import SearchOutcome
-from ropewalk.search.search import SearchResult
+from ropewalk.search.result import SearchResult
 from ropewalk.search.space import Candidate
 from ropewalk.search.trial import Trial
 

@@ -12,8 +12,9 @@ Three things differ here from a search that extends:
     attention   that of the long length, unless the user says otherwise: engines that switch between two sets
                 of factors multiply both by one number
 
-Whatever the search finds must beat the long factors themselves at the short length, on documents that it did
-not follow where there are any; else the long ones are kept.
+What the search finds, or the closed form that is better on the stop documents, must have a lower value than
+the long factors themselves at the short length, on documents that the search did not follow where there are
+any; else the long ones are kept.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,11 @@ from typing import Any
 from ropewalk.errors import SettingError
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel
+from ropewalk.search.finalists import closed_form_candidates
 from ropewalk.search.journal import Journal
 from ropewalk.search.loop import Progress
-from ropewalk.search.search import SearchResult, choose_beside, make_objective, search_in
+from ropewalk.search.result import SearchResult
+from ropewalk.search.search import choose_beside, make_objective, search_in
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
 from ropewalk.search.spaces import make_space
@@ -87,12 +90,12 @@ def readjust(
     space = short_space(loaded, length, longer, ceiling, chosen, tuned_with)
     found = search_in(
         loaded, documents, space=space, chosen=chosen, stop_documents=stop_documents, journal=journal,
-        on_trial=on_trial,
+        on_trial=on_trial, closed_forms=closed_form_candidates(space, chosen),
     )  # fmt: skip
     kept = longer.replace(target_length=length)
     deciding = documents if stop_documents is None else stop_documents
     longer_value = make_objective(loaded, deciding, space, chosen).value_of(kept)
-    value = found.value if found.stop_value is None else found.stop_value
+    value = found.deciding_value
     factors = found.factors if value < longer_value else kept
     return Readjusted(factors=factors, found=found, value=value, longer_value=longer_value)
 

@@ -15,10 +15,13 @@ from transformers import AutoTokenizer
 from ropewalk.evaluate import perplexity
 from ropewalk.factors import RescaleFactors
 from ropewalk.report.comparison import CLOSED_FORMS
+from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.objective import Objective
 from ropewalk.text.tokens import token_documents
 
 SETTINGS = ["--target-length", "4x", "--num-documents", "2", "--seed", "3"]
 FILES = {"factors.json", "factors-no-start-tokens.json", "journal.jsonl", "records.jsonl", "run.json"}
+SEARCHED_BESIDE = "factors-searched.json"  # where a closed form is better
 
 
 @pytest.fixture
@@ -53,8 +56,8 @@ def search(ropewalk, model, shelf, tmp_path):
 def test_it_leaves_factors_a_journal_and_a_table(search):
     ended, run = search()
     assert ended.code == 0, ended.err
-    assert {file.name for file in run.iterdir()} == FILES
-    factors = RescaleFactors.load(run / "factors.json")
+    assert {file.name for file in run.iterdir()} - {SEARCHED_BESIDE} == FILES
+    factors = searched_of(run)
     assert factors.target_length == 512
     assert factors.provenance.strategy == "gradient"
     assert factors.provenance.settings["serve_with"] == "any"
@@ -66,14 +69,74 @@ def test_it_leaves_factors_a_journal_and_a_table(search):
     assert set(CLOSED_FORMS) | {"searched"} <= set(rows)
     assert "evaluate passkey" in ended.out
     assert "best" in ended.err
-    assert re.search(r" \d+\.\d of 10 evaluations", ended.err)
+    assert re.search(r" \d+\.\d of 10 evaluations .* closed-form schemes: (\d+) of \1 ", ended.err)
+
+
+def searched_of(run):
+    """The best searched candidate's factors; on a random model a closed form may be better."""
+    beside = run / SEARCHED_BESIDE
+    return RescaleFactors.load(beside if beside.exists() else run / "factors.json")
+
+
+def yarn_only(objective, candidate, document):
+    """In the place of `Objective.measure`: the nearer to YaRN's lambdas, the better."""
+    yarn = scheme_factors("yarn", objective.space.geometry, objective.space.target_length)
+    away = [abs(a - b) for a, b in zip(candidate.rescale_factors, yarn.rescale_factors[0], strict=True)]
+    return (100 * (1 + sum(away)),)
+
+
+def no_closed_form(objective, candidate, document):
+    """In the place of `Objective.measure`: every closed form is worse than anything that is searched."""
+    schemes = [
+        scheme_factors(s, objective.space.geometry, objective.space.target_length) for s in CLOSED_FORMS
+    ]
+    forms = [pytest.approx(factors.rescale_factors[0]) for factors in schemes]
+    return (1000.0 if any(candidate.rescale_factors == form for form in forms) else 100.0,)
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_closed_form_that_is_better_on_the_stop_documents_is_written_and_said(
+    search, monkeypatch, json_too
+):
+    monkeypatch.setattr(Objective, "measure", yarn_only)
+    ended, run = search("--strategy", "random", *(["--json"] if json_too else []))
+    assert ended.code == 0, ended.err
+    assert {file.name for file in run.iterdir()} == FILES | {SEARCHED_BESIDE}
+    factors, searched = (RescaleFactors.load(run / name) for name in ("factors.json", SEARCHED_BESIDE))
+    assert factors.provenance.strategy.startswith("yarn")
+    yarn = scheme_factors("yarn", factors.geometry, 512)
+    assert factors.array() == pytest.approx(yarn.array())
+    assert searched.provenance.strategy == "random"
+    if json_too:
+        document = json.loads(ended.out)
+        assert document["search"]["choice"]["written"] == factors.provenance.strategy
+        assert document["search"]["choice"]["searched"] > factors.provenance.objective_value
+        assert document["files"]["factors_searched"] == str(run / SEARCHED_BESIDE)
+        assert {record["factors"] for record in document["records"]} >= {factors.provenance.strategy}
+    else:
+        assert re.search("closed-form scheme.*NOT searched", ended.out)
+        assert "chosen on the 3 stop documents" in ended.out
+        assert str(run / SEARCHED_BESIDE) in ended.out
+
+
+def test_a_searched_candidate_that_is_better_there_is_written(search, monkeypatch):
+    monkeypatch.setattr(Objective, "measure", no_closed_form)
+    ended, run = search("--strategy", "random", "--stop-documents", "0", "--report-text", "stdlib")
+    assert ended.code == 0, ended.err
+    assert {file.name for file in run.iterdir()} == FILES
+    assert RescaleFactors.load(run / "factors.json").provenance.strategy == "random"
+    assert "NOT searched" not in ended.out
+    assert "chosen on the 2 search documents" in ended.out
+    assert "no stop documents" in ended.out
 
 
 def test_json_is_one_object_on_stdout(search):
     ended, run = search("--json")
     document = json.loads(ended.out)
     reported = [record for record in document["records"] if record["documents"] == "report"]
-    assert [record["factors"] for record in reported] == [*CLOSED_FORMS, "searched"]
+    written = document["search"]["choice"]["written"]
+    also = [written] if written and written not in CLOSED_FORMS else []
+    assert [record["factors"] for record in reported] == [*CLOSED_FORMS, *also, "searched"]
     searched = {r["documents"]: r for r in document["records"] if r["factors"] == "searched"}
     assert searched["search"]["value"] == pytest.approx(document["search"]["value"], rel=1e-6)
     assert searched["stop"]["value"] == pytest.approx(document["search"]["stop_value"], rel=1e-6)
@@ -82,7 +145,7 @@ def test_json_is_one_object_on_stdout(search):
     assert {gap["documents"]: gap["searched"] for gap in document["gaps"]} == {
         role: record["value"] for role, record in searched.items()
     }
-    best = min((r for r in reported if r["factors"] != "searched"), key=lambda record: record["value"])
+    best = min((r for r in reported if r["factors"] in CLOSED_FORMS), key=lambda record: record["value"])
     for gap in document["gaps"]:
         assert gap["scheme"] == best["factors"]
         assert gap["nats"] == pytest.approx(math.log(gap["searched"] / gap["closed_form"]))
@@ -94,7 +157,7 @@ def test_json_is_one_object_on_stdout(search):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(search):
     factors = [
-        (search("--seed", seed, out=out, budget=16)[1] / "factors.json").read_bytes()
+        searched_of(search("--seed", seed, out=out, budget=16)[1]).to_json()
         for seed, out in ((3, "a"), (3, "b"), (4, "c"))
     ]
     assert factors[0] == factors[1] != factors[2]
@@ -103,7 +166,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(search):
 def test_start_tokens_none_keeps_n_hat_0(search):
     ended, run = search("--start-tokens", "none", budget=20)
     assert ended.code == 0, ended.err
-    trials = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()[1:]]
+    trials = trials_of(run)
     assert {trial["candidate"]["num_start_tokens"] for trial in trials} == {0}
 
 
@@ -145,7 +208,9 @@ def test_the_report_documents_are_measured_once_and_by_no_trial(search, monkeypa
     ended, _ = search("--json")
     (report,) = {r["data_sha256"] for r in json.loads(ended.out)["records"] if r["documents"] == "report"}
     labels = [label for sha, label in measured if sha == report]
-    assert labels == [*CLOSED_FORMS, "searched"]
+    assert labels.count("searched") == 1
+    assert len(set(labels)) == len(labels)
+    assert set(labels) >= {*CLOSED_FORMS, "searched"}
 
 
 def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, books):

@@ -8,7 +8,7 @@ from bowl import make_space
 
 from ropewalk.errors import SettingError
 from ropewalk.search.limits import ENGINES, Probes
-from ropewalk.search.search import pareto_front
+from ropewalk.search.result import pareto_front
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.search.terms import make_terms, objective_maker
 from ropewalk.search.trial import Trial

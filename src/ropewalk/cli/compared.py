@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ropewalk.factors import RescaleFactors
     from ropewalk.models.load import LoadedModel
     from ropewalk.report.comparison import Gap
-    from ropewalk.search.search import SearchResult
+    from ropewalk.search.result import SearchResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,9 @@ def compare(
     plain = found.factors_without_start_tokens
     if plain is not None and found.factors.num_start_tokens:
         factors["searched, n-hat 0"] = constant(plain)
-    factors[SEARCHED] = constant(found.factors)
+    if found.closed_form is not None:
+        factors.setdefault(found.closed_form.label, constant(found.factors))
+    factors[SEARCHED] = constant(found.searched_factors)
     role: Role = "search" if texts.report is None else "report"
     main = []
     for label, at in factors.items():

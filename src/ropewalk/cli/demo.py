@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ropewalk.models.load import LoadedModel
     from ropewalk.report.comparison import Gap
     from ropewalk.run_folder import RunFolder
-    from ropewalk.search.search import SearchResult
+    from ropewalk.search.result import SearchResult
 
 RATIO = 8
 NUM_SEARCH_DOCUMENTS = 5
@@ -79,7 +79,7 @@ def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> No
         result_json(
             [record.as_json() for record in records + extra],
             search=found.as_dict(), gaps=[gap.as_json() for gap in gaps],
-            verdict=verdict(records, length=target, documents="held-out"), files=files(folder),
+            verdict=verdict(records, length=target, documents="held-out"), files=files(found, folder),
         )  # fmt: skip
     else:
         _report(loaded, found, records, gaps, folder)
@@ -119,7 +119,9 @@ def _factors(loaded: "LoadedModel", found: "SearchResult") -> "dict[str, Factors
     from ropewalk.report.figures import SEARCHED
 
     schemes = closed_forms(loaded.geometry, found.factors.target_length)
-    return {UNTOUCHED: untouched, **schemes, SEARCHED: constant(found.factors)}
+    if found.closed_form is not None:
+        schemes.setdefault(found.closed_form.label, constant(found.factors))
+    return {UNTOUCHED: untouched, **schemes, SEARCHED: constant(found.searched_factors)}
 
 
 def _measure(loaded: "LoadedModel", texts: "Texts", found: "SearchResult", target: int) -> "list[EvalRecord]":
@@ -169,7 +171,7 @@ def _draw(
     everything = {label: factors for label, factors in schemes.items() if factors is not None}
     title = f"{loaded.name}: rescale factors from {window} to {target} tokens"
     unfinished = loaded.geometry.first_unfinished_pair
-    curves = factor_curves({**everything, SEARCHED: found.factors})
+    curves = factor_curves({**everything, SEARCHED: found.searched_factors})
     folder.write_figure("factors", draw_factors(curves, first_unfinished_pair=unfinished, title=title))
 
 

@@ -75,10 +75,17 @@ def step_line(step: Any) -> str:
 
 
 def progress_line(progress: "Progress") -> str:
-    """`best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`."""
+    """`best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`.
+
+    When the search has ended, `closed-form schemes: 3 of 9` stands before the time.
+    """
     best = "no value yet" if progress.best is None else f"best {progress.best.value:.4f}"
     spent = f"{progress.cost:.1f} of {progress.budget:g} evaluations"
-    return f"{best} · trial {progress.num_trials} · {spent} · {clock(progress.seconds_left)} left"
+    measured = progress.num_finalists
+    total = measured + progress.num_finalists_left
+    beside = f" · closed-form schemes: {measured} of {total}" if measured else ""
+    left = clock(progress.seconds_left)
+    return f"{best} · trial {progress.num_trials} · {spent}{beside} · {left} left"
 
 
 @contextmanager

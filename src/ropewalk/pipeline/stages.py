@@ -99,6 +99,8 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
         journal=Journal(folder.journal_path(), cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
         own=run.state.tuned_with, **stage.said(),
     )  # fmt: skip
+    if found.closed_form is not None:
+        run.watch.say(f"The factors are those of a closed-form scheme, {found.about_choice}.")
     folder.write(folder.factors_path(), found.factors.to_json())
     return {"outputs": [folder.factors_path()], "search": found.as_dict()}
 

@@ -14,14 +14,12 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import LoadedModel
 from ropewalk.report.figures import SEARCHED, Curve
-from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
+from ropewalk.rope.schemes import CLOSED_FORMS, parse_scheme, scheme_factors
 from ropewalk.text.tokens import DocumentSet
 
 UNTOUCHED = "untouched"
 SLIDING = "sliding window"
 SLIDING_STRIDE = 64
-# Every closed form, and YaRN without its attention factor: searches do without one too, unless asked.
-CLOSED_FORMS = (*SCHEME_NAMES, "yarn:attention_factor=1")
 
 
 def untouched(length: int) -> RescaleFactors | None:

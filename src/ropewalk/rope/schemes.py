@@ -263,6 +263,8 @@ _SCHEMES = {
 }
 
 SCHEME_NAMES = tuple(_SCHEMES)
+# Every closed form, and YaRN without its attention factor: searches do without one too, unless asked.
+CLOSED_FORMS = (*SCHEME_NAMES, "yarn:attention_factor=1")
 
 
 def describe_scheme(name: str) -> str:

@@ -3,6 +3,7 @@
 runs/my-model/                       of a search
 ├── journal.jsonl                    every trial, as it ended
 ├── factors.json                     the best
+├── factors-searched.json            the best searched candidate, where a closed form is better
 ├── factors-no-start-tokens.json     the best with n-hat 0
 ├── run.json                         what was run, and the result in short
 ├── records.jsonl                    measurements, one a line
@@ -27,7 +28,7 @@ from ropewalk.run_folder.disk import (
     write_lines,
 )
 from ropewalk.search.journal import Journal
-from ropewalk.search.search import SearchResult
+from ropewalk.search.result import SearchResult
 
 
 class RunFolder:
@@ -93,6 +94,10 @@ class RunFolder:
         return self.path / "factors-no-start-tokens.json"
 
     @property
+    def searched_factors_path(self) -> Path:
+        return self.path / "factors-searched.json"
+
+    @property
     def run_path(self) -> Path:
         return self.path / "run.json"
 
@@ -105,7 +110,7 @@ class RunFolder:
         return self.path / f"{name}.png"
 
     def write_search(self, result: SearchResult) -> None:
-        """Write what a search found: both factors, and the run in short.
+        """Write what a search found: its factors, and the run in short.
 
         Raises:
             RunFolderError: it can't be written.
@@ -114,6 +119,8 @@ class RunFolder:
         plain = result.factors_without_start_tokens
         if plain is not None:
             write_file(self.factors_without_start_tokens_path, plain.to_json().encode())
+        if result.not_written is not None:
+            write_file(self.searched_factors_path, result.not_written.to_json().encode())
         summary = {
             "format": FORMAT,
             "version": FORMAT_VERSION,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
+from ropewalk.search.finalists import Choice, ClosedForm, choose
 from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal, differing
 from ropewalk.search.limits import Probes
 from ropewalk.search.measure import Measurer
 from ropewalk.search.objective import Objective
 from ropewalk.search.racing import Race
-from ropewalk.search.space import SearchSpace
+from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import Kind, Query, Trial
 
@@ -33,8 +34,10 @@ class Progress:
         trial: the one that just ended.
         best: the best so far on all search documents, None while there is none.
         num_trials: trials done, replayed ones included.
-        cost, budget: spent and allowed, in forward passes over the whole document set.
-        seconds_left: a guess.
+        cost, budget: spent and allowed, in forward passes over the whole document set. Finalists, which are
+            measured when the search has ended, are in neither.
+        seconds_left: a guess, with the finalists.
+        num_finalists, num_finalists_left: how many were measured, and how many closed forms are left.
     """
 
     trial: Trial
@@ -43,6 +46,8 @@ class Progress:
     cost: float
     budget: float
     seconds_left: float
+    num_finalists: int = 0
+    num_finalists_left: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +55,15 @@ class SearchOutcome:
     """What a search found.
 
     Attributes:
-        trials: all of them, in order.
-        best: the chosen one: of those that the stop set saw the best there; without a stop set, the lowest
-            value on the search documents.
+        trials: all of the search, in order; the finalists are in `choice`.
+        best: the best searched one: of those that the stop set saw the best there; without a stop set, the
+            lowest value on the search documents.
         best_without_start_tokens: the lowest value with n-hat 0; None if each of those failed.
         on_stop_set: the chosen one on the stop set; None without.
         free: the best of the candidates outside the limits of the serving engine, which were tried to tell
             what these cost; None where nothing is limited.
         stopped_by: what ended the search.
+        choice: the best searched one beside the closed forms; None where these were not measured.
     """
 
     trials: tuple[Trial, ...]
@@ -66,6 +72,7 @@ class SearchOutcome:
     on_stop_set: Trial | None
     free: Trial | None
     stopped_by: StoppedBy
+    choice: Choice | None = None
 
     @property
     def cost(self) -> float:
@@ -129,6 +136,7 @@ def run_search(
     race: Race | None = None,
     stop_set: StopSet | None = None,
     probes: Probes | None = None,
+    closed_forms: tuple[ClosedForm, ...] = (),
     on_trial: Callable[[Progress], None] | None = None,
 ) -> SearchOutcome:
     """Search until the budget is spent.
@@ -146,13 +154,16 @@ def run_search(
         race: drops candidates that can no longer win.
         stop_set: ends a search that only fits its documents, and chooses.
         probes: what to try of the free space.
+        closed_forms: what is measured beside the best when the search has ended, outside the budget.
         on_trial: called after each new trial.
 
     Raises:
         EvaluationError: every trial failed.
         RunFolderError: the journal can't be written, or its trials are not those of this strategy.
     """
-    search = _Search(strategy, objective, journal, budget, max_minutes, race, stop_set, probes, on_trial)
+    search = _Search(
+        strategy, objective, journal, budget, max_minutes, race, stop_set, probes, closed_forms, on_trial
+    )
     return search.run()
 
 
@@ -167,6 +178,7 @@ class _Search:
         race: Race | None,
         stop_set: StopSet | None,
         probes: Probes | None,
+        closed_forms: tuple[ClosedForm, ...],
         on_trial: Callable[[Progress], None] | None,
     ) -> None:
         self.strategy = strategy
@@ -177,6 +189,7 @@ class _Search:
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
         self.stop_set = stop_set
         self.probes = probes
+        self.closed_forms = closed_forms
         self.on_trial = on_trial
         self.recorded = list(journal.trials) if journal else []
         self.trials: list[Trial] = []
@@ -197,14 +210,19 @@ class _Search:
         if chosen is None:
             best = self.best  # the check may be better
         ours = [trial for trial in self.trials if trial.kind in OF_THE_SEARCH]
-        plain = [trial for trial in ours if trial.candidate.num_start_tokens == 0]
+        plain: Trial | None = best
+        if best.candidate.num_start_tokens:
+            plain = _best_of([trial for trial in ours if trial.candidate.num_start_tokens == 0])
+        free = self._try_free(best)
+        choice = self._choose(best, plain) if self.closed_forms else None
         return SearchOutcome(
             best=best,
-            best_without_start_tokens=best if best.candidate.num_start_tokens == 0 else _best_of(plain),
+            best_without_start_tokens=plain,
             on_stop_set=on_stop_set,
-            free=self._try_free(best),
-            trials=tuple(self.trials),
+            free=free,
+            trials=tuple(trial for trial in self.trials if trial.kind != "finalist"),
             stopped_by=stopped_by,
+            choice=choice,
         )
 
     def _search(self) -> StoppedBy:
@@ -256,8 +274,9 @@ class _Search:
             if self.journal is not None:
                 self.journal.append(trial, self.strategy.generator_state())
         self.trials.append(trial)
-        self.cost += trial.cost
-        self.seconds += trial.seconds
+        if kind != "finalist":
+            self.cost += trial.cost
+            self.seconds += trial.seconds
         if kind in OF_THE_SEARCH:
             self.measurer.take_note(trial)
             self.best = _best_of([trial] if self.best is None else [self.best, trial])
@@ -267,7 +286,7 @@ class _Search:
 
     def _evaluate(self, index: int, query: Query, kind: Kind) -> Trial:
         start = time.perf_counter()
-        stop_set = self.stop_set if kind == "stop" else None
+        stop_set = self.stop_set if kind in ("stop", "finalist") else None
         measurer = self.measurer if stop_set is None else Measurer(stop_set.objective, None)
         measured = measurer.measure(query, kind)
         return Trial(
@@ -320,19 +339,41 @@ class _Search:
             [self._try(Query(candidate=one), "free") for one in self.probes.candidates(best.candidate)]
         )
 
+    def _choose(self, best: Trial, plain: Trial | None) -> Choice:
+        """The closed forms beside the best, on the stop set if there is one."""
+
+        def measure(candidate: Candidate) -> Trial:
+            return self._try(Query(candidate=candidate), "finalist")
+
+        if self.stop_set is None:
+            return choose(self.closed_forms, best, plain, measure, "search")
+        known = {trial.candidate: trial for trial in self.trials if trial.kind == "stop"}
+        searched = known.get(best.candidate) or measure(best.candidate)
+        if plain is not None:
+            same = plain.candidate == best.candidate
+            plain = searched if same else known.get(plain.candidate) or measure(plain.candidate)
+        return choose(self.closed_forms, searched, plain, measure, "stop")
+
     def _progress(self, trial: Trial) -> Progress:
         timed = self.trials[-NUM_TIMED:]
         seconds_each = sum(t.seconds for t in timed) / max(sum(t.cost for t in timed), ROUNDING)
-        seconds_left = max(0.0, self.budget - self.cost) * seconds_each
-        if self.max_seconds is not None:
-            seconds_left = min(seconds_left, max(0.0, self.max_seconds - self.seconds))
+        num_finalists = sum(t.kind == "finalist" for t in self.trials)
+        finalists_left = max(0, len(self.closed_forms) - num_finalists)
+        seconds_left = 0.0
+        if not num_finalists:
+            seconds_left = max(0.0, self.budget - self.cost) * seconds_each
+            if self.max_seconds is not None:
+                seconds_left = min(seconds_left, max(0.0, self.max_seconds - self.seconds))
+        cost_of_one = self.objective.cost if self.stop_set is None else self.stop_set.cost
         return Progress(
             trial=trial,
             best=self.best,
-            num_trials=len(self.trials),
+            num_trials=len(self.trials) - num_finalists,
             cost=self.cost,
             budget=self.budget,
-            seconds_left=seconds_left,
+            seconds_left=seconds_left + finalists_left * cost_of_one * seconds_each,
+            num_finalists=num_finalists,
+            num_finalists_left=finalists_left,
         )
 
 

@@ -1,9 +1,8 @@
 """Model and text in, factors out: the search room's front door."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -13,90 +12,21 @@ from ropewalk.errors import SettingError
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.load import LoadedModel
+from ropewalk.search.finalists import ClosedForm, closed_form_candidates
 from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal
 from ropewalk.search.limits import Probes
-from ropewalk.search.loop import OF_THE_SEARCH, Progress, SearchOutcome, left_for_strategy, run_search
+from ropewalk.search.loop import Progress, left_for_strategy, run_search
 from ropewalk.search.objective import Objective
-from ropewalk.search.provenance import describe_environment, differing_runs, identify, provenance_of
+from ropewalk.search.provenance import describe_environment, differing_runs, identify
 from ropewalk.search.racing import Race, RacingSettings
+from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import REFERENCE_STRATEGIES, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
 from ropewalk.search.spaces import make_space
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.search.terms import TermTask, make_terms
-from ropewalk.search.trial import Trial
 from ropewalk.text.tokens import DocumentSet
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """What a search gives back.
-
-    Attributes:
-        factors: the best, ready to be installed; they say how they were found.
-        factors_without_start_tokens: the best with n-hat 0, for engines without it; None if those failed.
-        outcome: every trial.
-        identity, environment: what was run, and with which versions on which machine, as JSON values.
-        reproducible: whether the same settings and versions give the same factors again.
-    """
-
-    factors: RescaleFactors
-    factors_without_start_tokens: RescaleFactors | None
-    outcome: SearchOutcome
-    identity: dict[str, Any]
-    environment: dict[str, Any]
-    reproducible: bool
-
-    @property
-    def value(self) -> float:
-        """The value of `factors` on the search documents: a perplexity, unless the objective is another."""
-        assert self.outcome.best.value is not None
-        return self.outcome.best.value
-
-    @property
-    def stop_value(self) -> float | None:
-        """The value of `factors` on the stop set; None without one."""
-        return None if self.outcome.on_stop_set is None else self.outcome.on_stop_set.value
-
-    @property
-    def nats_without_start_tokens(self) -> float | None:
-        """What n-hat 0 costs, in nats a token on the search documents."""
-        plain = self.outcome.best_without_start_tokens
-        return None if plain is None or plain.value is None else math.log(plain.value / self.value)
-
-    @property
-    def nats_of_limits(self) -> float | None:
-        """What the serving engine's limits cost at least, in nats a token; None where nothing is limited.
-
-        0 where none of the probes of the free space was better.
-        """
-        free = self.outcome.free
-        return None if free is None or free.value is None else max(0.0, math.log(self.value / free.value))
-
-    def as_dict(self) -> dict[str, Any]:
-        """The result in short, as JSON values."""
-        plain = self.outcome.best_without_start_tokens
-        return {
-            "objective": self.factors.provenance.objective,
-            "value": self.value,
-            "stop_value": self.stop_value,
-            "best_trial": self.outcome.best.index,
-            "num_start_tokens": self.factors.num_start_tokens,
-            "attention_factor": self.factors.attention_factor,
-            "value_without_start_tokens": None if plain is None else plain.value,
-            "nats_without_start_tokens": self.nats_without_start_tokens,
-            "serve_with": self.identity["serve_with"],
-            "nats_of_limits": self.nats_of_limits,
-            "num_trials": len(self.outcome.trials),
-            "num_failed": self.outcome.num_failed,
-            "num_dropped": self.outcome.num_dropped,
-            "cost": self.outcome.cost,
-            "seconds": self.outcome.seconds,
-            "stopped_by": self.outcome.stopped_by,
-            "reproducible": self.reproducible,
-            "pareto_front": pareto_front(self.outcome.trials),
-        }
 
 
 def search_factors(
@@ -108,11 +38,15 @@ def search_factors(
     journal: Journal | None = None,
     on_trial: Callable[[Progress], None] | None = None,
     own: RescaleFactors | None = None,
+    closed_forms: bool = True,
     **settings: Any,
 ) -> SearchResult:
     """Search rescale factors that let a model read `target_length` tokens.
 
     The model is left as it was. With a journal that was begun before, the run goes on where it stood.
+
+    What comes back is the best on the stop documents among the searched candidates and the closed-form
+    schemes; see `search.finalists`.
 
     With `own` this is LongRoPE's second search (arXiv 2402.13753, Sec. 3.3): on a model that was tuned with
     these factors, relative to them, from their target on. What comes back is the total, lambda by lambda the
@@ -127,6 +61,8 @@ def search_factors(
         stop_documents: others, that end the search when it only fits the first, and choose; None for none.
         journal: not begun yet; it is closed at the end.
         own: what the model was tuned with, where its configuration does not carry it.
+        closed_forms: whether closed-form schemes are compared with in the end; without, the best searched
+            candidate comes back in any case.
         settings: fields of `SearchSettings`, e.g. `strategy="evolution", budget=100, seed=1`; the rest
             follows from them, see `SearchSettings.choose`.
 
@@ -139,6 +75,7 @@ def search_factors(
     """
     chosen = choose_beside(own, settings)
     space, beneath = space_on(loaded, target_length, chosen, own)
+    carried = loaded.description.own if beneath is None else None
     return search_in(
         loaded,
         documents,
@@ -149,6 +86,7 @@ def search_factors(
         stop_documents=stop_documents,
         journal=journal,
         on_trial=on_trial,
+        closed_forms=closed_form_candidates(space, chosen, carried) if closed_forms else (),
     )
 
 
@@ -218,12 +156,14 @@ def search_in(
     stop_documents: DocumentSet | None = None,
     journal: Journal | None = None,
     on_trial: Callable[[Progress], None] | None = None,
+    closed_forms: tuple[ClosedForm, ...] = (),
 ) -> SearchResult:
     """Search a space; `search_factors` and `readjust` make theirs and end here.
 
     Args:
         own: what the candidates are multiplied onto.
         more_identity: what else a resumed run must have alike.
+        closed_forms: what is compared with in the end.
     """
     objective = make_objective(loaded, documents, space, chosen, own)
     stop_set = None
@@ -259,23 +199,16 @@ def search_in(
             outcome = run_search(
                 strategy, objective, journal, budget=chosen.num_evaluations,
                 max_minutes=chosen.max_minutes, race=race, stop_set=stop_set, probes=probes,
-                on_trial=on_trial,
+                closed_forms=closed_forms, on_trial=on_trial,
             )  # fmt: skip
     same_throughout = journal is None or len(journal.environments) == 1
-    reproducible = chosen.max_minutes is None and same_throughout
-
-    def documented(trial: Trial) -> RescaleFactors:
-        provenance = provenance_of(identity, environment, outcome, trial, reproducible)
-        return objective.factors(trial.candidate).replace(provenance=provenance)
-
-    plain = outcome.best_without_start_tokens
-    return SearchResult(
-        factors=documented(outcome.best),
-        factors_without_start_tokens=None if plain is None else documented(plain),
-        outcome=outcome,
-        identity=identity,
-        environment=environment,
-        reproducible=reproducible,
+    return result_of(
+        outcome,
+        identity,
+        environment,
+        on_search=objective,
+        on_stop=None if stop_set is None else stop_set.objective,
+        reproducible=chosen.max_minutes is None and same_throughout,
     )
 
 
@@ -298,34 +231,6 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
         critical_pair=settings.critical_pair,
         monotone=settings.monotone,
     )
-
-
-def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Of an objective of several terms, the complete trials that no other beats in every term.
-
-    Each as its index and its nats by term, best in the first term first; empty for one term. Probes outside
-    the serving engine's limits can't be chosen, and so are not among them.
-    """
-    points = {
-        t.index: {name: math.fsum(nats) for name, nats in t.parts.items()}
-        for t in trials
-        if t.is_complete and t.kind in OF_THE_SEARCH
-    }
-    if not points or len(next(iter(points.values()))) < 2:
-        return []
-
-    def is_beaten(index: int) -> bool:
-        return any(
-            other != index
-            and all(points[other][name] <= nats for name, nats in points[index].items())
-            and (points[other] != points[index] or other < index)
-            for other in points
-        )
-
-    front = [index for index in points if not is_beaten(index)]
-    return [
-        {"trial": i, "nats": points[i]} for i in sorted(front, key=lambda i: next(iter(points[i].values())))
-    ]
 
 
 def _require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:

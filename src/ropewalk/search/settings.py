@@ -116,6 +116,12 @@ class SearchSettings:
     def num_evaluations(self) -> int:
         return number_of_evaluations(self.budget)
 
+    @property
+    def leaves_attention_alone(self) -> bool:
+        """Whether attention factor 1 only means that the reference strategies never change it."""
+        is_default = str(self.attention_factor) == _AS_THE_PAPER["attention_factor"]
+        return self.strategy in REFERENCE_STRATEGIES and self.serve_with != "any" and is_default
+
     def as_dict(self) -> dict[str, Any]:
         """JSON values: what a repetition must have alike, besides model and text."""
         values = dataclasses.asdict(self)

@@ -11,8 +11,9 @@ from ropewalk.lengths import LONGEST
 from ropewalk.search.space import Candidate
 
 # trial: asked for by the strategy. Of the loop's own: `check`, the best lambdas with n-hat 0; `stop`, the
-# best so far on the stop set; `free`, a probe outside the limits of the engine that will serve.
-Kind = Literal["trial", "check", "stop", "free"]
+# best so far on the stop set; `free`, a probe outside the limits of the engine that will serve; `finalist`, a
+# closed form on the stop set, or on the search documents where there is none.
+Kind = Literal["trial", "check", "stop", "free", "finalist"]
 # Nats of each document that was read, by the term of the objective that they belong to.
 Parts = dict[str, tuple[float, ...]]
 
@@ -71,7 +72,7 @@ class Trial:
     @property
     def is_complete(self) -> bool:
         """Whether its value is that of all search documents, which alone can be compared with another's."""
-        return self.value is not None and self.documents is None and self.kind != "stop"
+        return self.value is not None and self.documents is None and self.kind not in ("stop", "finalist")
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; what does not apply is left out."""

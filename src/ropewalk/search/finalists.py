@@ -1,0 +1,209 @@
+"""Finalists: the closed-form schemes beside the best searched candidate, and which of them is written.
+
+A search may find nothing better than a formula that costs nothing, and its own values can't tell: they are
+those of the documents that it follows. So the last step measures every closed-form scheme with the search's
+objective on the validation documents, and the lowest value there is what the search gives back. Without
+validation documents the search documents decide, which favours searched candidates.
+
+A closed form must be as servable as a searched candidate. It has n-hat 0. Where the search holds one
+attention factor, the scheme is measured with that one. The best of them, and the scaling in the model's
+configuration, are measured with their published attention factor too, to tell what that limit costs.
+
+These measurements are not in the budget: the strategy would have less of it, and another result, as soon as
+there is one scheme more. They are in the journal like every trial.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ropewalk.factors import RescaleFactors
+from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
+from ropewalk.search.settings import SearchSettings
+from ropewalk.search.space import DECIMALS, Candidate, SearchSpace
+from ropewalk.search.trial import Trial
+
+DecidedBy = Literal["stop", "search"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedForm:
+    """A closed-form scheme as a candidate.
+
+    Attributes:
+        label: as `parse_scheme` reads it, or `own TYPE` for the scaling in the model's configuration.
+        published: with the scheme's own attention factor, where `candidate` has another; else None.
+        published_label: its label.
+        is_own: whether it is the scaling in the model's configuration.
+    """
+
+    label: str
+    candidate: Candidate
+    published: Candidate | None = None
+    published_label: str = ""
+    is_own: bool = False
+
+
+def closed_form_candidates(
+    space: SearchSpace, chosen: SearchSettings, own: RescaleFactors | None = None
+) -> tuple[ClosedForm, ...]:
+    """Every closed-form scheme as a candidate that may be written; those that coincide come once.
+
+    Args:
+        own: the scaling in the model's configuration, where the search replaces it.
+    """
+    held = _attention_factor(space, chosen)
+    schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in CLOSED_FORMS}
+    forms = [_held_to(held, label, _as_candidate(factors)) for label, factors in schemes.items()]
+    if own is not None and not own.per_layer:
+        form = _held_to(held, own.provenance.strategy or "own", _as_candidate(own))
+        forms.append(dataclasses.replace(form, is_own=True))
+    first: dict[Candidate, ClosedForm] = {}
+    for form in forms:
+        first.setdefault(form.candidate, form)
+    return tuple(first.values())
+
+
+def _attention_factor(space: SearchSpace, chosen: SearchSettings) -> float | None:
+    """The attention factor that a finalist must have; None where a scheme may keep its own.
+
+    It must have the one that the search holds, because the engine computes it, the caller chose it, or the
+    long factors have it (readjustment). Where it is searched, and where the reference strategies leave it
+    alone as the paper does, the engine reads any.
+    """
+    if space.searches_attention or (chosen.leaves_attention_alone and space.longer is None):
+        return None
+    return space.attention_factors[0]
+
+
+def _as_candidate(factors: RescaleFactors) -> Candidate:
+    """On clean decimals, so that a journal can be resumed where logarithms differ in their last bit."""
+    return Candidate(
+        rescale_factors=tuple(round(value, DECIMALS) for value in factors.rescale_factors[0]),
+        num_start_tokens=0,
+        attention_factor=round(factors.attention_factor, DECIMALS),
+    )
+
+
+def _held_to(attention_factor: float | None, label: str, published: Candidate) -> ClosedForm:
+    if attention_factor is None or abs(published.attention_factor - attention_factor) < 10**-DECIMALS:
+        return ClosedForm(label=label, candidate=published)
+    plain = label.removesuffix(":attention_factor=1")
+    return ClosedForm(
+        label=f"{plain}:attention_factor={attention_factor:.6g}",
+        candidate=dataclasses.replace(published, attention_factor=attention_factor),
+        published=published,
+        published_label=label,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A closed form, or the best searched candidate, as measured on the documents that decide."""
+
+    label: str
+    trial: Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was compared in the end, and what is written.
+
+    Attributes:
+        decided_by: `stop` (the validation documents), or `search` where there are none.
+        searched: the best searched candidate on these documents.
+        searched_plain: the best searched candidate with n-hat 0 there; None if none could be measured.
+        closed_forms: those that may be written.
+        published: with their published attention factor, so that they may not be written: the best of them,
+            and the scaling in the model's configuration.
+    """
+
+    decided_by: DecidedBy
+    searched: Trial
+    searched_plain: Trial | None
+    closed_forms: tuple[Finalist, ...]
+    published: tuple[Finalist, ...] = ()
+
+    @property
+    def best_closed_form(self) -> Finalist | None:
+        """The closed form of the lowest value; None if each failed."""
+        return _lowest(self.closed_forms)
+
+    @property
+    def closed_form(self) -> Finalist | None:
+        """The closed form that is written; None where the best searched candidate is, as in a tie."""
+        return self._better_than(self.searched)
+
+    @property
+    def closed_form_plain(self) -> Finalist | None:
+        """The closed form that is written as the best with n-hat 0; None where a searched candidate is."""
+        return self._better_than(self.searched_plain)
+
+    @property
+    def cost(self) -> float:
+        """Of these measurements, in forward passes over the search documents; it is not in the budget."""
+        return sum(trial.cost for trial in self._trials)
+
+    @property
+    def seconds(self) -> float:
+        """Spent in these measurements, over all sessions of the run."""
+        return sum(trial.seconds for trial in self._trials)
+
+    @property
+    def _trials(self) -> list[Trial]:
+        """Those that were made for this choice."""
+        of_searched = {t.index: t for t in (self.searched, self.searched_plain) if t is not None}
+        made = [trial for trial in of_searched.values() if trial.kind == "finalist"]
+        return made + [one.trial for one in (*self.closed_forms, *self.published)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        best, written = self.best_closed_form, self.closed_form
+        return {
+            "documents": self.decided_by,
+            "written": None if written is None else written.label,
+            "searched": self.searched.value,
+            "best_closed_form": None if best is None else best.label,
+            "closed_forms": {one.label: one.trial.value for one in self.closed_forms},
+            "cost": self.cost,
+            "published": {one.label: one.trial.value for one in self.published},
+        }
+
+    def _better_than(self, searched: Trial | None) -> Finalist | None:
+        best = self.best_closed_form
+        if best is None or best.trial.value is None:
+            return None
+        is_better = searched is None or searched.value is None or best.trial.value < searched.value
+        return best if is_better else None
+
+
+def choose(
+    forms: tuple[ClosedForm, ...],
+    searched: Trial,
+    plain: Trial | None,
+    measure: Callable[[Candidate], Trial],
+    decided_by: DecidedBy,
+) -> Choice:
+    """Measure the closed forms on the documents that decide.
+
+    Args:
+        searched, plain: the best searched candidates, measured there.
+        measure: a candidate to its trial there.
+    """
+    measured = tuple(Finalist(label=form.label, trial=measure(form.candidate)) for form in forms)
+    best = _lowest(measured)
+    published = tuple(
+        Finalist(label=form.published_label, trial=measure(form.published))
+        for form in forms
+        if form.published is not None and (form.is_own or (best is not None and form.label == best.label))
+    )
+    return Choice(
+        decided_by=decided_by, searched=searched, searched_plain=plain, closed_forms=measured,
+        published=published,
+    )  # fmt: skip
+
+
+def _lowest(finalists: tuple[Finalist, ...]) -> Finalist | None:
+    known = [one for one in finalists if one.trial.value is not None]
+    return min(known, key=lambda one: one.trial.rank, default=None)

@@ -1,0 +1,326 @@
+"""What is written is the best on the documents that decide, searched or a closed form, and says which."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from bowl import Valued, make_space, search_on
+
+from ropewalk.errors import RunFolderError
+from ropewalk.evaluate.nll import score_windows
+from ropewalk.factors import RescaleFactors
+from ropewalk.models.load import load_model
+from ropewalk.readjust import readjust
+from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
+from ropewalk.search.finalists import closed_form_candidates
+from ropewalk.search.guard import StopSet
+from ropewalk.search.journal import Journal
+from ropewalk.search.objective import Objective
+from ropewalk.search.search import search_factors, search_space
+from ropewalk.search.settings import SearchSettings
+from ropewalk.text.windows import truncate
+from tiny import make_texts
+
+TARGET = 256  # 4 times the tiny model's window
+ENGINES_OWN = math.sqrt(1 + math.log(8) / math.log(256))  # attention factor from 256 tokens to 2048
+
+
+# ---------------------------------------------------------------- which closed forms may be written
+
+
+def candidates(**settings):
+    chosen = SearchSettings.choose(**settings)
+    space = search_space(make_space().geometry, 2048, chosen)
+    return {form.label: form for form in closed_form_candidates(space, chosen)}, space
+
+
+def test_what_every_engine_can_run_has_the_attention_factor_that_engines_compute():
+    forms, _ = candidates(serve_with="any")
+    assert len(forms) == len({scheme.partition(":")[0] for scheme in CLOSED_FORMS} - {"dynamic-ntk"})
+    (held,) = {form.candidate.attention_factor for form in forms.values()}
+    assert held == pytest.approx(ENGINES_OWN)
+    assert {form.candidate.num_start_tokens for form in forms.values()} == {0}
+    yarn = next(form for label, form in forms.items() if label.startswith("yarn:"))
+    published = scheme_factors("yarn", make_space().geometry, 2048)
+    assert yarn.candidate.rescale_factors == pytest.approx(published.rescale_factors[0])
+    assert yarn.published.attention_factor == pytest.approx(published.attention_factor)
+    assert scheme_factors(yarn.label, make_space().geometry, 2048).attention_factor == pytest.approx(
+        ENGINES_OWN, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"serve_with": "vllm"}, {"strategy": "evolution"}, {"strategy": "random", "serve_with": "vllm"}],
+)
+def test_an_engine_that_reads_an_attention_factor_holds_closed_forms_as_published(settings):
+    forms, space = candidates(**settings)
+    assert set(forms) == set(CLOSED_FORMS) - {"dynamic-ntk"}, "at one length it is NTK"
+    for label, form in forms.items():
+        published = scheme_factors(label, space.geometry, 2048)
+        assert form.published is None
+        assert space.to_factors(form.candidate).array()[0] == pytest.approx(published.array()[0])
+        assert form.candidate.attention_factor == pytest.approx(published.attention_factor)
+
+
+@pytest.mark.parametrize("strategy", ["gradient", "evolution"])
+def test_an_attention_factor_of_the_caller_s_holds_for_closed_forms_too(strategy):
+    forms, _ = candidates(strategy=strategy, attention_factor="1.3")
+    assert {form.candidate.attention_factor for form in forms.values()} == {1.3}
+
+
+def test_the_model_s_own_scaling_is_one_of_them():
+    chosen = SearchSettings.choose(serve_with="vllm")
+    space = search_space(make_space().geometry, 2048, chosen)
+    own = RescaleFactors.single(
+        geometry=space.geometry, target_length=4096, rescale_factors=[16.0] * 12, attention_factor=1.1
+    )
+    *_, last = closed_form_candidates(space, chosen, own)
+    assert last.is_own
+    assert (last.candidate.rescale_factors, last.candidate.attention_factor) == ((16.0,) * 12, 1.1)
+
+
+# ---------------------------------------------------------------- what is chosen, and where
+
+SPACE = make_space()
+FORMS = closed_form_candidates(SPACE, SearchSettings.choose(strategy="evolution"))
+YARN = next(form.candidate for form in FORMS if form.label == "yarn")
+
+
+def only_yarn(candidate):
+    """The lower, the nearer to YaRN."""
+    away = [abs(a - b) for a, b in zip(candidate.rescale_factors, YARN.rescale_factors, strict=True)]
+    return 2 + sum(away) + abs(candidate.attention_factor - YARN.attention_factor)
+
+
+def no_closed_form(candidate):
+    return 99.0 if any(candidate == form.candidate for form in FORMS) else only_yarn(candidate)
+
+
+def chosen_on(search, stop=None, *, forms=FORMS, budget=40.0, journal=None, **how):
+    objective = Valued(SPACE, search)
+    stop_set = None if stop is None else StopSet(Valued(SPACE, stop), objective, budget)
+    return search_on(
+        "random", objective, journal, budget=budget, stop_set=stop_set, closed_forms=forms, **how
+    )
+
+
+def test_a_closed_form_that_is_better_on_the_stop_documents_is_chosen():
+    choice = chosen_on(no_closed_form, only_yarn).choice
+    assert choice.decided_by == "stop"
+    assert choice.closed_form.label == "yarn"
+    assert choice.closed_form.trial.value == 2.0
+    assert choice.searched.value > 2.0
+    assert len(choice.closed_forms) == len(FORMS)
+
+
+def test_a_searched_candidate_that_is_better_there_is_chosen_whatever_the_search_documents_say():
+    outcome = chosen_on(only_yarn, no_closed_form)
+    assert outcome.choice.closed_form is None
+    assert outcome.choice.searched.value == outcome.on_stop_set.value < 99.0
+
+
+def test_without_stop_documents_the_search_documents_decide():
+    choice = chosen_on(only_yarn).choice
+    assert (choice.decided_by, choice.closed_form.label) == ("search", "yarn")
+    assert chosen_on(no_closed_form).choice.closed_form is None
+
+
+def test_in_a_tie_the_searched_candidate_is_chosen():
+    choice = chosen_on(lambda candidate: 5.0, lambda candidate: 5.0).choice
+    assert choice.closed_form is None
+    assert choice.best_closed_form.trial.value == choice.searched.value
+
+
+def test_what_can_not_be_measured_is_not_chosen():
+    def only_ntk_has_a_value(candidate):
+        ntk = next(form.candidate for form in FORMS if form.label == "ntk")
+        return 1.0 if candidate == ntk else math.inf
+
+    choice = chosen_on(no_closed_form, only_ntk_has_a_value).choice
+    assert choice.closed_form.label == "ntk"
+    assert choice.searched.value is None
+    choice = chosen_on(no_closed_form, lambda candidate: math.inf).choice
+    assert (choice.closed_form, choice.best_closed_form) == (None, None)
+
+
+def test_the_best_with_n_hat_0_is_chosen_on_the_same_documents():
+    """With n-hat a searched candidate wins; without, YaRN."""
+
+    def start_tokens_are_worth_it(candidate):
+        return 1.0 if candidate.num_start_tokens else only_yarn(candidate)
+
+    choice = chosen_on(start_tokens_are_worth_it, start_tokens_are_worth_it).choice
+    assert choice.closed_form is None
+    assert choice.searched.value == 1.0
+    assert choice.searched_plain.kind == "finalist", "it was not measured on the stop documents before"
+    assert choice.closed_form_plain.label == "yarn"
+
+
+def test_the_published_attention_factor_is_measured_where_it_may_not_be_written():
+    held = tuple(
+        replace(form, candidate=replace(form.candidate, attention_factor=3.0), published=form.candidate,
+                published_label=f"published {form.label}", is_own=form.label == "pi")
+        for form in FORMS
+    )  # fmt: skip
+    choice = chosen_on(lambda candidate: 2.5, only_yarn, forms=held).choice
+    assert [one.label for one in choice.published] == ["published pi", "published yarn"], "the own, the best"
+    assert choice.published[1].trial.value == 2.0
+    assert choice.closed_form.trial.candidate.attention_factor == 3.0
+
+
+def test_the_budget_and_the_search_are_as_ever_and_progress_counts_finalists():
+    seen = []
+    alone = chosen_on(no_closed_form, only_yarn, forms=())
+    beside = chosen_on(no_closed_form, only_yarn, on_trial=seen.append)
+    bare = [replace(trial, seconds=0.0) for trial in beside.trials]
+    assert bare == [replace(trial, seconds=0.0) for trial in alone.trials]
+    assert alone.choice is None
+    assert beside.cost == alone.cost <= 40
+    num_finalists = len(FORMS) + 1  # and the best with n-hat 0, which is another
+    assert beside.choice.cost == pytest.approx(num_finalists)
+    assert [at.num_finalists for at in seen if at.num_finalists] == list(range(1, num_finalists + 1))
+    assert seen[-1].num_finalists_left == 0
+    assert max(at.cost for at in seen) <= 40
+
+
+# ---------------------------------------------------------------- with a model
+
+
+@pytest.fixture
+def loaded(tiny_model_folder):
+    return load_model(tiny_model_folder)
+
+
+@pytest.fixture
+def documents(loaded, tmp_path):
+    return make_texts(tmp_path, loaded.tokenizer, length=TARGET, names="abcd")
+
+
+def search(loaded, documents, **changes):
+    settings = {"target_length": TARGET, "strategy": "evolution", "budget": 12, "seed": 3, **changes}
+    return search_factors(loaded, documents.part(0, 2), stop_documents=documents.part(2, 4), **settings)
+
+
+def yarn_only(objective, candidate, document):
+    """In the place of `Objective.measure`: YaRN's lambdas are the best, far from any other."""
+    yarn = scheme_factors("yarn", objective.space.geometry, objective.space.target_length)
+    away = sum(abs(a - b) for a, b in zip(candidate.rescale_factors, yarn.rescale_factors[0], strict=True))
+    return (100 * (1 + away),)
+
+
+def perplexity(loaded, documents, factors):
+    windows = [window for document in documents.documents for window in truncate(document, TARGET)]
+    with loaded.installed(factors):
+        return score_windows(loaded.model, windows).perplexity
+
+
+@pytest.mark.parametrize("settings", [{}, {"strategy": "gradient"}, {"serve_with": "vllm"}])
+def test_what_is_written_has_the_lowest_value_of_all_on_the_stop_documents(loaded, documents, settings):
+    result = search(loaded, documents, **settings)
+    choice, stop = result.outcome.choice, documents.part(2, 4)
+    known = [choice.searched.value, *(one.trial.value for one in choice.closed_forms)]
+    assert result.deciding_value == min(known)
+    assert perplexity(loaded, stop, result.factors) == pytest.approx(min(known), rel=1e-6)
+    assert perplexity(loaded, stop, result.searched_factors) == pytest.approx(result.stop_value, rel=1e-6)
+    for one in choice.closed_forms:
+        factors = result.factors.replace(
+            rescale_factors=(one.trial.candidate.rescale_factors,), num_start_tokens=0,
+            attention_factor=one.trial.candidate.attention_factor,
+        )  # fmt: skip
+        assert perplexity(loaded, stop, factors) == pytest.approx(one.trial.value, rel=1e-6)
+
+
+def test_a_closed_form_says_that_it_is_one_and_where_it_was_chosen(loaded, documents, monkeypatch):
+    monkeypatch.setattr(Objective, "measure", yarn_only)
+    result = search(loaded, documents)
+    factors = RescaleFactors.from_json(result.factors.to_json(), "memory")
+    yarn = scheme_factors("yarn", loaded.geometry, TARGET)
+    assert factors.array() == pytest.approx(yarn.array())
+    assert factors.target_length == TARGET
+    made = factors.provenance
+    assert made.strategy.startswith("yarn")
+    assert (made.model, made.weights_sha256) == (loaded.name, loaded.weights_sha256)
+    assert made.data_sha256 == documents.part(2, 4).data_sha256
+    assert made.objective_value == result.deciding_value < result.stop_value
+    assert made.settings["num_documents"] == 2
+    assert made.settings["search"]["strategy"] == "evolution"
+    assert made.settings["search"]["objective_value"] == result.value
+    assert made.settings["choice"]["searched"] == result.stop_value
+    assert made.settings["choice"]["documents"] == "stop"
+    assert result.factors_without_start_tokens == result.factors
+    assert result.searched_factors.provenance.strategy == "evolution"
+    short = result.as_dict()
+    assert json.loads(json.dumps(short)) == short
+    assert short["choice"]["written"] == made.strategy
+    assert made.strategy in result.about_choice
+
+
+def test_without_a_choice_the_searched_candidate_comes_back(loaded, documents, monkeypatch):
+    monkeypatch.setattr(Objective, "measure", yarn_only)
+    result = search(loaded, documents, closed_forms=False)
+    assert result.outcome.choice is None
+    assert result.factors == result.searched_factors
+    assert result.factors.provenance.strategy == "evolution"
+
+
+@pytest.mark.parametrize("num_done", [0, 1, 5])
+def test_killed_between_finalists_it_goes_on_and_journals_from_before_finalists_are_resumed(
+    loaded, documents, tmp_path, num_done
+):
+    path = tmp_path / "journal.jsonl"
+    whole = search(loaded, documents, journal=Journal(path))
+    lines = path.read_bytes().splitlines(keepends=True)
+    num_searched = len(lines) - len(whole.outcome.choice.closed_forms)
+    assert json.loads(lines[num_searched])["kind"] == "finalist"
+    assert json.loads(lines[num_searched - 1])["kind"] != "finalist"
+    path.write_bytes(b"".join(lines[: num_searched + num_done]))
+    again = search(loaded, documents, journal=Journal(path))
+    assert again.factors.to_json() == whole.factors.to_json()
+    assert len(path.read_bytes().splitlines()) == len(lines)
+
+
+def test_a_journal_of_other_finalists_is_refused(loaded, documents, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    search(loaded, documents, journal=Journal(path))
+    lines = path.read_text().splitlines()
+    last = json.loads(lines[-1])
+    last["candidate"]["attention_factor"] = 2.0
+    path.write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    with pytest.raises(RunFolderError, match="does not ask for trial"):
+        search(loaded, documents, journal=Journal(path))
+
+
+def test_a_second_search_compares_with_closed_forms_on_top_of_what_the_model_was_tuned_with(
+    loaded, documents
+):
+    own = RescaleFactors.single(
+        geometry=loaded.geometry, target_length=128, rescale_factors=[1.0, 1.3, 1.7, 2.0]
+    )
+    result = search(loaded, documents, own=own, strategy="gradient")
+    forms = {one.label.partition(":")[0]: one.trial.candidate for one in result.outcome.choice.closed_forms}
+    assert forms["none"].rescale_factors == (1.0,) * 4, "what it was tuned with, kept"
+    assert forms["pi"].rescale_factors == (2.0,) * 4, "256 is twice 128"
+    engine = math.sqrt(1 + math.log(4) / math.log(64))
+    assert result.factors.attention_factor == pytest.approx(engine)
+    lowest = min(one.trial.value for one in result.outcome.choice.closed_forms)
+    assert result.deciding_value == min(lowest, result.stop_value)
+
+
+def test_readjustment_keeps_the_attention_factor_of_the_long_factors(loaded, documents):
+    longer = RescaleFactors.single(
+        geometry=loaded.geometry,
+        target_length=512,
+        rescale_factors=[1.0, 2.0, 4.0, 8.0],
+        attention_factor=1.2,
+    )
+    for strategy in ("gradient", "evolution"):
+        result = readjust(
+            loaded, documents.part(0, 2), length=TARGET, longer=longer, budget=9, strategy=strategy,
+            stop_documents=documents.part(2, 4),
+        )  # fmt: skip
+        choice = result.found.outcome.choice
+        assert {one.trial.candidate.attention_factor for one in choice.closed_forms} == {1.2}
+        assert result.value == min(choice.searched.value, choice.best_closed_form.trial.value)
+        assert result.factors.attention_factor == 1.2
