@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from bowl import Valued, make_space, search_on
+from bowl import Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.nll import score_windows
@@ -284,10 +284,9 @@ def test_killed_between_finalists_it_goes_on_and_journals_from_before_finalists_
 def test_a_journal_of_other_finalists_is_refused(loaded, documents, tmp_path):
     path = tmp_path / "journal.jsonl"
     search(loaded, documents, journal=Journal(path))
-    lines = path.read_text().splitlines()
-    last = json.loads(lines[-1])
-    last["candidate"]["attention_factor"] = 2.0
-    path.write_text("\n".join([*lines[:-1], json.dumps(last)]) + "\n")
+    values = journal_values(path)
+    values[-1]["candidate"]["attention_factor"] = 2.0
+    write_journal(path, values)
     with pytest.raises(RunFolderError, match="does not ask for trial"):
         search(loaded, documents, journal=Journal(path))
 
