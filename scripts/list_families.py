@@ -34,6 +34,7 @@ TARGET_LENGTH = 256
 WIDE_WINDOW, NARROW_WINDOW = 512, 8
 # Largest difference over largest logit. The untouched model turns by float32 angles, right to 1e-5 here.
 SAME, CHANGED = 1e-4, 1e-3
+ROUNDING = 1e-9  # of float64, through a small model
 
 # Sizes by the name of the field, wherever a configuration, or one nested in it, has that field.
 SIZES: dict[str, Any] = {
@@ -162,7 +163,8 @@ which writes this page: {num["works"]} of {len(results)} work, {num["refused"]} 
 *Works* means, on a small random model of that family in float64: factors of 1 give the logits of the
 untouched model, PI gives those of transformers' own linear scaling (where the family reads it), start tokens
 and a vector for each layer take effect, sliding windows are lifted on request, and taking the factors out
-leaves the same bits. Its detail is the layout in which its layers get cos and sin.
+leaves the same bits. Its detail is the layout in which its layers get cos and sin, and how many of the small
+model's layers rotate, where others have no positions (NoPE) or no attention.
 
 | family | result | detail |
 | --- | --- | --- |
@@ -212,7 +214,8 @@ def _plain_rope(config: Any, names: set[str]) -> dict[str, Any]:
 
 def _check(family: str, model: Any) -> str:
     """Raise AssertionError at the first thing that is wrong; the family's layout, in words, otherwise."""
-    geometry = describe(model.config, original_length=ORIGINAL_LENGTH).geometry
+    description = describe(model.config, original_length=ORIGINAL_LENGTH)
+    geometry = description.geometry
 
     def factors(scheme: str, **changes: Any) -> RescaleFactors:
         return scheme_factors(scheme, geometry, TARGET_LENGTH).replace(**changes)
@@ -245,8 +248,11 @@ def _check(family: str, model: Any) -> str:
         ]
         changes = [_difference(ones, under(factors("none", rescale_factors=row))) for row in rows]
         _require(max(changes) > CHANGED, "a vector of one layer does nothing")
-    window = describe(model.config).sliding_window
-    if window is not None:
+        num_rotary = sum(change > ROUNDING for change in changes)
+        _require(num_rotary == description.num_rotary_layers, f"{num_rotary} layers rotate")
+    if description.num_rotary_layers < num_layers:
+        notes.append(f"{description.num_rotary_layers} of {num_layers} layers rotate")
+    if description.sliding_window is not None:
         _check_windows(family, factors("none"), wide=untouched)
         notes.append("sliding windows")
     _require(torch.equal(untouched, _logits(model)), "taking the factors out leaves a trace")

@@ -4,6 +4,19 @@ The command line turns these into that one line and exit code 2; anything else i
 keeps its traceback.
 """
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 40
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: short, whatever its size."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not print an integer of more than 4300 digits
+        return "an integer of thousands of digits"
+
 
 class RopewalkError(ValueError):
     """A mistake in what was given to Ropewalk, not in Ropewalk."""

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.errors import FactorsError, ModelError
+from ropewalk.errors import FactorsError, ModelError, shown
 from ropewalk.factors_file import (
     FORMAT,
     FORMAT_VERSION,
@@ -28,7 +28,7 @@ from ropewalk.factors_file import (
     read_text,
 )
 from ropewalk.geometry import RopeGeometry, TunedGeometry
-from ropewalk.lengths import LONGEST, shown
+from ropewalk.lengths import LONGEST
 
 # No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
 # change by the square of the attention factor.

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.errors import ModelError
-from ropewalk.lengths import LONGEST, shown
+from ropewalk.errors import ModelError, shown
+from ropewalk.lengths import LONGEST
 
-# Far above every model that exists: what is larger is damage or nonsense, and would be allocated.
-LARGEST = {"head_dim": 2**16, "rotary_dim": 2**16, "original_length": LONGEST, "num_layers": 2**16}
+# Above what any model has, and below what costs memory or seconds before a model is even looked at.
+LARGEST = {"head_dim": 2048, "rotary_dim": 2048, "original_length": LONGEST, "num_layers": 4096}
+LARGEST_THETA = 1e15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,11 @@ class RopeGeometry:
     """What rescale factors are made for, and must match wherever they are applied.
 
     Attributes:
-        head_dim: size of one attention head.
+        head_dim: size of one attention head, up to 2048.
         rotary_dim: how many of its dimensions are rotated, in pairs; even, at most `head_dim`.
-        rope_theta: the base of the frequencies, above 1.
-        original_length: L, the window in tokens that the model was trained on.
-        num_layers: decoder layers.
+        rope_theta: the base of the frequencies, above 1, up to 1e15.
+        original_length: L, the window in tokens that the model was trained on, up to 2**30.
+        num_layers: decoder layers, up to 4096.
 
     Raises:
         ModelError: a number breaks these rules.
@@ -42,14 +43,17 @@ class RopeGeometry:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
                 raise ModelError(
-                    f"`{name}` is {shown(value)}, but must be a whole number above 0, at most {largest}."
+                    f"`{name}` is {shown(value)}, but must be a whole number from 1 to {largest}."
                 )
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise ModelError(
                 f"`rotary_dim` is {self.rotary_dim}, but must be even and at most head_dim ({self.head_dim})."
             )
-        if not (math.isfinite(self.rope_theta) and self.rope_theta > 1):
-            raise ModelError(f"`rope_theta` is {self.rope_theta}, but must be a finite number above 1.")
+        if not 1 < self.rope_theta <= LARGEST_THETA:  # NaN breaks this too
+            raise ModelError(
+                f"`rope_theta` is {shown(self.rope_theta)}, but must be a number above 1, up to "
+                f"{LARGEST_THETA:g}."
+            )
 
     @property
     def num_pairs(self) -> int:

@@ -2,7 +2,7 @@
 
 import re
 
-from ropewalk.errors import SettingError
+from ropewalk.errors import SettingError, shown
 
 LONGEST = 2**30  # tokens; a billion, above every window that exists
 MOST = 10**6  # of documents, prompts, evaluations, knots: more would take years
@@ -30,11 +30,3 @@ def parse_length(text: str, original_length: int, what: str = "A length") -> int
             f"{what} is {shown(text)}, but must be tokens (32768 or 32k) or a multiple of the window (8x)."
         )
     return int(tokens)
-
-
-def shown(value: object) -> str:
-    """What was given, as Python writes it; its beginning only where that is long."""
-    if isinstance(value, int) and value.bit_length() > 4 * MOST_CHARACTERS:
-        return f"a whole number of {value.bit_length()} bits"  # thousands of digits are not even converted
-    text = repr(value)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."

@@ -17,7 +17,6 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
-    Qwen2VLTextConfig,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -131,6 +130,65 @@ def test_a_model_type_that_transformers_does_not_know_is_read_by_its_fields() ->
     assert factors.target_length == 256
 
 
+KIMI = {
+    "model_type": "kimi_k2", "hidden_size": 7168, "num_attention_heads": 64, "num_hidden_layers": 61,
+    "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
+    "v_head_dim": 128, "max_position_embeddings": 131072, "rope_theta": 50000.0,
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
+}  # fmt: skip
+KIMI_SCALINGS: dict[str, dict[str, Any]] = {
+    "yarn": {
+        "beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+    },
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "llama3": {
+        "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 4096,
+    },
+    "longrope": {
+        "long_factor": [1.0 + pair for pair in range(32)], "short_factor": [1.0] * 32,
+        "original_max_position_embeddings": 4096,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope_type", KIMI_SCALINGS)
+def test_latent_attention_of_an_unknown_type_is_read_as_the_family_that_it_is(rope_type: str) -> None:
+    """Kimi-K2 is DeepSeek-V3 under another name, which transformers needs foreign code for."""
+    config = {**KIMI, "rope_scaling": {"type": rope_type, **KIMI_SCALINGS[rope_type]}}
+    factors = factors_from_config(config)
+    known = factors_from_config({**config, "model_type": "deepseek_v3"})
+    assert factors.replace(provenance=known.provenance) == known
+    assert factors.geometry.head_dim == factors.geometry.rotary_dim == 64
+    assert factors.array().max() > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "noun"),
+    [
+        ({"rope_scaling": {"type": "ntk-private", "factor": 4.0}}, "'ntk-private'"),
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}}, "mrope"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 56, "short_factor": [1.0] * 56}}, "56"),
+        ({"rope_scaling": {"type": "llama3", "factor": 4.0}}, "low_freq_factor"),
+        ({"rope_theta": None, "rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_theta"),
+        ({}, "plain"),
+    ],
+)
+def test_an_unknown_type_is_refused_for_the_true_reason(changes: dict[str, Any], noun: str) -> None:
+    with pytest.raises(ModelError, match=noun) as caught:
+        factors_from_config({**KIMI, **changes})
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_a_configuration_leaves_it_as_it_was() -> None:
+    scaling = {"type": "linear", "factor": 4.0}
+    config = {"model_type": "llama", "rope_scaling": scaling}
+    factors_from_config(config)
+    assert config == {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}}
+
+
 def test_the_first_name_of_longrope_is_understood() -> None:
     factors = factors_from_config(
         {
@@ -175,7 +233,6 @@ def test_layers_with_a_window_are_reported() -> None:
     ("config", "reason"),
     [
         (Gemma3TextConfig(), "different rotary parameters for each type of layer"),
-        (Qwen2VLTextConfig(rope_parameters={"rope_theta": 1e4, "mrope_section": [2, 3, 3]}), "mrope"),
         (GPT2Config(), "no rotary position embedding"),
         (GPTJConfig(), "inside each attention layer"),
         (BloomConfig(), "ALiBi"),
@@ -215,10 +272,10 @@ def test_a_scaling_below_one_is_told_apart_from_none() -> None:
         ({}, "names no `model_type`"),
         ({"model_type": "llama"}, "its rotary is plain"),
         ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 0.5}}, "below 1"),
-        ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": "eight"}}, "can't be read"),
+        ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": "eight"}}, "`factor`"),
         (
             {"model_type": "llama", "rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": "x"}},
-            "can't be read",
+            "can.t be read",
         ),
         ({"model_type": "llama", "hidden_size": "wide"}, "can't be read"),
         ({"model_type": "llama", "rope_scaling": "yarn"}, "can't be read"),

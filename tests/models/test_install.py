@@ -18,6 +18,7 @@ from transformers import (
     MistralConfig,
     Phi3Config,
     PreTrainedConfig,
+    Qwen3_5TextConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -424,3 +425,25 @@ def test_a_copy_of_an_installed_model_is_its_own() -> None:
 def test_a_device_without_float64_gets_its_table_from_the_cpu() -> None:
     assert install_module.float64_device(torch.device("mps")) == torch.device("cpu")
     assert install_module.float64_device(torch.device("cuda:1")) == torch.device("cuda:1")
+
+
+def test_a_position_for_each_axis_is_plain_where_the_rows_are_equal() -> None:
+    """Qwen 3.5's text rotary takes a position for each of time, height and width."""
+    kinds = ["linear_attention", "full_attention"]
+    sizes = {**SIZES, "num_hidden_layers": 2, "layer_types": kinds, "num_key_value_heads": 2, "head_dim": 32}
+    model, ids = (
+        build(Qwen3_5TextConfig(**sizes, rope_parameters={**PLAIN, "mrope_section": [2, 1, 1]})),
+        tokens(1, 20),
+    )
+    plain = logits(model, ids)
+    positions = torch.arange(20).expand(3, 1, 20)
+    with installed(model, factors_for(model, "none")):
+        assert difference(plain, logits(model, ids)) < 1e-6
+        assert torch.equal(logits(model, ids, position_ids=positions), logits(model, ids))
+    with installed(model, factors_for(model)):
+        assert difference(plain, logits(model, ids)) > 1e-3
+        image = positions.clone()
+        image[1, 0, 5:10] = 5
+        with pytest.raises(ModelError, match="height"):
+            logits(model, ids, position_ids=image)
+    assert torch.equal(logits(model, ids), plain)

@@ -144,13 +144,36 @@ def test_a_layout_that_mixes_rows_is_refused() -> None:
         learn_layout(FirstRow(halves), NUM_PAIRS, "a family")
 
 
-def test_several_positions_a_token_are_refused() -> None:
-    class Merged(Rotary):
+class ByAxis(Rotary):
+    """Takes a position for each of time, height and width, and a pair turns by one of them."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> Any:
+        if position_ids.dim() == 3:
+            angles = position_ids[..., None].float() * self.inv_freq.float()
+            merged = torch.stack([angles[pair % 3, ..., pair] for pair in range(NUM_PAIRS)], -1)
+            return halves(merged.cos() * 1.25, merged.sin() * 1.25)
+        return super().forward(x, position_ids)
+
+
+def test_a_position_for_each_axis_is_one_where_they_are_equal() -> None:
+    layout = learn_layout(ByAxis(halves), NUM_PAIRS, "a family")
+    assert layout.merges_axes
+    positions = torch.arange(5).expand(2, 5)
+    assert torch.equal(layout.one_position(positions.expand(3, 2, 5), "a family"), positions)
+    assert torch.equal(layout.one_position(positions, "a family"), positions)
+    image = torch.stack((positions, positions + 1, positions))
+    with pytest.raises(ModelError, match="height"):
+        layout.one_position(image, "a family")
+    assert not learn_layout(Rotary(halves), NUM_PAIRS, "a family").merges_axes
+
+
+def test_axes_that_do_not_act_as_one_are_refused() -> None:
+    class Summed(Rotary):
         def forward(self, x: Tensor, position_ids: Tensor) -> Any:
-            return super().forward(x, position_ids[0] if position_ids.dim() == 3 else position_ids)
+            return super().forward(x, position_ids.sum(0) if position_ids.dim() == 3 else position_ids)
 
     with pytest.raises(ModelError, match="several positions a token"):
-        learn_layout(Merged(halves), NUM_PAIRS, "a family")
+        learn_layout(Summed(halves), NUM_PAIRS, "a family")
 
 
 def test_a_rotary_that_asks_for_more_is_refused() -> None:

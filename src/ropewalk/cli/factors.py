@@ -112,7 +112,7 @@ def convert(
     """
     source = file / "config.json" if file.is_dir() else file
     if source.suffix.lower() == ".json":
-        factors = _from_config(source)
+        factors = _from_config(source, original_length)
     else:
         given = {
             "rope_theta": rope_theta, "rotary_dim": rotary_dim,
@@ -128,7 +128,7 @@ def convert(
         say(f"Written: {out}")
 
 
-def _from_config(path: Path) -> "RescaleFactors":
+def _from_config(path: Path, original_length: int | None) -> "RescaleFactors":
     from ropewalk.models.describe import factors_from_config
 
     try:
@@ -141,7 +141,7 @@ def _from_config(path: Path) -> "RescaleFactors":
         raise FactorsError(f"{path} is not whole JSON ({error}).") from None
     if not isinstance(config, dict):
         raise FactorsError(f"{path} is JSON, but no model configuration.")
-    return factors_from_config(config, name=str(path))
+    return factors_from_config(config, original_length=original_length, name=str(path))
 
 
 def _from_csv(path: Path, geometry: "RopeGeometry", target_length: str | None) -> "RescaleFactors":

@@ -77,6 +77,7 @@ def _facts(model: str, description: "RopeDescription", target: int) -> dict[str,
         "first_unfinished_pair": description.geometry.first_unfinished_pair,
         "sliding_window": description.sliding_window,
         "num_sliding_layers": description.num_sliding_layers,
+        "num_rotary_layers": description.num_rotary_layers,
         "own_scaling": None if own is None else own.provenance.strategy,
         "own_reach": description.own_reach,
         "window_notes": list(description.window_notes),
@@ -106,7 +107,7 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
         f"  rope_theta            {geometry.rope_theta:g}",
         f"  rotary pairs          {geometry.num_pairs} (rotary_dim {geometry.rotary_dim} "
         f"of head_dim {geometry.head_dim})",
-        f"  layers                {geometry.num_layers}",
+        f"  layers                {_layers(description)}",
         f"  fingerprint           {geometry.fingerprint()[:16]}",
     ]
     if own is not None:
@@ -128,6 +129,11 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
         else "  unfinished pairs      none: every pair finishes a turn inside the window"
     )
     return "\n".join(lines) + "\n"
+
+
+def _layers(description: "RopeDescription") -> str:
+    num_layers, num_rotary = description.geometry.num_layers, description.num_rotary_layers
+    return f"{num_layers}" if num_rotary == num_layers else f"{num_layers}, of which {num_rotary} rotate"
 
 
 def _reach(description: "RopeDescription", target: int) -> str:

@@ -6,7 +6,6 @@ exact table of `rope.frequencies`, so none of transformers' dynamic or switching
 Whatever is replaced is remembered and put back, so that afterwards logits are the same bits.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,10 +17,11 @@ from transformers import GenerationMixin
 
 from ropewalk.errors import ModelError
 from ropewalk.factors import RescaleFactors
-from ropewalk.models.describe import RopeDescription, describe
-from ropewalk.models.layout import RotaryLayout, bare_forward, learn_layout
+from ropewalk.models.describe import RopeDescription, read_description
+from ropewalk.models.layout import RotaryLayout, learn_layout, leaves
 from ropewalk.models.parts import drops_cache_at_switch, find_decoder_layers, find_rotary, find_windows
 from ropewalk.models.replaced import Replacements
+from ropewalk.models.rotation import require_described
 from ropewalk.rope.frequencies import cos_sin
 
 # A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
@@ -185,7 +185,8 @@ class InstalledRotary:
             self._table = self._traced = None
 
     def __call__(self, x: Tensor, position_ids: Tensor) -> Any:
-        """As the original: hidden states, and positions of shape (rows, tokens)."""
+        """As the original: hidden states, and positions of shape (rows, tokens), or one for each axis."""
+        position_ids = self.layout.one_position(position_ids, self.name)
         table = self._table
         if table is None or not table.serves(x, position_ids):
             # A plain tensor in every mode: one made in inference mode could not be used in training later.
@@ -289,10 +290,10 @@ def prepare(
     """
     config: Any = model.config
     name = getattr(config, "name_or_path", "") or config.model_type
-    description = describe(config, original_length=settings[0], name=name)
+    description = read_description(config, original_length=settings[0], name=name)
     rotary = find_rotary(model, name)
     layout = learn_layout(rotary, description.geometry.num_pairs, name)
-    _require_described(rotary, layout, description, name)
+    require_described(rotary, layout, description, name)
     replacement = make(rotary, layout, description, name, factors, settings)
     if replacement.per_layer:
         find_decoder_layers(model, rotary, description.geometry)
@@ -300,47 +301,6 @@ def prepare(
     return replacement
 
 
-def _require_described(
-    rotary: nn.Module, layout: RotaryLayout, description: RopeDescription, name: str
-) -> None:
-    """The model, as it came, must turn as its configuration says, or factors would mean something else."""
-    if description.own_problem is not None:
-        return
-    buffer = getattr(rotary, "inv_freq", None)
-    is_half = isinstance(buffer, Tensor) and buffer.dtype in (torch.bfloat16, torch.float16)
-    num_positions = 4 if is_half else min(64, description.geometry.original_length)
-    positions = torch.arange(num_positions).unsqueeze(0)
-    original = bare_forward(copy.deepcopy(rotary).cpu(), positions)
-    plain = RescaleFactors.single(
-        geometry=description.geometry, target_length=1, rescale_factors=[1.0] * layout.num_pairs
-    )
-    for candidate in (plain, description.own, description.own_short):
-        if candidate is not None:
-            filled = layout.fill(
-                *cos_sin(candidate.replace(attention_factor=1.0), positions), like=torch.zeros(1)
-            )
-            if _agree(original, filled, 0.05 if is_half else 1e-4):
-                return
-    raise ModelError(
-        f"{name} can't be extended: its rotary does not turn at the frequencies that its configuration "
-        f"states ({layout.num_pairs} pairs, theta {description.geometry.rope_theta:g})."
-    )
-
-
-def _agree(original: Any, filled: Any, tolerance: float) -> bool:
-    """Equal up to one attention factor, which position 0 shows."""
-    pairs = list(zip(leaves(original), leaves(filled), strict=True))
-    if any(theirs.shape != ours.shape for theirs, ours in pairs):
-        return False
-    scale = max(float(theirs[:, 0].abs().max()) for theirs, _ in pairs)
-    return all(float((theirs / scale - ours).abs().max()) < tolerance for theirs, ours in pairs)
-
-
 def float64_device(device: torch.device) -> torch.device:
     """Where the exact table can be made: Apple's GPUs have no float64."""
     return torch.device("cpu") if device.type == "mps" else device
-
-
-def leaves(output: Any) -> tuple[Tensor, ...]:
-    """The tensors of what a rotary returns."""
-    return tuple(output) if isinstance(output, (tuple, list)) else (output,)

@@ -20,6 +20,8 @@ from ropewalk.errors import ModelError
 TOLERANCE = 1e-3
 NUM_CHECKED_POSITIONS = 24
 FARTHEST_CHECKED_POSITION = 1000
+# What a family's own forward may raise when it is called in another way than it expects.
+FOREIGN_ERRORS = (TypeError, AttributeError, LookupError, RuntimeError, ValueError, ArithmeticError)
 INPUT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -62,11 +64,29 @@ class RotaryLayout:
     Attributes:
         leaves: the tensors returned, in order.
         returns_tuple: a tuple of them, or the one tensor bare.
+        merges_axes: it also takes a position for each of time, height and width, of shape (3, rows, tokens).
     """
 
     num_pairs: int
     leaves: tuple[Leaf, ...]
     returns_tuple: bool
+    merges_axes: bool = False
+
+    def one_position(self, positions: Tensor, name: str) -> Tensor:
+        """Positions of shape (rows, tokens), also where a model gives one for each axis.
+
+        Raises:
+            ModelError: those of a token differ, as in an image.
+        """
+        if not self.merges_axes or positions.dim() < 3:
+            return positions
+        first = positions[0]
+        if not torch.equal(positions, first.expand_as(positions)):
+            raise ModelError(
+                f"{name} was given tokens whose positions in time, height and width differ (an image or a "
+                f"video), but factors are for text: give text alone."
+            )
+        return first
 
     def fill(self, cos: Tensor, sin: Tensor, *, like: Tensor) -> Any:
         """What the original would return, from an exact table.
@@ -87,7 +107,7 @@ def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
         ModelError: what it returns is not the cos and sin of position times frequency, pair by pair.
     """
     probe = _Probe(rotary, num_pairs, name)
-    probe.require_one_position_a_token()
+    merges_axes = probe.merges_axes()
     positions = torch.arange(4 * num_pairs + 8).unsqueeze(0)
     outputs = probe.outputs(positions)
     table = probe.table(positions)
@@ -95,6 +115,7 @@ def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
         num_pairs=num_pairs,
         leaves=tuple(_learn_leaf(probe, index, output, table) for index, output in enumerate(outputs)),
         returns_tuple=probe.returns_tuple,
+        merges_axes=merges_axes,
     )
     _verify(layout, probe)
     return layout
@@ -114,6 +135,7 @@ class _Probe:
         self.name = name
         self.num_pairs = num_pairs
         self.returns_tuple = False
+        self.scale = 1.0  # of cos, as last returned
         # Spread over (0, pi): over 4 * num_pairs positions no two of these cosines look alike.
         self.frequencies = (torch.arange(num_pairs, dtype=torch.float64) + 0.5) * (3.0 / num_pairs)
         self.module = copy.deepcopy(rotary).cpu()
@@ -131,8 +153,8 @@ class _Probe:
         """The tensors returned at `positions`, which hold a 0, divided by what cos is there."""
         try:
             returned = bare_forward(self.module, positions, dtype)
-        except (TypeError, AttributeError, KeyError, RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).splitlines()[0]
+        except FOREIGN_ERRORS as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise self.refuse(f"its rotary takes more than hidden states and positions ({reason})") from None
         self.returns_tuple = isinstance(returned, (tuple, list))
         outputs = tuple(returned) if self.returns_tuple else (returned,)
@@ -141,16 +163,30 @@ class _Probe:
         if any(output.shape[:-1] != positions.shape for output in outputs):
             shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
             raise self.refuse(f"its rotary returns shapes {shapes} for positions {tuple(positions.shape)}")
-        scale = max(float(output[positions == 0].abs().max()) for output in outputs)
-        return tuple(output / scale for output in outputs)
+        self.scale = max(float(output[positions == 0].abs().max()) for output in outputs)
+        return tuple(output / self.scale for output in outputs)
 
-    def require_one_position_a_token(self) -> None:
-        """Multi-modal rotaries take a position for each of time, height and width, and merge these axes."""
+    def merges_axes(self) -> bool:
+        """Whether it also takes a position for each of time, height and width (mrope), and merges them.
+
+        Raises:
+            ModelError: tokens with three equal positions, as those of text, would not turn as with one.
+        """
+        positions = torch.arange(NUM_CHECKED_POSITIONS).unsqueeze(0)
+        alone = self.outputs(positions)
         try:
-            self.outputs(torch.zeros(3, 2, 4, dtype=torch.long))
-        except ModelError:
-            self.outputs(torch.zeros(2, 4, dtype=torch.long))
-            raise self.refuse("its rotary takes several positions a token (mrope)") from None
+            merged = leaves(bare_forward(self.module, positions.expand(3, 1, -1)))
+        except FOREIGN_ERRORS:
+            return False
+        if all(tuple(output.shape[:-1]) == (3, *positions.shape) for output in merged):
+            return False
+        same_shapes = [output.shape for output in merged] == [output.shape for output in alone]
+        if not same_shapes or any(
+            float((ours - theirs / self.scale).abs().max()) > TOLERANCE
+            for ours, theirs in zip(alone, merged, strict=True)
+        ):
+            raise self.refuse("its rotary takes several positions a token (mrope), which do not act as one")
+        return True
 
     def table(self, positions: Tensor) -> Tensor:
         angles = positions.to(torch.float64).unsqueeze(-1) * self.frequencies
@@ -162,8 +198,8 @@ def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Lea
     real = torch.view_as_real(output).flatten(-2) if output.is_complex() else output
     learnt, known = real[0].to(torch.float64).T, table[0].T
     signed = torch.cat((known, -known))
-    distances = (learnt.unsqueeze(1) - signed.unsqueeze(0)).abs().amax(dim=-1)
-    deviation, nearest = distances.min(dim=1)
+    nearest = torch.cdist(learnt, signed).argmin(dim=1)
+    deviation = (learnt - signed[nearest]).abs().amax(dim=1)
     if float(deviation.max()) > TOLERANCE:
         column = int(deviation.argmax())
         raise probe.refuse(f"column {column} of its rotary is neither cos nor sin of one pair")
@@ -191,3 +227,8 @@ def _verify(layout: RotaryLayout, probe: _Probe) -> None:
     used = {column for leaf in layout.leaves for column in leaf.columns}
     if used != set(range(2 * layout.num_pairs)):
         raise probe.refuse(f"its rotary does not turn all of {layout.num_pairs} pairs")
+
+
+def leaves(output: Any) -> tuple[Tensor, ...]:
+    """The tensors of what a rotary returns."""
+    return tuple(output) if isinstance(output, (tuple, list)) else (output,)

@@ -3,78 +3,109 @@
 Each is held to transformers' own frequencies, pair by pair, by a test.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from ropewalk.errors import FactorsError
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.models.config_fields import Fields
+from ropewalk.models.window import StatedWindow
 from ropewalk.rope.attention_scale import longrope_attention_factor, yarn_attention_factor
 from ropewalk.rope.schemes import SchemeSpec, scheme_factors
 
 SCALING_TYPES = ("linear", "dynamic", "yarn", "llama3", "longrope")
+# HunYuan's checkpoints call it `dynamic`, but their `alpha` rescales the base once, for every length.
+STATIC_NTK = "dynamic with alpha"
 
 
 def read_own_scaling(
-    parameters: Mapping[str, Any], geometry: RopeGeometry, target_length: int, factor: float | None
+    parameters: Fields, geometry: RopeGeometry, stated: StatedWindow
 ) -> tuple[RescaleFactors, RescaleFactors | None]:
-    """What the model turns by at its longest length, and, of longrope, up to its original window.
+    """What the model turns by at its longest length, and up to its original window where that differs.
 
     Args:
-        parameters: transformers' `rope_parameters`, of a type in `SCALING_TYPES`.
+        parameters: transformers' `rope_parameters`, of a type in `SCALING_TYPES` or `STATIC_NTK`.
         geometry: with the original window that the configuration states, as the model itself uses it.
-        target_length: how far the model reads with it, tokens.
-        factor: what it multiplies the window by; by default what `target_length` is of the window.
+        stated: what the configuration says about lengths.
 
     Raises:
-        FactorsError: it turns some pair faster than its base does.
+        FactorsError: no factors can say what it computes.
+        ModelError: a parameter is missing, or is no number.
     """
-    ratio = factor or target_length / geometry.original_length
+    target_length = stated.reach
+    ratio = stated.factor or target_length / geometry.original_length
     if ratio < 1:
         raise FactorsError(f"its factor is {ratio:g}, below 1")
-    if parameters["rope_type"] == "longrope":
+    if stated.rope_type == "longrope":
         return _longrope(parameters, geometry, target_length, ratio)
-    return _closed_form(parameters, geometry, target_length, ratio), None
+    own = _closed_form(parameters, geometry, target_length, ratio)
+    if stated.rope_type != "dynamic":
+        return own, None
+    ones = [1.0] * geometry.num_pairs
+    length = geometry.original_length
+    return own, RescaleFactors.single(geometry=geometry, target_length=length, rescale_factors=ones)
 
 
 def _closed_form(
-    parameters: Mapping[str, Any], geometry: RopeGeometry, target_length: int, ratio: float
+    parameters: Fields, geometry: RopeGeometry, target_length: int, ratio: float
 ) -> RescaleFactors:
-    def scheme(name: str, *keys: str, factor: float = ratio) -> RescaleFactors:
-        given = {key: float(parameters[key]) for key in keys if parameters.get(key) is not None}
-        spec = SchemeSpec(name=name, parameters={"factor": factor, **given})
+    def scheme(name: str, factor: float, *keys: str, **settings: float) -> RescaleFactors:
+        # What is absent or 0 takes the default, as in transformers.
+        given = {key: value for key in keys if (value := _positive(parameters, key))}
+        spec = SchemeSpec(name=name, parameters={"factor": factor, **given, **settings})
         return scheme_factors(spec, geometry, target_length)
 
-    match parameters["rope_type"]:
+    match parameters.get("rope_type"):
         case "linear":
-            return scheme("pi")
+            return scheme("pi", ratio)
         case "dynamic":
             # The base grows with the length; these are the factors that it reaches at the target.
-            return scheme("ntk", factor=ratio * target_length / geometry.original_length - (ratio - 1))
+            _require_two_pairs(geometry)
+            return scheme("ntk", ratio * target_length / geometry.original_length - (ratio - 1))
         case "llama3":
-            return scheme("llama3", "low_freq_factor", "high_freq_factor")
-        case _:
-            own = scheme("yarn", "beta_fast", "beta_slow", "truncate")
+            low, high = (_positive(parameters, key) for key in ("low_freq_factor", "high_freq_factor"))
+            if low is None or high is None or low >= high:
+                raise FactorsError(
+                    f"its low_freq_factor is {low}, but must be below high_freq_factor, {high}"
+                )
+            return scheme("llama3", ratio, "low_freq_factor", "high_freq_factor")
+        case "yarn":
+            truncate = 1.0 if parameters.get("truncate", True) else 0.0
+            own = scheme("yarn", ratio, "beta_fast", "beta_slow", truncate=truncate)
             return own.replace(attention_factor=_yarn_attention_factor(parameters, ratio))
+        case _:
+            _require_two_pairs(geometry)
+            return scheme("ntk", _positive(parameters, "alpha") or 1.0)
 
 
-def _yarn_attention_factor(parameters: Mapping[str, Any], ratio: float) -> float:
+def _positive(parameters: Fields, key: str) -> float | None:
+    value = parameters.number(key)
+    if value is not None and value < 0:
+        raise FactorsError(f"its {key} is {value:g}, below 0")
+    return value or None
+
+
+def _require_two_pairs(geometry: RopeGeometry) -> None:
+    if geometry.num_pairs < 2:
+        raise FactorsError("a larger base slows nothing where there is one pair")
+
+
+def _yarn_attention_factor(parameters: Fields, ratio: float) -> float:
     """As stated, or the quotient of DeepSeek's two scales, or YaRN's own."""
-    stated, scale, scale_all = (
-        parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim")
-    )
+    stated = parameters.number("attention_factor")
     if stated is not None:
-        return float(stated)
+        return stated
+    scale, scale_all = (_positive(parameters, key) for key in ("mscale", "mscale_all_dim"))
     growth = yarn_attention_factor(ratio) - 1
     if scale and scale_all:
-        return float((scale * growth + 1) / (scale_all * growth + 1))
+        return (scale * growth + 1) / (scale_all * growth + 1)
     return growth + 1
 
 
 def _longrope(
-    parameters: Mapping[str, Any], geometry: RopeGeometry, target_length: int, ratio: float
+    parameters: Fields, geometry: RopeGeometry, target_length: int, ratio: float
 ) -> tuple[RescaleFactors, RescaleFactors]:
-    stated = parameters.get("attention_factor")
+    if geometry.original_length < 2:
+        raise FactorsError("its original window is 1 token")
+    stated = parameters.number("attention_factor")
     if stated is None:
         stated = longrope_attention_factor(ratio, geometry.original_length)
 
@@ -82,9 +113,9 @@ def _longrope(
         return RescaleFactors.single(
             geometry=geometry,
             target_length=length,
-            rescale_factors=parameters[f"{kind}_factor"],
+            rescale_factors=parameters.numbers(f"{kind}_factor"),
             # Phi-MoE states a scale for each of the two.
-            attention_factor=parameters.get(f"{kind}_mscale") or stated,
+            attention_factor=parameters.number(f"{kind}_mscale") or stated,
         )
 
     return factors("long", target_length), factors("short", geometry.original_length)

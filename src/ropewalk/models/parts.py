@@ -22,7 +22,7 @@ def find_rotary(model: nn.Module, name: str) -> nn.Module:
         ModelError: there is none, there are several, or each layer has its own.
     """
     rotaries: dict[str, nn.Module] = {
-        path: module for path, module in _decoder(model).named_modules() if _is_rotary(module)
+        path: module for path, module in _decoder(model).named_modules() if is_rotary(module)
     }
     shared: list[nn.Module] = [
         module for path, module in rotaries.items() if not any(map(str.isdigit, path.split(".")))
@@ -84,6 +84,7 @@ def _decoder(model: nn.Module) -> nn.Module:
     return decoder
 
 
-def _is_rotary(module: nn.Module) -> bool:
+def is_rotary(module: nn.Module) -> bool:
+    """Whether a module makes cos and sin from positions."""
     parameters = inspect.signature(type(module).forward).parameters
     return "rotary" in type(module).__name__.lower() and "position_ids" in parameters

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors import RescaleFactors
-from ropewalk.models.install import InstalledRotary, Table, find_installed, float64_device, installed, leaves
+from ropewalk.models.install import InstalledRotary, Table, find_installed, float64_device, installed
+from ropewalk.models.layout import leaves
 from ropewalk.models.parts import find_decoder_layers
 from ropewalk.rope.frequencies import rescaled_angles
 

@@ -6,7 +6,8 @@ an upper limit that no engine reaches in a third.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from ropewalk.models.config_fields import Fields
 
 # The types that state their original window; the others scale from `max_position_embeddings`.
 TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
@@ -117,29 +118,31 @@ class StatedWindow:
                 )
 
 
-def stated_window(config: Any, parameters: Mapping[str, Any], given: int | None) -> StatedWindow:
+def stated_window(fields: Fields, parameters: Fields, given: int | None) -> StatedWindow:
     """Read every length of a configuration.
 
     Args:
-        config: a transformers configuration, of its text part.
+        fields: of the part that reads text.
         parameters: its rotary's, with `rope_type`.
         given: L in tokens, where the configuration states it wrongly.
+
+    Raises:
+        ModelError: a length that is no whole number, or a factor that is no number.
     """
-    longest = getattr(config, "max_position_embeddings", None)
-    original = parameters.get("original_max_position_embeddings")
-    original = original or getattr(config, "original_max_position_embeddings", None)
-    dual_chunk = getattr(config, "dual_chunk_attention_config", None) or {}
-    others = {key: getattr(config, key, None) for key in OTHER_LENGTH_KEYS}
-    factor = parameters.get("factor")
-    start = original if parameters["rope_type"] in TYPES_WITH_ORIGINAL_LENGTH else None
-    if factor is None and start and longest:
-        factor = longest / start
+    rope_type, longest = parameters.get("rope_type"), fields.size("max_position_embeddings")
+    original = parameters.size("original_max_position_embeddings")
+    original = original or fields.size("original_max_position_embeddings")
+    factor = parameters.number("factor")
+    if factor is None and original and longest and rope_type in TYPES_WITH_ORIGINAL_LENGTH:
+        factor = longest / original
+    dual_chunk = Fields(fields.dictionary("dual_chunk_attention_config"), fields.name)
+    others = {key: fields.size(key) for key in OTHER_LENGTH_KEYS}
     return StatedWindow(
-        rope_type=parameters["rope_type"],
-        factor=None if factor is None else float(factor),
+        rope_type=rope_type,
+        factor=factor,
         longest=longest,
         original=original,
-        dual_chunk=dual_chunk.get("original_max_position_embeddings") or None,
+        dual_chunk=dual_chunk.size("original_max_position_embeddings"),
         others={key: length for key, length in others.items() if length},
         given=given,
     )

@@ -83,7 +83,8 @@ class RuntimeRotary(InstalledRotary):
             _reading.reset(token)
 
     def __call__(self, x: Tensor, position_ids: Tensor) -> Any:
-        """As the original: hidden states, and positions of shape (rows or 1, tokens)."""
+        """As the original: hidden states, and positions of shape (rows or 1, tokens), or so for each axis."""
+        position_ids = self.layout.one_position(position_ids, self.name)
         reader, rows = _reading.get()
         if reader is not self or rows is None:  # asked for by somebody else than the decoder
             rows = self.rows_for([int(last) + 1 for last in position_ids.amax(-1).tolist()])

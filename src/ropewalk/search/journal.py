@@ -23,9 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ropewalk.errors import RunFolderError
+from ropewalk.errors import RunFolderError, shown
 from ropewalk.files import bring_to_disk, read_bounded
-from ropewalk.lengths import shown
 from ropewalk.search.journal_lines import FORMAT_VERSION, VERSIONS, DamagedLine, JsonObject, Lines
 from ropewalk.search.trial import Trial
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.errors import SettingError
+from ropewalk.errors import SettingError, shown
 from ropewalk.factors import Base
-from ropewalk.lengths import LARGEST_SEED, MOST, shown
+from ropewalk.lengths import LARGEST_SEED, MOST
 from ropewalk.search.limits import ServeWith, require_engine
 from ropewalk.search.space import SpaceName
 from ropewalk.search.strategies import PAPER_BUDGET

@@ -23,10 +23,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.errors import SettingError
+from ropewalk.errors import SettingError, shown
 from ropewalk.factors import ATTENTION_FACTORS, RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.lengths import shown
 from ropewalk.rope.attention_scale import longrope_attention_factor
 
 STEP = 0.01

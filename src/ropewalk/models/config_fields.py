@@ -1,0 +1,122 @@
+"""Values of a configuration that anybody may have written: each has the type and size that it must have.
+
+A configuration is read before anything is known about it, so a value of a wrong type, or one that no model
+has, must end in one line that names the key, and never in a crash or in an allocation.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ropewalk.errors import ModelError, RopewalkError, shown
+
+LARGEST_NUMBER = 1e18  # of any number in a configuration: above it, sizes and lengths mean nothing
+
+
+@contextmanager
+def read_by_transformers(name: str) -> Iterator[None]:
+    """What transformers' own code raises on somebody's configuration, as one line.
+
+    Raises:
+        ModelError: with the last line of what it said.
+    """
+    try:
+        yield
+    except RopewalkError:
+        raise
+    except Exception as error:  # a family's code raises whatever it meets in a wrong value
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+        raise ModelError(
+            f"{name} can't be read as a model's configuration ({reason[:200].rstrip('.')}): correct its "
+            f"config.json."
+        ) from error
+
+
+class Fields:
+    """The fields of a configuration, read by type.
+
+    Attributes:
+        name: how errors call the model.
+    """
+
+    def __init__(self, values: Any, name: str) -> None:
+        self.name = name
+        self._values = values
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """The value as it is; of an object or a dictionary."""
+        if isinstance(self._values, Mapping):
+            return self._values.get(field, default)
+        with read_by_transformers(self.name):
+            return getattr(self._values, field, default)
+
+    def dictionary(self, field: str) -> dict[str, Any]:
+        """A dictionary with names as keys; an empty one if absent."""
+        value = self.get(field)
+        if value is not None and not isinstance(value, Mapping):
+            raise self.wrong(field, value, "a dictionary")
+        return dict(value or {})
+
+    def number(self, field: str) -> float | None:
+        """A finite number, None if absent."""
+        value = self.get(field)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self.wrong(field, value, "a number")
+        if not abs(value) <= LARGEST_NUMBER:  # NaN too
+            raise self.wrong(field, value, f"a finite number up to {LARGEST_NUMBER:g}")
+        return float(value)
+
+    def whole(self, field: str) -> int | None:
+        """A whole number, None if absent."""
+        number = self.number(field)
+        if number is None:
+            return None
+        if not number.is_integer():
+            raise self.wrong(field, number, "a whole number")
+        value = self.get(field)
+        return value if isinstance(value, int) else int(number)
+
+    def size(self, field: str) -> int | None:
+        """A whole number above 0, None if absent or 0."""
+        value = self.whole(field)
+        if value is not None and value < 0:
+            raise self.wrong(field, value, "a whole number above 0")
+        return value or None
+
+    def required(self, field: str) -> int:
+        """A whole number above 0 that must be there."""
+        value = self.size(field)
+        if value is None:
+            raise self.refuse(f"its configuration does not say `{field}`")
+        return value
+
+    def numbers(self, field: str) -> list[float]:
+        """A list of finite numbers that must be there."""
+        value = self.get(field)
+        if not isinstance(value, (list, tuple)):
+            raise self.wrong(field, value, "a list of numbers")
+        for entry in value:
+            if isinstance(entry, bool) or not isinstance(entry, (int, float)) or not math.isfinite(entry):
+                raise self.wrong(field, entry, "a list of numbers, each finite")
+        return [float(entry) for entry in value]
+
+    def entries(self, field: str, num_entries: int) -> list[Any] | None:
+        """A list of a value for each layer, None if absent."""
+        value = self.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, (list, tuple)) or len(value) < num_entries:
+            raise self.wrong(field, value, f"a list of an entry for each of {num_entries} layers")
+        return list(value[:num_entries])
+
+    def wrong(self, field: str, value: object, rule: str) -> ModelError:
+        """The error of a value that breaks a rule."""
+        return self.refuse(f"`{field}` of its configuration is {shown(value)}, but must be {rule}")
+
+    def refuse(self, reason: str) -> ModelError:
+        """The error of a model that can't be extended."""
+        return ModelError(f"{self.name} can't be extended: {reason}.")
