@@ -140,7 +140,7 @@ def other_theta(document):
         (lambda d: d["entries"][2].pop("serves"), "entries[2].serves: Field required"),
         (lambda d: d["entries"][2].update({"factors": None}), "entry 3 is JSON, but not a factors file"),
         (lambda d: first_factors(d).update({"format": "ropewalk.factor-set"}), "entry 1 is a factor set"),
-        (lambda d: first_factors(d).update({"rescale_factors": [0.5, 1.0, 1.0, 1.0]}), "at least 1"),
+        (lambda d: first_factors(d).update({"rescale_factors": [-0.5, 1.0, 1.0, 1.0]}), "from 0.01"),
         (lambda d: d.update({"entries": {}}), "entries: Input should be a valid list"),
         (lambda d: d.update({"entries": []}), "no entry"),
         (lambda d: d.update({"note": 1}), "note: Extra inputs"),

@@ -32,7 +32,7 @@ from ropewalk.lengths import LONGEST
 
 # No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
 # change by the square of the attention factor.
-LARGEST_FACTOR = float(LONGEST)
+FACTORS = (0.01, float(LONGEST))
 ATTENTION_FACTORS = (0.01, 100.0)
 
 # Whether new factors replace the scaling that a model carries, or are multiplied onto it.
@@ -74,8 +74,8 @@ class RescaleFactors(InFile):
     (LongRoPE, arXiv 2402.13753, Eq. 3); cos and sin are multiplied by `attention_factor`.
 
     Attributes:
-        rescale_factors: each from 1 to `LARGEST_FACTOR`; one row of `num_pairs` for all layers (the rule), or
-            a row a layer.
+        rescale_factors: each within `FACTORS` (a few published ones are just below 1); one row of `num_pairs`
+            for all layers (the rule), or a row a layer.
         target_length: L', tokens, from 1 to `lengths.LONGEST`.
         num_start_tokens: n-hat, tokens, from 0 to `lengths.LONGEST`.
         attention_factor: within `ATTENTION_FACTORS`.
@@ -301,14 +301,9 @@ def _check_tokens(name: str, value: object, least: int) -> None:
 def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
     if len(row) != num_pairs:
         raise FactorsError(f"{len(row)} factors were given, but this geometry has {num_pairs} rotary pairs.")
+    least, most = FACTORS
     for pair, value in enumerate(row):
-        if not math.isfinite(value):
-            raise FactorsError(f"The factor of pair {pair} is {value}, but must be a finite number.")
-        if value < 1:
+        if not least <= value <= most:
             raise FactorsError(
-                f"The factor of pair {pair} is {value}, but must be at least 1: pairs may only turn slower."
-            )
-        if value > LARGEST_FACTOR:
-            raise FactorsError(
-                f"The factor of pair {pair} is {value}, but must be at most {LARGEST_FACTOR:g}."
+                f"The factor of pair {pair} is {value}, but must be from {least:g} to {most:g}."
             )

@@ -252,17 +252,26 @@ def test_what_one_set_of_factors_cannot_describe_is_refused_with_its_reason(conf
     assert "\n" not in str(caught.value)
 
 
-def test_a_scaling_below_one_is_told_apart_from_none() -> None:
-    """MiniCPM's released factors start at 0.998: others can replace them, but none can express them."""
-    faster = [0.998, *LONG[1:]]
+def test_published_factors_just_below_one_are_read() -> None:
+    """MiniCPM's released factors start at 0.9978."""
+    faster = [0.9977997200264581, *LONG[1:]]
     config = llama(rope_parameters={"rope_theta": 1e4, **SCALINGS["longrope"], "long_factor": faster})
+    assert factors_from_config(config.to_dict()).rescale_factors == (tuple(faster),)
+    own = describe(config).own_under("as-is")
+    assert own is not None
+    assert_turns_as(own, config, seq_len=4096)
+
+
+def test_a_scaling_that_no_factors_can_say_is_told_apart_from_none() -> None:
+    scaling = {"rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 4096}
+    config = llama(rope_parameters={"rope_theta": 1e4, **scaling})
     description = describe(config)
     assert description.own is None
     assert description.own_problem is not None
     assert description.own_under("native") is None
     with pytest.raises(ModelError, match="say --base native"):
         description.own_under("as-is")
-    with pytest.raises(ModelError, match=r"pair 0 is 0\.998"):
+    with pytest.raises(ModelError, match="below 1"):
         factors_from_config(config.to_dict())
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.factors import ATTENTION_FACTORS, LARGEST_FACTOR
+from ropewalk.factors import ATTENTION_FACTORS, FACTORS
 from ropewalk.lengths import LONGEST
 from ropewalk.search.space import Candidate
 
@@ -120,7 +120,7 @@ class Trial:
 
 # ---------------------------------------------------------------- what a journal's line holds
 
-Factor = Annotated[float, Field(gt=0, le=LARGEST_FACTOR)]
+Factor = Annotated[float, Field(ge=FACTORS[0], le=FACTORS[1])]
 Index = Annotated[int, Field(ge=0)]
 
 
