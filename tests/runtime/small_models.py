@@ -13,6 +13,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     Phi3Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -50,6 +51,12 @@ FAMILIES = {
     "gemma2": Gemma2Config(**SIZES, **WITH_HEADS, rope_parameters=PLAIN, sliding_window=LONGEST),
     "cohere": CohereConfig(**SIZES, rope_parameters=PLAIN),
     "glm": GlmConfig(**SIZES, **WITH_HEADS, rope_parameters={**PLAIN, "partial_rotary_factor": 0.5}),
+    "qwen3_5_text": Qwen3_5TextConfig(  # takes a position for each of time, height and width
+        **SIZES,
+        **WITH_HEADS,
+        rope_parameters={**PLAIN, "mrope_section": [4, 2, 2]},
+        layer_types=["full_attention"] * 4,
+    ),
     "deepseek_v2": DeepseekV2Config(**SIZES, **MLA, rope_parameters=PLAIN),
 }
 
