@@ -336,7 +336,7 @@ def test_truncated_files_are_refused(base: Path, tmp_path: Path, part: float) ->
     [
         (lambda path: path.write_bytes(b"GGUF is not all there is to it" * 99), "can be read"),
         (lambda path: path.unlink(), "does not exist"),
-        (lambda path: changed(path, path, metadata={"general.type": text("adapter")}), "holds a adapter"),
+        (lambda path: changed(path, path, metadata={"general.type": text("adapter")}), "adapter"),
         (lambda path: changed(path, path, metadata={"split.count": whole(3)}), "one of 3 parts"),
         (lambda path: changed(path, path, metadata={"llama.block_count": whole(0)}), "block_count"),
     ],

@@ -12,9 +12,16 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.errors import ExportError
+from ropewalk.errors import ExportError, ModelError
+from ropewalk.models.gguf_header import HeaderTensor, HeaderValue, read_header
 
 ValueType = gguf.GGUFValueType
+Kind = gguf.GGMLQuantizationType
+# What is read as numbers; all else, bfloat16 too, as bytes.
+DTYPES = {
+    Kind.F16: np.float16, Kind.F32: np.float32, Kind.F64: np.float64,
+    Kind.I8: np.int8, Kind.I16: np.int16, Kind.I32: np.int32, Kind.I64: np.int64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,9 @@ class StoredTensor:
     @classmethod
     def of(cls, name: str, values: NDArray[np.float32]) -> "StoredTensor":
         """Values of our own, in float32."""
-        kind = gguf.GGMLQuantizationType.F32
-        return cls(name=name, kind=kind, shape=values.shape, dtype=np.dtype(np.float32), load=lambda: values)
+        return cls(
+            name=name, kind=Kind.F32, shape=values.shape, dtype=np.dtype(np.float32), load=lambda: values
+        )
 
     @property
     def num_bytes(self) -> int:
@@ -99,18 +107,17 @@ def read_gguf(path: Path) -> GgufContent:
     """
     if not path.is_file():
         raise ExportError(f"{path} does not exist: name a local .gguf file.")
-    reader = _open(path)
-    if reader.endianess is not gguf.GGUFEndian.LITTLE:
-        raise ExportError(f"{path} is a big-endian GGUF file: convert it with gguf-convert-endian first.")
-    metadata = {
-        key: _value(key, part, path) for key, part in reader.fields.items() if not key.startswith("GGUF.")
-    }
+    try:
+        header = read_header(path)
+    except ModelError as error:
+        raise ExportError(str(error)) from None
+    metadata = {key: _value(key, entry, path) for key, entry in header.values.items()}
     content = GgufContent(
         name=str(path),
         architecture=_architecture(metadata, path),
         metadata=metadata,
-        tensors=tuple(_stored(tensor) for tensor in reader.tensors),
-        alignment=int(reader.alignment),
+        tensors=tuple(_stored(tensor, path) for tensor in header.tensors),
+        alignment=header.alignment,
     )
     _require_whole_model(content)
     return content
@@ -164,43 +171,26 @@ def texts(values: Iterable[str]) -> Value:
     return Value([value.encode() for value in values], ValueType.ARRAY, ValueType.STRING)
 
 
-def _open(path: Path) -> Any:
-    """The package checks little: a truncated file shows as any of these."""
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+def _value(key: str, entry: HeaderValue, path: Path) -> Value:
+    if entry.item_kind is None:
+        return Value(entry.value, ValueType(entry.kind))
+    if not entry.value:
         raise ExportError(
-            f"{path} is no GGUF file that can be read, or it is truncated ({reason}): fetch it again."
-        ) from None
-
-
-def _value(key: str, part: Any, path: Path) -> Value:
-    kind = part.types[0]
-    if kind is ValueType.STRING:
-        return Value(bytes(part.parts[-1]), kind)
-    if kind is not ValueType.ARRAY:
-        return Value(part.parts[-1].tolist()[0], kind)
-    if len(part.types) != 2 or part.types[1] is ValueType.ARRAY:
-        raise ExportError(
-            f"{path} has an empty or nested list under {key!r}, which the gguf package can't write: remove "
-            f"that key first."
+            f"{path} has an empty list under {key!r:.80}, which the gguf package can't write: remove that "
+            f"key first."
         )
-    items = [part.parts[index] for index in part.data]
-    if part.types[1] is ValueType.STRING:
-        return Value([bytes(item) for item in items], kind, part.types[1])
-    return Value([item.tolist()[0] for item in items], kind, part.types[1])
+    return Value(entry.value, ValueType(entry.kind), ValueType(entry.item_kind))
 
 
-def _stored(tensor: Any) -> StoredTensor:
-    data = tensor.data
-    return StoredTensor(
-        name=tensor.name,
-        kind=tensor.tensor_type,
-        shape=tuple(int(size) for size in data.shape),
-        dtype=data.dtype,
-        load=lambda: data,
-    )
+def _stored(tensor: HeaderTensor, path: Path) -> StoredTensor:
+    kind = Kind(tensor.kind)
+    dtype = np.dtype(DTYPES.get(kind, np.uint8))
+    shape = tensor.shape if kind in DTYPES else gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+
+    def load() -> NDArray[Any]:
+        return np.memmap(path, dtype=dtype, mode="r", offset=tensor.start, shape=tuple(shape))
+
+    return StoredTensor(name=tensor.name, kind=kind, shape=tuple(shape), dtype=dtype, load=load)
 
 
 def _architecture(metadata: dict[str, Value], path: Path) -> str:
@@ -213,9 +203,12 @@ def _architecture(metadata: dict[str, Value], path: Path) -> str:
 def _require_whole_model(content: GgufContent) -> None:
     kind = content.metadata.get("general.type")
     if kind is not None and kind.plain != "model":
-        raise ExportError(f"{content.name} holds a {kind.plain}, not a model: name the model's own GGUF.")
-    parts = content.metadata.get("split.count")
-    if parts is not None and parts.plain > 1:
         raise ExportError(
-            f"{content.name} is one of {parts.plain} parts: join them with `llama-gguf-split --merge` first."
+            f"{content.name} holds a {kind.plain!r:.40}, not a model: name the model's own GGUF."
+        )
+    parts = content.metadata.get("split.count")
+    if parts is not None and parts.plain not in (0, 1):
+        raise ExportError(
+            f"{content.name} is one of {parts.plain!r:.40} parts: join them with `llama-gguf-split --merge` "
+            f"first."
         )

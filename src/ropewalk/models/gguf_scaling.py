@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import ModelError
+from ropewalk.models.gguf_header import ARCHITECTURE, read_header
 
-ARCHITECTURE = "general.architecture"
 SCALED_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 SCALED_KEYS = ("rope.scale_linear", "rope.scaling.")
 UNSCALED_KEYS = ("rope.scaling.original_context_length", "rope.scaling.finetuned")
@@ -31,20 +31,14 @@ def find_scaling(architecture: str, tensors: Iterable[str], metadata: Mapping[st
 
 
 def require_plain(path: Path) -> None:
-    """Refuse a file that would be read without its scaling.
+    """Refuse a file that would be read without its scaling, or whose header is not sound.
 
     Raises:
-        ModelError: says what scales. A file that is no GGUF is left to who reads it.
+        ModelError: says what scales, or what is wrong with the header.
     """
-    import gguf  # noqa: PLC0415 (for GGUF files alone)
-
-    try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError, IndexError, KeyError):
-        return
-    asked = {key: field for key, field in reader.fields.items() if ".rope." in key or key == ARCHITECTURE}
-    metadata = {key: field.contents() for key, field in asked.items()}
-    names = (tensor.name for tensor in reader.tensors)
+    header = read_header(path)
+    metadata = header.plain()
+    names = (tensor.name for tensor in header.tensors)
     scaling = find_scaling(str(metadata.get(ARCHITECTURE)), names, metadata)
     if scaling is not None:
         raise ModelError(
