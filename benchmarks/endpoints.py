@@ -35,7 +35,7 @@ from measurements import Measurements, default_folder, surroundings
 from ropewalk.export.engines.llama_cpp import llama_cpp_engine
 from ropewalk.factor_set import FactorSet
 
-PACKAGES = ("ropewalk", "torch", "transformers", "gguf", "openai")
+PACKAGES = ("ropewalk", "torch", "transformers", "gguf", "httpx2")
 WINDOW, TARGET = 256, 2048
 SHORT_LENGTHS, LONG_LENGTHS = "64,248", "64,256,257,2040"  # each leaves room for the eight tokens asked for
 VLLM, LLAMA_SERVER, LLAMA_CPP_PYTHON = "vLLM", "llama-server", "llama-cpp-python's server"

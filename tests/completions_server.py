@@ -1,6 +1,8 @@
 """A completions server over one model, in a thread: what it does wrong is set by name, and how it answers."""
 
+import http.client
 import json
+import socketserver
 import threading
 import time
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ class CompletionsServer:
         self.loaded = load_model(name)
         self.factors, self.fault, self.form, self.context = factors, fault, form, context
         self.lock, self.counting, self.num_inside = threading.Lock(), threading.Lock(), 0
-        self.keys, self.salts, self.asked = set(), [], []
+        self.keys, self.queries, self.asked = set(), set(), []
 
     def answer(self, asked):
         """(HTTP status, body)."""
@@ -129,6 +131,7 @@ class CompletionsServer:
                 self.wfile.write(body)
 
             def is_let_in(self):
+                outer.queries.add(self.path.partition("?")[2])
                 outer.keys.add(self.headers["Authorization"])
                 if outer.fault != "wants a key":
                     return True
@@ -140,6 +143,8 @@ class CompletionsServer:
                     self.reply(200, {"object": "list", "data": [{"id": "tiny"}]})
 
             def do_POST(self):
+                outer.keys.add(self.headers["Authorization"])
+                outer.queries.add(self.path.partition("?")[2])
                 asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked.append(asked)
                 if outer.fault == "sleeps":
@@ -168,3 +173,53 @@ class CompletionsServer:
             finally:
                 server.shutdown()
                 thread.join()
+
+
+def http_reply(body, *headers, status="200 OK"):
+    """The bytes of a whole reply."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+MODELS = http_reply(b'{"object": "list", "data": [{"id": "tiny"}]}')
+
+
+@contextmanager
+def raw_server(*pieces, pause=0.0, repeat=False, lists_models=False):
+    """A server that answers whatever it is asked with these bytes, in vain after the client has gone.
+
+    Args:
+        lists_models: it answers as it should which models it has.
+        pause: seconds before each piece.
+        repeat: the last piece without end.
+    """
+    is_over = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            asked = self.rfile.readline()
+            headers = http.client.parse_headers(self.rfile)
+            self.rfile.read(int(headers.get("Content-Length", 0)))  # what is left unread resets a connection
+            sent = iter((MODELS,) if lists_models and asked.startswith(b"GET") else pieces)
+            piece = b""
+            while not is_over.wait(pause):
+                piece = next(sent, piece if repeat else None)
+                if piece is None:
+                    return
+                try:
+                    self.request.sendall(piece)
+                except OSError:
+                    return
+
+    class Quiet(socketserver.ThreadingTCPServer):
+        daemon_threads, allow_reuse_address = True, True
+
+    with Quiet(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            is_over.set()
+            server.shutdown()
+            thread.join()

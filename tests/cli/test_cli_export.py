@@ -8,7 +8,7 @@ import time
 import pytest
 from transformers import AutoModelForCausalLM
 
-from completions_server import CompletionsServer
+from completions_server import CompletionsServer, raw_server
 from ropewalk.export.engines.transformers import PYTHON_OF_4
 from ropewalk.factor_set import FactorSet, load_set
 from ropewalk.models.load import describe_model
@@ -152,6 +152,7 @@ def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypat
     )
     asked = ("verify", model, "--model", model, "--factors", file)
     assert "is the server up?" in refused(*asked, "--endpoint", "http://127.0.0.1:9")
+    assert "URL" in refused(*asked, "--endpoint", "http://127.0.0.1:99999")
     assert "leave --engine and --python out" in refused(
         *asked, "--endpoint", "http://127.0.0.1:9", "--engine", "transformers"
     )
@@ -180,6 +181,16 @@ def test_an_engine_is_not_asked_about_quantised_weights(ropewalk, refused, model
     config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     (out / "config.json").write_text(json.dumps(config))
     assert "quantised" in refused("verify", out, "--model", model, "--factors", file)
+
+
+def test_a_server_that_can_not_be_asked_is_no_mismatch(ropewalk, model, factors, tmp_path, books):
+    file, out = factors(), tmp_path / "out"
+    ropewalk("export", "hf", model, "--factors", file, "--out", out)
+    about = ("--model", model, "--factors", file, "--text", books, "--lengths", "64")
+    with raw_server(b"HTTP/1.1 200 OK\r\n\r\n", b" " * 2**20, repeat=True, lists_models=True) as url:
+        ended = ropewalk("verify", out, *about, "--endpoint", url)
+    assert (ended.code, ended.out) == (2, "")
+    assert "MiB" in ended.err_lines[-1]
 
 
 def test_a_terminated_verify_leaves_no_engine_behind(ropewalk, start, model, factors, tmp_path):

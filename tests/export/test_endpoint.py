@@ -1,11 +1,15 @@
 """A running server is right, or its fault is named: a small server of our own, and llama.cpp's real one."""
 
+import base64
 import dataclasses
+import gzip
+import json
 import os
 import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import pytest
 from gguf import GGMLQuantizationType
@@ -14,8 +18,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
-from completions_server import CompletionsServer
-from ropewalk.errors import EngineError, ExportError
+from completions_server import CompletionsServer, http_reply, raw_server
+from ropewalk.errors import EngineError, ExportError, RopewalkError, SettingError
 from ropewalk.export import Served
 from ropewalk.export.bases import may_be_rounded
 from ropewalk.export.completions import Endpoint, Prompt, make_prompt
@@ -222,8 +226,171 @@ def test_a_server_that_does_not_answer_in_time(loaded, served, prompts):
             endpoint.complete(prompts[0], 1)
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNK = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+BOMB = gzip.compress(b" " * 10**7)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "how", "said"),
+    [
+        ((HEAD, CHUNK), {"repeat": True}, "MiB"),
+        ((HEAD, b"1\r\n \r\n"), {"repeat": True, "pause": 0.02}, "timed out"),
+        ((b"HTTP/1.1 200 OK\r\n", b"X: "), {"repeat": True, "pause": 0.02}, "timed out"),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n",), {"repeat": True, "pause": 0.02}, "timed out"),
+        ((b"", b""), {"repeat": True, "pause": 0.02}, "timed out"),
+        ((http_reply(BOMB, "Content-Encoding: gzip"),), {}, "compresses"),
+        ((http_reply(BOMB, "Content-Encoding: br, gzip"),), {}, "compresses"),
+        ((http_reply(b"", "Location: http://127.0.0.1:9/", status="307 There"),), {}, "not followed"),
+        ((http_reply(b"", "Location: \x00http://[", status="302 There"),), {}, "http"),
+        ((http_reply(b"", status="301 There"),), {}, "301"),
+        ((http_reply(b"{}")[:-1],), {}, "closed"),
+        ((b"SSH-2.0-OpenSSH_9.6\r\n",), {}, "can't be asked"),
+        ((b"\x15\x03\x03\x00\x02\x02\x50",), {}, "can't be asked"),
+        ((), {}, "can't be asked"),
+        ((http_reply(b"no", "X: " + "x" * 10**6),), {}, "can't be asked"),
+        ((http_reply(b"", status="204 No Content"),), {}, "form"),
+        ((http_reply(b"<html>", "Content-Type: text/html; charset=zlib_codec", status="503 No"),), {}, "503"),
+        ((http_reply(b"\xff\xfe", "Set-Cookie: \xff;;=;expires=9e99"),), {}, "form"),
+    ],
+)  # fmt: skip
+def test_a_reply_beyond_a_limit_is_one_line(pieces, how, said):
+    began = time.monotonic()
+    with raw_server(*pieces, **how) as url, pytest.raises(EngineError, match=said) as raised:
+        Endpoint(url, timeout_s=0.5 if "timed" in said else 30.0)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+    assert time.monotonic() - began < 25
+
+
+def test_no_other_host_is_asked(loaded, served):
+    other = CompletionsServer(loaded.name, served.long)
+    with other.running() as there:
+        reply = http_reply(b"", f"Location: {there}/v1/models", status="308 There")
+        with raw_server(reply) as url, pytest.raises(EngineError, match="not followed"):
+            Endpoint(url)
+    assert other.keys == set()
+
+
+def completion(logprobs, **more):
+    return json.dumps({"choices": [{"text": "", "logprobs": logprobs}], **more})
+
+
+def shown(*, tokens=1, places=1, value=-1.0, likeliest=1):
+    return {
+        "tokens": ["a"] * tokens,
+        "top_logprobs": [{f"{number}": value for number in range(likeliest)}] * places,
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (completion(shown(tokens=100_000, places=100_000)), "100000"),
+        (completion(shown(tokens=9, places=9)), "9 tokens where 8"),
+        (completion({"content": [{"id": 3, "logprob": -1.0, "top_logprobs": []}] * 9}), "9 tokens where 8"),
+        (completion(shown(tokens=2)), "as many"),
+        (completion(shown(likeliest=1000)), "20 items"),
+        (completion(shown(value="-1.0")), "number"),
+        (completion(shown(value=True)), "number"),
+        (completion(shown(value=None)), "number"),
+        (completion(shown(value=[])), "number"),
+        (completion({"content": [{"id": "3", "logprob": -1.0, "top_logprobs": []}]}), "integer"),
+        (completion({"content": [{"id": 3.5, "logprob": -1.0, "top_logprobs": []}]}), "integer"),
+        (completion(shown(), usage={"prompt_tokens": "20"}), "integer"),
+        (completion(shown(), usage={"prompt_tokens": -1}), "greater"),
+        (completion(shown(), usage={"prompt_tokens": 10**400}), "prompt_tokens"),
+        (completion([]), "logprobs"),
+        ('{"choices": []}', "choices"),
+        ("[" * 100_000, "recursion"),
+        ('{"choices": ' + "9" * 100_000 + "}", "form"),
+        ("", "form"),
+        ("null", "form"),
+        ('{"choices": [{"logprobs": {"tokens": ["\\ud800"]}}]}', "form"),
+    ],
+)
+def test_a_reply_is_checked_before_it_is_used(body, said):
+    with raw_server(http_reply(body.encode()), lists_models=True) as url:
+        endpoint = Endpoint(url)
+        with pytest.raises(EngineError, match=said) as raised:
+            endpoint.complete(Prompt(ids=(3, 4, 5)), NUM_TOKENS)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+
+
+def test_many_models_are_not_all_enumerated():
+    listed = json.dumps({"data": [{"id": f"model-{number}"} for number in range(1000)]}).encode()
+    with raw_server(http_reply(listed)) as url, pytest.raises(ExportError, match="995 more") as raised:
+        Endpoint(url)
+    assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "x", "localhost:8000", "ftp://127.0.0.1", "file:///etc/passwd", "http://", "http:///v1",
+        "http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:0", "http://127.0.0.1:port",
+        "http://127.0.0.1:-1", "http://a b/", "http://a\nb", "http://\u202eab/", "http://" + "a" * 70_000,
+        "http://..", "http://a\\@b/", "http://\udcff/", "http://xn--a-ecp.ru-\u00ad.\u00ad", "http://*[",
+        "http://me:pa/ss@127.0.0.1:9", "http://me:12/34@127.0.0.1:9", "http://me:pa?ss@127.0.0.1:9",
+        "http://me:pa#ss@127.0.0.1:9", "http://me:pa ss@127.0.0.1:9",
+    ],
+)  # fmt: skip
+def test_what_is_no_url_is_one_line(url):
+    with pytest.raises(RopewalkError) as raised:
+        Endpoint(url, timeout_s=5.0)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+    assert "ss@" not in str(raised.value)
+    assert "34@" not in str(raised.value)
+
+
+SECRET = "p@ss:word"
+
+
+@pytest.mark.parametrize("repeated", ["{url}", "{password}", "{encoded}", "{basic}", "{query}"])
+def test_no_message_shows_a_password(repeated):
+    """Whatever of it the server repeats."""
+    forms = {
+        "url": f"http://me:{SECRET}@127.0.0.1/?api_key=k3y-k3y", "password": SECRET,
+        "encoded": quote(SECRET, safe=""), "basic": base64.b64encode(f"me:{SECRET}".encode()).decode(),
+        "query": "k3y-k3y",
+    }  # fmt: skip
+    reply = http_reply(repeated.format(**forms).encode(), status="404 No")
+    with raw_server(reply) as url, pytest.raises(EngineError) as raised:
+        Endpoint(url.replace("//", f"//me:{SECRET}@") + "/?api_key=k3y-k3y")
+    said = str(raised.value)
+    assert "127.0.0.1" in said
+    assert not [form for form in forms.values() if form in said]
+
+
+def test_a_password_and_a_query_reach_the_server(loaded, served, prompts):
+    server = CompletionsServer(loaded.name, served.long)
+    with server.running() as url:
+        endpoint = Endpoint(url.replace("//", "//me:p%40ss@") + "/?api_key=k3y")
+        endpoint.complete(prompts[0], 1)
+    assert server.keys == {"Basic " + base64.b64encode(b"me:p@ss").decode()}
+    assert server.queries == {"api_key=k3y"}
+    assert "k3y" not in repr(endpoint.url)
+
+
+@pytest.mark.parametrize("key", ["sk-\nsecret", "sk-schlüssel", "sk secret"])
+def test_a_key_that_http_can_not_carry_is_not_shown(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(SettingError, match="key") as raised:
+        Endpoint("http://127.0.0.1:9")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_proxy_that_can_not_be_used_is_one_line(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "gopher://me:secret@proxy:70")
+    with pytest.raises(EngineError, match="HTTP_PROXY") as raised:
+        Endpoint("http://example.invalid")
+    assert "secret" not in str(raised.value)
+
+
 def test_who_is_not_there_or_lets_nobody_in(loaded, served, monkeypatch):
-    with pytest.raises(ExportError, match=r"http://127.0.0.1:9/v1 lists no models"):
+    with pytest.raises(ExportError, match=r"http://127.0.0.1:9/v1 .* is the server up"):
         Endpoint("http://me:password@127.0.0.1:9")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
     with (

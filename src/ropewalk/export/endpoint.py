@@ -17,7 +17,6 @@ without it.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,9 @@ def deciding_context(path: Path, context: int) -> int:
 def _together(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[Answer]:
     """All at once; the longest is sent first, so that it still runs when a short one does."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index].ids))
-    with ThreadPoolExecutor(max_workers=len(prompts)) as pool:
-        running = {index: pool.submit(endpoint.complete, prompts[index], NUM_TOKENS) for index in order}
-    return [running[index].result() for index in range(len(prompts))]
+    answers = endpoint.complete_together([prompts[index] for index in order], NUM_TOKENS)
+    found = dict(zip(order, answers, strict=True))
+    return [found[index] for index in range(len(prompts))]
 
 
 def _check(what: str, length: int, off: float | None, limit: float) -> Check | None:

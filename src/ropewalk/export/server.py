@@ -1,0 +1,204 @@
+"""HTTP exchanges with a server that is not trusted: bounded in bytes and in time, with one host, and plain.
+
+A reply ends at MAX_BYTES, and a compressed one, which a small reply can blow up, is refused. An exchange has
+its seconds in all: connecting, headers and body, however slowly they drip. No redirect is followed. The key,
+a password and what stands in a URL's query never show in a message.
+"""
+
+import asyncio
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+import httpx2
+
+from ropewalk.errors import EngineError, SettingError
+
+MAX_BYTES = 4 * 2**20  # eight tokens with their likeliest, and a prompt of a million tokens repeated
+CONNECT_SECONDS = 30.0
+SHOWN_CHARACTERS = 300
+FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError, UnicodeError)
+# Proxies and certificates of the environment: unknown schemes, packages that are missing, files that are.
+MISCONFIGURED = (httpx2.InvalidURL, OSError, ValueError, ImportError)
+
+
+class RefusedError(EngineError):
+    """The server answers with an error.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a server is, and what it wants to know.
+
+    Attributes:
+        url: of the interface, ending with `/v1`, without a password.
+        shown: the same without the query, for messages.
+        authorization: what a user and a password in the URL make of it; None without them.
+        secrets: what no message may show.
+    """
+
+    url: httpx2.URL = field(repr=False)
+    shown: str
+    authorization: str | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """From a URL with or without `/v1`; a user and a password may stand before the host.
+
+        Raises:
+            SettingError: no URL of a server; the message shows nothing that may be a password.
+        """
+        parts = _split(text)
+        path = parts.path.rstrip("/")
+        path = path if path.endswith("/v1") else f"{path}/v1"
+        login, _, host = parts.netloc.rpartition("@")
+        try:
+            url = httpx2.URL(f"{parts.scheme}://{host}{path}")
+            url = url.copy_with(query=parts.query.encode() or None)
+        except (httpx2.InvalidURL, UnicodeError):
+            raise _no_url(f"the host or path of {host[:SHOWN_CHARACTERS]!r} can't be asked") from None
+        user, _, password = login.partition(":")
+        plain = f"{unquote(user)}:{unquote(password)}"
+        encoded = base64.b64encode(plain.encode()).decode()
+        values = [pair.partition("=")[2] for pair in parts.query.split("&")]
+        known = (login, password, unquote(password), encoded if login else "", parts.query, *values)
+        return cls(
+            url=url,
+            shown=f"{parts.scheme}://{host}{path}",
+            authorization=f"Basic {encoded}" if login else None,
+            secrets=tuple(sorted({secret for secret in known if secret}, key=len, reverse=True)),
+        )
+
+
+def _split(text: str) -> SplitResult:
+    if not text.isprintable() or " " in text or "\\" in text:
+        raise _no_url("it holds a space, a backslash or a character that can't be printed")
+    try:
+        parts = urlsplit(text)
+        port, host = parts.port, parts.hostname
+    except ValueError:
+        raise _no_url("its host or its port is none") from None
+    if parts.scheme not in ("http", "https"):
+        raise _no_url("it does not begin with http:// or https://")
+    if not host or port == 0:
+        raise _no_url("it names no host, or port 0")
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise _no_url("an @ stands behind the host: write / ? # @ in a password as %2F %3F %23 %40")
+    return parts
+
+
+def _no_url(reason: str) -> SettingError:
+    return SettingError(f"--endpoint is no URL of a server ({reason}): give one like http://localhost:8000.")
+
+
+def _misconfigured(error: object) -> EngineError:
+    return EngineError(
+        f"the proxies or certificates that the environment names can't be used ({error}): mend or unset "
+        f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or SSL_CERT_FILE."
+    )
+
+
+class Server:
+    """Exchanges JSON with one server; see above for its limits.
+
+    Args:
+        key: shown to it as a bearer token, unless the URL has a password.
+        timeout_s: how long an exchange may take in all.
+
+    Raises:
+        SettingError: no URL, or a key that HTTP can't carry.
+        EngineError: certificates that can't be read.
+    """
+
+    def __init__(self, url: str, key: str | None, timeout_s: float) -> None:
+        self._address = Address.parse(url)
+        if key is not None and not re.fullmatch(r"[!-~]+", key):
+            raise SettingError("The key holds a space or a character that is not ASCII: set it again.")
+        self._secrets = (*self._address.secrets, *([key] if key else []))
+        self._timeout_s = timeout_s
+        bearer = f"Bearer {key}" if key else None
+        authorization = self._address.authorization or bearer
+        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if authorization is not None:
+            self._headers["Authorization"] = authorization
+        self.url = self._address.shown
+        try:
+            self._certificates = httpx2.create_ssl_context()
+        except MISCONFIGURED as error:
+            raise _misconfigured(error) from None
+
+    async def exchange(self, method: str, path: str, document: Any = None) -> bytes:
+        """The body of a reply.
+
+        Args:
+            path: below `/v1`.
+            document: what is sent, as JSON values.
+
+        Raises:
+            RefusedError: an HTTP status that is no success; says what the reply says.
+            EngineError: no reply, or one beyond a limit.
+        """
+        url = self._address.url.copy_with(path=self._address.url.path + path)
+        content = {} if document is None else {"json": document}
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client() as client,
+                client.stream(method, url, **content) as response,
+            ):
+                body = await self._read(response)
+        except (TimeoutError, httpx2.TimeoutException):
+            raise EngineError(f"{self.url} timed out: no whole reply in {self._timeout_s:g} s.") from None
+        except FAILURES as error:
+            raise EngineError(
+                f"{self.url} can't be asked ({self.redacted(error)}): is the server up?"
+            ) from None
+        if response.is_success:
+            return body
+        raise RefusedError(self._refusal(response, body), response.status_code)
+
+    def _client(self) -> httpx2.AsyncClient:
+        timeout = httpx2.Timeout(self._timeout_s, connect=min(CONNECT_SECONDS, self._timeout_s))
+        try:
+            return httpx2.AsyncClient(
+                timeout=timeout, headers=self._headers, verify=self._certificates, follow_redirects=False
+            )
+        except MISCONFIGURED as error:
+            raise _misconfigured(self.redacted(error)) from None
+
+    def _refusal(self, response: httpx2.Response, body: bytes) -> str:
+        if response.has_redirect_location:
+            there = self.redacted(response.headers["Location"])
+            return f"{self.url} sends on to {there}, and is not followed: give that address if you trust it"
+        said = self.redacted(body.decode("utf-8", errors="replace")) or "it says nothing more"
+        return f"{self.url} answers with the HTTP status {response.status_code}: {said}"
+
+    async def _read(self, response: httpx2.Response) -> bytes:
+        coding = response.headers.get("Content-Encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise EngineError(f"{self.url} compresses its reply, though it is asked not to.")
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise EngineError(f"{self.url} sends a reply of more than {MAX_BYTES // 2**20} MiB.")
+        return bytes(body)
+
+    def redacted(self, said: object) -> str:
+        """In one line, cut short, and without secrets, which some servers repeat."""
+        text = str(said)
+        for secret in self._secrets:
+            for form in (secret, quote(secret, safe="")):
+                text = text.replace(form, "***")
+        return " ".join(text.split())[:SHOWN_CHARACTERS] or type(said).__name__
