@@ -20,7 +20,8 @@ import typer
 
 from ropewalk import __version__
 from ropewalk.cli import demo, evaluate, export, extend, factors, inspect, recipe, search, text, verify
-from ropewalk.cli.output import CLOSED_STDOUT_CODE, INTERRUPTED_CODE, complain, say
+from ropewalk.cli.output import INTERRUPTED_CODE, complain, say
+from ropewalk.cli.streams import steady_streams
 from ropewalk.errors import RopewalkError
 
 USAGE_CODE = 2
@@ -84,9 +85,13 @@ def ropewalk(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    with steady_streams():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     _quiet_neighbours()
     try:
-        arguments = sys.argv[1:] if arguments is None else list(arguments)
         code = app(arguments, prog_name="ropewalk", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except RopewalkError as error:
@@ -95,8 +100,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(_usage(error))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED_CODE
-    except BrokenPipeError:
-        return CLOSED_STDOUT_CODE
+    except typer.Exit as ended:  # as the last of the output is written
+        return ended.exit_code
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

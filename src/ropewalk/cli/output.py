@@ -5,7 +5,6 @@ Text of a user's (file names, model names, errors) is printed as it is, never re
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,13 +38,8 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
 
 
 def result(text: str) -> None:
-    """Print to stdout; a reader that has gone away (`| head`) is no error."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python flushes stdout once more as it ends; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(CLOSED_STDOUT_CODE) from None
+    """Print to stdout."""
+    print(text, flush=True)
 
 
 def result_json(records: Sequence[Mapping[str, Any]], **more: Any) -> None:
