@@ -153,7 +153,7 @@ def about(bench: Bench) -> str:
         f"{bench.settings.model}, a window of {geometry.original_length} tokens. Text: the Python library's "
         f"source, searched on `{bench.settings.search_text}`, measured on `{bench.settings.report_text}`. "
         f"Perplexities are of whole documents, each read in one pass. Intervals are 95%: of perplexities and "
-        f"paired differences by a bootstrap over documents (none below 3), of passkeys Wilson's. A claim "
+        f"paired differences Student's over documents (none below 3), of passkeys Wilson's. A claim "
         f"holds where the whole interval lies on its side, does not where it lies on the other, and is "
         f"undecided else; many intervals stand here, so some miss by chance."
     )

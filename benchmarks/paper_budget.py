@@ -62,7 +62,7 @@ def measure(loaded: LoadedModel, documents: DocumentSet, found: SearchResult) ->
     if plain is not None and found.factors.num_start_tokens:
         factors["evolution, n-hat 0"] = constant(plain)
     records = measure_perplexity(loaded, documents, [TARGET], factors=factors)
-    return records + measure_sliding_window(loaded, documents, [TARGET], seed=0)
+    return records + measure_sliding_window(loaded, documents, [TARGET])
 
 
 def best_after(outcome: SearchOutcome, num_trials: int) -> float:
@@ -74,7 +74,7 @@ def markdown(found: SearchResult, records: dict[str, list[EvalRecord]], environm
     lines = [f"# The paper's budget on the scale model, {environment['date']}", ""]
     lines += [f"`{environment['command']}`; {environment['versions']}; {environment['machine']}.", ""]
     lines += [
-        "Perplexity at 2048 tokens, one pass over each document; 95% bootstrap interval over documents.",
+        "Perplexity at 2048 tokens, one pass over each document; 95% interval over documents.",
         "",
     ]
     splits = list(records)

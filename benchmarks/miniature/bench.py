@@ -156,7 +156,7 @@ class Bench:
             return self.reading(self.base, "sliding window", None, length, plain=True)
 
         def measure(part: DocumentSet) -> EvalRecord:
-            (record,) = measure_sliding_window(self.base_loaded, part, [length], seed=0)
+            (record,) = measure_sliding_window(self.base_loaded, part, [length])
             return record
 
         how = {"mode": "sliding", "window": self.window}

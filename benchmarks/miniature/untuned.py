@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page, Rows, curve
-from miniature.readings import Difference, Reading, against, cell, lowest, verdict
-from ropewalk.evaluate.intervals import NUM_RESAMPLES
+from miniature.readings import Reading, against, cell, lowest, verdict
+from ropewalk.evaluate.intervals import Difference, mean_interval
 from ropewalk.factors import RescaleFactors
 from ropewalk.report.figures import SEARCHED, draw_perplexity
 from ropewalk.rope.schemes import scheme_factors
@@ -199,8 +199,7 @@ def attention_mass(bench: Bench) -> Page:
         grids=grids,
         verdicts=verdicts,
         notes=(
-            "Mean over heads and the queries of a document's second half, with a 95% bootstrap interval over "
-            "documents."
+            "Mean over heads and the queries of a document's second half, with a 95% interval over documents."
         ),
     )
 
@@ -220,9 +219,9 @@ def _best_start_tokens(bench: Bench) -> list[str]:
 
 
 def _share(values: NDArray[np.float64]) -> str:
-    drawn = np.random.default_rng(0).integers(len(values), size=(NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
-    return f"{np.mean(values):.1%} ({low:.1%}-{high:.1%})"
+    low, high = mean_interval(values.tolist(), [1] * len(values))
+    bounds = "" if low is None or high is None else f" ({low:.1%}-{high:.1%})"
+    return f"{np.mean(values):.1%}{bounds}"
 
 
 CLAIMS = (

@@ -6,7 +6,6 @@ for, how it was made, and its format's version.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import claims
 from miniature.attention import attention_on_first
-from miniature.readings import Difference, Reading, against, verdict
+from miniature.readings import Reading, against, verdict
 
 
 @pytest.fixture
@@ -102,10 +102,11 @@ def test_a_verdict_follows_the_interval_of_the_difference(ours, theirs, said):
 
 
 def test_a_difference_is_of_perplexities_on_the_same_documents():
-    difference = Difference.of(reading(18, 19, 20), reading(20, 21, 22))
+    difference = against(reading(18, 19, 20), reading(20, 21, 22))
     ratio = torch.tensor(-0.2).expm1().item()  # 2 nats in 10 tokens, on every document
     assert difference.ratio == pytest.approx(ratio)
-    assert (difference.low, difference.high) == pytest.approx((ratio, ratio))
+    assert (difference.low, difference.high) == pytest.approx((-0.2, -0.2))
+    assert str(difference) == "-18.1% (-18.1% to -18.1%)"
 
 
 def test_what_is_not_measured_leaves_a_verdict_open():

@@ -8,7 +8,7 @@ from ropewalk.factors import Provenance
 from ropewalk.models.load import load_model
 from ropewalk.rope.schemes import scheme_factors
 
-FIELDS = {"metric", "value", "length", "factors", "n", "low", "high", "seed"}
+FIELDS = {"metric", "value", "length", "factors", "n", "low", "high"}
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +168,83 @@ def test_factors_of_other_weights_are_used_with_a_warning_that_names_both(
     (warning,) = [line for line in ended.err_lines if line.startswith("warning:")]
     assert "another-model" in warning
     assert str(model) in warning
+
+
+def test_of_several_factors_the_last_is_compared_with_the_others_by_document(ropewalk, model, books):
+    given = ["evaluate", "perplexity", model, "--text", books, "--lengths", "128,512"]
+    given += ["--scheme", "yarn", "--scheme", "ntk", "--scheme", "pi"]
+    ended = ropewalk(*given, "--json")
+    document = json.loads(ended.out)
+    by_label = {(r["factors"], r["length"]): r for r in document["records"]}
+    compared = {(c["theirs"], c["length"]): c for c in document["comparisons"]}
+    assert set(compared) == {(label, length) for label in ("yarn", "ntk") for length in (128, 512)}
+    for (theirs, length), found in compared.items():
+        ours, other = by_label["pi", length], by_label[theirs, length]
+        each = [
+            (a["nll_sum_nats"] - b["nll_sum_nats"]) / a["num_tokens"]
+            for a, b in zip(ours["by_document"], other["by_document"], strict=True)
+        ]
+        assert found["ours"] == "pi"
+        assert found["nats"] == pytest.approx(sum(each) / 3)
+        assert found["low"] <= found["nats"] <= found["high"]
+        assert (found["decision"] == "decided") is (found["low"] > 0 or found["high"] < 0)
+    shown = ropewalk(*given).out
+    assert "paired by document" in shown
+    assert sum("decided" in line for line in shown.splitlines()) == 2
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "passkey"])
+def test_a_length_beyond_the_factors_is_noted_in_its_row(ropewalk, model, books, geometry, tmp_path, metric):
+    file = tmp_path / "factors.json"
+    scheme_factors("yarn", geometry, 256).save(file)
+    more = ["--text", books] if metric == "perplexity" else ["--num-trials", "2"]
+    given = ["evaluate", metric, model, "--lengths", "256,512", "--factors", file, *more]
+    given += ["--scheme", "yarn", "--scheme", "ntk:factor=2", "--scheme", "none", "--scheme", "dynamic-ntk"]
+    ended = ropewalk(*given, "--json")
+    notes = {(r["factors"], r["length"]): r.get("note") for r in json.loads(ended.out)["records"]}
+    noted = {key for key, note in notes.items() if note}
+    assert noted == {(str(file), 512), ("ntk:factor=2", 512), ("none", 256), ("none", 512)}
+    assert "256 tokens" in notes[str(file), 512]
+    assert "128 tokens" in notes["none", 512]
+    shown = ropewalk(*given)
+    assert f"* {file}: beyond the 256 tokens of these factors" in shown.out
+    assert any("beyond" in line and "512 tokens" in line for line in shown.err_lines)
+
+
+def test_within_the_window_nothing_is_noted_and_beyond_it_the_base_model_is(ropewalk, model, books):
+    within, beyond = perplexity(ropewalk, model, books, "--lengths", "128,129")
+    assert (within["factors"], beyond["factors"]) == ("untouched", "untouched")
+    assert "note" not in within
+    assert "128 tokens" in beyond["note"]
+
+
+def test_a_folder_with_a_scaling_of_its_own_is_not_called_untouched(
+    ropewalk, model, books, geometry, tmp_path
+):
+    scheme_factors("yarn:attention_factor=1", geometry, 256).save(tmp_path / "factors.json")
+    out = tmp_path / "exported"
+    ended = ropewalk("export", "hf", model, "--factors", tmp_path / "factors.json", "--out", out)
+    assert ended.code == 0, ended.err
+    within, beyond = perplexity(ropewalk, out, books, "--lengths", "256,512")
+    assert within["factors"] == beyond["factors"] == "as configured: longrope 256"
+    assert "note" not in within
+    assert "256 tokens" in beyond["note"]
+    shown = ropewalk("evaluate", "passkey", out, "--lengths", "256", "--num-trials", "2").out
+    assert "as configured: longrope 256" in shown
+    assert "untouched" not in shown
+
+
+def test_records_of_searched_factors_name_the_search(ropewalk, model, books, geometry, tmp_path):
+    made = Provenance(strategy="gradient", seed=3, settings={"run_id": "1234", "budget": 27})
+    scheme_factors("yarn", geometry, 256).replace(provenance=made).save(tmp_path / "factors.json")
+    searched, yarn = sorted(
+        perplexity(
+            ropewalk, model, books, "--lengths", "256", "--scheme", "yarn", "--factors",
+            tmp_path / "factors.json",
+        ),
+        key=lambda record: record["factors"],
+    )  # fmt: skip
+    assert [searched[key] for key in ("run_id", "strategy", "search_seed", "budget")] == [
+        "1234", "gradient", 3, 27,
+    ]  # fmt: skip
+    assert not {"run_id", "strategy", "search_seed", "budget"} & set(yarn)

@@ -150,6 +150,19 @@ def test_json_is_one_object_on_stdout(search):
         assert gap["scheme"] == best["factors"]
         assert gap["nats"] == pytest.approx(math.log(gap["searched"] / gap["closed_form"]))
     assert "every closed-form scheme on the 5 report documents" in document["verdict"]
+    for gap in document["gaps"]:
+        has_interval = gap["n"] >= 3
+        assert (gap["low"] is not None) is has_interval
+        is_decided = has_interval and not gap["low"] <= 0 <= gap["high"]
+        assert gap["decision"] == ("decided" if is_decided else "undecided")
+    run_id = json.loads((run / "run.json").read_text())["run_id"]
+    written = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    assert written == document["records"]
+    for record in written:
+        assert len(record["by_document"]) == record["n"]
+        of = [record[key] for key in ("run_id", "strategy", "search_seed", "budget")]
+        assert of == [run_id, "gradient", 3, 10]
+    assert RescaleFactors.load(run / "factors.json").provenance.settings["run_id"] == run_id
     assert document["search"]["nats_of_limits"] >= 0
     assert document["files"]["factors"] == str(run / "factors.json")
     assert Path(document["files"]["run"]).is_file()

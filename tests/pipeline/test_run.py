@@ -109,6 +109,11 @@ def test_the_whole_method(recipe_of, tmp_path):
         ("perplexity", "extended", 64), ("perplexity", "extended", 512), ("nll_rise", "extended", 64),
         ("perplexity", "sliding window", 512),
     }  # fmt: skip
+    run_id = json.loads((tmp_path / "run" / "result.json").read_text())["run_id"]
+    assert {record.run_id for record in result.records} == {run_id}
+    searched = [record for record in result.records if record.factors == "extended"]
+    assert all(record.strategy is not None and record.budget for record in searched)
+    assert all(len(record.by_document) == record.n for record in result.records)
     assert result.is_accepted
     assert (
         json.loads((tmp_path / "run" / "result.json").read_text())["weights_sha256"] == tuned.weights_sha256

@@ -1,8 +1,11 @@
 """What is compared with searched factors, and that the verdict tells the truth either way."""
 
+import math
+
 import numpy as np
 import pytest
 
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.geometry import RopeGeometry
 from ropewalk.report import comparison
@@ -53,42 +56,85 @@ def test_a_ramp_on_an_own_scaling_is_laid_out_by_the_turns_that_pairs_made_under
     np.testing.assert_allclose(on_top, scheme_factors("yarn", GEOMETRY, 1024).array()[0], rtol=1e-6)
 
 
-def test_the_verdict_says_that_searched_factors_win():
-    said = verdict(
-        [record("yarn", 10.0), record("pi", 50.0), record("searched", 9.0)], length=2048, documents="other"
+def measured(factors, *nats, num_tokens=100, length=2048, **more):
+    """A perplexity of documents with these nats."""
+    sums = tuple(NllSum(nll_sum_nats=float(value), num_tokens=num_tokens) for value in nats)
+    return record(
+        factors, math.exp(sum(nats) / len(nats) / num_tokens), length, n=len(nats), by_document=sums, **more
     )
-    assert "beat every closed-form scheme on the 8 other documents at 2048 tokens" in said
-    assert "yarn, has 10.000, 11.1% more" in said
 
 
-@pytest.mark.parametrize("ours", [10.0, 12.0])
-def test_the_verdict_says_that_they_do_not(ours):
-    records = [
-        record("yarn", 10.0),
-        record("searched", ours),
-        record("sliding window", 1.0),
-        record("untouched", 2.0),
-    ]
+YARN = measured("yarn", 200, 230, 260)
+PI = measured("pi", 400, 430, 460)
+AHEAD = measured("searched", 190, 221, 249)  # of yarn, by 10, 9 and 11 nats
+
+
+def test_searched_factors_beat_what_they_are_ahead_of_on_every_document():
+    said = verdict([YARN, PI, AHEAD], length=2048, documents="held-out")
+    assert said.startswith("Decided: searched factors beat every closed-form scheme")
+    assert "3 held-out documents at 2048 tokens" in said
+    assert "yarn 9.974: -9.5% (-11.7% to -7.2%)" in said
+
+
+def test_a_lower_perplexity_alone_beats_nothing():
+    ours = measured("searched", 150, 235, 262)  # the mean is far lower, by one document alone
+    assert ours.value < 0.9 * YARN.value
+    said = verdict([YARN, PI, ours], length=2048, documents="held-out")
+    assert said.startswith("Undecided against yarn: searched factors are not known to beat")
+    assert "yarn 9.974" in said
+
+
+def test_a_scheme_that_is_surely_lower_is_named_though_others_are_beaten():
+    said = verdict([AHEAD, measured("yarn", 180, 211, 239), PI], length=2048, documents="held-out")
+    assert said.startswith("Decided: searched factors do NOT beat")
+    assert "yarn 8.166" in said
+
+
+def test_one_undecided_scheme_is_enough_not_to_beat_every_one():
+    ntk = measured("ntk", 300, 150, 600)  # far above in the mean
+    assert ntk.value > 2 * AHEAD.value
+    said = verdict([YARN, ntk, AHEAD], length=2048, documents="held-out")
+    assert said.startswith("Undecided against ntk")
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [measured("yarn", 200, 230), measured("searched", 100, 110)],
+        [record("yarn", 10.0), record("searched", 5.0)],  # of an earlier version
+    ],
+)
+def test_without_an_interval_nothing_is_beaten(records):
     said = verdict(records, length=2048, documents="held-out")
-    assert "do NOT beat" in said
-    assert "yarn has 10.000" in said
+    assert said.startswith("Undecided")
+    assert "no interval" in said
 
 
-@pytest.mark.parametrize(("sliding", "said"), [(8.0, "8.000 there, below"), (9.5, "9.500 there, not below")])
+def test_on_the_documents_that_were_searched_on_nothing_is_beaten():
+    said = verdict([YARN, PI, AHEAD], length=2048, documents="search")
+    assert "beat" not in said
+    assert "fitted to these documents" in said
+
+
+def test_records_of_other_documents_are_not_compared():
+    other = measured("searched", 190, 221, 249, data_sha256="of other documents")
+    assert YARN.difference(other) is None
+    assert YARN.difference(measured("searched", 190, 221, 249, length=1024)) is None
+    assert comparison.differences_to([YARN, other], "yarn") == []
+
+
+@pytest.mark.parametrize(("sliding", "said"), [((150, 180, 210), "decided"), ((150, 180, 270), "undecided")])
 def test_the_sliding_window_is_told_truly(sliding, said):
-    records = [
-        record("searched", 9.0),
-        record("sliding window", sliding, mode="sliding", window=256, stride=64),
-    ]
-    remark = sliding_window_remark(records, length=2048)
-    assert said in remark
+    slid = measured("sliding window", *sliding, mode="sliding", window=256, stride=64)
+    remark = sliding_window_remark([AHEAD, slid], length=2048)
+    assert f"): {said}" in remark
     assert "256 tokens that slides (stride 64)" in remark
 
 
 def test_the_verdict_looks_at_one_length_and_at_perplexity_only():
     records = [
-        record("yarn", 10.0), record("searched", 9.0), record("yarn", 1.0, length=256),
-        record("searched", 5.0, length=256), record("yarn", 0.5, metric="passkey"),
+        YARN, AHEAD, measured("yarn", 1, 2, 3, length=256), measured("searched", 50, 60, 70, length=256),
+        record("yarn", 0.5, metric="passkey"),
     ]  # fmt: skip
     assert " beat every" in verdict(records, length=2048, documents="held-out")
 
@@ -121,11 +167,11 @@ def test_the_first_pair_without_a_full_turn():
 def test_gaps_are_taken_on_every_set_and_against_one_closed_form(monkeypatch):
     asked = []
 
-    def measured(loaded, documents, lengths, *, factors, seed):
+    def measure(loaded, documents, lengths, *, factors):
         asked.append((documents, list(factors)))
-        return [record("mrrope-pro", 9.5), record("searched", 9.0)]
+        return [measured("mrrope-pro", 210, 220, 230), measured("searched", 200, 209, 221)]
 
-    monkeypatch.setattr(comparison, "measure_perplexity", measured)
+    monkeypatch.setattr(comparison, "measure_perplexity", measure)
     known = [
         record(label, value, documents="report", n=5)
         for label, value in (("yarn", 13.0), ("mrrope-pro", 12.0), ("untouched", 1.0), ("searched", 12.6))
@@ -134,13 +180,14 @@ def test_gaps_are_taken_on_every_set_and_against_one_closed_form(monkeypatch):
     factors = dict.fromkeys((*CLOSED_FORMS, "searched"))
     gaps, records = comparison.measure_gaps(None, texts, factors, known=known, length=2048)
     assert asked == [("s", ["mrrope-pro", "searched"]), ("t", ["mrrope-pro", "searched"])]
-    assert [(g.documents, g.n, g.searched, g.closed_form, g.scheme) for g in gaps] == [
-        ("search", 8, 9.0, 9.5, "mrrope-pro"),
-        ("stop", 8, 9.0, 9.5, "mrrope-pro"),
-        ("report", 5, 12.6, 12.0, "mrrope-pro"),
-    ]
-    assert gaps[0].nats == pytest.approx(np.log(9.0 / 9.5))
-    assert gaps[2].nats > 0
+    assert [(g.documents, g.n, g.scheme) for g in gaps] == [
+        ("search", 3, "mrrope-pro"), ("stop", 3, "mrrope-pro"), ("report", 5, "mrrope-pro"),
+    ]  # fmt: skip
+    assert (gaps[2].searched, gaps[2].closed_form) == (12.6, 12.0)
+    assert gaps[0].nats == pytest.approx(-0.1)
+    assert gaps[0].as_json()["decision"] == "decided"
+    assert gaps[2].nats == pytest.approx(np.log(12.6 / 12.0))
+    assert gaps[2].as_json()["decision"] == "undecided", "these records have no sums of each document"
     assert [r.documents for r in records] == ["search", "search", "stop", "stop"]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ropewalk.cli.evaluate import how_read, perplexity_table, tell
+from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, tell
 from ropewalk.cli.output import say, table
 from ropewalk.cli.texts import Texts
 
@@ -39,8 +39,12 @@ class Compared:
         """Everything, for people."""
         if not self.main:
             return "Nothing could be measured at the target length.\n"
+        from ropewalk.report.figures import SEARCHED
+
         title = f"Perplexity on the {self.main[0].documents} documents ({how_read(self.main[0])})"
         parts = [perplexity_table(self.main, title)]
+        if self.verdict is not None:
+            parts.append(paired_table(self.main, SEARCHED))
         if self.gaps:
             parts.append(gap_table(self.gaps))
         if self.verdict is not None:
@@ -87,9 +91,17 @@ def compare(
     whole = SEARCHED in {record.factors for record in main} and best_closed_form(main, length=target)
     gaps, extra = measure_gaps(loaded, texts.by_role, factors, known=main, length=target)
     return Compared(
-        main=main, extra=extra, gaps=gaps,
+        main=of_search(main, found), extra=of_search(extra, found), gaps=gaps,
         verdict=verdict(main, length=target, documents=role) if whole else None,
     )  # fmt: skip
+
+
+def of_search(records: "Sequence[EvalRecord]", found: "SearchResult") -> "list[EvalRecord]":
+    """These records with the search named in whose run they were measured."""
+    from ropewalk.search.provenance import search_fields
+
+    fields = search_fields(found.identity)
+    return [replace(record, **fields) for record in records]
 
 
 def gap_table(gaps: "Sequence[Gap]") -> str:
@@ -98,10 +110,17 @@ def gap_table(gaps: "Sequence[Gap]") -> str:
     rows = [
         ["searched", *(f"{gap.searched:.4f}" for gap in gaps)],
         [gaps[0].scheme, *(f"{gap.closed_form:.4f}" for gap in gaps)],
-        ["difference, nats a token", *(f"{gap.nats:+.4f}" for gap in gaps)],
+        ["difference, nats per token", *(f"{gap.nats:+.4f}" for gap in gaps)],
+        ["95% interval, paired", *map(_bounds, gaps)],
+        ["", *(gap.difference.decision for gap in gaps)],
     ]
     return table(
         "Perplexity by set of documents: a difference that only the search documents show was fitted to them",
         ["factors", *columns],
         rows,
     )
+
+
+def _bounds(gap: "Gap") -> str:
+    low, high = gap.difference.low, gap.difference.high
+    return "none" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.compared import gap_table
-from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
+from ropewalk.cli.compared import gap_table, of_search
+from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
 from ropewalk.cli.search import files, story
@@ -71,8 +71,9 @@ def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> No
         found = _search(loaded, texts, folder, target, budget)
         records = _measure(loaded, texts, found, target)
         gaps, extra = measure_gaps(
-            loaded, texts.by_role, _factors(loaded, found), known=records, length=target, seed=SEED
+            loaded, texts.by_role, _factors(loaded, found), known=records, length=target
         )
+        records, extra = of_search(records, found), of_search(extra, found)
         folder.write_records(records + extra)
         _draw(loaded, found, records, folder)
     if json:
@@ -115,13 +116,14 @@ def _search(
 
 def _factors(loaded: "LoadedModel", found: "SearchResult") -> "dict[str, FactorsAtLength]":
     """What is measured at every length, by label."""
-    from ropewalk.report.comparison import UNTOUCHED, closed_forms, constant, untouched
+    from ropewalk.report.comparison import base_label, closed_forms, constant, untouched
     from ropewalk.report.figures import SEARCHED
 
     schemes = closed_forms(loaded.geometry, found.factors.target_length)
     if found.closed_form is not None:
         schemes.setdefault(found.closed_form.label, constant(found.factors))
-    return {UNTOUCHED: untouched, **schemes, SEARCHED: constant(found.searched_factors)}
+    base = base_label(loaded.description)
+    return {base: untouched, **schemes, SEARCHED: constant(found.searched_factors)}
 
 
 def _measure(loaded: "LoadedModel", texts: "Texts", found: "SearchResult", target: int) -> "list[EvalRecord]":
@@ -135,8 +137,8 @@ def _measure(loaded: "LoadedModel", texts: "Texts", found: "SearchResult", targe
     assert documents is not None, "the library has a held-out part"
     factors = _factors(loaded, found)
     say(f"\n2/3 Perplexity on {len(documents.documents)} held-out documents, which the search has not seen.")
-    records = measure_perplexity(loaded, documents, lengths, factors=factors, seed=SEED, on_record=tell)
-    records += measure_sliding_window(loaded, documents, lengths, seed=SEED, on_record=tell)
+    records = measure_perplexity(loaded, documents, lengths, factors=factors, on_record=tell)
+    records += measure_sliding_window(loaded, documents, lengths, on_record=tell)
     records = [replace(record, documents="report") for record in records]
     say(f"\n3/3 Passkey: a number hidden in repeated text, {NUM_PASSKEYS} times at each length.")
     return records + measure_passkey(
@@ -183,6 +185,7 @@ def _report(
     folder: "RunFolder",
 ) -> None:
     from ropewalk.report.comparison import sliding_window_remark, verdict
+    from ropewalk.report.figures import SEARCHED
 
     perplexities = [record for record in records if record.metric == "perplexity"]
     passkeys = [record for record in records if record.metric == "passkey"]
@@ -190,6 +193,7 @@ def _report(
     result(story(found, folder))
     title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
     result(perplexity_table(perplexities, title))
+    result(paired_table([r for r in perplexities if r.length == found.factors.target_length], SEARCHED))
     result(passkey_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
     result(gap_table(gaps))
     result(verdict(records, length=found.factors.target_length, documents="held-out"))

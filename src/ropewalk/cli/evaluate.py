@@ -41,7 +41,6 @@ def perplexity(
         ),
     ] = None,
     num_documents: options.NumDocuments = 10,
-    seed: options.Seed = 0,
     base: options.BaseOption = "native",
     json: options.Json = False,
     device: options.Device = "cpu",
@@ -55,7 +54,9 @@ def perplexity(
     """Perplexity at several lengths, on the same documents at each, with a 95% interval.
 
     Without --factors and --scheme the model is measured as it stands. A scheme without `factor` takes the
-    longest length divided by the window. `stdlib` means its held-out part.
+    longest length divided by the window. `stdlib` means its held-out part. Of several factors, the last ones
+    are compared with each of the others, paired by document: decided where the 95% interval of the
+    difference lies on one side of 0.
 
     \b
     Example:
@@ -77,15 +78,17 @@ def perplexity(
         documents = token_documents(text, loaded.tokenizer, length=tokens[-1], num_documents=num_documents)
         say(options.about_documents(documents, num_documents))
         records = measure_perplexity(
-            loaded, documents, tokens, factors=labelled, mode=mode, stride=stride, window=window, seed=seed,
+            loaded, documents, tokens, factors=labelled, mode=mode, stride=stride, window=window,
             on_record=tell,
         )  # fmt: skip
+        ours = records[-1].factors
         if json:
-            result_json([record.as_json() for record in records])
-        else:
-            result(
-                perplexity_table(records, f"Perplexity of {loaded.name} on {text} ({how_read(records[0])})")
-            )
+            compared = comparisons(records, ours)
+            result_json([record.as_json() for record in records], comparisons=compared)
+            return
+        result(perplexity_table(records, f"Perplexity of {loaded.name} on {text} ({how_read(records[0])})"))
+        if len(labelled) > 1:
+            result(paired_table(records, ours))
 
 
 @app.command()
@@ -141,7 +144,8 @@ def passkey(
 def tell(record: "EvalRecord") -> None:
     """One line of the story as a record is made."""
     value = f"{record.value:.4g}" if record.metric == "perplexity" else f"{record.found} of {record.n} found"
-    say(f"{record.factors} at {record.length} tokens: {value} ({clock(record.seconds)})")
+    note = "" if record.note is None else f", {record.note}"
+    say(f"{record.factors} at {record.length} tokens{note}: {value} ({clock(record.seconds)})")
 
 
 def how_read(record: "EvalRecord") -> str:
@@ -162,6 +166,31 @@ def passkey_table(records: "Sequence[EvalRecord]", title: str) -> str:
     return _grid(records, f"{title}, 95% interval of the share", _passkey_cell)
 
 
+def paired_table(records: "Sequence[EvalRecord]", ours: str) -> str:
+    """How `ours` compares with every other label on the same documents: a row a label, a column a length."""
+    from ropewalk.report.comparison import differences_to
+
+    pairs = differences_to(records, ours)
+    lengths = sorted({record.length for record, _ in pairs})
+    cells = {(record.factors, record.length): f"{found}, {found.decision}" for record, found in pairs}
+    labels = dict.fromkeys(record.factors for record, _ in pairs)
+    return table(
+        f"Perplexity of {ours} against each of the others, paired by document (below 0%: {ours} is lower)",
+        ["against", *(f"{length} tokens" for length in lengths)],
+        [[label, *(cells.get((label, length), "-") for length in lengths)] for label in labels],
+    )
+
+
+def comparisons(records: "Sequence[EvalRecord]", ours: str) -> list[dict[str, object]]:
+    """`paired_table` as JSON values."""
+    from ropewalk.report.comparison import differences_to
+
+    return [
+        {"ours": ours, "theirs": other.factors, "length": other.length, **difference.as_json()}
+        for other, difference in differences_to(records, ours)
+    ]
+
+
 def _perplexity_cell(record: "EvalRecord") -> str:
     interval = "" if record.low is None or record.high is None else f" ({record.low:.2f}-{record.high:.2f})"
     return f"{record.value:.3f}{interval}"
@@ -172,11 +201,15 @@ def _passkey_cell(record: "EvalRecord") -> str:
 
 
 def _grid(records: "Sequence[EvalRecord]", title: str, cell: "Callable[[EvalRecord], str]") -> str:
+    """A cell with a note is marked, and the note stands below."""
     lengths = sorted({record.length for record in records})
     cells = {(record.factors, record.length): record for record in records}
     rows = []
     for label in dict.fromkeys(record.factors for record in records):
         row = [cells.get((label, length)) for length in lengths]
         seconds = sum(record.seconds for record in row if record)
-        rows.append([label, *(cell(record) if record else "-" for record in row), f"{seconds:.1f}"])
-    return table(title, ["factors", *(f"{length} tokens" for length in lengths), "seconds"], rows)
+        shown = [f"{cell(record)}{'*' if record.note else ''}" if record else "-" for record in row]
+        rows.append([label, *shown, f"{seconds:.1f}"])
+    notes = dict.fromkeys(f"* {record.factors}: {record.note}" for record in records if record.note)
+    drawn = table(title, ["factors", *(f"{length} tokens" for length in lengths), "seconds"], rows)
+    return drawn + "".join(f"{note}\n" for note in notes)

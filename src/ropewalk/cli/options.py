@@ -149,14 +149,14 @@ def write_file(path: Path, content: bytes) -> None:
 def factors_by_label(
     loaded: "LoadedModel", schemes: list[str] | None, files: list[Path] | None, longest: int, base: Base
 ) -> dict[str, FactorsAtLength]:
-    """Each asked scheme and file as a function from a length to factors; without any, the untouched model.
+    """Each asked scheme and file as a function from a length to factors; without any, the model as it stands.
 
     A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
     own, a factor set the entry of each length. Factors are told apart by their label, so a name that was
     given twice counts once.
     """
     from ropewalk.factor_set import load_set
-    from ropewalk.report.comparison import UNTOUCHED, constant, scheme_at_lengths, untouched
+    from ropewalk.report.comparison import base_label, constant, scheme_at_lengths, untouched
 
     own = loaded.description.own_under(base)
     labelled: dict[str, FactorsAtLength] = {
@@ -168,7 +168,7 @@ def factors_by_label(
         loaded.warn_if_other_weights(factors.longest, str(file))
         one = len(factors.entries) == 1
         labelled[str(file)] = constant(factors.longest) if one else factors.for_length
-    return labelled or {UNTOUCHED: untouched}
+    return labelled or {base_label(loaded.description): untouched}
 
 
 def window(description: "RopeDescription", base: Base) -> int:

@@ -43,11 +43,15 @@ class NllSum:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean; infinite where that is beyond a float."""
-        try:
-            return math.exp(self.mean_nats)
-        except OverflowError:
-            return math.inf
+        return perplexity_of(self.mean_nats)
+
+
+def perplexity_of(mean_nats: float) -> float:
+    """exp of nats per token; infinite where that is beyond a float."""
+    try:
+        return math.exp(mean_nats)
+    except OverflowError:
+        return math.inf
 
 
 def score_windows(

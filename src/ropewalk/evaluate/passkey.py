@@ -16,7 +16,8 @@ from torch import Tensor
 from ropewalk.errors import SettingError
 from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.evaluate.intervals import wilson
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, PasskeyAnswer
+from ropewalk.evaluate.notes import length_note
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, PasskeyAnswer, found_by
 from ropewalk.models.load import LoadedModel
 from ropewalk.text.passkey_prompt import PasskeyTrial, draw_key, make_trial
 from ropewalk.text.tokens import Encoder
@@ -77,7 +78,8 @@ def measure_passkey(
     for label, factors_at in factors.items():
         for length in lengths:
             started = time.perf_counter()
-            with loaded.installed(factors_at(length)):
+            installed = factors_at(length)
+            with loaded.installed(installed):
                 earlier = [
                     (trial, known.get((label, length, trial.key, trial.depth))) for trial in trials[length]
                 ]
@@ -98,6 +100,8 @@ def measure_passkey(
                 where=loaded.where,
                 found=found,
                 by_depth=tuple(_by_depth(given)),
+                note=length_note(loaded, installed, length),
+                **found_by(installed),
             )
             records.append(record)
             if on_record:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ropewalk.errors import EvaluationError, SettingError
 from ropewalk.evaluate.intervals import perplexity_interval
 from ropewalk.evaluate.nll import NllSum, window_nlls
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, Mode, OnRecord
+from ropewalk.evaluate.notes import length_note
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, Mode, OnRecord, found_by
 from ropewalk.models.load import LoadedModel
 from ropewalk.text.tokens import DocumentSet, TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
@@ -30,7 +31,6 @@ def measure_perplexity(
     mode: Mode = "truncate",
     stride: int | None = None,
     window: int | None = None,
-    seed: int = 0,
     read_chunk: int | None = None,
     on_record: OnRecord | None = None,
 ) -> list[EvalRecord]:
@@ -46,7 +46,6 @@ def measure_perplexity(
             that is smaller) to factors; None measures the model as it stands.
         stride: tokens; needed by `sliding`, refused by `truncate`.
         window: tokens, the model's original length by default; for `sliding` only.
-        seed: of the bootstrap over documents.
         read_chunk: as in `window_nlls`.
         on_record: called with each record as it is made.
 
@@ -60,16 +59,17 @@ def measure_perplexity(
     for label, factors_at in factors.items():
         for length in lengths:
             started = time.perf_counter()
-            with loaded.installed(factors_at(min(length, window or length))):
+            num_read = min(length, window or length)
+            installed = factors_at(num_read)
+            with loaded.installed(installed):
                 nll = [
                     _document_nll(loaded.model, _windows(document, length, window, stride), read_chunk)
                     for document in documents.documents
                 ]
             record = EvalRecord(
-                **_summary(nll, label, length, seed),
+                **_summary(nll, label, length),
                 length=length,
                 factors=label,
-                seed=seed,
                 seconds=time.perf_counter() - started,
                 model=loaded.name,
                 where=loaded.where,
@@ -78,6 +78,8 @@ def measure_perplexity(
                 window=window,
                 source=documents.source,
                 data_sha256=documents.data_sha256,
+                note=length_note(loaded, installed, num_read),
+                **found_by(installed),
             )
             records.append(record)
             if on_record:
@@ -139,16 +141,16 @@ def _document_nll(model: Any, windows: list[TokenWindow], read_chunk: int | None
     return torch.cat(list(window_nlls(model, windows, read_chunk=read_chunk)))
 
 
-def _summary(nll: list[Tensor], label: str, length: int, seed: int) -> dict[str, Any]:
+def _summary(nll: list[Tensor], label: str, length: int) -> dict[str, Any]:
     """The numbers of a record, from each document's nats."""
-    sums = [NllSum.of(values) for values in nll]
+    sums = tuple(NllSum.of(values) for values in nll)
     total = reduce(add, sums)
-    if not math.isfinite(total.nll_sum_nats):
+    if not math.isfinite(total.perplexity):
         raise EvaluationError(
             f"With {label} the model gives NaN or infinity at {length} tokens: try --dtype float32, or look "
             f"at the factors."
         )
-    low, high = perplexity_interval(sums, seed)
+    low, high = perplexity_interval(sums)
     return {
         "metric": "perplexity",
         "value": total.perplexity,
@@ -158,4 +160,5 @@ def _summary(nll: list[Tensor], label: str, length: int, seed: int) -> dict[str,
         "nll_sum_nats": total.nll_sum_nats,
         "num_tokens": total.num_tokens,
         "nll_by_position": tuple(nll_by_position(nll)),
+        "by_document": sums,
     }

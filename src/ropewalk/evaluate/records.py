@@ -1,11 +1,17 @@
 """EvalRecord: one measured number with everything that is needed to read it."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
+from ropewalk.evaluate.intervals import Difference, paired_difference
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors import RescaleFactors
 
 Mode = Literal["truncate", "sliding"]
@@ -25,7 +31,8 @@ class EvalRecord:
         length: tokens of a document, or of a prompt with its answer.
         factors: the scheme's text, the file's name, or what else labels the factors.
         n: documents or trials.
-        low, high: 95% interval; None where n is too small for one.
+        low, high: 95% interval, see `intervals`; None where n is too small for one.
+        seed: of the passkeys; None where nothing is drawn.
         seconds: wall time.
         model, where: the model's name; device, dtype, attention and revision it ran with.
         mode, stride, window: how a document was read; `stride` and `window` in tokens, sliding only.
@@ -34,6 +41,10 @@ class EvalRecord:
         source, data_sha256: the text, and a hash of its token ids.
         documents: the part that these documents play for a search: `search`, `stop` or `report`.
         found, by_depth: passkeys found, in all and at each depth (0 is the start of the prompt).
+        by_document: nats and tokens of each document, in the order of the text.
+        base_by_document: of `nll_rise`, those under the base model.
+        note: what must be known to read the value, e.g. that the length is beyond the factors' own.
+        run_id, strategy, search_seed, budget: of the search that the factors, or the run's folder, come from.
     """
 
     metric: Literal["perplexity", "passkey", "nll_rise"]
@@ -43,7 +54,7 @@ class EvalRecord:
     n: int
     low: float | None
     high: float | None
-    seed: int
+    seed: int | None = None
     seconds: float
     model: str
     where: dict[str, Any] = field(default_factory=dict)
@@ -58,10 +69,33 @@ class EvalRecord:
     documents: Role | None = None
     found: int | None = None
     by_depth: tuple[dict[str, float], ...] | None = None
+    by_document: tuple[NllSum, ...] | None = None
+    base_by_document: tuple[NllSum, ...] | None = None
+    note: str | None = None
+    run_id: str | None = None
+    strategy: str | None = None
+    search_seed: int | None = None
+    budget: int | str | None = None
+
+    def difference(self, other: "EvalRecord") -> Difference | None:
+        """How far this perplexity is from another's, ours - theirs, paired by document.
+
+        None where the two are not of the same documents and length. There is no interval where a record has
+        no sums of each document, as those of earlier versions.
+        """
+        alike = (self.data_sha256, self.length, self.n) == (other.data_sha256, other.length, other.n)
+        if not alike or self.metric != "perplexity" or other.metric != "perplexity":
+            return None
+        if self.by_document is None or other.by_document is None:
+            nats = math.log(self.value / other.value)
+            return Difference(nats=nats, low=None, high=None, n=self.n)
+        return paired_difference(self.by_document, other.by_document)
 
     def as_json(self) -> dict[str, Any]:
         """JSON values only; what does not apply to the metric is left out, an unknown bound is null."""
         values = dataclasses.asdict(self)
+        if values["high"] == math.inf:
+            values["high"] = None  # a perplexity beyond a float
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -70,9 +104,12 @@ class EvalRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EvalRecord":
-        """What `as_json` gave."""
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists})
+        """What `as_json` gave, in this version or an earlier one.
+
+        Raises:
+            ValueError: a field is missing or has another type.
+        """
+        return _adapter().validate_python(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +135,24 @@ class PasskeyAnswer:
     def as_json(self) -> dict[str, Any]:
         """JSON values, which make the same answer again."""
         return dataclasses.asdict(self)
+
+
+@cache
+def _adapter() -> TypeAdapter[EvalRecord]:
+    return TypeAdapter(EvalRecord)
+
+
+def found_by(factors: RescaleFactors | None) -> dict[str, Any]:
+    """The fields of a record that name the search which found these factors; none for other factors."""
+    made = None if factors is None else factors.provenance
+    if made is None or not isinstance(made.settings.get("run_id"), str):
+        return {}
+    return {
+        "run_id": made.settings["run_id"],
+        "strategy": made.strategy,
+        "search_seed": made.seed,
+        "budget": made.settings.get("budget"),
+    }
 
 
 def first_integer(text: str) -> str | None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from ropewalk.errors import EvaluationError
-from ropewalk.evaluate.intervals import rise_interval
+from ropewalk.evaluate.intervals import paired_difference
 from ropewalk.evaluate.nll import NllSum, score_windows
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors import RescaleFactors
@@ -30,10 +30,9 @@ def rise_record(
     documents: DocumentSet,
     length: int,
     label: str,
-    seed: int,
     started: float,
 ) -> EvalRecord:
-    """Mean nats a token `after` less those `before`, with a paired interval.
+    """Mean nats per token `after` less those `before`, with an interval paired by document.
 
     Args:
         started: `time.perf_counter()` when the measurement began.
@@ -41,16 +40,16 @@ def rise_record(
     Raises:
         EvaluationError: NaN or infinity.
     """
-    num_tokens = sum(entry.num_tokens for entry in before)
-    rise = (sum(e.nll_sum_nats for e in after) - sum(e.nll_sum_nats for e in before)) / num_tokens
-    if not math.isfinite(rise):
+    rise = paired_difference(after, before)
+    if not math.isfinite(rise.nats):
         raise EvaluationError(
             f"With {label} the model gives NaN or infinity at {length} tokens: look at the factors, or at "
             f"what the training did."
         )
-    low, high = rise_interval(before, after, seed)
     return EvalRecord(
-        metric="nll_rise", value=rise, length=length, factors=label, n=len(before), low=low, high=high,
-        seed=seed, seconds=time.perf_counter() - started, model=loaded.name, where=loaded.where,
-        num_tokens=num_tokens, source=documents.source, data_sha256=documents.data_sha256, mode="truncate",
+        metric="nll_rise", value=rise.nats, length=length, factors=label, n=rise.n, low=rise.low,
+        high=rise.high, seconds=time.perf_counter() - started, model=loaded.name, where=loaded.where,
+        num_tokens=sum(entry.num_tokens for entry in before), source=documents.source,
+        data_sha256=documents.data_sha256, mode="truncate", by_document=tuple(after),
+        base_by_document=tuple(before),
     )  # fmt: skip

@@ -27,6 +27,7 @@ from ropewalk.pipeline.watch import Clock, Watch
 from ropewalk.recipe.recipe import Recipe
 from ropewalk.recipe.stages import EvaluateStage, ExternalStage, Stage
 from ropewalk.run_folder import PipelineFolder, StageFolder
+from ropewalk.search.provenance import run_id
 
 FORMAT, FORMAT_VERSION = "ropewalk.result", 1
 
@@ -114,6 +115,7 @@ def _begin(
         window=window,
         hidden_size=int(getattr(base.model.config.get_text_config(), "hidden_size", 4096)),
         tokenizer=base.tokenizer,
+        run_id=run_id({**identity(recipe), "weights_sha256": base.weights_sha256}),
         continue_with=None if continue_with is None else Path(continue_with),
         cut_damaged=cut_damaged,
     )
@@ -164,6 +166,7 @@ def _finish(run: Run, folder: PipelineFolder) -> Extended:
             "version": FORMAT_VERSION,
             "model": run.recipe.model.model_dump(mode="json"),
             "weights_sha256": run.state.weights_sha256,
+            "run_id": run.run_id,
             "records": [record.as_json() for record in records],
             "verdicts": [verdict.as_json() for verdict in verdicts],
         }

@@ -15,7 +15,7 @@ from typing import Any
 from ropewalk.errors import ModelError
 from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
-from ropewalk.evaluate.records import EvalRecord
+from ropewalk.evaluate.records import EvalRecord, found_by
 from ropewalk.evaluate.rise import document_sums, rise_record
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import LoadedModel, describe_model
@@ -64,6 +64,7 @@ class Run:
 
     Attributes:
         recipe: resolved.
+        run_id: for records.
         continue_with: a checkpoint for the external stage that the run waits at; taken once.
         cut_damaged: whether a stage's journal is cut where it is damaged.
     """
@@ -75,6 +76,7 @@ class Run:
     window: int
     hidden_size: int
     tokenizer: Any
+    run_id: str
     continue_with: Path | None = None
     cut_damaged: bool = False
 
@@ -252,15 +254,16 @@ def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
 class _Records:
     """Records of a stage and its passkey answers, on disk as each is made; none is measured again."""
 
-    def __init__(self, folder: StageFolder, watch: Watch) -> None:
+    def __init__(self, folder: StageFolder, run: Run) -> None:
         self.all = folder.read_records()
         self.answers = folder.read_answers()
-        self._folder, self._watch = folder, watch
+        self._folder, self._watch, self._run_id = folder, run.watch, run.run_id
 
     def has(self, metric: str, label: str, length: int) -> bool:
         return any((r.metric, r.factors, r.length) == (metric, label, length) for r in self.all)
 
     def add(self, record: EvalRecord) -> None:
+        record = replace(record, run_id=self._run_id)
         self.all.append(replace(record, documents="report") if record.metric != "passkey" else record)
         self._folder.write_records(self.all)
         self._watch.on_record(record)
@@ -272,16 +275,15 @@ class _Records:
 
 
 def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
-    documents, records = _report_documents(run, stage), _Records(folder, run.watch)
+    documents, records = _report_documents(run, stage), _Records(folder, run)
     factors = {EXTENDED: run.state.factor_set().for_length}
     if documents is not None:
         _against_the_base(run, stage, documents, records)
         for length in map(int, stage.perplexity):
             if not records.has("perplexity", EXTENDED, length):
                 measure_perplexity(
-                    run.models.current(run.state), documents, [length], factors=factors, seed=stage.seed,
-                    on_record=records.add,
-                )  # fmt: skip
+                    run.models.current(run.state), documents, [length], factors=factors, on_record=records.add
+                )
     for length in map(int, stage.passkey):
         if not records.has("passkey", EXTENDED, length):
             measure_passkey(
@@ -299,19 +301,18 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
     if stage.sliding_window:
         for length in map(int, stage.perplexity):
             if length > run.window and not records.has("perplexity", "sliding window", length):
-                measure_sliding_window(
-                    run.models.base(), documents, [length], seed=stage.seed, on_record=records.add
-                )
+                measure_sliding_window(run.models.base(), documents, [length], on_record=records.add)
     if stage.short_rise and not records.has("nll_rise", EXTENDED, run.window):
         started = time.perf_counter()
         before = document_sums(run.models.base(), documents, run.window, None)
         loaded: LoadedModel = run.models.current(run.state)
-        after = document_sums(loaded, documents, run.window, run.state.factor_set().for_length(run.window))
+        factors = run.state.factor_set().for_length(run.window)
+        after = document_sums(loaded, documents, run.window, factors)
         record = rise_record(
             before, after, loaded=loaded, documents=documents, length=run.window, label=EXTENDED,
-            seed=stage.seed, started=started,
+            started=started,
         )  # fmt: skip
-        records.add(record)
+        records.add(replace(record, **found_by(factors)))
 
 
 def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> None:

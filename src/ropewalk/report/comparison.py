@@ -3,15 +3,16 @@
 The baselines are RescaleFactors like ours, so all are measured by the same call on the same documents.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ropewalk.evaluate.intervals import Difference
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, Role
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.models.describe import RopeDescription
 from ropewalk.models.load import LoadedModel
 from ropewalk.report.figures import SEARCHED, Curve
 from ropewalk.rope.schemes import CLOSED_FORMS, parse_scheme, scheme_factors
@@ -20,11 +21,21 @@ from ropewalk.text.tokens import DocumentSet
 UNTOUCHED = "untouched"
 SLIDING = "sliding window"
 SLIDING_STRIDE = 64
+MOST_NAMED = 3  # schemes in a sentence
 
 
 def untouched(length: int) -> RescaleFactors | None:
-    """The model as it stands, with the scaling that it carries."""
+    """The model as it stands, with the scaling that its configuration has."""
     return None
+
+
+def base_label(description: RopeDescription) -> str:
+    """How the model as it stands is called: `untouched`, or as in `as configured: yarn 32768`."""
+    own = description.own
+    if own is not None:
+        kind = (own.provenance.strategy or "").removeprefix("own ")
+        return f"as configured: {kind} {own.target_length}"
+    return "as configured" if description.own_problem else UNTOUCHED
 
 
 def constant(factors: RescaleFactors) -> FactorsAtLength:
@@ -68,7 +79,6 @@ def measure_sliding_window(
     documents: DocumentSet,
     lengths: Sequence[int],
     *,
-    seed: int,
     on_record: OnRecord | None = None,
 ) -> list[EvalRecord]:
     """What a user would do without any extension: slide the trained window over the text."""
@@ -79,15 +89,18 @@ def measure_sliding_window(
         factors={SLIDING: untouched},
         mode="sliding",
         stride=min(SLIDING_STRIDE, loaded.geometry.original_length // 4),
-        seed=seed,
         on_record=on_record,
     )
 
 
 def best_closed_form(records: Iterable[EvalRecord], *, length: int) -> EvalRecord | None:
     """The closed form of the lowest perplexity at `length`; None if none was measured."""
-    known = [r for r in records if r.metric == "perplexity" and r.length == length]
+    known = _perplexities(records, length)
     return min((r for r in known if r.factors in CLOSED_FORMS), key=lambda r: r.value, default=None)
+
+
+def _perplexities(records: Iterable[EvalRecord], length: int) -> list[EvalRecord]:
+    return [r for r in records if r.metric == "perplexity" and r.length == length]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +109,30 @@ class Gap:
 
     Attributes:
         documents: which set: `search`, `stop` or `report`.
-        n: documents in it.
         searched, closed_form: perplexities.
         scheme: the closed form.
+        difference: paired by document, below 0 where searched factors are ahead.
     """
 
     documents: Role
-    n: int
     searched: float
     closed_form: float
     scheme: str
+    difference: Difference
+
+    @property
+    def n(self) -> int:
+        """Documents in the set."""
+        return self.difference.n
 
     @property
     def nats(self) -> float:
-        """Nats a token, negative where searched factors are ahead."""
-        return math.log(self.searched / self.closed_form)
+        """Nats per token, negative where searched factors are ahead."""
+        return self.difference.nats
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "nats": self.nats}
+        values = {key: value for key, value in asdict(self).items() if key != "difference"}
+        return {**values, **self.difference.as_json()}
 
 
 def measure_gaps(
@@ -123,7 +142,6 @@ def measure_gaps(
     *,
     known: Sequence[EvalRecord],
     length: int,
-    seed: int = 0,
 ) -> tuple[list[Gap], list[EvalRecord]]:
     """Searched factors beside the best closed form on every set of documents, and what was measured for it.
 
@@ -141,54 +159,94 @@ def measure_gaps(
     for role, documents in texts.items():
         here = [r for r in known if r.documents == role and r.length == length and r.factors in pair]
         if not here:
-            found = measure_perplexity(loaded, documents, [length], factors=pair, seed=seed)
+            found = measure_perplexity(loaded, documents, [length], factors=pair)
             here = [replace(record, documents=role) for record in found]
             measured += here
-        values = {record.factors: record.value for record in here}
+        by_label = {record.factors: record for record in here if record.metric == "perplexity"}
+        ours, theirs = by_label[SEARCHED], by_label[best.factors]
+        difference = ours.difference(theirs)
+        assert difference is not None, "both were measured on these documents"
         gap = Gap(
             documents=role,
-            n=here[0].n,
-            searched=values[SEARCHED],
-            closed_form=values[best.factors],
+            searched=ours.value,
+            closed_form=theirs.value,
             scheme=best.factors,
+            difference=difference,
         )
         gaps.append(gap)
     return gaps, measured
 
 
+def differences_to(records: Iterable[EvalRecord], label: str) -> list[tuple[EvalRecord, Difference]]:
+    """Every perplexity beside that of `label` on the same documents at the same length, paired by document.
+
+    The differences are `label`'s - the other's: below 0 where `label` is lower.
+    """
+    records = [record for record in records if record.metric == "perplexity"]
+    ours = [record for record in records if record.factors == label]
+    return [
+        (other, difference)
+        for other in records
+        for mine in ours
+        if other.factors != label and (difference := mine.difference(other)) is not None
+    ]
+
+
 def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> str:
     """Whether searched factors beat every closed form at `length`, in plain words, whichever way it went.
+
+    They beat a scheme only where the whole interval of the paired difference is on their side. On the
+    documents that were searched on nothing is beaten, for the factors were fitted to these.
 
     Args:
         records: perplexities; at least `searched` and one closed form at `length`.
         documents: which documents they were measured on, e.g. "held-out".
     """
-    records = list(records)
-    values = {r.factors: r for r in records if r.metric == "perplexity" and r.length == length}
-    ours, best = values[SEARCHED], best_closed_form(records, length=length)
-    assert best is not None, "no closed form was measured"
-    difference = 100 * (best.value / ours.value - 1)
-    where = f"{ours.n} {documents} documents at {length} tokens"
-    if ours.value < best.value:
+    here = _perplexities(records, length)
+    (ours,) = [record for record in here if record.factors == SEARCHED]
+    pairs = [pair for pair in differences_to(here, SEARCHED) if pair[0].factors in CLOSED_FORMS]
+    assert pairs, "no closed form was measured on these documents"
+    where = f"on the {ours.n} {documents} documents at {length} tokens"
+    if documents == "search":
         return (
-            f"Searched factors beat every closed-form scheme on the {where}: perplexity {ours.value:.3f}; "
-            f"the best of them, {best.factors}, has {best.value:.3f}, {difference:.1f}% more."
+            f"Searched factors have perplexity {ours.value:.3f} {where}, {_beside_best(pairs)}. They were "
+            f"fitted to these documents, so this compares nothing: measure on others."
         )
-    return (
-        f"Searched factors do NOT beat every closed-form scheme on the {where}: perplexity {ours.value:.3f}, "
-        f"while {best.factors} has {best.value:.3f}, {-difference:.1f}% less."
-    )
+    counted = "" if len(pairs) == len(CLOSED_FORMS) else f" of the {len(pairs)} measured"
+    forms = f"every closed-form scheme{counted}"
+    behind = [pair for pair in pairs if pair[1].is_lower is False]
+    undecided = [pair for pair in pairs if pair[1].is_lower is None]
+    if behind:
+        said = f"Decided: searched factors do NOT beat {forms}"
+    elif undecided:
+        said = f"Undecided against {_names(undecided)}: searched factors are not known to beat {forms}"
+    else:
+        said = f"Decided: searched factors beat {forms}"
+    beside = _beside_best(behind or undecided or pairs)
+    return f"{said} {where}. They have perplexity {ours.value:.3f}, {beside}."
+
+
+def _names(pairs: Sequence[tuple[EvalRecord, Difference]]) -> str:
+    if len(pairs) > MOST_NAMED:
+        return f"{len(pairs)} schemes"
+    return ", ".join(record.factors for record, _ in pairs)
+
+
+def _beside_best(pairs: Sequence[tuple[EvalRecord, Difference]]) -> str:
+    record, difference = min(pairs, key=lambda pair: pair[0].value)
+    return f"{record.factors} {record.value:.3f}: {difference} paired by document"
 
 
 def sliding_window_remark(records: Iterable[EvalRecord], *, length: int) -> str:
     """What the search is worth against no extension at all: the trained window, slid over the text."""
-    values = {r.factors: r for r in records if r.metric == "perplexity" and r.length == length}
+    values = {r.factors: r for r in _perplexities(records, length)}
     ours, sliding = values[SEARCHED], values[SLIDING]
-    relation = "below" if sliding.value < ours.value else "not below"
+    found = ours.difference(sliding)
+    beside = "" if found is None else f", where searched factors have {found}: {found.decision}"
     return (
         f"A window of {sliding.window} tokens that slides (stride {sliding.stride}) has {sliding.value:.3f} "
-        f"there, {relation} searched factors; but it never sees more than {sliding.window} tokens, so it "
-        f"finds nothing that lies further back."
+        f"there{beside}; but it never sees more than {sliding.window} tokens, so it finds nothing that lies "
+        f"further back."
     )
 
 

@@ -28,6 +28,7 @@ from ropewalk.run_folder.disk import (
     write_lines,
 )
 from ropewalk.search.journal import Journal
+from ropewalk.search.provenance import run_id
 from ropewalk.search.result import SearchResult
 
 
@@ -124,6 +125,7 @@ class RunFolder:
         summary = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
+            "run_id": run_id(result.identity),
             "identity": result.identity,
             "environment": result.environment,
             "result": result.as_dict(),

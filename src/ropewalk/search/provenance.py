@@ -1,5 +1,8 @@
 """What a search was: the identity that a resumed one must share, and what its factors say of it."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -35,25 +38,51 @@ def identify(
     }
 
 
-# What only says where the content was found, beside the hash that says what it is.
+# What only says where content was found, beside the hash that says what it is.
 PLACES = {"weights_sha256": ("name", "revision", "where.revision"), "data_sha256": ("source",)}
 
 
 def differing_runs(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """What differs between two identities; a model or text of the same content may lie in another place."""
-    places = {
-        f"{part}.{place}"
-        for part, about in theirs.items()
-        for content, named in PLACES.items()
-        if _content(about, content) is not None
-        and _content(about, content) == _content(ours.get(part), content)
-        for place in named
+    return differing(_by_content(ours), _by_content(theirs))
+
+
+def run_id(identity: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that a run and its repetition share: a hash of weights, texts and settings.
+
+    Where a model or a text lies makes no difference.
+    """
+    text = json.dumps(_by_content(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _by_content(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without the places of what it names by a hash."""
+    return {part: _without_places(about) for part, about in identity.items()}
+
+
+def _without_places(about: Any) -> Any:
+    if not isinstance(about, Mapping):
+        return about
+    kept = dict(about)
+    for content, places in PLACES.items():
+        for place in places if about.get(content) is not None else ():
+            outer, _, inner = place.partition(".")
+            if inner:
+                kept[outer] = {name: value for name, value in kept.get(outer, {}).items() if name != inner}
+            else:
+                kept.pop(outer, None)
+    return kept
+
+
+def search_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that name the search in whose run it was measured."""
+    return {
+        "run_id": run_id(identity),
+        "strategy": identity["strategy"],
+        "search_seed": identity["seed"],
+        "budget": identity["budget"],
     }
-    return [line for line in differing(ours, theirs) if line.partition(" is ")[0] not in places]
-
-
-def _content(about: Any, name: str) -> Any:
-    return about.get(name) if isinstance(about, dict) else None
 
 
 def _identify_text(documents: DocumentSet) -> dict[str, Any]:
@@ -111,5 +140,6 @@ def provenance_of(
             "cost": outcome.cost,
             "stopped_by": outcome.stopped_by,
             "reproducible": reproducible,
+            "run_id": run_id(identity),
         },
     )
