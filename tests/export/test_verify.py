@@ -1,5 +1,6 @@
 """`verify` passes what is right and catches every planted fault, with the real transformers."""
 
+import json
 import os
 import sys
 
@@ -8,8 +9,10 @@ import torch
 from probing import InProcess
 from transformers import StableLmConfig, StableLmForCausalLM
 
-from ropewalk.errors import EngineError, ExportError, MissingEngineError
+from ropewalk.errors import EngineError, ExportError, MissingEngineError, RopewalkError
+from ropewalk.export import Served
 from ropewalk.export.bases import base_folder
+from ropewalk.export.configuration import check_configuration
 from ropewalk.export.engines import EngineAnswer, EngineRequest
 from ropewalk.export.engines.probes import ProbedEngine
 from ropewalk.export.engines.transformers import PYTHON_OF_4, transformers_4_engine, transformers_engine
@@ -179,6 +182,38 @@ def test_wrong_factors_are_noticed_token_by_token_where_means_agree(
     found = {check.what: check.found for check in verification.checks}
     assert found["no factors would be noticed"] == told
     assert verification.is_right == (told == "yes")
+
+
+@pytest.mark.parametrize("value", [10**400, "8.0", [8.0], None, True, {}, float("nan")])
+def test_a_configuration_of_another_type_is_wrong(tiny_model_folder, tmp_path, value):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, "")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_scaling"]["factor"] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    assert not check_configuration(folder, Served.of(factor_set, "pinned")).is_right
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", "[]"),
+        ("ropewalk.json", "[" * 100_000),
+        *(
+            ("ropewalk.json", {"folded": folded})
+            for folded in (1, [], {"ours": 1}, {"ours": "x", "engine": 1}, {"ours": 10**400, "engine": 1})
+        ),
+    ],
+)
+def test_what_an_export_says_in_no_known_form_is_one_line(tiny_model_folder, tmp_path, name, content):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, "")
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads((folder / name).read_text()), **content})
+    (folder / name).write_text(content)
+    with pytest.raises(RopewalkError) as raised:
+        read_folded(folder)
+        check_configuration(folder, Served.of(factor_set, "pinned"))
+    assert "\n" not in str(raised.value)
 
 
 def test_the_real_program_in_its_own_process(tiny_model_folder, tmp_path):

@@ -5,6 +5,8 @@ by hand) and a user of another version would turn by theta 10000. So both are co
 """
 
 import math
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,11 @@ def _differences(name: str, found: Any, wanted: Any) -> list[str]:
     if isinstance(wanted, list):
         same = isinstance(found, list) and len(found) == len(wanted) and all(map(_same, found, wanted))
         return [] if same else [f"{name} differs"]
-    return [] if _same(found, wanted) else [f"{name} is {found!r}, not {wanted!r}"]
+    return [] if _same(found, wanted) else [f"{name} is {reprlib.repr(found)}, not {wanted!r}"]
 
 
 def _same(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, str) or isinstance(found, str):
         return bool(found == wanted)
-    return isinstance(found, (int, float)) and math.isclose(found, wanted, rel_tol=TOLERANCE)
+    is_number = isinstance(found, (int, float)) and abs(found) <= sys.float_info.max
+    return is_number and math.isclose(found, wanted, rel_tol=TOLERANCE)

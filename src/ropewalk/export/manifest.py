@@ -68,7 +68,12 @@ def read_folded(folder: Path) -> tuple[float, float] | None:
         ExportError: its manifest can't be read.
     """
     folded = (_read(folder) or {}).get("folded")
-    return None if folded is None else (float(folded["ours"]), float(folded["engine"]))
+    try:
+        return None if folded is None else (float(folded["ours"]), float(folded["engine"]))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ExportError(
+            f"{folder / MANIFEST} does not say what was folded ({error}): export again."
+        ) from None
 
 
 def read_kept(folder: Path) -> dict[str, Any]:
@@ -108,7 +113,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
             raise ValueError(f"format {document['format']} version {document['version']}")
         if document["mode"] not in ("pinned", "switching"):
             raise ValueError(f"mode {document['mode']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExportError(f"{path} can't be read ({error}): export again, or remove it.") from None
     return document
 

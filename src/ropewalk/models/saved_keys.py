@@ -57,7 +57,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} holds no {CONFIG}: name a checkpoint's folder.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} can't be read as JSON ({error}): copy it again.") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path} is no model configuration: it holds no JSON object.")
