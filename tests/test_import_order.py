@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 
 # An upper room never imports a lower one.
 ORDER = [
+    "shown",
     "errors",
     "strict_json",
     "files",

@@ -6,6 +6,8 @@ keeps its traceback.
 
 import reprlib
 
+from ropewalk.shown import redacted
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 40
 
@@ -19,7 +21,14 @@ def shown(value: object) -> str:
 
 
 class RopewalkError(ValueError):
-    """A mistake in what was given to Ropewalk, not in Ropewalk."""
+    """A mistake in what was given to Ropewalk, not in Ropewalk.
+
+    Args:
+        message: shown without passwords and keys, wherever it came from.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class SettingError(RopewalkError):
