@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.output import result, result_json, say, table
+from ropewalk.cli.output import one_line, result, result_json, say, table
 from ropewalk.errors import FactorsError, SettingError
 from ropewalk.lengths import parse_length
 
@@ -198,7 +198,7 @@ def _story(name: str, factors: "RescaleFactors") -> str:
         lines.append(f"  objective          {provenance.objective}: {provenance.objective_value}")
     for key, value in {**provenance.settings, **provenance.versions}.items():
         lines.append(f"  {key:<18} {json_format.dumps(value) if not isinstance(value, str) else value}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(one_line, lines)) + "\n"
 
 
 def _table(factors: "RescaleFactors") -> str:

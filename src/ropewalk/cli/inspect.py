@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.output import interruptible, result, result_json, say, table
+from ropewalk.cli.output import interruptible, one_line, result, result_json, say, table
 from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
         if unfinished <= last
         else "  unfinished pairs      none: every pair finishes a turn inside the window"
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(one_line, lines)) + "\n"
 
 
 def _layers(description: "RopeDescription") -> str:

@@ -130,4 +130,4 @@ def _quiet_neighbours() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.simplefilter("ignore")
     warnings.filterwarnings("default", category=UserWarning, module=r"ropewalk(\.|$)")
-    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_: say(f"warning: {' '.join(str(message).split())}")

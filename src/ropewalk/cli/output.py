@@ -1,6 +1,7 @@
 """What is said, and where: the result on stdout, the story on stderr.
 
-Text of a user's (file names, model names, errors) is printed as it is, never read as markup.
+Text of users, files and servers (names, keys, errors) is never read as markup. Control characters of theirs
+are escaped, and passwords and keys hidden, before anything is printed.
 """
 
 import json
@@ -12,14 +13,23 @@ from typing import Any
 
 import typer
 
+from ropewalk.shown import escaped, redacted
+
 INTERRUPTED_CODE = 130
 CLOSED_STDOUT_CODE = 141  # what a shell reports for a program that SIGPIPE ended
 PIPED_WIDTH = 200  # columns where stdout is no terminal: nothing folds a table there
 
 
 def say(message: str) -> None:
-    """One line of the story."""
-    print(message, file=sys.stderr, flush=True)
+    """One line of the story; line feeds at its ends are layout, those within come from elsewhere."""
+    line = message.strip("\n")
+    before, _, after = message.partition(line) if line else (message, "", "")
+    print(f"{before}{one_line(line)}{after}", file=sys.stderr, flush=True)
+
+
+def one_line(text: object) -> str:
+    """Text of a user's, a file's or a server's, as it stands within a line."""
+    return escaped(redacted(str(text)))
 
 
 def complain(message: str) -> None:
@@ -39,7 +49,7 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
 
 def result(text: str) -> None:
     """Print to stdout."""
-    print(text, flush=True)
+    print(escaped(redacted(text), keep="\n\t"), flush=True)
 
 
 def result_json(records: Sequence[Mapping[str, Any]], **more: Any) -> None:
@@ -64,13 +74,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, column in enumerate(columns):
-        drawn.add_column(Text(column), justify="right" if index else "left", no_wrap=True)
+        drawn.add_column(Text(one_line(column)), justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(drawn)
-    return "\n".join([title, *(line.rstrip() for line in capture.get().splitlines()), ""])
+    return "\n".join([one_line(title), *(line.rstrip() for line in capture.get().splitlines()), ""])
 
 
 def clock(seconds: float) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from ropewalk.cli import options
 from ropewalk.cli.extend import Changes, RecipeName
-from ropewalk.cli.output import result, result_json, say
+from ropewalk.cli.output import one_line, result, result_json, say
 from ropewalk.errors import ModelError, SettingError
 
 app = typer.Typer(rich_markup_mode=None, help="List, show, copy and check recipes of `ropewalk extend`.")
@@ -29,7 +29,7 @@ def list_recipes(json: options.Json = False) -> None:
         return
     width = max(map(len, found))
     for name, about in found.items():
-        result(f"{name:<{width}}  {about}")
+        result(one_line(f"{name:<{width}}  {about}"))
 
 
 @app.command()

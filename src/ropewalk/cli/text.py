@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.output import interruptible, result, result_json, say, table
+from ropewalk.cli.output import interruptible, one_line, result, result_json, say, table
 from ropewalk.cli.progress import SECONDS_BETWEEN_LINES
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _duplicates(found: "TextDescription") -> str:
     ]
     worst = sorted(pairs, key=lambda pair: -pair.similarity)[:WORST_SHOWN]
     lines += [f"  {pair.similarity:4.0%}  {pair.document}  like  {pair.earlier}" for pair in worst]
-    return "\n".join([*lines, *_more(len(pairs), WORST_SHOWN)]) + "\n"
+    return "\n".join(map(one_line, [*lines, *_more(len(pairs), WORST_SHOWN)])) + "\n"
 
 
 def _overlap(found: "TextDescription", num_shared: int, num_stretches: int, against: list[str]) -> str:
@@ -175,7 +175,7 @@ def _overlap(found: "TextDescription", num_shared: int, num_stretches: int, agai
         f"share {OVERLAPPING:.0%} of theirs or more."
     ]
     lines += [f"  {overlap.share:4.0%}  {overlap.document}" for overlap in found.overlaps[:WORST_SHOWN]]
-    return "\n".join([*lines, *_more(len(found.overlaps), WORST_SHOWN)]) + "\n"
+    return "\n".join(map(one_line, [*lines, *_more(len(found.overlaps), WORST_SHOWN)])) + "\n"
 
 
 def _more(num_found: int, num_shown: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.output import interruptible, result, result_json, say, table
+from ropewalk.cli.output import interruptible, one_line, result, result_json, say, table
 
 if TYPE_CHECKING:
     from ropewalk.export import Mode, Served
@@ -140,7 +140,7 @@ def verify(
             result_json([], **verification.as_json())
         else:
             result(_table(verification))
-            result(_verdict(verification))
+            result(one_line(_verdict(verification)))
     if not verification.is_right:
         raise typer.Exit(MISMATCH_CODE)
 
