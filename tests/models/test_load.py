@@ -2,22 +2,40 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    BertConfig,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedTokenizerFast,
+    modeling_utils,
+)
+from transformers.integrations import hub_kernels
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.export.gguf import export_gguf
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import Provenance
-from ropewalk.models.load import load_model, load_tokenizer
+from ropewalk.models.foreign_config import without_chosen_code
+from ropewalk.models.load import load_model, load_tokenizer, read_config
 from ropewalk.models.scale_model import SCALE_MODEL
-from ropewalk.models.weights import OtherWeightsWarning, hash_weights
+from ropewalk.models.weight_files import weight_files
+from ropewalk.models.weights import OtherWeightsWarning, hash_stored_weights, hash_weights
 from ropewalk.rope.schemes import scheme_factors
 
 WINDOW, NUM_HEADS = 32, 2
@@ -169,18 +187,18 @@ def test_pickles_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     refused(copy, "pickle")
     (copy / "pytorch_model.bin").unlink()
-    refused(copy, "no weights")
+    refused(copy, "no safetensors weights")
 
 
 def test_a_pickle_renamed_to_safetensors_is_refused(copy: Path) -> None:
     torch.save({"weight": torch.ones(3)}, copy / "model.safetensors")
-    refused(copy, "can't be loaded")
+    refused(copy, "no whole safetensors")
 
 
 def test_truncated_weights_are_refused(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    refused(copy, "can't be loaded")
+    refused(copy, "no whole safetensors")
 
 
 def test_missing_weights_are_not_filled_with_chance(copy: Path) -> None:
@@ -192,7 +210,7 @@ def test_missing_weights_are_not_filled_with_chance(copy: Path) -> None:
 def test_a_missing_tokenizer_is_said(copy: Path) -> None:
     for file in copy.glob("tokenizer*"):
         file.unlink()
-    refused(copy, "can't be loaded")
+    refused(copy, "no tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -260,5 +278,267 @@ def test_a_tokenizer_that_is_not_there_is_one_line(tiny_model_folder: Path, tmp_
         assert "\n" not in str(caught.value)
     for file in tiny_model_folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ModelError, match="can't be loaded"):
+    with pytest.raises(ModelError, match="no tokenizer"):
         load_tokenizer(tiny_model_folder)
+
+
+# ---------------------------------------------------------------- what a folder says, and is not followed
+
+
+def quantised(copy: Path, kind: str) -> None:
+    """The tiny model as publishers of quantised ones store it."""
+    tensors = load_file(copy / "model.safetensors")
+    stored = {}
+    for name, value in tensors.items():
+        if kind == "plain" or "proj" not in name:
+            stored[name] = value
+        elif kind == "fp8":
+            stored |= {name: value.to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(1, 1)}
+        elif kind == "int8":
+            stored[name] = value.to(torch.int8)
+        else:
+            stored |= {name.replace("weight", "qweight"): value.to(torch.int32)}
+    save_file(stored, copy / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind", "said"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8", "fp8"),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "plain", "fp8"),
+        ({"quant_method": "awq", "bits": 4}, "int32", "awq"),
+        ({"quant_method": "gptq", "bits": 4}, "int32", "gptq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int8", "bitsandbytes"),
+        ({"quant_method": "compressed-tensors"}, "int8", "compressed-tensors"),
+        ({"quant_method": "mxfp4"}, "plain", "mxfp4"),
+        ({"quant_method": "owner/kernel:function"}, "plain", "owner/kernel"),
+        ({"bits": 4}, "plain", "does not name"),
+        (None, "fp8", "F8_E4M3|scale_inv"),
+        (None, "int8", "I8"),
+        (None, "int32", "qweight"),
+    ],
+)
+def test_quantised_weights_are_named_whatever_this_machine_has_for_them(
+    copy: Path, stated: object, kind: str, said: str
+) -> None:
+    edit(copy, quantization_config=stated)
+    quantised(copy, kind)
+    refused(copy, f"quantised .*({said})")
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if transformers could fetch kernels from the hub, and did."""
+
+    def fetch(*arguments: object, **_: object) -> None:
+        raise AssertionError(f"code was fetched: {arguments}")
+
+    for module in (hub_kernels, modeling_utils):
+        monkeypatch.setattr(module, "is_kernels_available", lambda: True)
+    monkeypatch.setattr(hub_kernels, "get_kernel", fetch)
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", fetch)
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize(
+    "key", ["_attn_implementation", "attn_implementation", "_attn_implementation_internal", "fusion_config",
+            "_experts_implementation", "experts_implementation", "distributed_config", "custom_generate"],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["owner/kernel:function", {"": "owner/kernel"}])
+def test_a_configuration_chooses_no_code(folder: Path, copy: Path, key: str, value: object) -> None:
+    edit(copy, **{key: value})
+    loaded = load_model(copy)
+    assert loaded.model.config._attn_implementation == loaded.where["attn_implementation"] == "sdpa"
+    assert hash_stored_weights(read_config(copy), weight_files(copy, "")) == loaded.weights_sha256
+    assert loaded.weights_sha256 == load_model(folder).weights_sha256
+    assert load_model(copy, attn_implementation="eager").model.config._attn_implementation == "eager"
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_nor_does_a_configuration_inside_it(copy: Path) -> None:
+    inner = json.loads((copy / "config.json").read_text())
+    config = CONFIG_MAPPING["llava"].from_dict(
+        {"text_config": inner, "_experts_implementation": "owner/kernel"}
+    )
+    config.text_config._attn_implementation = "owner/kernel:function"
+    plain = without_chosen_code(config)
+    assert plain.text_config._attn_implementation is plain._experts_implementation is None
+    assert config.text_config._attn_implementation == "owner/kernel:function"  # a copy
+
+
+def test_code_beside_a_model_is_not_run(copy: Path, tmp_path: Path) -> None:
+    for name in ("configuration_own", "modeling_own", "tokenization_own", "custom_generate/generate"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
+    (copy / "training_args.bin").write_bytes(b"not read")
+    edit(copy, auto_map={"AutoConfig": "configuration_own.C", "AutoModelForCausalLM": "modeling_own.M"})
+    load_model(copy)
+    edit(copy, "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "tokenization_own.T"]})
+    load_model(copy)
+    edit(copy, model_type="made-elsewhere")
+    refused(copy, "trust-remote-code")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("weights", ["adapter_model.bin", "../other.safetensors", "other.safetensors"])
+def test_other_weights_are_not_read_by_a_name_in_the_configuration(copy: Path, weights: str) -> None:
+    edit(copy, transformers_weights=weights)
+    refused(copy, "transformers_weights")
+
+
+def test_an_adapter_is_no_model_and_its_base_is_named(copy: Path) -> None:
+    (copy / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "owner/base", "peft_type": "LORA"}'
+    )
+    refused(copy, "adapter")  # beside a model, peft would put it in
+    (copy / "config.json").unlink()
+    refused(copy, "its base 'owner/base'")
+    (copy / "adapter_config.json").write_text("[]")
+    refused(copy, "its base, or")
+
+
+def test_older_phi_3_is_loaded_as_it_is_converted(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """Its scaling is called `su` there, which transformers no longer reads."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    longrope = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    config = Phi3Config(
+        **sizes, vocab_size=len(tiny_tokenizer), max_position_embeddings=128, pad_token_id=0,
+        original_max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    Phi3ForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    edit(tmp_path, rope_parameters=None, rope_theta=1e4, rope_scaling={"type": "su", **longrope})
+    loaded = load_model(tmp_path)
+    assert loaded.description.own is not None
+    assert loaded.description.own.rescale_factors == ((2.0,) * 8,)
+    assert loaded.description.own.target_length == 128
+    assert load_tokenizer(tmp_path).bos_token_id == 0
+    edit(tmp_path, rope_scaling={"type": "longrope", **longrope})
+    ids = torch.arange(100)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.model(ids).logits, load_model(tmp_path).model(ids).logits)
+
+
+# ---------------------------------------------------------------- tokenizers
+
+
+def test_a_tokenizer_of_nothing_is_none(copy: Path) -> None:
+    """transformers makes that of some families out of nothing."""
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    edit(copy, model_type="qwen2")
+    assert len(AutoTokenizer.from_pretrained(copy)) == 1
+    with pytest.raises(ModelError, match="no tokenizer"):
+        load_tokenizer(copy)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"a":' * 5000, '{"model": {"type": "BPE"}}', "\udcff"])
+def test_a_broken_tokenizer_is_one_line(copy: Path, content: str) -> None:
+    (copy / "tokenizer.json").write_text(content, errors="surrogateescape")
+    refused(copy, "can't be loaded|nested")
+
+
+def test_tokens_without_an_embedding_are_refused_where_they_are_used(copy: Path, folder: Path) -> None:
+    tokenizer = load_tokenizer(copy)
+    tokenizer.add_tokens(["<one more>"])
+    tokenizer.save_pretrained(copy)
+    loaded = load_model(copy)  # such tokens are common, and most texts have none
+    assert loaded.weights_sha256 == load_model(folder).weights_sha256
+    loaded.model(loaded.tokenizer("some text", return_tensors="pt").input_ids)
+    with pytest.raises(ModelError, match="embeddings"):
+        loaded.model(loaded.tokenizer("some <one more> text", return_tensors="pt").input_ids)
+
+
+def test_a_vocabulary_beyond_the_embeddings_is_refused(copy: Path, folder: Path) -> None:
+    model = load_model(folder).model
+    model.resize_token_embeddings(100, mean_resizing=False)
+    model.save_pretrained(copy)
+    refused(copy, "embeddings")
+
+
+# ---------------------------------------------------------------- reasons
+
+
+def test_a_family_that_wants_eager_attention_says_so(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    config = GptOssConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=16, num_local_experts=2, num_experts_per_tok=1,
+        max_position_embeddings=64, rope_parameters={"rope_type": "default", "rope_theta": 100.0},
+        pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    GptOssForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    refused(tmp_path, "eager")
+    assert load_model(tmp_path, attn_implementation="eager").where["attn_implementation"] == "eager"
+
+
+def test_a_name_does_not_make_the_reason(copy: Path) -> None:
+    """The hub is no reason where a folder is named, whatever its name."""
+    broken = copy.rename(copy.with_name("gated-offline-Connection"))
+    edit(broken, num_key_value_heads="two")
+    with pytest.raises(ModelError) as caught:
+        load_model(broken)
+    assert "hub" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layers", [10**6, 10**9])
+def test_layers_that_are_not_stored_are_not_built(copy: Path, layers: int) -> None:
+    edit(copy, num_hidden_layers=layers, layer_types=None)
+    started = time.process_time()
+    refused(copy, "lacks most of its weights")
+    assert time.process_time() - started < 5
+
+
+def test_weights_of_other_shapes_than_stated(copy: Path) -> None:
+    edit(copy, intermediate_size=64)
+    refused(copy, "shapes")
+
+
+# ---------------------------------------------------------------- the hub
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def snapshot(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny model as owner/name in the hub's cache: links into its blobs. The hub is not reached."""
+    repository = tmp_path / "hub" / "models--owner--name"
+    files = repository / "snapshots" / COMMIT
+    (repository / "blobs").mkdir(parents=True)
+    files.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        shutil.copy(file, repository / "blobs" / str(number))
+        (files / file.name).symlink_to(Path("../../blobs") / str(number))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return files
+
+
+def test_a_model_on_the_hub_is_of_one_commit(snapshot: Path, folder: Path) -> None:
+    loaded = load_model("owner/name")
+    assert loaded.revision == loaded.where["revision"] == COMMIT
+    assert loaded.weights_sha256 == load_model(folder).weights_sha256
+    assert load_model("owner/name", revision=COMMIT).revision == COMMIT
+
+
+@pytest.mark.parametrize("named", ["a.bin", "../other.safetensors", "/etc/other.safetensors"])
+def test_an_index_on_the_hub_names_no_pickle(snapshot: Path, named: str) -> None:
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {"model.norm.weight": named}})
+    )
+    refused("owner/name", "index")
+
+
+def test_an_adapter_on_the_hub_is_not_followed_to_its_base(snapshot: Path) -> None:
+    (snapshot / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/another"}')
+    refused("owner/name", "adapter")
+
+
+def edit(folder: Path, file: str = "config.json", **changes: object) -> None:
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

@@ -1,7 +1,6 @@
 """The files of a checkpoint that is to be exported: where they are, if they are whole, which are taken."""
 
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from ropewalk.factors import RescaleFactors
 from ropewalk.files import link_or_copy
 from ropewalk.models.load import read_config, where_from
 from ropewalk.models.saved_keys import CONFIG, read_config_file
+from ropewalk.models.weight_files import require_whole, weight_files
 from ropewalk.models.weights import hash_stored_weights, warn_if_other_weights
 
 WEIGHTS = "*.safetensors"
-INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 # What else belongs to a model that is served: tokenizer, templates, licence. No pickle, and no code.
 TAKEN = (
@@ -51,14 +50,12 @@ class Checkpoint:
 
     @property
     def weights(self) -> list[Path]:
-        """Its weight files, those of an index if it has one."""
-        index = self.folder / INDEX
-        if not index.is_file():
-            return [
-                path for path in sorted(self.folder.glob(WEIGHTS)) if not path.name.startswith("adapter_")
-            ]
-        named = set(read_json(index)["weight_map"].values())
-        return [self.folder / Path(name).name for name in sorted(named)]  # never outside the folder
+        """Its weight files, as transformers finds them.
+
+        Raises:
+            ModelError: none, or an index that names anything but safetensors files in the folder.
+        """
+        return list(weight_files(self.folder, self.name))
 
     @property
     def others(self) -> list[Path]:
@@ -94,12 +91,7 @@ class Checkpoint:
         Raises:
             ModelError: names the file.
         """
-        if not self.weights:
-            raise ModelError(
-                f"{self.name} holds no safetensors weights: convert them, or name another checkpoint."
-            )
-        for path in self.weights:
-            _require_whole_file(path, self.name)
+        require_whole(self.weights, self.name)
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
@@ -128,7 +120,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} can't be read as JSON ({error}): copy it again.") from None
 
 
@@ -142,22 +134,3 @@ def _download(name: str, revision: str | None) -> Path:
             f"{name} is no local folder, and can't be had from the hub ({reason.strip()[:200]}): check the "
             f"name and the network."
         ) from None
-
-
-def _require_whole_file(path: Path, name: str) -> None:
-    """A safetensors file's header says where its last tensor ends."""
-    try:
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            size = path.stat().st_size
-            if header_bytes > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(header_bytes))
-        header.pop("__metadata__", None)
-        end = 8 + header_bytes + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        if size != end:
-            raise ValueError(f"it has {size} bytes and not {end}")
-    except FileNotFoundError:
-        raise ModelError(f"{name} lacks the weight file {path.name} that its index names.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ModelError(f"{path} is no whole safetensors file ({error}): copy it again.") from None

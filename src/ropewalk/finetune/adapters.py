@@ -4,6 +4,7 @@ While an adapter is trained, a checkpoint holds the adapter alone, and the stage
 base; at its end the adapter is merged into the weights, so that what a stage leaves is a plain model.
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 
 from ropewalk.errors import SettingError
 from ropewalk.finetune.settings import LoraSettings
+from ropewalk.models.weight_files import require_inside
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def add_adapter(model: Any, settings: LoraSettings, seed: int) -> Any:
@@ -48,8 +50,9 @@ def load_adapter(model: Any, folder: Path) -> Any:
     """peft's model around `model`, with an adapter that was saved by peft.
 
     Raises:
-        SettingError: peft is missing, the folder holds no adapter, one that is a pickle, or one of another
-            model.
+        SettingError: peft is missing, the folder holds no adapter, one that is a pickle, one of another
+            model, or one whose settings name code or further adapters.
+        ModelError: its weights are a link out of the folder.
     """
     try:
         import peft  # noqa: PLC0415 (an extra)
@@ -59,6 +62,8 @@ def load_adapter(model: Any, folder: Path) -> Any:
         raise SettingError(
             f"{folder} holds no {WEIGHTS}: name a folder that peft saved; a pickle (.bin) is not read."
         )
+    require_inside(folder, WEIGHTS, str(folder))
+    _require_no_code(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # peft warns where keys are missing, and goes on
         warnings.simplefilter("ignore", FutureWarning)
@@ -67,6 +72,21 @@ def load_adapter(model: Any, folder: Path) -> Any:
         except (ValueError, RuntimeError, KeyError, TypeError, OSError, UserWarning) as error:
             reason = " ".join(str(error).split())[:300]
             raise SettingError(f"{folder} is no adapter of this model: {reason}") from None
+
+
+def _require_no_code(folder: Path) -> None:
+    """Refuse settings by which peft imports a module, or fetches further adapters, by a name in the file."""
+    try:
+        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingError(f"{folder} has no {CONFIG} that can be read ({error}): copy it again.") from None
+    if not isinstance(settings, dict):
+        raise SettingError(f"{folder} has a {CONFIG} that holds no JSON object: copy it again.")
+    if settings.get("megatron_config") is not None or settings.get("peft_type") == "XLORA":
+        raise SettingError(
+            f"{folder} has a {CONFIG} that names modules to import or adapters to fetch, which is not done: "
+            f"name a plain LoRA."
+        )
 
 
 def write_adapter(adapted: Any, folder: Path) -> None:

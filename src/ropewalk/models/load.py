@@ -1,5 +1,6 @@
 """A model's name to a model that can be measured and extended, and what must be recorded about it."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,20 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from huggingface_hub import snapshot_download
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils.hub import cached_file, resolve_revision
 
 from ropewalk.errors import ModelError
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.describe import RopeDescription, describe
+from ropewalk.models.describe import RopeDescription, describe, with_current_names
+from ropewalk.models.foreign_config import without_chosen_code
 from ropewalk.models.gguf_scaling import require_plain
 from ropewalk.models.install import install, installed, uninstall
+from ropewalk.models.reasons import first_line, one_line_errors
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
+from ropewalk.models.tokenizer import read_tokenizer, require_embeddings
+from ropewalk.models.weight_files import (
+    INDEX,
+    WEIGHTS,
+    read_index,
+    require_plain_weights,
+    stored_dtypes,
+    weight_files,
+)
 from ropewalk.models.weights import hash_weights, warn_if_other_weights
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 NAMES = f"a model's folder, a hub name, a .gguf file, or {SCALE_MODEL}"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +122,16 @@ def load_model(
     name = str(name)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
     path, options = where_from(name)
-    config = _read_config(name, path, options, revision, trust_remote_code)
+    commit = _commit(path, revision)
+    config = _read_config(name, path, options, commit, trust_remote_code)
     description = describe(config, original_length=original_length, name=name)
-    commit = getattr(config, "_commit_hash", None)
-    options["trust_remote_code"] = trust_remote_code
-    if commit is not None:
-        options["revision"] = commit  # weights and tokenizer of the configuration's own commit
-    if _is_local(path) and "gguf_file" not in options:
-        _require_safetensors(Path(path), name)
-    with _one_line_errors(name):
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    _require_readable_weights(name, path, options, commit, config, description.geometry.num_layers)
+    options |= {"trust_remote_code": trust_remote_code, **_revision(path, commit)}
+    tokenizer = read_tokenizer(path, name, config=config, **options)
+    with one_line_errors(name, on_hub=not _is_local(path)):
         model, report = AutoModelForCausalLM.from_pretrained(
             path,
+            config=config,
             dtype=torch_dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
@@ -128,6 +140,7 @@ def load_model(
         )
         _require_complete(report, name)
         model = model.to(torch_device).eval()
+    require_embeddings(model, tokenizer, name)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -153,10 +166,11 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     """
     name = str(name)
     path, options = where_from(name)
-    if not _is_local(path):
-        options["revision"] = revision
-    with _one_line_errors(name):
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+    commit = _commit(path, revision)
+    options |= {"trust_remote_code": trust_remote_code, **_revision(path, commit)}
+    with one_line_errors(name, on_hub=not _is_local(path)):
+        older = None if "gguf_file" in options else _older_config(path, commit)
+    return read_tokenizer(path, name, config=older, **options)
 
 
 def describe_model(
@@ -182,7 +196,7 @@ def read_config(name: str | Path, *, revision: str | None = None, trust_remote_c
         ModelError: as `load_model`.
     """
     path, options = where_from(str(name))
-    return _read_config(str(name), path, options, revision, trust_remote_code)
+    return _read_config(str(name), path, options, _commit(path, revision), trust_remote_code)
 
 
 def _device(name: str) -> torch.device:
@@ -194,7 +208,7 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise ModelError(
             f"The device is {name!r}, which torch can't use here: give cpu, auto, or another that it has "
-            f"({_first_line(error)})."
+            f"({first_line(error).rstrip('.')})."
         ) from None
     return device
 
@@ -223,7 +237,7 @@ def where_from(name: str) -> tuple[str, dict[str, Any]]:
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{name} holds no config.json: name a folder that transformers can load.")
+            raise ModelError(_no_config(name, path / ADAPTER_CONFIG))
         return str(path), {}
     if path.exists():
         raise ModelError(f"{name} is a file: name {NAMES}.")
@@ -233,14 +247,39 @@ def where_from(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _read_config(
-    name: str, path: str, options: dict[str, Any], revision: str | None, trust_remote_code: bool
+    name: str, path: str, options: dict[str, Any], commit: str | None, trust_remote_code: bool
 ) -> Any:
-    if not _is_local(path):
-        options = {**options, "revision": revision}
-    with _one_line_errors(name):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+    """transformers' configuration, which chooses no code."""
+    options = {**options, **_revision(path, commit)}
+    with one_line_errors(name, on_hub=not _is_local(path)):
+        config = None if "gguf_file" in options else _older_config(path, commit)
+        if config is None:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
+        config = without_chosen_code(config, name)
     _require_causal(config, name, trust_remote_code)
     return config
+
+
+def _older_config(path: str, commit: str | None) -> Any:
+    """A configuration in names that transformers no longer reads, under today's; None for any other."""
+    read, _ = PreTrainedConfig.get_config_dict(path, **_revision(path, commit))
+    todays = with_current_names(read)
+    if todays == read or todays.get("model_type") not in CONFIG_MAPPING:
+        return None
+    return CONFIG_MAPPING[todays["model_type"]].from_dict(todays, name_or_path=path)
+
+
+def _commit(path: str, revision: str | None) -> str | None:
+    """The hub's commit that a revision is now, so that all files are of one; None for local files."""
+    if _is_local(path):
+        return None
+    found = resolve_revision(path, revision)
+    commit: str | None = getattr(found, "resolved", found)
+    return commit
+
+
+def _revision(path: str, commit: str | None) -> dict[str, str | None]:
+    return {} if _is_local(path) else {"revision": commit}
 
 
 def _is_local(path: str) -> bool:
@@ -258,16 +297,63 @@ def _require_causal(config: Any, name: str, trust_remote_code: bool) -> None:
         )
 
 
-def _require_safetensors(folder: Path, name: str) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles:
+def _no_config(name: str, adapter: Path) -> str:
+    """What to name instead of a folder without a configuration."""
+    if not adapter.is_file():
+        return f"{name} holds no config.json: name a folder that transformers can load."
+    try:
+        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        base = None
+    return (
+        f"{name} holds an adapter, not a model: name its base{f' {base!r:.200}' if base else ''}, or a "
+        f"folder where the adapter is merged into it."
+    )
+
+
+def _require_readable_weights(
+    name: str, path: str, options: dict[str, Any], commit: str | None, config: Any, num_layers: int
+) -> None:
+    """Look at the names and the headers of the files that transformers will read, before it does."""
+    if _is_local(path) and (Path(path) / ADAPTER_CONFIG).is_file():
         raise ModelError(
-            f"{name} has its weights as a pickle only ({pickles[0]}), and reading a pickle can run any code "
-            f"in it: convert it to safetensors."
+            f"{name} has an {ADAPTER_CONFIG} beside it, and where peft is installed transformers would put "
+            f"that adapter into the model: move the adapter to a folder of its own, or merge it."
         )
-    raise ModelError(f"{name} holds no weights: a model.safetensors is needed beside its config.json.")
+    if "gguf_file" in options:
+        return
+    with one_line_errors(name, on_hub=not _is_local(path)):
+        folder = Path(path) if _is_local(path) else _fetch_weights(name, path, commit)
+        files = weight_files(folder, name)
+        require_plain_weights(files, name, config)
+    num_stored = sum(len(stored_dtypes(file, name)) for file in files)
+    if num_layers > num_stored:  # before so many are built
+        raise ModelError(
+            f"{name} lacks most of its weights ({num_stored} tensors for {num_layers} layers): its files are "
+            f"incomplete."
+        )
+
+
+def _fetch_weights(name: str, path: str, commit: str | None) -> Path:
+    """The snapshot of a model on the hub, with the weights that transformers will read."""
+    quietly = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    if cached_file(path, ADAPTER_CONFIG, revision=commit, **quietly) is not None:
+        raise ModelError(
+            f"{name} has an adapter beside its weights on the hub ({ADAPTER_CONFIG}), which transformers "
+            f"would follow to another model: download the model alone, and name its folder."
+        )
+    folder = Path(snapshot_download(path, revision=commit, allow_patterns=[WEIGHTS, INDEX]))
+    if (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file():
+        files = sorted(set(read_index(folder / INDEX, name).values()))
+        folder = Path(snapshot_download(path, revision=commit, allow_patterns=files))
+    elif not (folder / WEIGHTS).is_file():
+        raise ModelError(
+            f"{name} has no safetensors weights on the hub, and pickles are refused: try another revision."
+        )
+    return folder
 
 
 def _require_complete(report: dict[str, Any], name: str) -> None:
@@ -277,39 +363,3 @@ def _require_complete(report: dict[str, Any], name: str) -> None:
         raise ModelError(
             f"{name} lacks {len(missing)} of its weights ({missing[0]} ...): its files are incomplete."
         )
-
-
-@contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
-    """What transformers raises about a user's model, as one line that says what to do."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:  # tokenizers and safetensors raise bare ones
-        raise ModelError(_explain(name, error)) from error
-
-
-def _explain(name: str, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "not a valid git identifier" in text:
-        return f"{name} has no such revision on the hub: check --revision."
-    if "gated" in text:
-        return f"{name} is gated on the hub: ask for access on its page, then log in with `hf auth login`."
-    if "is not a valid model identifier" in text:
-        return f"{name} is neither a local folder nor on the hub: check the name, or log in if it is private."
-    if "couldn't connect" in text or "onnection" in text or "offline" in text.lower():
-        return (
-            f"{name} is no local folder, and the hub can't be reached for it: check the name and the "
-            f"network, or name a folder."
-        )
-    if "safetensors" in text and "does not appear to have" in text:
-        return f"{name} has no safetensors weights on the hub, and pickles are refused: try another revision."
-    if "trust_remote_code" in text:
-        return f"{name} needs code of its own to be run: read that code, then say --trust-remote-code."
-    return f"{name} can't be loaded: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".") + "."

@@ -14,9 +14,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ropewalk.factors import RescaleFactors
+from ropewalk.models.foreign_config import without_chosen_code
+from ropewalk.models.reasons import one_line_errors
+from ropewalk.models.weight_files import FLOATS, stored_dtypes
 
 SAMPLED_VALUES = 1024
-FLOATS = ("F32", "F16", "BF16")  # as safetensors calls them
 
 
 class OtherWeightsWarning(UserWarning):
@@ -64,10 +66,14 @@ def hash_stored_weights(config: Any, files: Iterable[Path]) -> str | None:
         None where the files do not hold what the model has, name by name: quantised, or stored otherwise.
 
     Raises:
-        SafetensorError, OSError: a file is not whole, or can't be read.
+        ModelError: a file is not whole or can't be read, or transformers can't build such a model.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    files = list(files)
+    if config.get_text_config(decoder=True).num_hidden_layers > sum(len(stored_dtypes(f)) for f in files):
+        return None  # a configuration may state any number, and a model would be built of it
+    name = config.name_or_path or config.model_type
+    with torch.device("meta"), one_line_errors(name):
+        model = AutoModelForCausalLM.from_config(without_chosen_code(config, name))
     with ExitStack() as stack:
         opened = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
         stored = {name: file for file in opened for name in file.keys()}  # noqa: SIM118 (no mapping)

@@ -1,0 +1,208 @@
+"""Which files hold a checkpoint's weights: safetensors inside its folder, checked before one is read.
+
+An index names a file for each tensor. transformers reads whatever stands there, a pickle or a file of another
+folder too; so the names are checked here first, and everything that reads weights asks here.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from ropewalk.errors import ModelError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth", "model*.pt", "*.ckpt")  # with weights
+# What transformers reads instead of `model.safetensors` wherever one lies: parts of a distributed checkpoint.
+DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+# One name of a file: no folder, drive or pattern.
+PLAIN_NAME = re.compile(r"[^/\\:*?\[\]]+\.safetensors")
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+# What quantised checkpoints have beside, or in place of, a `weight`.
+QUANTISED = (
+    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight_absmax",
+    ".weight.absmax", ".weight.quant_map", ".SCB", "_proj_blocks", ".codebooks",
+)  # fmt: skip
+
+
+def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
+    """The files that transformers reads a checkpoint's weights from.
+
+    Args:
+        folder: a checkpoint on this machine.
+        name: how errors call it.
+
+    Raises:
+        ModelError: no safetensors weights, or an index that names anything but safetensors files in `folder`.
+    """
+    parts = sorted(file.name for file in folder.glob("*.safetensors") if DISTRIBUTED.fullmatch(file.name))
+    if parts:
+        raise ModelError(
+            f"{name} holds parts of a distributed checkpoint ({parts[0]}), which are not read here: save the "
+            f"model with save_pretrained, and name that folder."
+        )
+    indexed = indexed_files(folder, name)
+    if (folder / WEIGHTS).exists():  # transformers prefers it to an index
+        return (require_inside(folder, WEIGHTS, name),)
+    if indexed is not None:
+        return tuple(sorted(set(indexed.values())))
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{name} has its weights as a pickle only ({pickles[0]}), and reading a pickle can run any code "
+            f"in it: convert it to safetensors."
+        )
+    raise ModelError(f"{name} holds no safetensors weights: a {WEIGHTS} is needed beside its config.json.")
+
+
+def indexed_files(folder: Path, name: str) -> dict[str, Path] | None:
+    """The file of each tensor, by an index; None where there is no index.
+
+    Raises:
+        ModelError: an index that can't be read, or names anything but safetensors files in `folder`.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        return None
+    names = read_index(index, name)
+    files = {file: require_inside(folder, file, name) for file in sorted(set(names.values()))}
+    return {tensor: files[file] for tensor, file in names.items()}
+
+
+def read_index(index: Path, name: str) -> dict[str, str]:
+    """The name of the file of each tensor; that the files are there is not looked at.
+
+    Raises:
+        ModelError: not an index, or one that names anything but `*.safetensors` files without a folder.
+    """
+    try:
+        read = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            f"{name} has an {INDEX} that can't be read ({_reason(error)}): copy it again."
+        ) from None
+    names = read.get("weight_map") if isinstance(read, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise ModelError(f"{name} has an {INDEX} without a weight_map of tensors to files: copy it again.")
+    for file in names.values():
+        if not isinstance(file, str) or not PLAIN_NAME.fullmatch(file) or not file.isprintable():
+            raise ModelError(
+                f"{name} has an {INDEX} that names {file!r:.100} as a file of weights, but each must be a "
+                f"*.safetensors file in the folder itself: pickles and other folders are not read."
+            )
+    return dict(names)
+
+
+def stored_tensors(folder: Path, name: str) -> dict[str, Path]:
+    """The file of each tensor that a checkpoint stores.
+
+    Raises:
+        ModelError: as `weight_files`, or a file that is not whole.
+    """
+    return {tensor: file for file in weight_files(folder, name) for tensor in stored_dtypes(file, name)}
+
+
+def require_whole(files: Iterable[Path], name: str) -> None:
+    """Refuse files that are cut short or no safetensors, from their headers alone.
+
+    Raises:
+        ModelError: names the file.
+    """
+    for file in files:
+        stored_dtypes(file, name)
+
+
+def require_plain_weights(files: Iterable[Path], name: str, config: Any) -> None:
+    """Refuse quantised weights, whether the configuration says so or the files alone.
+
+    What transformers makes of them depends on the machine and its packages: other dtypes in one model, or
+    kernels that are fetched from the hub.
+
+    Args:
+        config: transformers' configuration, of a multi-modal model the whole.
+
+    Raises:
+        ModelError: says how they are quantised; or as `require_whole`.
+    """
+    kind = stated_quantisation(config) or stored_quantisation(files, name)
+    if kind is not None:
+        raise ModelError(
+            f"{name} is quantised ({kind}), but only weights in float32, bfloat16 or float16 are read here: "
+            f"name the model that it was made from or a dequantised copy, and use the factors for both."
+        )
+
+
+def stated_quantisation(config: Any) -> str | None:
+    """How a configuration says that its weights are quantised; None where it does not.
+
+    Args:
+        config: a transformers configuration, or a `config.json` as read.
+    """
+    for part in (config, _get(config, "text_config")):
+        stated = _get(part, "quantization_config") or _get(part, "compression_config")
+        if stated:
+            kind = stated if isinstance(stated, str) else _get(stated, "quant_method")
+            return f"{getattr(kind, 'value', kind)}"[:40] if kind else "by a method that it does not name"
+    return None
+
+
+def stored_quantisation(files: Iterable[Path], name: str) -> str | None:
+    """What in the files shows that their weights are quantised; None in plain ones.
+
+    Raises:
+        ModelError: as `require_whole`.
+    """
+    for file in files:
+        for tensor, dtype in stored_dtypes(file, name).items():
+            if tensor.endswith(QUANTISED):
+                return f"it stores {tensor}"
+            if dtype.startswith(("F8", "F4", "F6")) or (tensor.endswith(".weight") and dtype not in FLOATS):
+                return f"{tensor} is stored as {dtype}"
+    return None
+
+
+def require_inside(folder: Path, file: str, name: str) -> Path:
+    """The path of a file in a folder, which is no link that leads out of it.
+
+    Raises:
+        ModelError: no such file, or such a link.
+    """
+    path = folder / file
+    if not path.is_file():
+        raise ModelError(f"{name} lacks the weight file {file}: copy the model again.")
+    home, real = folder.resolve(), path.resolve()
+    # The hub's cache keeps a snapshot as links to its own blobs.
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    if not real.is_relative_to(home) and real.parent != blobs:
+        raise ModelError(
+            f"{name} has {file} as a link to {real}, outside the folder, and only files in it are read: copy "
+            f"the file there."
+        )
+    return path
+
+
+def stored_dtypes(file: Path, name: str = "The model") -> dict[str, str]:
+    """Each tensor's dtype, as safetensors names it, from the header of a file.
+
+    Raises:
+        ModelError: the file is not whole: its header must match its size.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {tensor: opened.get_slice(tensor).get_dtype() for tensor in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{name} has {file.name}, which is no whole safetensors file ({_reason(error)}): copy it again."
+        ) from None
+
+
+def _get(part: Any, key: str) -> Any:
+    return part.get(key) if isinstance(part, dict) else getattr(part, key, None)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
