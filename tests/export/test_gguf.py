@@ -11,7 +11,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from merged_tokenizer import make_merged_tokenizer
 from ropewalk.errors import ExportError, ModelError
@@ -370,7 +371,9 @@ def test_a_full_disk_leaves_nothing(base: Path, tmp_path: Path, monkeypatch: pyt
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"attention_bias": True}, "attention_bias"),
         ({"num_hidden_layers": 3}, "lacks 9 of its weights"),
-        ({"vocab_size": 100}, "only 100"),
+        ({"vocab_size": 100}, "config.json"),
+        ({"hidden_size": 16}, "config.json"),
+        ({"num_hidden_layers": 2**31}, "lacks"),
     ],
 )
 def test_checkpoints_that_are_not_converted_are_refused(
@@ -385,7 +388,14 @@ def test_checkpoints_that_are_not_converted_are_refused(
     [
         {"normalizer": {"type": "NFC"}},
         {"pre_tokenizer": {"type": "Whitespace"}},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
+        {
+            "pre_tokenizer": {
+                "type": "ByteLevel",
+                "add_prefix_space": True,
+                "trim_offsets": True,
+                "use_regex": True,
+            }
+        },
         {"pre_tokenizer": None},
         {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}},
     ],
@@ -403,7 +413,119 @@ def test_what_is_no_checkpoint_is_refused(tiny_model_folder: Path, base: Path, t
     (tiny_model_folder / "tokenizer.json").unlink()
     refused(tiny_model_folder, tmp_path / "out.gguf", "no tokenizer.json")
     (tiny_model_folder / "model.safetensors").unlink()
-    refused(tiny_model_folder, tmp_path / "out.gguf", "no model.safetensors", base=base)
+    refused(tiny_model_folder, tmp_path / "out.gguf", "no safetensors weights", base=base)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["num_key_value_heads", "rms_norm_eps", "tie_word_embeddings", "hidden_act", "attention_bias", "mlp_bias",
+     "head_dim", "bos_token_id", "eos_token_id", "rope_parameters", "max_position_embeddings"],
+)  # fmt: skip
+def test_a_default_that_is_left_out_is_transformers_own(
+    tiny_tokenizer: Any, tmp_path: Path, key: str
+) -> None:
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2,
+    )  # fmt: skip
+    folder = tmp_path / "model"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    write_base_gguf(folder, tmp_path / "stated.gguf")
+    stated = json.loads((folder / "config.json").read_text())
+    del stated[key]
+    (folder / "config.json").write_text(json.dumps(stated))
+    write_base_gguf(folder, tmp_path / "left_out.gguf")
+    assert raw(tmp_path / "left_out.gguf") == raw(tmp_path / "stated.gguf")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", "null", '{"model":' * 9999, '{"model": {"type": "BPE"}}', "\udcff",
+     '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [3]}}',
+     '{"model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}}'],
+)  # fmt: skip
+def test_a_broken_tokenizer_is_refused(tiny_model_folder: Path, tmp_path: Path, content: str) -> None:
+    (tiny_model_folder / "tokenizer.json").write_text(content, errors="surrogateescape")
+    refused(tiny_model_folder, tmp_path / "out.gguf", "tokenizer.json")
+
+
+def test_tokens_beyond_the_embeddings_are_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    tokenizer.add_tokens(["<one more>"])
+    tokenizer.save_pretrained(tiny_model_folder)
+    refused(tiny_model_folder, tmp_path / "out.gguf", "token with the number")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer_config.json", "{", "JSON"),
+        ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "UTF-8"),
+        ("chat_template.jinja", "\udcff", "UTF-8"),
+    ],
+)
+def test_a_broken_chat_template_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, file: str, content: str, said: str
+) -> None:
+    (tiny_model_folder / file).write_text(content, errors="surrogateescape")
+    refused(tiny_model_folder, tmp_path / "out.gguf", said)
+
+
+@pytest.mark.parametrize("number", [-1, 5000, 2**40])
+def test_special_tokens_that_are_none_are_left_out(
+    tiny_model_folder: Path, tmp_path: Path, number: int
+) -> None:
+    """Llama's first configurations pad with token -1."""
+    edit(tiny_model_folder / "config.json", pad_token_id=number)
+    write_base_gguf(tiny_model_folder, tmp_path / "out.gguf")
+    assert "tokenizer.ggml.padding_token_id" not in read_gguf(tmp_path / "out.gguf").metadata
+
+
+@pytest.mark.parametrize(
+    ("stated", "suffix", "dtype"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, ".qweight", torch.int32),
+        ({"quant_method": "fp8"}, ".weight", torch.float8_e4m3fn),
+        (None, ".weight", torch.float8_e4m3fn),
+    ],
+)
+@pytest.mark.parametrize("with_base", [False, True])
+def test_quantised_weights_are_the_reason(
+    tiny_model_folder: Path, base: Path, tmp_path: Path, stated: Any, suffix: str, dtype: Any, with_base: bool
+) -> None:
+    tensors = load_file(tiny_model_folder / "model.safetensors")
+    packed = {
+        name.replace(".weight", suffix) if "proj" in name else name: t.to(dtype) if "proj" in name else t
+        for name, t in tensors.items()
+    }
+    save_file(packed, tiny_model_folder / "model.safetensors", metadata={"format": "pt"})
+    edit(tiny_model_folder / "config.json", quantization_config=stated)
+    refused(tiny_model_folder, tmp_path / "out.gguf", "quantised", base=base if with_base else None)
+
+
+def test_an_adapter_names_its_base(tiny_model_folder: Path, tmp_path: Path) -> None:
+    (tiny_model_folder / "config.json").unlink()
+    (tiny_model_folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    refused(tiny_model_folder, tmp_path / "out.gguf", "owner/base")
+
+
+@pytest.mark.parametrize(
+    "key", ["attention.head_count", "rope.freq_base", "attention.key_length", "block_count"]
+)
+@pytest.mark.parametrize(
+    "value",
+    [text("four"), Value(True, gguf.GGUFValueType.BOOL), Value(-4, gguf.GGUFValueType.INT32),
+     Value([2, 2], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32)],
+    ids=["text", "bool", "negative", "list"],
+)  # fmt: skip
+def test_sizes_of_another_type_are_refused(
+    tiny_model_folder: Path, base: Path, tmp_path: Path, key: str, value: Value
+) -> None:
+    other = changed(base, tmp_path / "other.gguf", metadata={f"llama.{key}": value})
+    refused(tiny_model_folder, tmp_path / "out.gguf", "heads|must be|must have", base=other)
+    if key != "attention.head_count":  # of no matter where the size of a head is stated
+        refused(other, tmp_path / "out.gguf", "must be|must have")
 
 
 def refused(
@@ -416,7 +538,7 @@ def refused(
 ) -> None:
     """One line, and nothing is left, half-written or whole."""
     before = sorted(out.parent.iterdir())
-    with pytest.raises(ExportError, match=said) as caught:
+    with pytest.raises((ExportError, ModelError), match=said) as caught:
         export_gguf(source, entries, out, mode=mode, base=base)
     assert "\n" not in str(caught.value)
     assert sorted(out.parent.iterdir()) == before

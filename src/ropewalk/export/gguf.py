@@ -189,6 +189,8 @@ def _content(source: Path, base: Path | None) -> GgufContent:
     if base is None:
         return read_llama_checkpoint(source)
     content = read_gguf(base)
+    require_architecture(content)
+    _count(content, "block_count")
     require_same_weights(source, content)
     return content
 
@@ -251,15 +253,16 @@ def gguf_geometry(content: GgufContent, original_length: int | None = None) -> R
     Raises:
         ExportError: a number is missing, or there is one a layer.
     """
-    head_dim = content.get("attention.key_length")
-    if head_dim is None:
+    if content.get("attention.key_length") is not None:
+        head_dim = _count(content, "attention.key_length")
+    else:
         head_dim = _count(content, "embedding_length") // _count(content, "attention.head_count")
     rotary_dim = content.get("rope.dimension_count")
     theta = content.get("rope.freq_base")
     return RopeGeometry(
         head_dim=head_dim,
-        rotary_dim=head_dim if rotary_dim is None else rotary_dim,
-        rope_theta=10000.0 if theta is None else float(theta),
+        rotary_dim=head_dim if rotary_dim is None else _count(content, "rope.dimension_count"),
+        rope_theta=10000.0 if theta is None else _number(content, "rope.freq_base"),
         original_length=original_length or _count(content, "context_length"),
         num_layers=_count(content, "block_count"),
     )
@@ -267,12 +270,22 @@ def gguf_geometry(content: GgufContent, original_length: int | None = None) -> R
 
 def _count(content: GgufContent, key: str) -> int:
     found = content.get(key)
-    if not isinstance(found, int) or found < 1:
+    if type(found) is not int or found < 1:
         raise ExportError(
             f"{content.name} has {found!r:.40} as {content.architecture}.{key}, but must have a number above "
             f"0: convert the checkpoint again."
         )
     return found
+
+
+def _number(content: GgufContent, key: str) -> float:
+    found = content.get(key)
+    if type(found) not in (int, float):
+        raise ExportError(
+            f"{content.name} has {found!r:.40} as {content.architecture}.{key}, but must have a number: "
+            f"convert the checkpoint again."
+        )
+    return float(found)
 
 
 def _provenance(served: Served, factor_set: FactorSet) -> dict[str, Value]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+from tokenizers import Tokenizer
 
 from ropewalk.errors import ExportError
+from ropewalk.export.checkpoint import read_json
 from ropewalk.export.gguf_file import Value, ValueType, flag, text, texts, whole
 
 LLAMA_3_SPLIT = (
@@ -25,15 +27,18 @@ SPLITS = {
 }
 
 
-def tokenizer_metadata(folder: Path, config: dict[str, Any]) -> dict[str, Value]:
+def tokenizer_metadata(folder: Path, config: Any) -> dict[str, Value]:
     """Every `tokenizer.*` key of this checkpoint.
 
+    Args:
+        config: transformers' configuration; its `vocab_size` is that of the stored embeddings.
+
     Raises:
-        ExportError: no tokenizer.json, or one that llama.cpp would split otherwise.
+        ExportError: no tokenizer.json, one that can't be read, or one that llama.cpp would split otherwise.
     """
     tokenizer = _read(folder / "tokenizer.json", folder)
     name = _split_name(tokenizer, folder)
-    tokens, kinds = _vocabulary(tokenizer, int(config["vocab_size"]), folder)
+    tokens, kinds = _vocabulary(tokenizer, config.vocab_size, folder)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
     keys = {
         "ggml.model": text("gpt2"),
@@ -53,7 +58,12 @@ def _read(file: Path, folder: Path) -> dict[str, Any]:
             f"{folder} holds no tokenizer.json, which a GGUF file needs: save the tokenizer there, or "
             f"convert with llama.cpp's converter and name that file with --gguf."
         )
-    read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        # The library that it is written for checks it, and writes all of it out.
+        read: dict[str, Any] = json.loads(Tokenizer.from_file(str(file)).to_str())
+    except Exception as error:  # the library raises bare ones
+        reason = " ".join(str(error).split())[:120]
+        raise ExportError(f"{file} can't be read as a tokenizer ({reason}): copy it again.") from None
     return read
 
 
@@ -110,11 +120,11 @@ def _vocabulary(tokenizer: dict[str, Any], size: int, folder: Path) -> tuple[lis
     )
 
 
-def _special(tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, Value]:
+def _special(tokenizer: dict[str, Any], config: Any) -> dict[str, Value]:
     ids = {
-        name: number[0] if isinstance(number, list) else number
+        name: number
         for name in ("bos", "eos", "pad")
-        if (number := config.get(f"{name}_token_id")) is not None
+        if (number := _first(getattr(config, f"{name}_token_id", None))) in range(config.vocab_size)
     }
     names = {"bos": "bos", "eos": "eos", "pad": "padding"}
     first, last = _opens_and_closes_with(tokenizer.get("post_processor"))
@@ -125,6 +135,11 @@ def _special(tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, Val
     }
 
 
+def _first(number: Any) -> Any:
+    """Of several numbers the first."""
+    return (number or [None])[0] if isinstance(number, list) else number
+
+
 def _opens_and_closes_with(processor: dict[str, Any] | None) -> tuple[int | None, int | None]:
     """The tokens that are put before and after a text."""
     if processor is None:
@@ -132,7 +147,7 @@ def _opens_and_closes_with(processor: dict[str, Any] | None) -> tuple[int | None
     if processor["type"] == "Sequence":
         found = [_opens_and_closes_with(one) for one in processor["processors"]]
         return next((pair for pair in found if pair != (None, None)), (None, None))
-    if processor["type"] != "TemplateProcessing":
+    if processor["type"] != "TemplateProcessing" or not processor["single"]:
         return None, None
     ends = (processor["single"][0], processor["single"][-1])
     known = processor["special_tokens"]
@@ -144,8 +159,16 @@ def _opens_and_closes_with(processor: dict[str, Any] | None) -> tuple[int | None
 
 def _chat_template(folder: Path) -> dict[str, Value]:
     file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if file.is_file():
-        return {"chat_template": text(file.read_text(encoding="utf-8"))}
-    said = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    template = said.get("chat_template")
-    return {"chat_template": text(template)} if isinstance(template, str) and template else {}
+    template: Any
+    try:
+        if file.is_file():
+            template = file.read_text(encoding="utf-8")
+        else:
+            said = read_json(settings) if settings.is_file() else {}
+            template = said.get("chat_template") if isinstance(said, dict) else None
+        if not isinstance(template, str) or not template:
+            return {}
+        template.encode("utf-8")
+    except UnicodeError:
+        raise ExportError(f"{folder} has a chat template that is not UTF-8: copy it again.") from None
+    return {"chat_template": text(template)}

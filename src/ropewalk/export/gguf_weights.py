@@ -13,17 +13,19 @@ are, though they differ by less than the rounding.
 Norms are floats in every GGUF file; so a full fine-tuning shows even without that.
 """
 
-import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ropewalk.errors import ExportError
 from ropewalk.export.gguf_file import GgufContent, StoredTensor
+from ropewalk.models.saved_keys import CONFIG, read_config_file
+from ropewalk.models.weight_files import require_plain_weights, stored_tensors, weight_files
 
 Kind = gguf.GGMLQuantizationType
 FLOATS = {Kind.F32: np.float32, Kind.F16: np.float16}
@@ -45,14 +47,24 @@ NUM_ROWS = 64
 def require_same_weights(folder: Path, content: GgufContent) -> None:
     """Compare embeddings, norms and the matrices of the first, a middle and the last layer.
 
+    Args:
+        content: of an architecture that `gguf` knows, with as many layers as its `block_count` says.
+
     Raises:
-        ExportError: the folder is no checkpoint in safetensors; a tensor differs, or none can be compared.
+        ExportError: the folder is no checkpoint; a tensor differs, or none can be compared.
+        ModelError: its weights are missing, quantised, or not in safetensors.
     """
-    names = gguf.get_tensor_name_map(_architecture(content), content.get("block_count"))
+    if not folder.is_dir():
+        raise ExportError(
+            f"{folder} is no folder: name the checkpoint that {content.name} was converted from."
+        )
+    require_plain_weights(weight_files(folder, str(folder)), str(folder), _config(folder))
+    num_layers = content.get("block_count")
+    names = gguf.get_tensor_name_map(_architecture(content), num_layers)
     num_matrices = 0
-    for name, file in tensor_files(folder):
+    for name, file in sorted(stored_tensors(folder, str(folder)).items()):
         stored = content.tensor(names.get_name(name, (".weight", ".bias")) or "")
-        if stored is None or not _is_chosen(stored.name, content.get("block_count")):
+        if stored is None or not _is_chosen(stored.name, num_layers):
             continue
         weights = read_tensor(file, name)
         if weights.shape != stored.logical_shape:
@@ -83,60 +95,46 @@ def misplaced_share(weights: NDArray[np.float32], stored: NDArray[np.float32]) -
     return float((nearest < own * 0.999).mean())
 
 
+def _config(folder: Path) -> Any:
+    """Only read, not understood: a GGUF may be of a model that transformers does not know."""
+    return read_config_file(folder / CONFIG)
+
+
 def _architecture(content: GgufContent) -> object:
     return next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == content.architecture)
 
 
-def tensor_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name, the file that holds it) of every tensor of a checkpoint."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        for name, file in sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()):
-            yield name, folder / file
-        return
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ExportError(
-            f"{folder} holds no model.safetensors, so it is no checkpoint whose weights can be compared: "
-            f"name a checkpoint's folder; of an adapter, that of the merged model."
-        )
-    with _opened(file) as opened:
-        names = sorted(opened.keys())
-    for name in names:
-        yield name, file
-
-
-def _opened(file: Path) -> safe_open:
-    try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"{file} can't be read ({' '.join(str(error).split())[:120]}).") from None
-
-
 def read_tensor(file: Path, name: str) -> NDArray[np.float32]:
     """A tensor of a checkpoint, in float32."""
-    with _opened(file) as opened:
+    with safe_open(file, framework="pt") as opened:
         values: NDArray[np.float32] = opened.get_tensor(name).float().numpy()
     return values
 
 
 def tensor_shape(file: Path, name: str) -> tuple[int, ...]:
     """Its shape alone."""
-    with _opened(file) as opened:
+    with safe_open(file, framework="pt") as opened:
         return tuple(opened.get_slice(name).get_shape())
 
 
 def _is_chosen(name: str, num_layers: int) -> bool:
-    parts = name.split(".")
-    return parts[0] != "blk" or int(parts[1]) in (0, num_layers // 2, num_layers - 1)
+    layer = re.match(r"blk\.(\d+)\.", name)
+    return layer is None or int(layer[1]) in (0, num_layers // 2, num_layers - 1)
 
 
 def _require_same(
     weights: NDArray[np.float32], stored: StoredTensor, content: GgufContent, folder: Path
 ) -> None:
     if content.architecture in PERMUTED and stored.name.endswith(("attn_q.weight", "attn_k.weight")):
-        key = "attention.head_count" + ("_kv" if "attn_k" in stored.name else "")
-        weights = side_by_side(weights, content.get(key) or content.get("attention.head_count"))
+        num_heads = content.get("attention.head_count")
+        if "attn_k" in stored.name:
+            num_heads = content.get("attention.head_count_kv") or num_heads
+        if type(num_heads) is not int or num_heads < 1 or len(weights) % (2 * num_heads):
+            raise ExportError(
+                f"{content.name} states {num_heads!r:.40} heads for {stored.name}, which has {len(weights)} "
+                f"rows: convert the checkpoint again."
+            )
+        weights = side_by_side(weights, num_heads)
     step = max(1, len(weights) // NUM_ROWS)
     rows, kept = weights[::step], stored.load()[::step]
     if stored.kind in FLOATS:
