@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropewalk.errors import ExportError, FactorsError, ModelError
@@ -174,10 +175,93 @@ def test_a_source_that_is_no_whole_checkpoint(model, tmp_path):
     (model / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no safetensors weights"):
         export_hf(str(model), ONE, tmp_path / "out")
-    (model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
-    with pytest.raises(ModelError, match=r"lacks the weight file gone\.safetensors"):
-        export_hf(str(model), ONE, tmp_path / "out")
+    for name in ("../gone.safetensors", "gone.safetensors", "gone.bin", "a/gone.safetensors", 3):
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(ModelError, match=r"gone|3"):
+            export_hf(str(model), ONE, tmp_path / "out")
+    for content in ("{}", "[]", '{"weight_map": []}', '{"weight_map": {}}'):
+        (model / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(ModelError, match="index"):
+            export_hf(str(model), ONE, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def shard(folder):
+    """The same weights in two files with an index, beside the single one."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    files = {name: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(names)}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in names if files[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def test_weights_in_the_other_format_are_left_out_and_named(model, tmp_path):
+    for name in ("consolidated.safetensors", "consolidated-00001-of-00001.safetensors"):
+        (model / name).write_bytes((model / "model.safetensors").read_bytes())
+    (model / "consolidated.safetensors.index.json").write_text("{}")
+    (model / "params.json").write_text('{"dim": 32}')
+    exported = export_hf(str(model), ONE, tmp_path / "out")
+    assert not {path.name for path in (tmp_path / "out").iterdir() if "consolidated" in path.name}
+    assert not (tmp_path / "out" / "params.json").exists()
+    dropped = {entry.what for entry in exported.dropped}
+    assert {"params.json", "consolidated.safetensors"} <= dropped
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="consolidated"):
+        export_hf(str(model), ONE, tmp_path / "other")
+
+
+@pytest.mark.parametrize("has_single", [True, False])
+def test_weights_are_those_that_transformers_reads(model, tmp_path, has_single):
+    shard(model)
+    if not has_single:
+        (model / "model.safetensors").unlink()
+    export_hf(str(model), ONE, tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out").glob("model*")}
+    single = {"model.safetensors"}
+    assert found == (single if has_single else {path.name for path in model.glob("model*")})
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_a_folded_model_in_shards_has_its_index(model, tmp_path):
+    shard(model)
+    (model / "model.safetensors").unlink()
+    ours = FactorSet.of([LONG.replace(attention_factor=1.05)])
+    export_hf(str(model), ours, tmp_path / "out", choices=HfChoices(fold_attention_factor=True))
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_a_folder_with_a_model_and_an_adapter_is_refused(model, tmp_path):
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/other"}')
+    with pytest.raises(ExportError, match="adapter"):
+        export_hf(str(model), ONE, tmp_path / "out")
+
+
+def test_what_engines_would_follow_instead_of_the_factors_is_left_out_of_the_configuration(model, tmp_path):
+    config = config_of(model)
+    config |= {
+        "dual_chunk_attention_config": {"chunk_size": 32, "local_size": 8},
+        "auto_map": {"AutoModelForCausalLM": "somebody/other--modeling.Model"},
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    exported = export_hf(str(model), ONE, tmp_path / "out")
+    assert not {"dual_chunk_attention_config", "auto_map"} & config_of(tmp_path / "out").keys()
+    assert {entry.what for entry in exported.dropped} == {"dual_chunk_attention_config", "auto_map"}
+
+
+def test_every_length_becomes_the_target(model, tmp_path):
+    lengths = {"model_max_length": 2048, "max_sequence_length": 64, "seq_length": 64, "n_positions": 64}
+    (model / "config.json").write_text(json.dumps({**config_of(model), **lengths}))
+    (model / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": false}')
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    truncation = {"direction": "Right", "max_length": 64, "strategy": "LongestFirst", "stride": 0}
+    (model / "tokenizer.json").write_text(json.dumps({**tokenizer, "truncation": truncation}))
+    export_hf(str(model), ONE, tmp_path / "out")
+    config = config_of(tmp_path / "out")
+    assert {config[name] for name in (*lengths, "max_position_embeddings")} == {256}
+    assert json.loads((tmp_path / "out" / "sentence_bert_config.json").read_text())["max_seq_length"] == 256
+    given = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert len(given.encode("x" * 300).ids) == 256
 
 
 def test_factors_for_another_model_and_an_output_that_exists(model, tmp_path):

@@ -122,12 +122,12 @@ class EngineNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """Something of the factor set that an export does not hold.
+    """Something of the factor set, or of the model, that an export does not hold.
 
     Attributes:
-        what: e.g. `the entry for 512 tokens`, `n-hat 4`.
-        cost: what leaving it out costs, as measured (e.g. `perplexity 12.43 -> 12.71 at 512 tokens`); None
-            where nobody measured it.
+        what: e.g. `the entry for 512 tokens`, `n-hat 4`, `consolidated.safetensors`.
+        cost: what leaving it out costs, as measured (e.g. `perplexity 12.43 -> 12.71 at 512 tokens`), or why
+            it is left out; None for a cost that was not measured.
     """
 
     what: str

@@ -12,20 +12,28 @@ from ropewalk.errors import ExportError, ModelError
 from ropewalk.factors import RescaleFactors
 from ropewalk.files import link_or_copy
 from ropewalk.models.load import read_config, where_from
+from ropewalk.models.longrope_keys import in_each_part, rope_part
 from ropewalk.models.saved_keys import CONFIG, read_config_file
-from ropewalk.models.weight_files import require_whole, weight_files
+from ropewalk.models.weight_files import INDEX, WEIGHTS, require_whole, weight_files
 from ropewalk.models.weights import hash_stored_weights, warn_if_other_weights
 
-WEIGHTS = "*.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+# Mistral's own format, often beside transformers'. vLLM prefers it, and then reads no config.json.
+OTHER_FORMAT = ("consolidated*", "params.json")
+# What a configuration may name that an engine would follow instead of our factors, and why.
+PREFERRED_KEYS = {
+    "dual_chunk_attention_config": "vLLM and SGLang would read it instead of the factors",
+    "auto_map": "an engine that trusts it would run other code than was measured here",
+}
 # What else belongs to a model that is served: tokenizer, templates, licence. No pickle, and no code.
 TAKEN = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "LICENSE*", "LICENCE*",
     "NOTICE*", "additional_chat_templates/*.jinja",
 )  # fmt: skip
-# Left behind: other weights' indices, what trainers leave, our own files about other factors, and what is
-# written anew.
+# Left behind: other weights and their indices, what trainers leave, our own files about other factors, and
+# what is written anew.
 LEFT = (
+    *OTHER_FORMAT, INDEX,
     "pytorch_model*.json", "tf_model*.json", "flax_model*.json", "adapter_*", "trainer_state.json",
     "all_results.json", "train_results.json", "eval_results.json", "optimizer*", "factors*.json",
     "ropewalk.json", "manifest.json", "run.json", "done.json", "inputs.json", "requirements*.txt", CONFIG,
@@ -64,6 +72,20 @@ class Checkpoint:
         left = {path for pattern in LEFT for path in self.folder.glob(pattern)}
         return sorted(path.relative_to(self.folder) for path in taken - left)
 
+    @property
+    def preferred(self) -> dict[str, str]:
+        """What an engine would read instead of the factors, and is left out: its name, and why."""
+        files = sorted({path.name for pattern in OTHER_FORMAT for path in self.folder.glob(pattern)})
+        parts = (self.config, rope_part(self.config))
+        keys = {key: why for key, why in PREFERRED_KEYS.items() if any(part.get(key) for part in parts)}
+        return dict.fromkeys(files, "vLLM would read this format, which has no factors") | keys
+
+    def without_preferred(self) -> dict[str, Any]:
+        """The configuration without the keys of `preferred`."""
+        return in_each_part(
+            self.config, lambda part: {name: part[name] for name in part if name not in PREFERRED_KEYS}
+        )
+
     def take_along(self, out: Path) -> None:
         """Copy everything but weights and configuration."""
         for name in self.others:
@@ -74,6 +96,12 @@ class Checkpoint:
         """Link the weight files; copy them on request, or where a link would not do (`link_or_copy`)."""
         for path in self.weights:
             link_or_copy(path, out / path.name, copy=copy)
+        self.take_index(out)
+
+    def take_index(self, out: Path) -> None:
+        """Copy the index of the weight files, if they have one."""
+        if self.weights != [self.folder / WEIGHTS]:
+            (out / INDEX).write_bytes((self.folder / INDEX).read_bytes())
 
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
         """Warn where factors were made on other weights, as far as these are known."""
@@ -92,6 +120,22 @@ class Checkpoint:
             ModelError: names the file.
         """
         require_whole(self.weights, self.name)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter of peft.
+
+    Raises:
+        ExportError: it is a model as well, of which transformers would load the adapter's base instead.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise ExportError(
+            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}), so programs load different ones: "
+            f"put the adapter into a folder of its own, and name it by --adapter if it is meant."
+        )
+    return True
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
@@ -126,8 +170,12 @@ def read_json(path: Path) -> Any:
 
 def _download(name: str, revision: str | None) -> Path:
     try:
-        patterns = [CONFIG, WEIGHTS, *TAKEN]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        patterns = [CONFIG, "*.safetensors", *TAKEN]
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=list(OTHER_FORMAT)
+            )
+        )
     except Exception as error:  # the hub's client raises many kinds
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(

@@ -80,6 +80,7 @@ def write_folded(
     for path in checkpoint.weights:
         if not _write_changed(path, out / path.name, chosen, num_heads, geometry, (ours / engine) ** 2):
             link_or_copy(path, out / path.name, copy=copy)
+    checkpoint.take_index(out)
 
 
 def check_folded(name: str, folder: Path, factors: RescaleFactors, engine: float) -> float:

@@ -20,7 +20,7 @@ from ropewalk.errors import ExportError, SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.export import Dropped, Exported, Mode, Served, entry_name
 from ropewalk.export.card import Card, write_card
-from ropewalk.export.checkpoint import ADAPTER_CONFIG, Checkpoint, find_checkpoint, read_json
+from ropewalk.export.checkpoint import ADAPTER_CONFIG, Checkpoint, find_checkpoint, is_adapter, read_json
 from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
 from ropewalk.export.fold import Folded, check_folded, write_folded
 from ropewalk.export.manifest import MANIFEST, manifest
@@ -117,7 +117,9 @@ def export_hf(
     plan.checkpoint.require_whole()
     if choices.adapter is None:  # its model is not there before it is merged
         plan.checkpoint.warn_if_other_weights(served.long)
-    return _write(plan, factor_set, out, _name_dropped(served, dropped, choices), records)
+    left_out = _name_dropped(served, dropped, choices)
+    left_out += tuple(Dropped(what=what, cost=why) for what, why in plan.checkpoint.preferred.items())
+    return _write(plan, factor_set, out, left_out, records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +244,7 @@ def _own_parameters(source: str, choices: HfChoices) -> dict[str, Any]:
 
 def _write_config(plan: _Plan, folder: Path) -> None:
     keys = longrope_keys(plan.stated.short, plan.stated.long, plan.description.model_type, plan.kept)
-    config = with_longest(plan.checkpoint.config, plan.stated.long.target_length)
+    config = with_longest(plan.checkpoint.without_preferred(), plan.stated.long.target_length)
     config = with_rope_part(config, keys | _lifted_window(plan))
     (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -274,7 +276,7 @@ def _lifted_window(plan: _Plan) -> dict[str, Any]:
 
 
 def _correct_lengths(folder: Path, served: Served) -> None:
-    """The lengths that a tokenizer and a generation stop at."""
+    """The lengths that a tokenizer, a generation and an embedding of whole texts stop at."""
     window, target = served.geometry.original_length, served.long.target_length
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
@@ -285,6 +287,20 @@ def _correct_lengths(folder: Path, served: Served) -> None:
         # 20 is transformers' own default, and stands for nothing.
         if isinstance(values.get("max_length"), int) and window <= values["max_length"] < target:
             _rewrite(generation, {**values, "max_length": target})
+    for path in folder.glob("sentence_*_config.json"):  # vLLM takes its limit for the model's
+        if isinstance(read_json(path).get("max_seq_length"), int):
+            _rewrite(path, {**read_json(path), "max_seq_length": target})
+    _lift_truncation(folder / "tokenizer.json", target)
+
+
+def _lift_truncation(path: Path, target: int) -> None:
+    """A tokenizer that was saved while it truncated cuts every text, without a word."""
+    if not path.is_file():
+        return
+    values = read_json(path)
+    truncation = values.get("truncation")
+    if isinstance(truncation, dict) and truncation.get("max_length", target) < target:
+        _rewrite(path, {**values, "truncation": {**truncation, "max_length": target}})
 
 
 def _rewrite(path: Path, values: dict[str, Any]) -> None:
@@ -331,7 +347,7 @@ def _resolve_adapter(source: str, choices: HfChoices) -> tuple[str, HfChoices]:
     if choices.adapter_as not in ("merged", "beside"):
         raise ExportError(f"An adapter can be shipped merged or beside, not {choices.adapter_as!r}.")
     folder = Path(source)
-    if choices.adapter is not None or (folder / CONFIG).is_file() or not (folder / ADAPTER_CONFIG).is_file():
+    if not is_adapter(folder) or choices.adapter is not None:
         return source, choices
     base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:

@@ -12,7 +12,7 @@ attention, the query scale of Ministral-3). These are kept (`kept_keys`), with t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ropewalk.errors import ModelError
@@ -138,12 +138,20 @@ def with_longest(config: Mapping[str, Any], target_length: int) -> dict[str, Any
     Engines differ in the name that they prefer (vLLM takes `model_max_length` first). A multi-modal model's
     are at the top and in its text part.
     """
-    names = [name for name in LENGTH_KEYS if _is_length(config.get(name))]
-    changed = {**config, **dict.fromkeys(names, target_length)}
-    place = _text_part(config)
-    if place is not None:
-        changed[place] = with_longest(config[place], target_length)
-    return changed
+
+    def changed(part: Mapping[str, Any]) -> dict[str, Any]:
+        names = [name for name in LENGTH_KEYS if _is_length(part.get(name))]
+        return {**part, **dict.fromkeys(names, target_length)}
+
+    return in_each_part(config, changed)
+
+
+def in_each_part(
+    config: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The configuration with a change made at its top, and in the text part of a multi-modal model."""
+    changed, place = change(config), _text_part(config)
+    return changed if place is None else {**changed, place: change(config[place])}
 
 
 def both_forms(

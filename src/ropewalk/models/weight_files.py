@@ -56,7 +56,11 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
             f"{name} has its weights as a pickle only ({pickles[0]}), and reading a pickle can run any code "
             f"in it: convert it to safetensors."
         )
-    raise ModelError(f"{name} holds no safetensors weights: a {WEIGHTS} is needed beside its config.json.")
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    found = f" in transformers' format ({others[0]} is in another)" if others else ""
+    raise ModelError(
+        f"{name} holds no safetensors weights{found}: a {WEIGHTS} or its index is needed beside its config.json."
+    )
 
 
 def indexed_files(folder: Path, name: str) -> dict[str, Path] | None:
