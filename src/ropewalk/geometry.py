@@ -13,7 +13,7 @@ from ropewalk.errors import ModelError, shown
 from ropewalk.lengths import LONGEST
 
 # Above what any model has, and below what costs memory or seconds before a model is even looked at.
-LARGEST = {"head_dim": 2048, "rotary_dim": 2048, "original_length": LONGEST, "num_layers": 4096}
+LARGEST = {"head_dim": 1024, "rotary_dim": 1024, "original_length": LONGEST, "num_layers": 4096}
 LARGEST_THETA = 1e15
 
 
@@ -22,7 +22,7 @@ class RopeGeometry:
     """What rescale factors are made for, and must match wherever they are applied.
 
     Attributes:
-        head_dim: size of one attention head, up to 2048.
+        head_dim: size of one attention head, up to 1024.
         rotary_dim: how many of its dimensions are rotated, in pairs; even, at most `head_dim`.
         rope_theta: the base of the frequencies, above 1, up to 1e15.
         original_length: L, the window in tokens that the model was trained on, up to 2**30.

@@ -481,11 +481,13 @@ def test_a_name_does_not_make_the_reason(copy: Path) -> None:
     assert "hub" not in str(caught.value)
 
 
-@pytest.mark.parametrize("layers", [10**6, 10**9])
-def test_layers_that_are_not_stored_are_not_built(copy: Path, layers: int) -> None:
+@pytest.mark.parametrize(
+    ("layers", "reason"), [(4096, "lacks most of its weights"), (10**9, "num_hidden_layers")]
+)
+def test_layers_that_are_not_stored_are_not_built(copy: Path, layers: int, reason: str) -> None:
     edit(copy, num_hidden_layers=layers, layer_types=None)
     started = time.process_time()
-    refused(copy, "lacks most of its weights")
+    refused(copy, reason)
     assert time.process_time() - started < 5
 
 

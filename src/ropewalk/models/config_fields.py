@@ -4,13 +4,16 @@ A configuration is read before anything is known about it, so a value of a wrong
 has, must end in one line that names the key, and never in a crash or in an allocation.
 """
 
-import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ropewalk.errors import ModelError, RopewalkError, shown
 
+# Of layers, experts, labels: things that are made one by one, some as soon as a configuration is read.
+LARGEST_COUNT = 10**6
+COUNTS = re.compile(r"(num|n)_(?!positions|ctx)|.*(layer|label|expert|block|dense_replace)")
 LARGEST_NUMBER = 1e18  # of any number in a configuration: above it, sizes and lengths mean nothing
 
 
@@ -32,6 +35,27 @@ def read_by_transformers(name: str) -> Iterator[None]:
             f"{name} can't be read as a model's configuration ({reason[:200].rstrip('.')}): correct its "
             f"config.json."
         ) from error
+
+
+def require_countable(config: Mapping[str, Any], name: str) -> None:
+    """Refuse a config.json that would keep transformers busy, or fill the memory, before it is looked at.
+
+    Raises:
+        ModelError: it counts more of something than a model can have.
+    """
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        parts += part.values() if isinstance(part, Mapping) else []
+        for key, value in part.items() if isinstance(part, Mapping) else ():
+            if COUNTS.match(str(key)) and isinstance(value, (int, float)) and value > LARGEST_COUNT:
+                raise Fields(config, name).wrong(str(key), value, f"a count, up to {LARGEST_COUNT}")
+
+
+def _is_number(value: object) -> bool:
+    # NaN is not below anything; an integer may be too large for a float.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and abs(value) <= LARGEST_NUMBER  # type: ignore[arg-type]
 
 
 class Fields:
@@ -64,10 +88,8 @@ class Fields:
         value = self.get(field)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.wrong(field, value, "a number")
-        if not abs(value) <= LARGEST_NUMBER:  # NaN too
-            raise self.wrong(field, value, f"a finite number up to {LARGEST_NUMBER:g}")
+        if not _is_number(value):
+            raise self.wrong(field, value, f"a number, up to {LARGEST_NUMBER:g}")
         return float(value)
 
     def whole(self, field: str) -> int | None:
@@ -100,8 +122,8 @@ class Fields:
         if not isinstance(value, (list, tuple)):
             raise self.wrong(field, value, "a list of numbers")
         for entry in value:
-            if isinstance(entry, bool) or not isinstance(entry, (int, float)) or not math.isfinite(entry):
-                raise self.wrong(field, entry, "a list of numbers, each finite")
+            if not _is_number(entry):
+                raise self.wrong(field, entry, f"a list of numbers, up to {LARGEST_NUMBER:g}")
         return [float(entry) for entry in value]
 
     def entries(self, field: str, num_entries: int) -> list[Any] | None:

@@ -18,7 +18,7 @@ from ropewalk.errors import FactorsError, ModelError, SettingError, shown
 from ropewalk.factors import Base, Provenance, RescaleFactors
 from ropewalk.geometry import RopeGeometry
 from ropewalk.models.attention_layers import read_attention_layers
-from ropewalk.models.config_fields import Fields, read_by_transformers
+from ropewalk.models.config_fields import Fields, read_by_transformers, require_countable
 from ropewalk.models.layout import learn_layout
 from ropewalk.models.own_scaling import SCALING_TYPES, STATIC_NTK, read_own_scaling
 from ropewalk.models.rotation import build_rotary, require_described
@@ -154,7 +154,8 @@ def factors_from_config(
     Raises:
         ModelError: as `describe`, or nothing is scaled there.
     """
-    config = with_current_names(config)
+    require_countable(config, name)
+    config = with_todays_names(config)
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise ModelError(f"{name} is no model configuration: it names no `model_type`.")
@@ -173,12 +174,12 @@ def factors_from_config(
     return description.own
 
 
-def with_current_names(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_todays_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """`su` is what the first Phi-3 configurations call longrope, and transformers no longer reads."""
     scaling = config.get("rope_scaling")
-    if not isinstance(scaling, dict) or scaling.get("type") != "su":
+    if not isinstance(scaling, dict) or "su" not in (scaling.get("type"), scaling.get("rope_type")):
         return dict(config)
-    return {**config, "rope_scaling": {**scaling, "type": "longrope"}}
+    return {**config, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}}
 
 
 def _shared_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from transformers.utils.hub import cached_file, resolve_revision
 from ropewalk.errors import ModelError
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
-from ropewalk.models.describe import RopeDescription, describe, with_current_names
+from ropewalk.models.config_fields import require_countable
+from ropewalk.models.describe import RopeDescription, describe, with_todays_names
 from ropewalk.models.foreign_config import without_chosen_code
 from ropewalk.models.gguf_scaling import require_plain
 from ropewalk.models.install import install, installed, uninstall
@@ -169,7 +170,7 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     commit = _commit(path, revision)
     options |= {"trust_remote_code": trust_remote_code, **_revision(path, commit)}
     with one_line_errors(name, on_hub=not _is_local(path)):
-        older = None if "gguf_file" in options else _older_config(path, commit)
+        older = None if "gguf_file" in options else _older_config(path, commit, name)
     return read_tokenizer(path, name, config=older, **options)
 
 
@@ -252,7 +253,7 @@ def _read_config(
     """transformers' configuration, which chooses no code."""
     options = {**options, **_revision(path, commit)}
     with one_line_errors(name, on_hub=not _is_local(path)):
-        config = None if "gguf_file" in options else _older_config(path, commit)
+        config = None if "gguf_file" in options else _older_config(path, commit, name)
         if config is None:
             config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code, **options)
         config = without_chosen_code(config, name)
@@ -260,10 +261,11 @@ def _read_config(
     return config
 
 
-def _older_config(path: str, commit: str | None) -> Any:
+def _older_config(path: str, commit: str | None, name: str) -> Any:
     """A configuration in names that transformers no longer reads, under today's; None for any other."""
     read, _ = PreTrainedConfig.get_config_dict(path, **_revision(path, commit))
-    todays = with_current_names(read)
+    require_countable(read, name)
+    todays = with_todays_names(read)
     if todays == read or todays.get("model_type") not in CONFIG_MAPPING:
         return None
     return CONFIG_MAPPING[todays["model_type"]].from_dict(todays, name_or_path=path)

@@ -59,7 +59,8 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     others = sorted(file.name for file in folder.glob("*.safetensors"))
     found = f" in transformers' format ({others[0]} is in another)" if others else ""
     raise ModelError(
-        f"{name} holds no safetensors weights{found}: a {WEIGHTS} or its index is needed beside its config.json."
+        f"{name} holds no safetensors weights{found}: a {WEIGHTS} or its index is needed beside its "
+        f"config.json."
     )
 
 

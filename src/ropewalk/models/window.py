@@ -7,6 +7,7 @@ an upper limit that no engine reaches in a third.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ropewalk.geometry import LARGEST
 from ropewalk.models.config_fields import Fields
 
 # The types that state their original window; the others scale from `max_position_embeddings`.
@@ -118,6 +119,11 @@ class StatedWindow:
                 )
 
 
+def is_length(value: object) -> bool:
+    """Whether a value can be a number of tokens."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST["original_length"]
+
+
 def stated_window(fields: Fields, parameters: Fields, given: int | None) -> StatedWindow:
     """Read every length of a configuration.
 
@@ -136,13 +142,14 @@ def stated_window(fields: Fields, parameters: Fields, given: int | None) -> Stat
     if factor is None and original and longest and rope_type in TYPES_WITH_ORIGINAL_LENGTH:
         factor = longest / original
     dual_chunk = Fields(fields.dictionary("dual_chunk_attention_config"), fields.name)
-    others = {key: fields.size(key) for key in OTHER_LENGTH_KEYS}
+    others = {key: fields.get(key) for key in OTHER_LENGTH_KEYS}
     return StatedWindow(
         rope_type=rope_type,
         factor=factor,
         longest=longest,
         original=original,
         dual_chunk=dual_chunk.size("original_max_position_embeddings"),
-        others={key: length for key, length in others.items() if length},
+        # Engines may take no notice of these, so a value that is no length (1e30 for none) is left out.
+        others={key: length for key, length in others.items() if is_length(length)},
         given=given,
     )
