@@ -269,3 +269,47 @@ def test_json_lines_are_read_lazily(tmp_path: Path) -> None:
     file.write_text(json.dumps({"text": "one"}) + "\nbroken\n")
 
     assert next(iter(read_documents(str(file)))).head(3) == "one"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "half a \\ud83d character"}', "surrogate"),
+        ('{"text": "fine", "topic": "\\ude00"}', "surrogate"),
+        ('{"text": "fine", "\\ud800": 1}', "surrogate"),
+        ('{"text": "one", "text": "two"}', "twice"),
+        ('{"text": "deep", "more": ' + "[" * 2000 + "]" * 2000 + "}", "nested"),
+        ('{"text": "long", "n": ' + "9" * 5000 + "}", "digits"),
+        ('{"text": 5}', "string"),
+        ('{"text": null}', "string"),
+        ('["text"]', "text"),
+        ("5", "text"),
+        ("{", "JSON"),
+        ('{"text": "nul \\u0000"}', "NUL"),
+    ],
+)
+def test_a_row_that_is_no_text_is_named(tmp_path: Path, line: str, said: str) -> None:
+    file = write(tmp_path / "rows.jsonl", '{"text": "a good row"}\n' + line + "\n")
+    message = refused(file)
+    assert "line 2" in message
+    assert said in message
+    assert len(message) < 500
+
+
+def test_a_pair_of_surrogates_is_a_character_and_nan_beside_a_text_is_ignored(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", '{"text": "\\ud83d\\ude00", "score": NaN}\n')
+    assert texts(file) == ["\U0001f600"]
+
+
+def test_a_row_longer_than_can_be_held_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ropewalk.text.documents.LARGEST_ROW_CHARACTERS", 100)
+    file = write(
+        tmp_path / "rows.jsonl", json.dumps({"text": "x" * 60}) + "\n" + json.dumps({"text": "x" * 200})
+    )
+    assert "line 2" in refused(file)
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\u0000"])
+def test_a_chat_that_is_no_text_is_named(tmp_path: Path, half: str) -> None:
+    row = '{"messages": [{"role": "user", "content": "' + half + '"}, {"role": "assistant", "content": "b"}]}'
+    assert "line 1" in refused(write(tmp_path / "rows.jsonl", row), kind="chat")

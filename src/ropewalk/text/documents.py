@@ -14,18 +14,19 @@ As chats, rows have a list of `messages` (role and content) in the place of `tex
 
 import glob
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.errors import DataError
+from ropewalk.strict_json import JsonError, parse_json, require_text
 from ropewalk.text.stdlib import Split, stdlib_files, stdlib_folder
+from ropewalk.text.walk import files_below, files_matching
 
 Purpose = Literal["search", "held_out", "train"]
 Kind = Literal["text", "chat"]
@@ -46,6 +47,7 @@ HUB_SPLITS: Mapping[Purpose, tuple[str, ...]] = {
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(:[^@]+)?(@.+)?")
 ROWS_AT_ONCE = 64
 BLOCK_CHARACTERS = 1 << 18
+LARGEST_ROW_CHARACTERS = 1 << 28  # of a line of .jsonl, which is read whole
 WHOLE = 1 << 62  # characters: more than any text has
 
 
@@ -77,7 +79,7 @@ class Document:
         if self.file is not None:
             with _readable(self.file):
                 return [self.name, self.file.stat().st_size]
-        return [self.name, hashlib.sha256(self.head(WHOLE).encode("utf-8", "surrogatepass")).hexdigest()]
+        return [self.name, hashlib.sha256(self.head(WHOLE).encode()).hexdigest()]
 
     def blocks(self) -> Iterator[str]:
         """The whole text in its order, a piece at a time."""
@@ -126,16 +128,20 @@ def read_documents(
         return _stdlib_documents(source, split, folder, by_folder)
     if not source.strip():
         raise DataError("The text has an empty name: name a file, folder, glob, hub data set, or stdlib.")
-    path = Path(source).expanduser()
-    if path.is_dir():
+    if "\0" in source:
+        raise DataError(f"{source!r} holds a NUL character, which no name has: name a text.")
+    path = _expanded(source)
+    with _readable(path):
+        is_folder, is_there = path.is_dir(), path.exists()
+    if is_folder:
         return _folder_documents(path, kind, by_folder)
-    if path.exists():
+    if is_there:
         return _file_documents(path, kind)
     if glob.has_magic(source):
         return _glob_documents(source, kind, by_folder)
     if not HUB_NAME.fullmatch(source) or path.suffix in READERS:
         raise DataError(
-            f"{source} does not exist: name a file, folder, glob, hub data set (owner/name), or stdlib."
+            f"{source:.200} does not exist: name a file, folder, glob, hub data set (owner/name), or stdlib."
         )
     return _hub_documents(source, split, kind)
 
@@ -143,13 +149,20 @@ def read_documents(
 # ---------------------------------------------------------------- files
 
 
+def _expanded(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise DataError(f"{source} is in a home folder that does not exist: name another place.") from None
+
+
 def _file_documents(path: Path, kind: Kind) -> Iterator[Document]:
     if path.suffix.lower() not in READERS:
         raise DataError(f"{path} is no kind of text that is read here: name one of {', '.join(READERS)}.")
-    try:
+    if not path.is_file():
+        raise DataError(f"{path} is a pipe or a device, not a file: name a text.")
+    with _readable(path):
         empty = path.stat().st_size == 0
-    except OSError as error:
-        raise _unreadable(path, error) from None
     if empty:
         raise DataError(f"{path} is empty: name a text.")
     if path.suffix.lower() not in ROW_READERS:
@@ -158,15 +171,16 @@ def _file_documents(path: Path, kind: Kind) -> Iterator[Document]:
 
 
 def _folder_documents(folder: Path, kind: Kind, by_folder: bool) -> Iterator[Document]:
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    with _readable(folder):
+        files = files_below(folder)
     return _joined(files, folder, f"The folder {folder}", kind, by_folder)
 
 
 def _glob_documents(pattern: str, kind: Kind, by_folder: bool) -> Iterator[Document]:
-    expanded = str(Path(pattern).expanduser())
-    matches = glob.glob(expanded, recursive=True)  # noqa: PTH207 (patterns may be absolute)
-    files = [path for path in sorted(map(Path, matches)) if path.is_file()]
-    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), Path(expanded).parts))
+    expanded = _expanded(pattern)
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), expanded.parts))
+    with _readable(fixed):
+        files = files_matching(str(expanded))
     return _joined(files, fixed, f"The pattern {pattern}", kind, by_folder)
 
 
@@ -174,7 +188,8 @@ def _joined(files: list[Path], root: Path, what: str, kind: Kind, by_folder: boo
     """The documents of many files; other kinds and empty files are passed over."""
     kinds = READERS if kind == "text" else ROW_READERS
     known = [file for file in files if file.suffix.lower() in kinds]
-    readable = [file for file in known if file.stat().st_size > 0]
+    with _readable(root):
+        readable = [file for file in known if file.stat().st_size > 0]
     if not readable:
         found = "empty files only" if known else "other kinds of file only" if files else "nothing"
         raise DataError(f"{what} gives no {kind} ({found}): it must hold one of {', '.join(kinds)}.")
@@ -212,15 +227,21 @@ def _text_file(path: Path) -> Iterator[Document]:
 
 def _json_lines(path: Path, kind: Kind) -> Iterator[Document]:
     with _readable(path), path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
+        for number in count(1):
+            line = file.readline(LARGEST_ROW_CHARACTERS + 1)
+            if not line:
+                return
             if not line.strip():
                 continue
             name = f"{path}, line {number}"
+            if len(line) > LARGEST_ROW_CHARACTERS:
+                raise DataError(f"{name} is longer than {LARGEST_ROW_CHARACTERS} characters: split it.")
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
+                row = parse_json(line, allow_nan=True)
+            except JsonError as error:
                 raise DataError(
-                    f"{name} is not JSON: a line must be an object with a `{FIELDS[kind]}`."
+                    f"{name} is not JSON that is read here ({error}): a line must be an object with a "
+                    f"`{FIELDS[kind]}`."
                 ) from None
             yield _row_document(row, name, kind)
 
@@ -332,11 +353,14 @@ def _messages(value: Any, name: str) -> tuple[Mapping[str, str], ...]:
         messages = tuple({"role": entry["role"], "content": entry["content"]} for entry in value)
     except (TypeError, KeyError):
         messages = ()
-    if not messages or not all(isinstance(text, str) for entry in messages for text in entry.values()):
+    texts = [text for entry in messages for text in entry.values()]
+    if not messages or not all(isinstance(text, str) for text in texts):
         raise DataError(
             f"{name} has `{FIELDS['chat']}` that are no chat: they must be a list of role and content, "
             f"both strings."
         )
+    for text in texts:
+        _checked(text, name)
     return messages
 
 
@@ -356,6 +380,10 @@ def _without_field(name: str, fields: list[str], kind: Kind) -> DataError:
 def _checked(text: str, name: str) -> str:
     if "\0" in text:
         raise DataError(f"{name} is binary (it holds NUL bytes): name a UTF-8 text.")
+    try:
+        require_text(text)
+    except JsonError as error:  # a row; a file's bytes are checked as they are decoded
+        raise DataError(f"{name} is no text ({error}): leave it out.") from None
     return text
 
 
@@ -371,7 +399,8 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path} can't be read: {error.strerror or error}.")
+    place = error.filename or path
+    return DataError(f"{place!s:.200} can't be read: {error.strerror or error}.")
 
 
 def _first_line(error: BaseException) -> str:
