@@ -427,3 +427,48 @@ def test_a_damaged_file_that_says_what_is_run_is_named(recipe_of, tmp_path, name
         with pytest.raises(RunFolderError) as error:
             extend(recipe, tmp_path / "run")
         assert "\n" not in str(error.value)
+
+
+def test_one_text_is_parted_into_searched_and_reported_documents(recipe_of, texts, tmp_path):
+    stages = (
+        "  - {kind: search, length: 4x}\n  - {kind: readjust, lengths: [1x], budget: 8}\n"
+        + SHORT.splitlines()[1]
+    )
+    said = []
+    recipe = recipe_of(stages, "text.report=null")
+    result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
+    assert any("first 3 documents" in line for line in said)
+    (record,) = [r for r in result.records if (r.metric, r.length) == ("perplexity", 256)]
+    assert record.n == 3, "what the searches left of six, though four were asked for"
+    assert record.source == str(texts / "searched.jsonl")
+    inputs = [
+        json.loads(path.read_bytes())["inputs"] for path in sorted((tmp_path / "run").rglob("inputs.json"))
+    ]
+    assert inputs[0]["text"]["search"] != inputs[2]["text"]["report"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "noun"),
+    [
+        (("text.report=null", "text.num_documents=6"), DataError, "report"),
+        (("text.report=null", "text.num_documents=7"), DataError, "report"),
+    ],
+)
+def test_a_text_that_is_too_small_to_be_parted_is_refused(recipe_of, tmp_path, changes, error, noun):
+    with pytest.raises(error, match=noun):
+        extend(recipe_of(SHORT, *changes), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("journal*"))
+
+
+def test_a_text_that_is_trained_on_is_not_parted(recipe_of, tmp_path):
+    stages = SHORT + "  - {kind: finetune, name: tune, length: 4x, num_steps: 1}\n"
+    with pytest.raises(SettingError, match="trained on"):
+        extend(recipe_of(stages, "text.report=null"), tmp_path / "run")
+
+
+def test_a_document_in_both_texts_is_refused(recipe_of, texts, tmp_path):
+    lines = (texts / "searched.jsonl").read_text().splitlines(keepends=True)
+    with (texts / "reported.jsonl").open("a") as file:
+        file.write(lines[0])
+    with pytest.raises(SettingError, match="search document too"):
+        extend(recipe_of(SHORT, "text.num_report_documents=9"), tmp_path / "run")

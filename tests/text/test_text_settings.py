@@ -52,8 +52,9 @@ def test_stdlib_is_reported_on_in_its_held_out_part(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"search": "./books"}, "names no others"),
         ({"search": "./books", "report": "./books"}, "both searched in and reported on"),
+        ({"search": "./books", "report": "books/"}, "both searched in and reported on"),
+        ({"search": "stdlib:held-out"}, "both searched"),
         ({"search": "stdlib:held-out", "report": "stdlib:held-out"}, "both searched"),
         ({"num_documents": 0}, "greater than or equal to 1"),
     ],
@@ -61,3 +62,44 @@ def test_stdlib_is_reported_on_in_its_held_out_part(tiny_tokenizer):
 def test_what_is_searched_is_not_reported_on(given, said):
     with pytest.raises(ValidationError, match=said):
         TextSettings(**given)
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Long and short documents by turns: every second one has 64 tokens, all have 16."""
+    rows = [{"text": f"{n:02d}: " + "some text. " * (2 if n % 2 else 20)} for n in range(20)]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_one_source_is_parted_the_same_at_every_length(mixed, tiny_tokenizer):
+    text = TextSettings(search=mixed, num_documents=3, num_stop_documents=1, num_report_documents=5)
+    border = text.border(tiny_tokenizer, 64, 4)
+    assert border == 7, "the fourth long document is the seventh"
+
+    def names(documents):
+        return {document.name for document in documents.documents}
+
+    for length in (16, 64):
+        search, stop = text.for_search(tiny_tokenizer, length, border=border)
+        report = text.for_report(tiny_tokenizer, length, border=border)
+        assert (len(search.documents), len(stop.documents), len(report.documents)) == (3, 1, 5)
+        everything = [name for part in (search, stop, report) for name in names(part)]
+        assert len(everything) == len(set(everything))
+        assert all(int(name.rpartition(" ")[2]) > border for name in names(report))
+    search, stop = text.for_search(tiny_tokenizer, 16, 30, 1, border=border)
+    assert len(search.documents) == 7
+    assert stop is None
+
+
+def test_what_a_search_leaves_nothing_of_is_said(mixed, tiny_tokenizer):
+    text = TextSettings(search=mixed, num_documents=10)
+    border = text.border(tiny_tokenizer, 64, 13)
+    with pytest.raises(DataError, match="nothing to report on"):
+        text.for_report(tiny_tokenizer, 64, border=border)
+
+
+def test_sources_of_their_own_have_no_border(mixed, tiny_tokenizer):
+    for text in (TextSettings(), TextSettings(search=mixed, report="./others")):
+        assert text.border(tiny_tokenizer, 64, 4) is None

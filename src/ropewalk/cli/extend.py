@@ -52,8 +52,7 @@ def extend(
     \b
     Examples:
         ropewalk extend scale-model-quick --out runs/quick
-        ropewalk extend any-model-8x --set model.name=./my-model --set text.search=./books \\
-            --set text.report=./other-books
+        ropewalk extend any-model-8x --set model.name=./my-model --set text.search=./books
     """
     out = out or Path("runs") / Path(recipe).stem
     again = f"What was done so far is kept in {out}; the same command goes on from there: " + shlex.join(

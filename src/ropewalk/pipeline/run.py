@@ -20,6 +20,7 @@ from ropewalk.errors import SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factor_set import FactorSet
 from ropewalk.pipeline.acceptance import Verdict, judge
+from ropewalk.pipeline.parting import part_text, require_disjoint
 from ropewalk.pipeline.processes import follow, is_first_process, take_own_device
 from ropewalk.pipeline.stages import KINDS, Run, StopForExternal
 from ropewalk.pipeline.state import Models, State
@@ -87,8 +88,10 @@ def extend(
         return _follow(recipe, window, path, continue_with)
     with PipelineFolder.open(path, identity(recipe)) as folder:
         run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
+        part_text(run)
         # All text is looked at first: what is too short for the last stage is said before the first one.
         texts = [KINDS[type(stage)].texts(run, stage) for stage in recipe.stages]
+        require_disjoint(run)
         clock = Clock(recipe.stages, run.hidden_size)
         try:
             for index, stage in enumerate(recipe.stages):

@@ -7,7 +7,7 @@ that result up from there, whether it was made just now or by a run before.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Run:
         run_id: for records.
         continue_with: a checkpoint for the external stage that the run waits at; taken once.
         cut_damaged: whether a stage's journal is cut where it is damaged.
+        border: where the text is parted (see `TextSettings.border`).
+        searched, reported: the documents of all stages, once they were read.
     """
 
     recipe: Recipe
@@ -79,23 +81,29 @@ class Run:
     run_id: str
     continue_with: Path | None = None
     cut_damaged: bool = False
+    border: int | None = None
+    searched: list[DocumentSet] = field(default_factory=list)
+    reported: list[DocumentSet] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------- search and readjustment
 
 
-def _search_texts(run: Run, stage: SearchStage) -> Made:
-    search, stop = run.recipe.text.for_search(
-        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents
+def _search_documents(run: Run, stage: SearchStage) -> tuple[DocumentSet, DocumentSet | None]:
+    return run.recipe.text.for_search(
+        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents, border=run.border
     )
+
+
+def _search_texts(run: Run, stage: SearchStage) -> Made:
+    search, stop = _search_documents(run, stage)
+    run.searched += [documents for documents in (search, stop) if documents is not None]
     return {"search": search.data_sha256, "stop": None if stop is None else stop.data_sha256}
 
 
 def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
     """Search on the current model; on a tuned one relative to what it was tuned with."""
-    documents, stop = run.recipe.text.for_search(
-        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents
-    )
+    documents, stop = _search_documents(run, stage)
     found = search_factors(
         run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
         journal=Journal(folder.journal_path(), cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
@@ -116,7 +124,7 @@ def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -
 def _short_texts(run: Run, stage: ReadjustStage, length: int) -> tuple[DocumentSet, DocumentSet | None]:
     return run.recipe.text.for_search(
         run.tokenizer, length, stage.num_documents, stage.num_stop_documents,
-        num_tokens=READJUST_TOKENS if stage.num_documents is None else 0,
+        num_tokens=READJUST_TOKENS if stage.num_documents is None else 0, border=run.border,
     )  # fmt: skip
 
 
@@ -239,15 +247,21 @@ def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: Made) -
     run.state.turn_by(run.state.named(stage.factors))
 
 
+def report_lengths(run: Run, stage: EvaluateStage) -> list[int]:
+    """Tokens that an evaluation reads of the report documents; none where it reads no text."""
+    return [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
+
+
 def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
-    lengths = [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
+    lengths = report_lengths(run, stage)
     if not lengths:
         return None
-    return run.recipe.text.for_report(run.tokenizer, max(lengths), stage.num_documents)
+    return run.recipe.text.for_report(run.tokenizer, max(lengths), stage.num_documents, border=run.border)
 
 
 def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
     documents = _report_documents(run, stage)
+    run.reported += [] if documents is None else [documents]
     return {"report": None if documents is None else documents.data_sha256}
 
 

@@ -1,10 +1,14 @@
 """TextSettings: the documents that searches follow, that stop them, and that are reported on."""
 
 import math
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ropewalk.errors import DataError
+from ropewalk.lengths import MOST
+from ropewalk.text.documents import is_stdlib
 from ropewalk.text.tokens import DocumentSet, token_documents
 
 HELD_OUT = "stdlib:held-out"
@@ -15,7 +19,8 @@ class TextSettings(BaseModel):
 
     Attributes:
         search: a source, as the command line takes it; its first documents are followed, the next ones stop.
-        report: another source, of what is reported on; by default the held-out part for `stdlib`.
+        report: another source, of what is reported on; by default the held-out part for `stdlib`, and for
+            others the documents after those of the searches.
         num_documents, num_stop_documents: of a search.
         num_report_documents: of an evaluation.
     """
@@ -24,9 +29,9 @@ class TextSettings(BaseModel):
 
     search: str = Field(default="stdlib", min_length=1)
     report: str | None = None
-    num_documents: int = Field(default=5, ge=1)
-    num_stop_documents: int = Field(default=3, ge=0)
-    num_report_documents: int = Field(default=10, ge=1)
+    num_documents: int = Field(default=5, ge=1, le=MOST)
+    num_stop_documents: int = Field(default=3, ge=0, le=MOST)
+    num_report_documents: int = Field(default=10, ge=1, le=MOST)
 
     def for_search(
         self,
@@ -36,12 +41,14 @@ class TextSettings(BaseModel):
         num_stop: int | None = None,
         *,
         num_tokens: int = 0,
+        border: int | None = None,
     ) -> tuple[DocumentSet, DocumentSet | None]:
         """The documents that a search follows, and those that stop it (None where there are none left).
 
         Args:
             num_tokens: take as many times more documents as the followed ones need to hold so many tokens, if
                 there are so many.
+            border: as `border` gives it.
 
         Raises:
             DataError: the source can't be read, or has no document of `length` tokens.
@@ -50,40 +57,87 @@ class TextSettings(BaseModel):
         num_stop = self.num_stop_documents if num_stop is None else num_stop
         times = max(1, math.ceil(num_tokens / (count * length)))
         whole = token_documents(
-            self.search, tokenizer, length=length, num_documents=times * (count + num_stop), split="search"
-        )
+            self.search, tokenizer, length=length, num_documents=times * (count + num_stop), split="search",
+            stop=border,
+        )  # fmt: skip
         found = len(whole.documents)
         count *= max(1, min(times, found // (count + num_stop)))
         stop = whole.part(count, found) if found > count else None
         return whole.part(0, min(count, found)), stop
 
-    def for_report(self, tokenizer: Any, length: int, num_documents: int | None = None) -> DocumentSet:
+    def for_report(
+        self, tokenizer: Any, length: int, num_documents: int | None = None, *, border: int | None = None
+    ) -> DocumentSet:
         """The documents that are reported on, none of which a search sees.
+
+        Args:
+            border: as `border` gives it.
+
+        Raises:
+            DataError: as `for_search`, or the searches leave none.
+        """
+        count = self.num_report_documents if num_documents is None else num_documents
+        if border is None:
+            return token_documents(self.report_source, tokenizer, length=length, num_documents=count)
+        try:
+            return token_documents(
+                self.search, tokenizer, length=length, num_documents=count, split="search", start=border
+            )
+        except DataError as error:
+            raise DataError(
+                f"{self.search} leaves nothing to report on: its first {border} documents are those of the "
+                f"searches, and of the others none has {length} tokens. Name more text, fewer documents "
+                f"(num_documents, num_stop_documents), or another source (report)."
+            ) from error
+
+    def border(self, tokenizer: Any, length: int, num_documents: int) -> int | None:
+        """Where a source for searches and reports is parted: searches read before it, reports from it on.
+
+        "The documents after the others" alone would not do: which ones are long enough differs from stage to
+        stage.
+
+        Args:
+            length: the longest of all stages, tokens.
+            num_documents: the most that a search takes.
+
+        Returns:
+            The number of documents, of any length, before it; None where reports have a source of their own.
 
         Raises:
             DataError: as `for_search`.
         """
-        count = self.num_report_documents if num_documents is None else num_documents
-        return token_documents(self.report_source, tokenizer, length=length, num_documents=count)
+        if not self.is_parted:
+            return None
+        first = token_documents(
+            self.search, tokenizer, length=length, num_documents=num_documents, split="search"
+        )
+        return first.num_read
+
+    @property
+    def is_parted(self) -> bool:
+        """Whether searches and reports share one source."""
+        return self.report is None and not is_stdlib(self.search)
 
     @property
     def report_source(self) -> str:
-        """Where reported documents come from; never where searched ones do.
-
-        "The documents after the others" would not do: which ones are long enough differs from stage to stage.
-        """
-        return self.report or HELD_OUT
+        """Where reported documents come from."""
+        return self.search if self.is_parted else self.report or HELD_OUT
 
     @model_validator(mode="after")
     def _require_disjoint(self) -> Self:
-        if self.report is None and self.search not in ("stdlib", "stdlib:search"):
+        if not self.is_parted and same_place(self.search, self.report_source):
             raise ValueError(
-                f"documents are searched in {self.search}, and report names no others to measure the result "
-                f"on: name another source, e.g. report: ./held-out"
-            )
-        same = self.report is not None and self.report == self.search
-        if same or self.search == self.report_source:
-            raise ValueError(
-                f"{self.search} is both searched in and reported on: name another source in one of the two"
+                f"{self.search} is both searched in and reported on: leave report out (then the documents "
+                f"after those of the searches are reported on), or name another source"
             )
         return self
+
+
+def same_place(one: str, other: str) -> bool:
+    """Whether two names are one source."""
+    if one == other or is_stdlib(one) or is_stdlib(other):
+        return one == other
+    try:
+        return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):  # no names of files
+        return False

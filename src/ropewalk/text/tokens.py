@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def token_documents(
     num_documents: int | None = None,
     split: Purpose = "held_out",
     folder: Path | None = None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> DocumentSet:
     """The first `num_documents` documents of a source that are long enough, cut to `length` tokens.
 
@@ -83,6 +86,7 @@ def token_documents(
         length: tokens, at least 2.
         num_documents: None for all; fewer come back where the source has fewer.
         split, folder: as in `read_documents`.
+        start, stop: only the source's documents from `start` on and before `stop`, whatever their lengths.
 
     Raises:
         DataError: as `read_documents`, or no document is long enough (names the longest).
@@ -93,7 +97,7 @@ def token_documents(
             f"{num_documents} documents of {length} tokens were asked: give at least 1 document of 2 tokens."
         )
     encode = Encoder(tokenizer)
-    texts = read_documents(source, split=split, folder=folder)
+    texts = islice(read_documents(source, split=split, folder=folder), start, stop)
     tokenised = _join(texts, encode, length) if is_stdlib(source) else _separate(texts, encode, length)
     documents: list[TokenDocument] = []
     num_read, longest = 0, 0
