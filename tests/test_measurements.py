@@ -5,7 +5,6 @@ import pytest
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
 from ropewalk.run_folder import read_records
-from ropewalk.run_folder.measurements import as_answer, as_record
 
 RECORD = EvalRecord(
     metric="perplexity", value=8.5, length=256, factors="yarn", n=3, low=None, high=None, seed=0, seconds=1.0,
@@ -17,16 +16,16 @@ WRONG = [None, True, [], {}, "x", [None], {"a": None}, 2**70]
 
 
 def test_measurements_are_read_back():
-    assert as_record(json.loads(json.dumps(RECORD.as_json()))) == RECORD
-    assert as_answer(json.loads(json.dumps(ANSWER.as_json()))) == ANSWER
+    assert EvalRecord.from_json(json.loads(json.dumps(RECORD.as_json()))) == RECORD
+    assert PasskeyAnswer.from_json(json.loads(json.dumps(ANSWER.as_json()))) == ANSWER
 
 
 @pytest.mark.parametrize("values", [*WRONG, {"metric": "perplexity"}, {**RECORD.as_json(), "unknown": 1}])
 def test_what_is_no_measurement_is_refused(values, tmp_path):
     with pytest.raises(ValueError, match=r"\S"):
-        as_record(values)
+        EvalRecord.from_json(values)
     with pytest.raises(ValueError, match=r"\S"):
-        as_answer(values)
+        PasskeyAnswer.from_json(values)
     lines = [json.dumps(RECORD.as_json()), json.dumps(values)]
     (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(RunFolderError, match="line 2") as error:
@@ -43,4 +42,4 @@ def test_a_value_of_a_wrong_type_is_refused(name):
         True if name not in ("n", "length", "value", "seconds") else "1",
     ):
         with pytest.raises(ValueError, match=r"\S"):
-            as_record({**RECORD.as_json(), name: wrong})
+            EvalRecord.from_json({**RECORD.as_json(), name: wrong})

@@ -70,6 +70,42 @@ def test_what_is_left_out_is_measured_on_request(ropewalk, model, factors, tmp_p
     assert "at 256 tokens, n = " in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_card_shows_what_a_search_measured_on_its_report_documents(
+    ropewalk, refused, model, shelf, factors, tmp_path
+):
+    run = tmp_path / "run"
+    ended = ropewalk(
+        "search", model, "--text", shelf, "--target-length", "4x", "--num-documents", "2", "--budget", "8",
+        "--out", run, "--json",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    records = json.loads(ended.out)["records"]
+    export = ["export", "hf", model, "--run", run, "--out"]
+    ended = ropewalk(*export, tmp_path / "out", "--factors", run / "factors.json")
+    assert ended.code == 0, ended.err
+    card = (tmp_path / "out" / "README.md").read_text()
+    rows = dict(line.strip("| ").split(" | ") for line in card.splitlines() if line.count("|") == 3)
+    reported = {r["factors"]: r for r in records if r["documents"] == "report"}
+    assert len(reported) > 5
+    for label, record in reported.items():
+        shown = f"{record['value']:.3f} ({record['low']:.2f}-{record['high']:.2f})"
+        shown += "\\*" if label == "none" else ""  # beyond the window
+        assert rows[label.replace("_", "\\_")] == shown
+    for record in records:
+        if record["documents"] != "report":
+            assert f"{record['value']:.3f}" not in card
+    assert "on the report documents" in card
+    assert "n = 5" in card
+    assert f"- run: {records[0]['run_id']}" in card
+    # Measurements of another search say nothing of these factors.
+    other = json.loads((run / "factors.json").read_text())
+    other["provenance"]["settings"]["run_id"] = "0123456789abcdef"
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    line = refused(*export, tmp_path / "other", "--factors", tmp_path / "other.json")
+    assert "0123456789abcdef" in line
+    assert not (tmp_path / "other").exists()
+
+
 def test_repair(ropewalk, model, factors, tmp_path):
     ropewalk("export", "hf", model, "--factors", factors(), "--out", tmp_path / "out")
     AutoModelForCausalLM.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "saved")

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import training_rooms
+from ropewalk.cli.main import run as run_command
 from ropewalk.errors import DataError, RunFolderError, SettingError
 from ropewalk.export.huggingface import export_hf
+from ropewalk.export.markdown import escape
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.load import load_model
@@ -118,6 +121,32 @@ def test_the_whole_method(recipe_of, tmp_path):
     assert (
         json.loads((tmp_path / "run" / "result.json").read_text())["weights_sha256"] == tuned.weights_sha256
     )
+    the_card_of_the_result_tells_how_it_was_made(tmp_path / "run", result, recipe.model.name)
+
+
+def the_card_of_the_result_tells_how_it_was_made(folder, result, base):
+    """Exported from the run just now, which takes seconds to make."""
+    for run in ([], ["--run", str(folder)]):
+        out = folder.parent / f"shipped-{len(run)}"
+        given = [str(result.folder), "--factors", str(result.folder / "factors.json"), "--out", str(out)]
+        assert run_command(["export", "hf", *given, *run]) == 0
+        card = (out / "README.md").read_text()
+        heading = card.split("## Results")[0]
+        assert "unchanged" not in heading
+        assert f"trained from {escape(base)}" in heading
+        made = card.split("## How it was made")[1].split("##")[0]
+        recipe = yaml.safe_load(made[made.index("    ") :])
+        assert recipe["model"]["name"] == base
+        assert [stage["kind"] for stage in recipe["stages"].values()][:3] == ["search", "search", "finetune"]
+    (rise,) = [record for record in result.records if record.metric == "nll_rise"]
+    assert f"{rise.value:+.4f} ({rise.low:+.4f} to {rise.high:+.4f})" in card
+    captions = [line for line in card.splitlines() if " on the report documents" in line]
+    assert ["slid over each" in caption for caption in captions] == [False, True, False]
+    assert all("n = 4" in caption for caption in captions)
+    # The base model is another one, and what was measured on it is not of these weights.
+    assert run_command(["export", "hf", base, *given[1:3], "--out", str(out) + "-base", *run]) == 0
+    heading = (out.parent / f"{out.name}-base" / "README.md").read_text().split("## Results")[0]
+    assert "not those that the run of the recipe below trained" in heading
 
 
 SWAPPED = """\

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
 
+# What may be said of a difference on documents that the factors come from.
+NOT_DECIDED = {"search": "fitted to these", "stop": "chosen by these"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
@@ -112,7 +115,7 @@ def gap_table(gaps: "Sequence[Gap]") -> str:
         [gaps[0].scheme, *(f"{gap.closed_form:.4f}" for gap in gaps)],
         ["difference, nats per token", *(f"{gap.nats:+.4f}" for gap in gaps)],
         ["95% interval, paired", *map(_bounds, gaps)],
-        ["", *(gap.difference.decision for gap in gaps)],
+        ["", *(NOT_DECIDED.get(gap.documents, gap.difference.decision) for gap in gaps)],
     ]
     return table(
         "Perplexity by set of documents: a difference that only the search documents show was fitted to them",

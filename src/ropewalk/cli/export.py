@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ropewalk.evaluate.records import EvalRecord
     from ropewalk.export import Dropped, Exported, Served
+    from ropewalk.export.card import Origin
     from ropewalk.export.huggingface import HfChoices
     from ropewalk.factor_set import FactorSet
 
@@ -112,9 +113,11 @@ def hf(
             with_runtime=with_runtime, adapter=adapter, adapter_as=adapter_as, full_attention=full_attention,
             original_length=original_length, revision=revision, copy_weights=copy,
         )  # fmt: skip
-        records = _records(run)
+        records, origin = _records(run), _origin(run, model, factor_set, factors)
         dropped = _measured(model, factor_set, choices, measure) if measure else []
-        exported = export_hf(model, factor_set, out, choices=choices, dropped=dropped, records=records)
+        exported = export_hf(
+            model, factor_set, out, choices=choices, dropped=dropped, records=records, origin=origin
+        )
         _tell(exported, json)
 
 
@@ -199,6 +202,20 @@ def _records(run: Path | None) -> "list[EvalRecord]":
     from ropewalk.run_folder import read_records
 
     return read_records(run)
+
+
+def _origin(run: Path | None, model: str, factor_set: "FactorSet", factors: Path) -> "Origin | None":
+    """The run that the model comes from: the one that was named, or that whose `result` the model is."""
+    from ropewalk.run_folder import PipelineFolder, read_origin, require_same_run
+
+    if run is None:
+        around = PipelineFolder(Path(model).absolute().parent)
+        is_result = around.recipe_path.is_file() and around.result_path == Path(model).absolute()
+        return read_origin(around.path) if is_result else None
+    origin = read_origin(run)
+    if origin is not None:
+        require_same_run(origin, factor_set.longest.provenance.settings.get("run_id"), factors)
+    return origin
 
 
 def _tell(exported: "Exported", json: bool) -> None:

@@ -1,12 +1,13 @@
 """EvalRecord: one measured number with everything that is needed to read it."""
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -18,6 +19,8 @@ Mode = Literal["truncate", "sliding"]
 Role = Literal["search", "stop", "report"]
 FactorsAtLength = Callable[[int], RescaleFactors | None]
 OnRecord = Callable[["EvalRecord"], None]
+
+Made = TypeVar("Made")
 
 ALWAYS_WRITTEN = frozenset({"low", "high"})
 
@@ -107,9 +110,9 @@ class EvalRecord:
         """What `as_json` gave, in this version or an earlier one.
 
         Raises:
-            ValueError: a field is missing or has another type.
+            ValueError: a field is missing, unknown or of another type.
         """
-        return _adapter().validate_python(values)
+        return _checked(cls, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +139,24 @@ class PasskeyAnswer:
         """JSON values, which make the same answer again."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "PasskeyAnswer":
+        """What `as_json` gave.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type.
+        """
+        return _checked(cls, values)
+
 
 @cache
-def _adapter() -> TypeAdapter[EvalRecord]:
-    return TypeAdapter(EvalRecord)
+def _adapter(kind: type[Made]) -> TypeAdapter[Made]:
+    return TypeAdapter(kind)
+
+
+def _checked(kind: type[Made], values: Any) -> Made:
+    # As JSON a list may become a tuple, but "5" no number.
+    return _adapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
 
 
 def found_by(factors: RescaleFactors | None) -> dict[str, Any]:

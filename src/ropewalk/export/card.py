@@ -1,25 +1,42 @@
 """README.md of an exported folder: what it is, what it measured, how to serve it, where factors come from.
 
-Names and notes come from files that others wrote, so everything that is shown is escaped: it may not become a
-link, a table cell, HTML or a line of the front matter.
+Names and notes come from files that others wrote, so everything that is shown is escaped (`markdown`).
 """
 
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.export import Dropped, EngineNote, Served
+from ropewalk.export.card_results import results
 from ropewalk.export.fold import Folded
+from ropewalk.export.markdown import escape, one_line, table, yaml_block
 from ropewalk.factors import RescaleFactors
 
 CARD = "README.md"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$])")
-LONGEST_SHOWN = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a run says about the model that comes out of it.
+
+    Attributes:
+        base_model: the model that the run began with, as it was called.
+        recipe: of a recipe's run, the recipe as JSON values.
+        tuned_weights: a hash of the weights that training made; None where nothing was trained.
+        run_id: of a search's run.
+    """
+
+    base_model: str
+    recipe: Mapping[str, Any] | None = None
+    tuned_weights: str | None = None
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +48,9 @@ class Card:
         model, revision: what was exported.
         served: the factors, with the attention factor that the model is to turn by.
         adapter: as in the manifest.
-        records: measurements, shown as a row for each label of factors.
+        records: measurements, see `card_results`.
+        origin: the run that the model comes from, where it is known.
+        is_tuned: whether the weights were trained in that run.
     """
 
     title: str
@@ -44,6 +63,13 @@ class Card:
     adapter: dict[str, str] | None = None
     records: tuple[EvalRecord, ...] = ()
     has_runtime: bool = False
+    origin: Origin | None = None
+    is_tuned: bool = False
+
+    @property
+    def base_model(self) -> str:
+        """What was extended."""
+        return self.model if self.origin is None else self.origin.base_model
 
 
 def write_card(folder: Path, card: Card) -> None:
@@ -55,22 +81,15 @@ def card_text(card: Card) -> str:
     """The card as Markdown with front matter."""
     parts = [
         _front_matter(card), _heading(card), _results(card.records), _serving(card), _left_out(card.dropped),
-        _provenance(card.served), _check(card),
+        _provenance(card.served), _recipe(card.origin), _check(card),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def escape(text: object) -> str:
-    """Text of others as plain text: one line, no Markdown, no HTML."""
-    line = " ".join(str(text).split())
-    shown = line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]} ..."
-    return MARKS.sub(r"\\\1", "".join(c for c in shown if c.isprintable()))
-
-
 def _front_matter(card: Card) -> str:
     lines = ["---", "library_name: transformers", "tags: [ropewalk, longrope]"]
-    if HUB_NAME.fullmatch(card.model):
-        lines.append(f"base_model: {json.dumps(card.model)}")
+    if HUB_NAME.fullmatch(card.base_model):
+        lines.append(f"base_model: {json.dumps(card.base_model)}")
     return "\n".join([*lines, "---"])
 
 
@@ -81,7 +100,7 @@ def _heading(card: Card) -> str:
         "pinned": "One set of rescale factors serves every length.",
         "switching": f"Up to {window} tokens turn by the short factors, longer sequences by the long ones.",
     }[card.served.mode]
-    weights = "Its weights are those of that model, unchanged."
+    weights = _weights(card)
     if card.folded is not None:
         weights = (
             f"The query weights hold the attention factor: their turned rows are multiplied by "
@@ -99,41 +118,23 @@ def _heading(card: Card) -> str:
         )
     return (
         f"# {escape(card.title)}\n\n"
-        f"{escape(card.model)}{revision}, its context window extended from {window} to {target} tokens "
+        f"{escape(card.base_model)}{revision}, its context window extended from {window} to {target} tokens "
         f"by [LongRoPE](https://arxiv.org/abs/2402.13753)'s rescale factors. {how} {weights}"
     )
 
 
+def _weights(card: Card) -> str:
+    if card.is_tuned:
+        return f"Its weights were trained from {escape(card.base_model)}, as the recipe below says."
+    if card.origin is not None and card.origin.tuned_weights is not None:
+        return "The export changed no weights; they are not those that the run of the recipe below trained."
+    if card.origin is None and Path(card.model).exists():  # how its weights were made is not known
+        return "The export changed no weights."
+    return "Its weights are those of that model, unchanged."
+
+
 def _results(records: Sequence[EvalRecord]) -> str:
-    tables = [
-        _table_of(records, metric, title)
-        for metric, title in (("perplexity", "Perplexity, lower is better"), ("passkey", "Passkeys found"))
-    ]
-    shown = [table for table in tables if table]
-    return "## Results\n\n" + ("\n\n".join(shown) or "No measurements came with this export.")
-
-
-def _table_of(records: Sequence[EvalRecord], metric: str, title: str) -> str:
-    chosen = [record for record in records if record.metric == metric]
-    if not chosen:
-        return ""
-    lengths = sorted({record.length for record in chosen})
-    cells = {(record.factors, record.length): _cell(record) for record in chosen}
-    rows = [
-        [escape(label), *(cells.get((label, length), "-") for length in lengths)]
-        for label in dict.fromkeys(record.factors for record in chosen)
-    ]
-    first = chosen[0]
-    about = f"{title}; n = {first.n}, seed {first.seed}, text: {escape(first.source or 'generated')}"
-    mode = f", {first.mode}" if first.mode else ""
-    return f"{about}{mode}.\n\n" + _table(["factors", *(f"{length} tokens" for length in lengths)], rows)
-
-
-def _cell(record: EvalRecord) -> str:
-    if record.metric == "passkey":
-        return f"{record.found}/{record.n}"
-    interval = "" if record.low is None or record.high is None else f" ({record.low:.2f}-{record.high:.2f})"
-    return f"{record.value:.3f}{interval}"
+    return "## Results\n\n" + (results(records) or "No measurements came with this export.")
 
 
 def _serving(card: Card) -> str:
@@ -142,7 +143,7 @@ def _serving(card: Card) -> str:
     lines = [line for engine, line in _launch_lines(card) if engine in served]
     return (
         "## Serving\n\n"
-        + _table(["engine", "right", "how, or why not"], rows)
+        + table(["engine", "right", "how, or why not"], rows)
         + "\n\n```\n"
         + "\n".join(lines)
         + "\n```"
@@ -150,12 +151,12 @@ def _serving(card: Card) -> str:
 
 
 def _launch_lines(card: Card) -> Iterable[tuple[str, str]]:
-    name, target = shlex.quote(_one_line(card.title)), card.served.long.target_length
+    name, target = shlex.quote(one_line(card.title)), card.served.long.target_length
     window = card.served.geometry.original_length
-    yield "ropewalk", f"model = ropewalk.load({f'./{_one_line(card.title)}'!r})  # Python"
+    yield "ropewalk", f"model = ropewalk.load({f'./{one_line(card.title)}'!r})  # Python"
     yield (
         "transformers",
-        f"model = AutoModelForCausalLM.from_pretrained({f'./{_one_line(card.title)}'!r})  # Python",
+        f"model = AutoModelForCausalLM.from_pretrained({f'./{one_line(card.title)}'!r})  # Python",
     )
     yield "vllm", f"vllm serve ./{name} --max-model-len {target}"
     if card.served.mode == "switching":
@@ -192,6 +193,8 @@ def _of_one(kind: str, factors: RescaleFactors) -> str:
         "weights": made.weights_sha256,
         "strategy": made.strategy,
         "seed": made.seed,
+        "budget": made.settings.get("budget"),
+        "run": made.settings.get("run_id"),
         "objective": f"{made.objective}{value}" if made.objective else None,
         "data": made.data_sha256,
         "versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()) or None,
@@ -200,20 +203,20 @@ def _of_one(kind: str, factors: RescaleFactors) -> str:
     return f"The {kind} factors:\n\n" + "\n".join(lines)
 
 
+def _recipe(origin: Origin | None) -> str:
+    if origin is None or origin.recipe is None:
+        return ""
+    return (
+        f"## How it was made\n\nFrom {escape(origin.base_model)}, by this recipe of `ropewalk extend`:\n\n"
+        f"{yaml_block(origin.recipe)}"
+    )
+
+
 def _check(card: Card) -> str:
     return (
-        f"## To check it\n\n```\nropewalk verify ./{shlex.quote(_one_line(card.title))} --model "
-        f"{shlex.quote(_one_line(card.model))} --factors factors.json\n```\n\nloads this folder with the "
+        f"## To check it\n\n```\nropewalk verify ./{shlex.quote(one_line(card.title))} --model "
+        f"{shlex.quote(one_line(card.model))} --factors factors.json\n```\n\nloads this folder with the "
         f"real engine and compares frequencies, logits and perplexity with Ropewalk's. After any save by "
         f"transformers 5, `ropewalk export repair FOLDER` puts the keys back that version 4 and engines that "
         f"follow it read."
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c for c in text if c.isprintable() and c != "`").split())
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +104,17 @@ class Checkpoint:
         if self.weights != [self.folder / WEIGHTS]:
             (out / INDEX).write_bytes((self.folder / INDEX).read_bytes())
 
+    @cached_property
+    def weights_sha256(self) -> str | None:
+        """The `hash_weights` of its model, from the files alone; None where that can't be known."""
+        try:
+            return hash_stored_weights(read_config(self.folder), self.weights)
+        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or not whole
+            return None
+
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
         """Warn where factors were made on other weights, as far as these are known."""
-        if factors.provenance.weights_sha256 is None:
-            return
-        try:
-            found = hash_stored_weights(read_config(self.folder), self.weights)
-        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or not whole
-            return
+        found = None if factors.provenance.weights_sha256 is None else self.weights_sha256
         warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
 
     def require_whole(self) -> None:

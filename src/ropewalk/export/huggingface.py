@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ropewalk.errors import ExportError, SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.export import Dropped, Exported, Mode, Served, entry_name
-from ropewalk.export.card import Card, write_card
+from ropewalk.export.card import Card, Origin, write_card
 from ropewalk.export.checkpoint import ADAPTER_CONFIG, Checkpoint, find_checkpoint, is_adapter, read_json
 from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
 from ropewalk.export.fold import Folded, check_folded, write_folded
@@ -83,6 +83,7 @@ def export_hf(
     choices: HfChoices | None = None,
     dropped: Sequence[Dropped] = (),
     records: Sequence[EvalRecord] = (),
+    origin: Origin | None = None,
 ) -> Exported:
     """Write a folder that engines load.
 
@@ -90,6 +91,7 @@ def export_hf(
         source: a folder, a hub name, `scale-model`, or a folder of a peft adapter that names its base.
         dropped: what is known about the cost of the entries that are left out.
         records: measurements for the card.
+        origin: what the card says of the run that the model comes from.
 
     Raises:
         ExportError: factors that a configuration can't hold, or an engine that would be wrong.
@@ -119,7 +121,7 @@ def export_hf(
         plan.checkpoint.warn_if_other_weights(served.long)
     left_out = _name_dropped(served, dropped, choices)
     left_out += tuple(Dropped(what=what, cost=why) for what, why in plan.checkpoint.preferred.items())
-    return _write(plan, factor_set, out, left_out, records)
+    return _write(plan, factor_set, out, left_out, records, origin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,12 @@ class _Plan:
 
 
 def _write(
-    plan: _Plan, factor_set: FactorSet, out: Path, dropped: tuple[Dropped, ...], records: Sequence[EvalRecord]
+    plan: _Plan,
+    factor_set: FactorSet,
+    out: Path,
+    dropped: tuple[Dropped, ...],
+    records: Sequence[EvalRecord],
+    origin: Origin | None,
 ) -> Exported:
     engines = notes_for_folder(plan.facts)
     with new_folder(out) as partial:
@@ -173,11 +180,18 @@ def _write(
         card = Card(
             title=out.name, model=plan.checkpoint.name, revision=plan.checkpoint.revision, served=plan.wanted,
             engines=engines, dropped=dropped, folded=folded, adapter=adapter, records=tuple(records),
-            has_runtime=plan.choices.with_runtime,
+            has_runtime=plan.choices.with_runtime, origin=origin, is_tuned=_is_tuned(plan, origin),
         )  # fmt: skip
         write_card(partial, card)
         files = hash_files(partial)
     return Exported(path=out, target="hf", served=plan.wanted, engines=engines, dropped=dropped, files=files)
+
+
+def _is_tuned(plan: _Plan, origin: Origin | None) -> bool:
+    """Whether these weights were trained in the run; taken to be so where their hash can't be known."""
+    if origin is None or origin.tuned_weights is None:
+        return False
+    return plan.checkpoint.weights_sha256 in (None, origin.tuned_weights)
 
 
 # ---------------------------------------------------------------- what may be written

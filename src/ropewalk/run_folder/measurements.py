@@ -1,46 +1,18 @@
-"""The measurements that a run's folder holds, whichever kind of run it is."""
+"""What a run's folder tells a model card: measurements, and where the model comes from."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter
+from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
+from ropewalk.evaluate.records import EvalRecord
+from ropewalk.export.card import Origin
 from ropewalk.files import read_bounded
+from ropewalk.run_folder.disk import read_document
+from ropewalk.run_folder.pipeline_folder import PipelineFolder
+from ropewalk.run_folder.search_folder import RUN_NAME
 from ropewalk.strict_json import parse_json
 
 LARGEST_BYTES = 2**28
-Made = TypeVar("Made")
-
-_RECORD = TypeAdapter(EvalRecord)
-_ANSWER = TypeAdapter(PasskeyAnswer)
-
-
-def as_record(values: Any) -> EvalRecord:
-    """What `EvalRecord.as_json` gave, checked.
-
-    Raises:
-        ValueError: a value is missing, unknown or of a wrong type.
-    """
-    return _same(_RECORD.validate_python(values), EvalRecord.from_json, values)
-
-
-def as_answer(values: Any) -> PasskeyAnswer:
-    """As `as_record`."""
-    return _same(_ANSWER.validate_python(values), lambda values: PasskeyAnswer(**values), values)
-
-
-def _same(validated: Made, make: Callable[[Any], Made], values: Any) -> Made:
-    """What `make` makes, which is not converted: "5" is no number, though pydantic would make one of it."""
-    try:
-        made = make(values)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-    if made != validated:
-        raise ValueError("a value is of a wrong type")
-    return made
 
 
 def read_records(path: Path) -> list[EvalRecord]:
@@ -62,10 +34,53 @@ def _read_file(file: Path) -> list[EvalRecord]:
     records: list[EvalRecord] = []
     try:
         for line in read_bounded(file, LARGEST_BYTES).splitlines():
-            records.append(as_record(parse_json(line)))
+            records.append(EvalRecord.from_json(parse_json(line)))
     except (OSError, ValueError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise RunFolderError(
             f"{file}, line {len(records) + 1} can't be read ({reason:.100}): measure again."
         ) from None
     return records
+
+
+def read_origin(path: Path) -> Origin | None:
+    """What a search's or a recipe's run says about the model that comes out of it; None if it is neither.
+
+    Raises:
+        RunFolderError: what it says can't be read.
+    """
+    folder = PipelineFolder(path)
+    try:
+        if folder.recipe_path.is_file():
+            return _of_recipe(folder)
+        if (path / RUN_NAME).is_file():
+            run = read_document(path / RUN_NAME)
+            return Origin(base_model=str(run["identity"]["model"]["name"]), run_id=run.get("run_id"))
+    except (KeyError, TypeError, AttributeError):
+        raise RunFolderError(f"{path} holds a run that can't be read: name another one.") from None
+    return None
+
+
+def _of_recipe(folder: PipelineFolder) -> Origin:
+    recipe: dict[str, Any] = read_document(folder.recipe_path)["recipe"]
+    made = [read_document(file)["made"] for file in sorted(folder.path.glob("stages/*/done.json"))]
+    tuned = [stage["weights_sha256"] for stage in made if "weights_sha256" in stage]
+    return Origin(
+        base_model=str(recipe["model"]["name"]), recipe=recipe, tuned_weights=tuned[-1] if tuned else None
+    )
+
+
+def require_same_run(origin: Origin, run_id: object, factors: Path) -> None:
+    """Refuse measurements of another search than that which found the factors, as far as both are known.
+
+    Args:
+        run_id: of the factors.
+
+    Raises:
+        RunFolderError: they are of another one.
+    """
+    if origin.run_id is not None and isinstance(run_id, str) and run_id != origin.run_id:
+        raise RunFolderError(
+            f"{factors} was found by run {run_id}, but the measurements are of run {origin.run_id}: name the "
+            f"run that these factors come from."
+        )

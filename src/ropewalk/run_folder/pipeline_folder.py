@@ -43,7 +43,6 @@ from ropewalk.run_folder.disk import (
     write_file,
     write_lines,
 )
-from ropewalk.run_folder.measurements import as_answer, as_record
 from ropewalk.search.journal import differing
 
 STAGE_FORMAT = "ropewalk.stage"
@@ -319,7 +318,7 @@ class StageFolder:
         finished = self._read_done()["outputs"].get(self.records_path.name)
         if finished is not None and finished != content_of(self.records_path):
             return []
-        return read_lines(self.records_path, as_record)
+        return read_lines(self.records_path, EvalRecord.from_json)
 
     def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
         """As `write_records`; each of them may have taken minutes."""
@@ -327,4 +326,4 @@ class StageFolder:
 
     def read_answers(self) -> list[PasskeyAnswer]:
         """As `read_records`."""
-        return read_lines(self.answers_path, as_answer)
+        return read_lines(self.answers_path, PasskeyAnswer.from_json)

@@ -31,6 +31,8 @@ from ropewalk.search.journal import Journal
 from ropewalk.search.provenance import run_id
 from ropewalk.search.result import SearchResult
 
+RUN_NAME = "run.json"
+
 
 class RunFolder:
     """One run's folder; made by `create` or `resume`.
@@ -100,7 +102,7 @@ class RunFolder:
 
     @property
     def run_path(self) -> Path:
-        return self.path / "run.json"
+        return self.path / RUN_NAME
 
     @property
     def records_path(self) -> Path:
