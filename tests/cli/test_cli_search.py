@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -448,3 +449,66 @@ def wait_for_trials(journal: Path, num_trials: int, process: "subprocess.Popen[s
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# ---------------------------------------------------------------- a model with a scaling of its own
+
+
+@pytest.fixture
+def scaled(model, tmp_path):
+    """The same model with Llama 3's scaling: trained on 128 tokens, and it reads 512."""
+    folder = tmp_path / "scaled"
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 512
+    config["rope_parameters"] |= {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_target_that_the_model_reads_as_it_is_is_refused(ropewalk, scaled, shelf, tmp_path):
+    out = tmp_path / "run"
+    ended = ropewalk("search", scaled, "--text", shelf, "--target-length", "4x", "--out", out)
+    assert ended.code == 2
+    (line,) = ended.err_lines
+    assert "512" in line
+    assert "--base as-is" in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "replaced"),
+    [(["--target-length", "4x", "--base", "native"], True), (["--target-length", "640"], True),
+     (["--target-length", "640", "--base", "as-is"], False)],
+)  # fmt: skip
+def test_the_base_model_is_a_row_of_its_own_and_a_replaced_scaling_is_said(
+    ropewalk, scaled, shelf, tmp_path, more, replaced
+):
+    settings = ["--budget", "9", "--num-documents", "2", "--strategy", "random", "--json"]
+    ended = ropewalk("search", scaled, "--text", shelf, *more, *settings, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert ("is replaced" in ended.err) == replaced
+    rows = {r["factors"]: r["value"] for r in json.loads(ended.out)["records"] if r["documents"] == "report"}
+    (as_it_is,) = [label for label in rows if "llama3 512" in label]
+    assert as_it_is.startswith("as configured")
+    assert set(rows) >= {as_it_is, *CLOSED_FORMS, "searched"}
+    if replaced:
+        assert rows[as_it_is] != rows["none"], "`none` takes the scaling away"
+    else:
+        assert rows[as_it_is] == pytest.approx(rows["none"], rel=1e-5)
+
+
+def test_evaluate_shows_a_model_with_a_scaling_as_it_is_too(ropewalk, scaled, model, shelf):
+    def labels(folder):
+        ended = ropewalk(
+            "evaluate", "perplexity", folder, "--text", shelf, "--scheme", "yarn", "--lengths", "256",
+            "--num-documents", "1", "--json",
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        return [record["factors"] for record in json.loads(ended.out)["records"]]
+
+    assert labels(scaled) == ["as configured: llama3 512", "yarn"]
+    assert labels(model) == ["yarn"]

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from ropewalk.models.load import load_model
 from ropewalk.pipeline.run import extend
 from ropewalk.pipeline.watch import Watch
 from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.objective import Objective
 
 WHOLE = """\
   - {kind: search, name: at-2x, length: 2x}
@@ -110,7 +113,8 @@ def test_the_whole_method(recipe_of, tmp_path):
     measured = {(r.metric, r.factors, r.length) for r in result.records}
     assert measured == {
         ("perplexity", "extended", 64), ("perplexity", "extended", 512), ("nll_rise", "extended", 64),
-        ("perplexity", "sliding window", 512),
+        ("perplexity", "sliding window", 512), ("perplexity", "untouched", 64),
+        ("perplexity", "untouched", 512),
     }  # fmt: skip
     run_id = json.loads((tmp_path / "run" / "result.json").read_text())["run_id"]
     assert {record.run_id for record in result.records} == {run_id}
@@ -501,3 +505,46 @@ def test_a_document_in_both_texts_is_refused(recipe_of, texts, tmp_path):
         file.write(lines[0])
     with pytest.raises(SettingError, match="search document too"):
         extend(recipe_of(SHORT, "text.num_report_documents=9"), tmp_path / "run")
+
+
+def test_the_base_model_is_measured_as_it_is_and_a_search_within_its_reach_is_said(recipe_of, tmp_path):
+    recipe = recipe_of(SHORT)
+    path = Path(recipe.model.name) / "config.json"
+    config = json.loads(path.read_text())
+    config["max_position_embeddings"] = 512
+    config["rope_parameters"] |= {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    path.write_text(json.dumps(config))
+    said = []
+    result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
+    assert any("already reads 512" in line for line in said)
+    measured = {(r.factors, r.length) for r in result.records if r.metric == "perplexity"}
+    assert measured >= {("as configured: llama3 512", 64), ("as configured: llama3 512", 256)}
+
+
+def test_too_few_documents_are_said_and_a_document_twice_is_refused_at_once(recipe_of, tmp_path, texts):
+    said = []
+    extend(recipe_of(SHORT, "text.num_documents=6"), tmp_path / "few", watch=Watch(say=said.append))
+    assert any("no documents of 256 tokens left for the stop set" in line for line in said)
+    rows = (texts / "searched.jsonl").read_text().splitlines()
+    (texts / "searched.jsonl").write_text("\n".join([rows[0], rows[1], rows[0]]) + "\n")
+    seen = Seen()
+    with pytest.raises(SettingError, match="stop document is also"):
+        extend(recipe_of(SHORT), tmp_path / "twice", watch=seen.watch())
+    assert seen.stages == []
+
+
+def test_a_closed_form_that_a_search_stage_writes_is_said(recipe_of, tmp_path, monkeypatch):
+    def yarn_only(objective, candidate, document):
+        yarn = scheme_factors("yarn", objective.space.geometry, objective.space.target_length)
+        away = [abs(a - b) for a, b in zip(candidate.rescale_factors, yarn.rescale_factors[0], strict=True)]
+        return (100 * (1 + sum(away)),)
+
+    monkeypatch.setattr(Objective, "measure", yarn_only)
+    said = []
+    recipe = recipe_of("  - {kind: search, length: 4x, strategy: random}\n")
+    result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
+    assert result.factors.longest.provenance.strategy.startswith("yarn")
+    assert any("closed-form scheme" in line and "yarn" in line for line in said)

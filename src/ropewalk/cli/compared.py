@@ -1,4 +1,4 @@
-"""What a search found beside every closed form, on documents that it has not seen."""
+"""What a search found beside the base model and every closed form, on documents that it has not seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,23 +58,27 @@ class Compared:
 def compare(
     loaded: "LoadedModel", texts: "Texts", found: "SearchResult", own: "RescaleFactors | None"
 ) -> Compared:
-    """Every closed form and what was found, at the target; the report documents are read here and only here.
+    """The base model, every closed form and what was found, at the target.
 
+    The report documents are read here and only here.
     A scheme with which the model gives no number is said and left out: the search is over and written.
     """
     from ropewalk.errors import EvaluationError
     from ropewalk.evaluate.perplexity import measure_perplexity
     from ropewalk.report.comparison import (
+        base_label,
         best_closed_form,
         closed_forms,
         constant,
         measure_gaps,
+        untouched,
         verdict,
     )
     from ropewalk.report.figures import SEARCHED
 
     target = found.factors.target_length
-    factors = closed_forms(loaded.geometry, target, own)
+    schemes = closed_forms(loaded.geometry, target, own)
+    factors = {base_label(loaded.description): untouched, **schemes}
     plain = found.factors_without_start_tokens
     if plain is not None and found.factors.num_start_tokens:
         factors["searched, n-hat 0"] = constant(plain)

@@ -53,6 +53,14 @@ BaseOption = Annotated[
         "--base", help="Factors replace the scaling that the model carries, or are multiplied onto it."
     ),
 ]
+BaseOrNone = Annotated[
+    Base | None,
+    typer.Option(
+        "--base",
+        help="native (default): factors replace the scaling that the model has; as-is: they are multiplied "
+        "onto it.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's own).")]
 Attention = Annotated[str, typer.Option(help="As transformers names it: sdpa, eager, flash_attention_2 ...")]
@@ -151,6 +159,8 @@ def factors_by_label(
 ) -> dict[str, FactorsAtLength]:
     """Each asked scheme and file as a function from a length to factors; without any, the model as it stands.
 
+    A model with a scaling of its own is the first one in any case, for `none` takes that away.
+
     A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
     own, a factor set the entry of each length. Factors are told apart by their label, so a name that was
     given twice counts once.
@@ -159,16 +169,17 @@ def factors_by_label(
     from ropewalk.report.comparison import base_label, constant, scheme_at_lengths, untouched
 
     own = loaded.description.own_under(base)
-    labelled: dict[str, FactorsAtLength] = {
-        text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []
-    }
+    description = loaded.description
+    as_it_is: dict[str, FactorsAtLength] = {base_label(description): untouched}
+    labelled = as_it_is if description.has_own_scaling else {}
+    labelled |= {text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []}
     for file in files or []:
         factors = load_set(file, geometry=loaded.geometry, target_length=longest)
         factors.require_geometry(loaded.geometry, loaded.name)
         loaded.warn_if_other_weights(factors.longest, str(file))
         one = len(factors.entries) == 1
         labelled[str(file)] = constant(factors.longest) if one else factors.for_length
-    return labelled or {base_label(loaded.description): untouched}
+    return labelled or as_it_is
 
 
 def window(description: "RopeDescription", base: Base) -> int:

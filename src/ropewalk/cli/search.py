@@ -9,13 +9,14 @@ import typer
 
 from ropewalk.cli import options
 from ropewalk.cli.compared import compare
-from ropewalk.cli.output import clock, interruptible, result, result_json
+from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
 from ropewalk.cli.texts import check_sources, read_texts
 from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
     from ropewalk.geometry import RopeGeometry
+    from ropewalk.models.describe import RopeDescription
     from ropewalk.run_folder import RunFolder
     from ropewalk.search.result import SearchResult
 
@@ -133,7 +134,7 @@ def search(
         float | None,
         typer.Option(min=0.0001, help="Stop after so long; the result then depends on the machine."),
     ] = None,
-    base: options.BaseOption = "native",
+    base: options.BaseOrNone = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     attn_implementation: options.Attention = "sdpa",
@@ -159,20 +160,22 @@ def search(
         check_sources(text, report_text)
         from ropewalk.models.load import describe_model, load_model
         from ropewalk.run_folder import RunFolder
-        from ropewalk.search.search import search_factors
+        from ropewalk.search.search import require_beyond_reach, search_factors
 
         description = describe_model(
             model, revision=revision, trust_remote_code=trust_remote_code, original_length=original_length
         )
-        own = description.own_under(base)
-        target = options.parse_target(target_length, options.window(description, base))
+        own, window = description.own_under(base or "native"), options.window(description, base or "native")
+        target = options.parse_target(target_length, window)
+        require_beyond_reach(description, target, base)
+        tell_base(description, base)
         given: dict[str, Any] = {
             "strategy": strategy, "budget": budget, "seed": seed, "serve_with": serve_with, "space": space,
             "num_knots": num_knots, "critical_pair": critical_pair, "monotone": monotone,
             "start_tokens": start_tokens, "attention_factor": attention_factor, "objective": objective,
             "short_weight": short_weight, "racing": racing, "base": base, "max_minutes": max_minutes,
         }  # fmt: skip
-        check_settings(description.geometry, options.window(description, base), target, given)
+        check_settings(description.geometry, window, target, given)
         begun = RunFolder.resume(out, cut_damaged=cut_damaged) if resume else RunFolder.create(out)
         with begun as folder:
             loaded = load_model(
@@ -202,6 +205,18 @@ def search(
         result(story(found, folder))
         result(compared.tables())
         result(next_step(model, folder, target, reported=texts.report is not None))
+
+
+def tell_base(description: "RopeDescription", base: "options.Base | None") -> None:
+    """What is not as it seems about the model's window, and that a scaling of its own is replaced."""
+    for note in description.window_notes:
+        say(note)
+    if description.has_own_scaling and base != "as-is":
+        unsaid = "; say --base as-is to extend it instead" if description.own is not None else ""
+        say(
+            f"This model's own scaling, with which it reads {description.own_reach} tokens, is replaced "
+            f"(--base native){unsaid}."
+        )
 
 
 def check_settings(geometry: "RopeGeometry", window: int, target: int, given: dict[str, Any]) -> None:

@@ -112,7 +112,8 @@ def _say_what_is_missing(role: "Role", documents: "DocumentSet | None", num_aske
         return
     if documents is None:
         without = {
-            "stop": "nothing tells when the search only fits the documents that it follows",
+            "stop": "nothing tells when the search only fits the documents that it follows, and the factors "
+            "are chosen on these",
             "report": "what is found can be judged on the search documents only; name others with "
             "--report-text",
         }

@@ -72,6 +72,11 @@ class RopeDescription:
         """The type of the scaling that it carries, `default` without any."""
         return "default" if self.own is None else str(self.own.provenance.strategy).removeprefix("own ")
 
+    @property
+    def has_own_scaling(self) -> bool:
+        """Whether the model has a scaling of its own, be it one that factors can describe or not."""
+        return self.own is not None or self.own_problem is not None
+
     def own_under(self, base: Base) -> RescaleFactors | None:
         """What new factors are multiplied onto: nothing, or under `as-is` the scaling that the model carries.
 

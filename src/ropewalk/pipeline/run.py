@@ -26,7 +26,7 @@ from ropewalk.pipeline.stages import KINDS, Run, StopForExternal
 from ropewalk.pipeline.state import Models, State
 from ropewalk.pipeline.watch import Clock, Watch
 from ropewalk.recipe.recipe import Recipe
-from ropewalk.recipe.stages import EvaluateStage, ExternalStage, Stage
+from ropewalk.recipe.stages import EvaluateStage, ExternalStage, SearchStage, Stage
 from ropewalk.run_folder import PipelineFolder, StageFolder
 from ropewalk.search.provenance import run_id
 
@@ -88,6 +88,7 @@ def extend(
         return _follow(recipe, window, path, continue_with)
     with PipelineFolder.open(path, identity(recipe)) as folder:
         run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
+        _tell_reach(run)
         part_text(run)
         # All text is looked at first: what is too short for the last stage is said before the first one.
         texts = [KINDS[type(stage)].texts(run, stage) for stage in recipe.stages]
@@ -122,6 +123,21 @@ def _begin(
         continue_with=None if continue_with is None else Path(continue_with),
         cut_damaged=cut_damaged,
     )
+
+
+def _tell_reach(run: Run) -> None:
+    """What is not as it seems about the base model's window, and which searches lie within what it reads."""
+    description = run.recipe.model.describe()
+    for note in description.window_notes:
+        run.watch.say(note)
+    lengths = [int(stage.length) for stage in run.recipe.stages if isinstance(stage, SearchStage)]
+    within = [str(length) for length in lengths if length <= description.own_reach]
+    if within:
+        run.watch.say(
+            f"The base model already reads {description.own_reach} tokens as it is. A recipe replaces its "
+            f"own scaling, so what is searched at {', '.join(within)} tokens may read no better: compare it "
+            f"with the base model's row, or search at longer lengths."
+        )
 
 
 def _follow(recipe: Recipe, window: int, path: str | Path, continue_with: str | Path | None) -> Extended:

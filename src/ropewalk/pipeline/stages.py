@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import ModelError
+from ropewalk.errors import EvaluationError, ModelError
 from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, found_by
@@ -33,10 +33,10 @@ from ropewalk.recipe.stages import (
     Stage,
     SwapStage,
 )
-from ropewalk.report.comparison import measure_sliding_window
+from ropewalk.report.comparison import base_label, measure_sliding_window, untouched
 from ropewalk.run_folder import StageFolder
 from ropewalk.search.journal import Journal
-from ropewalk.search.search import search_factors
+from ropewalk.search.search import require_disjoint, search_factors
 from ropewalk.text.tokens import DocumentSet
 
 EXTENDED = "extended"
@@ -98,7 +98,29 @@ def _search_documents(run: Run, stage: SearchStage) -> tuple[DocumentSet, Docume
 def _search_texts(run: Run, stage: SearchStage) -> Made:
     search, stop = _search_documents(run, stage)
     run.searched += [documents for documents in (search, stop) if documents is not None]
+    _check_sets(run, stage, int(stage.length), search, stop)
     return {"search": search.data_sha256, "stop": None if stop is None else stop.data_sha256}
+
+
+def _check_sets(
+    run: Run, stage: SearchStage | ReadjustStage, length: int, search: DocumentSet, stop: DocumentSet | None
+) -> None:
+    """Say what is missing of the documents, and refuse a document in both sets before anything is done."""
+    text = run.recipe.text
+    asked = text.num_documents if stage.num_documents is None else stage.num_documents
+    asked_to_stop = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
+    if stop is not None:
+        require_disjoint(search, stop)
+    if len(search.documents) < asked:
+        run.watch.say(
+            f"{stage.title}: {text.search} has {len(search.documents)} documents of {length} tokens, where "
+            f"{asked} were asked for."
+        )
+    if stop is None and asked_to_stop:
+        run.watch.say(
+            f"{stage.title}: {text.search} has no documents of {length} tokens left for the stop set, so "
+            f"factors are chosen on the documents that the search follows."
+        )
 
 
 def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
@@ -107,7 +129,7 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
     found = search_factors(
         run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
         journal=Journal(folder.journal_path(), cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
-        own=run.state.tuned_with, **stage.said(),
+        own=run.state.tuned_with, base="native", **stage.said(),
     )  # fmt: skip
     if found.closed_form is not None:
         run.watch.say(f"The factors are those of a closed-form scheme, {found.about_choice}.")
@@ -132,6 +154,7 @@ def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
     of_length = {}
     for length in map(int, stage.lengths):
         search, stop = _short_texts(run, stage, length)
+        _check_sets(run, stage, length, search, stop)
         of_length[str(length)] = [search.data_sha256, None if stop is None else stop.data_sha256]
     return of_length
 
@@ -311,7 +334,9 @@ def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
 
 
 def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
-    """What the base model does: its window slid over the text, and its own NLL on short inputs."""
+    """What the base model does: as it is, with its window slid over the text, and its NLL on short inputs."""
+    for length in map(int, stage.perplexity):
+        _as_it_is(run, documents, length, records)
     if stage.sliding_window:
         for length in map(int, stage.perplexity):
             if length > run.window and not records.has("perplexity", "sliding window", length):
@@ -327,6 +352,19 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
             started=started,
         )  # fmt: skip
         records.add(replace(record, **found_by(factors)))
+
+
+def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) -> None:
+    """The base model with the scaling that it has; where it gives no number, that is said."""
+    label = base_label(run.recipe.model.describe())
+    if records.has("perplexity", label, length):
+        return
+    try:
+        measure_perplexity(
+            run.models.base(), documents, [length], factors={label: untouched}, on_record=records.add
+        )
+    except EvaluationError as error:
+        run.watch.say(f"left out: {error}")
 
 
 def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from ropewalk.errors import SettingError
 from ropewalk.factors import RescaleFactors
 from ropewalk.geometry import RopeGeometry
+from ropewalk.models.describe import RopeDescription
 from ropewalk.models.load import LoadedModel
 from ropewalk.search.finalists import ClosedForm, closed_form_candidates
 from ropewalk.search.guard import StopSet
@@ -67,13 +68,16 @@ def search_factors(
             follows from them, see `SearchSettings.choose`.
 
     Raises:
-        SettingError: a setting out of its range, or the target not longer than the window.
+        SettingError: a setting out of its range, or the target not longer than the window, or than the model
+            reads with its own scaling where no base is given.
         FactorsError: `own` is of another geometry.
         ModelError: the model can't take factors for this target.
         EvaluationError: every candidate failed.
         RunFolderError: the journal is in use, of another run, damaged, or can't be written.
     """
     chosen = choose_beside(own, settings)
+    if own is None:
+        require_beyond_reach(loaded.description, target_length, settings.get("base"))
     space, beneath = space_on(loaded, target_length, chosen, own)
     carried = loaded.description.own if beneath is None else None
     return search_in(
@@ -97,6 +101,31 @@ def choose_beside(known: RescaleFactors | None, settings: Mapping[str, Any]) -> 
     if known is not None and leaves_alone:
         said.setdefault("attention_factor", known.attention_factor)
     return SearchSettings.choose(**said)
+
+
+def require_beyond_reach(description: RopeDescription, target_length: int, base: str | None) -> None:
+    """Refuse a target that the model reads as it is, unless the caller names the base.
+
+    With `native` a scaling that the model has is replaced, so that factors for such a target can be searched;
+    but few who leave the base out mean that.
+
+    Raises:
+        SettingError: says how far the model reads, and what to give instead.
+    """
+    reach = description.own_reach
+    if base is not None or target_length > reach or target_length <= description.geometry.original_length:
+        return
+    if not description.has_own_scaling:
+        raise SettingError(
+            f"The target length is {target_length} tokens, but this model's configuration says that it "
+            f"already reads {reach}: give a longer target, or its trained window with --original-length, or "
+            f"--base native."
+        )
+    raise SettingError(
+        f"The target length is {target_length} tokens, but with its own scaling this model already reads "
+        f"{reach}: give a target above {reach} with --base as-is to extend that, or --base native to replace "
+        f"its scaling."
+    )
 
 
 def space_on(
@@ -168,7 +197,7 @@ def search_in(
     objective = make_objective(loaded, documents, space, chosen, own)
     stop_set = None
     if stop_documents is not None:
-        _require_disjoint(documents, stop_documents)
+        require_disjoint(documents, stop_documents)
         on_stop_documents = make_objective(loaded, stop_documents, space, chosen, own)
         stop_set = StopSet(on_stop_documents, objective, chosen.num_evaluations)
     race = Race([1] * objective.num_documents, RacingSettings(error=chosen.racing)) if chosen.racing else None
@@ -233,7 +262,12 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
     )
 
 
-def _require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
+def require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
+    """Refuse search documents that are stop documents too.
+
+    Raises:
+        SettingError: any of them is.
+    """
     if documents.shares_documents_with(others):
         raise SettingError(
             "A stop document is also a search document: give others, or leave the stop set out."
