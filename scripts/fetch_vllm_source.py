@@ -1,7 +1,8 @@
 """Fetch vLLM's own source archives from the package index that pip uses, for the tests of Ropewalk's plugin.
 
     python scripts/fetch_vllm_source.py 0.33.0 --into ../vllm-source
-    ROPEWALK_VLLM_SOURCE=../vllm-source pytest tests/export/test_vllm_source.py
+
+`make vllm` does so, and installs what they import.
 
 pip itself would build the archive's metadata, which takes CUDA's compiler; nothing is built or run here. The
 archive is checked against the index's SHA-256, and only Python files and package metadata are unpacked.

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from engines import why_skipped
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.text.stdlib import stdlib_folder
 from tiny import make_tiny_model
@@ -20,6 +21,14 @@ LIBRARIES = sorted({stdlib_folder(), *(file.parent for file in Path("/usr/lib").
 # How long an example takes is the machine's affair, and asserted nowhere.
 hypothesis.settings.register_profile("ropewalk", deadline=None)
 hypothesis.settings.load_profile("ropewalk")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `engine` are skipped where the environment of that engine is missing."""
+    for item in items:
+        for marker in item.iter_markers("engine"):
+            if reason := why_skipped(*marker.args):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The plugin against vLLM's own, unchanged files (scripts/fetch_vllm_source.py), if they are here."""
+"""The plugin against vLLM's own, unchanged files: make engines ENGINES=vllm."""
 
 import importlib.util
 import json
@@ -19,13 +19,10 @@ from ropewalk.rope.frequencies import cos_sin
 from ropewalk.vllm_plugin import FACTORS_NAME
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SOURCES = [Path(part) for part in os.environ.get("ROPEWALK_VLLM_SOURCE", "").split(os.pathsep) if part]
+SOURCES = [Path(part) for part in os.environ.get("ROPEWALK_VLLM_SOURCE", "none").split(os.pathsep)]
 PYTHONS = os.environ.get("ROPEWALK_VLLM_PYTHON", "").split(os.pathsep)
 
-pytestmark = pytest.mark.skipif(
-    not SOURCES,
-    reason="ROPEWALK_VLLM_SOURCE names no unpacked source archive of vLLM (docs/vllm.md says how to get one)",
-)
+pytestmark = pytest.mark.engine("vllm")
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=10000.0, original_length=64, num_layers=2)
 COMPUTED = math.sqrt(1 + math.log(32) / math.log(64))

@@ -506,9 +506,7 @@ def llama_cpp_server(model, context):
             server.terminate()
 
 
-@pytest.mark.skipif(
-    not os.environ.get(PYTHON), reason=f"{PYTHON} does not name a Python that has llama-cpp-python[server]"
-)
+@pytest.mark.engine("llama-cpp")
 def test_llama_cpp_s_own_server(tmp_path):
     loaded = load_model("scale-model")
     long = scheme_factors("yarn", loaded.geometry, 2048)

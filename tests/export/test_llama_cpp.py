@@ -1,8 +1,4 @@
-"""What llama.cpp computes from the files that are written; slow, and skipped where there is no llama.cpp.
-
-python -m venv VENV && VENV/bin/pip install llama-cpp-python==0.3.36 safetensors
-ROPEWALK_LLAMA_CPP_PYTHON=VENV/bin/python pytest tests/export/test_llama_cpp.py
-"""
+"""What llama.cpp computes from the files that are written: make engines ENGINES=llama-cpp."""
 
 import dataclasses
 import json
@@ -31,10 +27,7 @@ from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
 
-needs_llama_cpp = pytest.mark.skipif(
-    PYTHON_VARIABLE not in os.environ,
-    reason=f"{PYTHON_VARIABLE} does not name a Python that has llama-cpp-python",
-)
+needs_llama_cpp = pytest.mark.engine("llama-cpp")
 WINDOW, LONGEST = 256, 2048
 LOGITS = 1e-4  # of the largest logit; float32 in both, summed in another order
 NATS = 1e-5  # in the mean

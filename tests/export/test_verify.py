@@ -1,7 +1,6 @@
 """`verify` passes what is right and catches every planted fault, with the real transformers."""
 
 import json
-import os
 import sys
 
 import pytest
@@ -24,10 +23,6 @@ from ropewalk.export.verify import Question, _read, default_lengths, turns_other
 from ropewalk.factor_set import FactorSet
 from ropewalk.models.load import load_model
 from ropewalk.rope.schemes import scheme_factors
-
-WITH_4 = pytest.mark.skipif(
-    not os.environ.get(PYTHON_OF_4), reason=f"{PYTHON_OF_4} names no Python that has transformers 4"
-)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +299,7 @@ def test_an_engine_that_is_ended_from_outside_is_no_mismatch(tmp_path):
     assert not isinstance(raised.value, EngineError)
 
 
-@WITH_4
+@pytest.mark.engine("transformers4")
 @pytest.mark.parametrize("needs", ["", "switching"])
 def test_transformers_4_computes_the_same(tiny_model_folder, tmp_path, needs):
     folder, factor_set = exported(tiny_model_folder, tmp_path, needs)

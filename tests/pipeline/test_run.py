@@ -471,7 +471,7 @@ def test_one_text_is_parted_into_searched_and_reported_documents(recipe_of, text
     recipe = recipe_of(stages, "text.report=null")
     result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
     assert any("first 3 documents" in line for line in said)
-    (record,) = [r for r in result.records if (r.metric, r.length) == ("perplexity", 256)]
+    (record,) = [r for r in result.records if (r.factors, r.length) == ("extended", 256)]
     assert record.n == 3, "what the searches left of six, though four were asked for"
     assert record.source == str(texts / "searched.jsonl")
     inputs = [
