@@ -330,7 +330,8 @@ def test_many_models_are_not_all_enumerated():
     [
         "", "x", "localhost:8000", "ftp://127.0.0.1", "file:///etc/passwd", "http://", "http:///v1",
         "http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:0", "http://127.0.0.1:port",
-        "http://127.0.0.1:-1", "http://a b/", "http://a\nb", "http://\u202eab/", "http://" + "a" * 70_000,
+        "http://127.0.0.1:-1", "http://127.0.0.1/" + "a" * 5000,
+        "http://a b/", "http://a\nb", "http://\u202eab/", "http://" + "a" * 70_000,
         "http://..", "http://a\\@b/", "http://\udcff/", "http://xn--a-ecp.ru-\u00ad.\u00ad", "http://*[",
         "http://me:pa/ss@127.0.0.1:9", "http://me:12/34@127.0.0.1:9", "http://me:pa?ss@127.0.0.1:9",
         "http://me:pa#ss@127.0.0.1:9", "http://me:pa ss@127.0.0.1:9",

@@ -19,6 +19,7 @@ from ropewalk.errors import EngineError, SettingError
 MAX_BYTES = 4 * 2**20  # eight tokens with their likeliest, and a prompt of a million tokens repeated
 CONNECT_SECONDS = 30.0
 SHOWN_CHARACTERS = 300
+LONGEST_URL = 2000
 FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError, UnicodeError)
 # Proxies and certificates of the environment: unknown schemes, packages that are missing, files that are.
 MISCONFIGURED = (httpx2.InvalidURL, OSError, ValueError, ImportError)
@@ -72,16 +73,19 @@ class Address:
         plain = f"{unquote(user)}:{unquote(password)}"
         encoded = base64.b64encode(plain.encode()).decode()
         values = [pair.partition("=")[2] for pair in parts.query.split("&")]
-        known = (login, password, unquote(password), encoded if login else "", parts.query, *values)
+        logins = (login, unquote(login), password, unquote(password), encoded) if login else ()
+        known = {*logins, parts.query, *values}
         return cls(
             url=url,
             shown=f"{parts.scheme}://{host}{path}",
             authorization=f"Basic {encoded}" if login else None,
-            secrets=tuple(sorted({secret for secret in known if secret}, key=len, reverse=True)),
+            secrets=tuple(sorted(filter(None, known), key=len, reverse=True)),
         )
 
 
 def _split(text: str) -> SplitResult:
+    if len(text) > LONGEST_URL:
+        raise _no_url(f"it has more than {LONGEST_URL} characters")
     if not text.isprintable() or " " in text or "\\" in text:
         raise _no_url("it holds a space, a backslash or a character that can't be printed")
     try:
