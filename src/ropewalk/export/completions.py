@@ -32,7 +32,7 @@ SECONDS = 600.0
 KEY_VARIABLE = "OPENAI_API_KEY"
 NUM_SHOWN = 5  # models in a message
 LOCKED = (401, 403)  # HTTP statuses: who asks is not let in
-UNREADABLE = (400, 422, 500)  # this request can't be read
+UNREADABLE = (400, 422, *range(500, 600))  # the request can't be read, or the server fails at it
 
 Token = int | str  # an id, or the text of one where a server shows no ids
 Reply = TypeVar("Reply", bound=BaseModel)

@@ -37,7 +37,7 @@ from ropewalk.rope.attention_scale import longrope_attention_factor
 
 NUM_TOKENS = 8
 LIMIT, ROUNDED_LIMIT = 0.03, 0.2  # nats: see `verify_endpoint`
-ROUNDED_NATS = 1e-5  # what a float32 of some nats loses as it is computed and printed: nobody is nearer
+ROUNDED_NATS = 1e-5  # rounding of a log-probability in float32, computed and printed: less tells nothing
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 
 
