@@ -32,9 +32,9 @@ CONFIGS = [
     for model_type in ("llama", "mistral", "hunyuan_v1_dense", "unheard-of")
     for scaling in SCALINGS
 ]
-ODD = [
+ODD: list[Any] = [
     None, True, False, 0, 1, -1, 0.5, 1e-300, 1e300, float("inf"), float("nan"), 10**9, 10**18, 2**64,
-    10**400, -(10**400), "", "x", "yarn", [], [1], [None], {}, {"a": {}}, {"rope_type": "yarn"},
+    10**400, -(10**400), "", "x", "yarn", [], [1], [None], {}, {"a": {}}, {"rope_type": "yarn"}, [{}, {}],
 ]  # fmt: skip
 
 
@@ -52,7 +52,11 @@ def test_a_value_of_any_type_and_size_ends_in_factors_or_in_one_line(
     config: dict[str, Any], odd: Any, data: st.DataObject
 ) -> None:
     config = copy.deepcopy(config)
-    part = data.draw(st.sampled_from([config, config["rope_scaling"]]))
+    part_of = {**config, "model_type": "unheard-of"}
+    config = data.draw(st.sampled_from([config, {"model_type": "unheard-of-vl", "text_config": part_of}]))
+    config = copy.deepcopy(config)
+    text = config.get("text_config", config)
+    part = data.draw(st.sampled_from([text, text["rope_scaling"]]))
     part[data.draw(st.sampled_from(sorted(part)))] = odd
     message = ""
     try:

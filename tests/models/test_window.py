@@ -8,8 +8,13 @@ from transformers import CohereConfig, LlamaConfig, Qwen2Config
 from ropewalk.models.describe import RopeDescription, describe
 
 SIZES: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
-LONGROPE = {"rope_type": "longrope", "long_factor": [4.0] * 8, "short_factor": [1.0] * 8}
-LLAMA3 = {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONGROPE: dict[str, Any] = {"rope_type": "longrope", "long_factor": [4.0] * 8, "short_factor": [1.0] * 8}
+LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
 
 
 def described(longest: int, original_length: int | None = None, **scaling: Any) -> RopeDescription:

@@ -11,7 +11,7 @@ from typing import Any
 from ropewalk.models.config_fields import Fields
 
 # Layers of these kinds have no attention, so nothing in them is rotated.
-KINDS_WITHOUT_ATTENTION = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent"})
+KINDS_WITHOUT_ATTENTION = ("linear_attention", "mamba", "mamba2", "conv", "recurrent")
 # In these families only layers with a sliding window rotate; the others have no positions (NoPE).
 ROTATE_SLIDING_LAYERS = frozenset(
     {"afmoe", "cohere2", "cohere2_moe", "exaone4", "exaone_moe", "flint", "kolibri1"}
@@ -53,7 +53,7 @@ def read_attention_layers(fields: Fields, num_layers: int) -> AttentionLayers:
     """
     kinds = fields.entries("layer_types", num_layers) or fields.entries("layers_block_type", num_layers)
     window, sees_window = _windows(fields, kinds, num_layers)
-    model_type = fields.get("model_type")
+    model_type = str(fields.get("model_type"))
     by_window = model_type in ROTATE_SLIDING_LAYERS
     if by_window and (window is not None or model_type not in ROTATE_ALL_WITHOUT_WINDOW):
         rotates = list(map(operator.or_, sees_window, _dense_layers(fields, num_layers)))

@@ -16,13 +16,13 @@ from transformers import CONFIG_MAPPING
 
 from ropewalk.errors import FactorsError, ModelError, SettingError, shown
 from ropewalk.factors import Base, Provenance, RescaleFactors
-from ropewalk.geometry import RopeGeometry
+from ropewalk.geometry import LARGEST, RopeGeometry
 from ropewalk.models.attention_layers import read_attention_layers
 from ropewalk.models.config_fields import Fields, read_by_transformers, require_countable
 from ropewalk.models.layout import learn_layout
 from ropewalk.models.own_scaling import SCALING_TYPES, STATIC_NTK, read_own_scaling
 from ropewalk.models.rotation import build_rotary, require_described
-from ropewalk.models.window import StatedWindow, stated_window
+from ropewalk.models.window import StatedWindow, is_length, stated_window
 
 NO_ROTARY_IN_MODEL = {
     "gptj": "it turns queries and keys inside each attention layer, from a table of its own",
@@ -205,7 +205,7 @@ def _text_part(config: Any, name: str) -> tuple[Any, str]:
 
 
 def _read(fields: Fields, original_length: int | None) -> RopeDescription:
-    model_type = fields.get("model_type")
+    model_type = str(fields.get("model_type"))
     if model_type in NO_ROTARY_IN_MODEL:
         raise fields.refuse(NO_ROTARY_IN_MODEL[model_type])
     if fields.get("alibi"):
@@ -225,6 +225,11 @@ def _read(fields: Fields, original_length: int | None) -> RopeDescription:
         original_length=stated.trained,
         num_layers=fields.required("num_hidden_layers"),
     )
+    if not is_length(stated.reach):
+        raise fields.refuse(
+            f"its {stated.rope_type} scaling reaches {shown(stated.reach)} tokens, but a length is at most "
+            f"{LARGEST['original_length']}"
+        )
     own, own_short, own_problem = _own_scaling(stated, parameters, geometry)
     layers = read_attention_layers(fields, geometry.num_layers)
     if not any(layers.rotates):
@@ -237,7 +242,7 @@ def _read(fields: Fields, original_length: int | None) -> RopeDescription:
         sliding_window=layers.window,
         num_sliding_layers=sum(layers.sees_window),
         num_rotary_layers=sum(layers.rotates),
-        model_type=str(model_type),
+        model_type=model_type,
         own_reach=stated.reach,
         window_notes=(*stated.notes(), *layers.notes()),
     )
