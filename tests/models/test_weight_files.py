@@ -158,6 +158,14 @@ def test_links_are_followed_within_the_folder_alone(tiny_model_folder: Path, tmp
         load_model(tiny_model_folder)
 
 
+def test_no_file_from_outside_goes_out_with_an_export(tiny_model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("not for the public")
+    (tiny_model_folder / "LICENSE").symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelError, match="LICENSE"):
+        readers(tiny_model_folder, tmp_path)["export hf"]()
+    assert not (tmp_path / "hf").exists()
+
+
 def test_parts_of_a_distributed_checkpoint_are_refused(tiny_model_folder: Path) -> None:
     """transformers would read them in place of the weights beside them."""
     shutil.copy(
@@ -179,6 +187,16 @@ def test_what_trainers_leave_is_not_taken_for_weights(
     (tiny_model_folder / "pytorch_model.bin").unlink()
     with pytest.raises(ModelError, match="no safetensors weights"):
         load_model(tiny_model_folder)
+    assert not ran.exists()
+
+
+def test_no_engine_is_given_an_index_that_names_a_pickle(
+    sharded: Path, pickled: Path, ran: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(pickled, sharded / "a.bin")
+    write_index(sharded, dict.fromkeys(read_index(sharded), "a.bin"))
+    assert run(["verify", str(sharded), "--model", "scale-model", "--factors", "factors.json"]) == 2
+    assert "a.bin" in capsys.readouterr().err
     assert not ran.exists()
 
 

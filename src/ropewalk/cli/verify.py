@@ -234,12 +234,15 @@ def _engine(name: EngineName, python: str | None) -> "Engine":
 
 def _require_export(path: Path, engine: EngineName) -> None:
     from ropewalk.errors import ExportError
+    from ropewalk.models.weight_files import INDEX, read_index
 
     if engine == "llama.cpp":
         if not path.is_file():
             raise ExportError(f"{path} is no file, but llama.cpp reads a GGUF file: name one.")
     elif not (path / "config.json").is_file():
         raise ExportError(f"{path} holds no config.json: name a folder that `ropewalk export hf` wrote.")
+    elif (path / INDEX).exists():
+        read_index(path / INDEX, str(path))  # the engine would read any file that it names
 
 
 def _require_full_precision(path: Path) -> None:

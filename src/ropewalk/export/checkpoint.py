@@ -15,7 +15,7 @@ from ropewalk.files import link_or_copy
 from ropewalk.models.load import read_config, where_from
 from ropewalk.models.longrope_keys import in_each_part, rope_part
 from ropewalk.models.saved_keys import CONFIG, read_config_file
-from ropewalk.models.weight_files import INDEX, WEIGHTS, require_whole, weight_files
+from ropewalk.models.weight_files import INDEX, WEIGHTS, require_inside, require_whole, weight_files
 from ropewalk.models.weights import hash_stored_weights, warn_if_other_weights
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -68,10 +68,17 @@ class Checkpoint:
 
     @property
     def others(self) -> list[Path]:
-        """What else an export takes along, as paths below `folder`."""
+        """What else an export takes along, as paths below `folder`.
+
+        Raises:
+            ModelError: one is a link out of the folder, whose content would go out with the export.
+        """
         taken = {path for pattern in TAKEN for path in self.folder.glob(pattern) if path.is_file()}
         left = {path for pattern in LEFT for path in self.folder.glob(pattern)}
-        return sorted(path.relative_to(self.folder) for path in taken - left)
+        names = sorted(path.relative_to(self.folder) for path in taken - left)
+        for name in names:
+            require_inside(self.folder, str(name), self.name)
+        return names
 
     @property
     def preferred(self) -> dict[str, str]:

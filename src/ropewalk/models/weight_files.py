@@ -88,15 +88,15 @@ def read_index(index: Path, name: str) -> dict[str, str]:
         read = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
-            f"{name} has an {INDEX} that can't be read ({_reason(error)}): copy it again."
+            f"{name} has a {INDEX} that can't be read ({_reason(error)}): copy it again."
         ) from None
     names = read.get("weight_map") if isinstance(read, dict) else None
     if not isinstance(names, dict) or not names:
-        raise ModelError(f"{name} has an {INDEX} without a weight_map of tensors to files: copy it again.")
+        raise ModelError(f"{name} has a {INDEX} without a weight_map of tensors to files: copy it again.")
     for file in names.values():
         if not isinstance(file, str) or not PLAIN_NAME.fullmatch(file) or not file.isprintable():
             raise ModelError(
-                f"{name} has an {INDEX} that names {file!r:.100} as a file of weights, but each must be a "
+                f"{name} has a {INDEX} that names {file!r:.100} as a file of weights, but each must be a "
                 f"*.safetensors file in the folder itself: pickles and other folders are not read."
             )
     return dict(names)

@@ -43,9 +43,7 @@ def answer(request: dict[str, Any], folder: Path) -> None:
     import transformers
     from safetensors.torch import save_file
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        request["path"], dtype=getattr(torch, request["dtype"]), attn_implementation="sdpa"
-    ).eval()
+    model = load(request["path"], getattr(torch, request["dtype"]))
     rotary = find_rotary(model)
     tensors: dict[str, Any] = {}
     attention_factors: list[float | None] = []
@@ -64,6 +62,20 @@ def answer(request: dict[str, Any], folder: Path) -> None:
         "attention_factors": attention_factors,
     }
     (folder / "answer.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def load(path: str, dtype: Any) -> Any:
+    """The model in a folder, with transformers' own attention: its configuration may name a hub's kernel."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(path)
+    for part in (config.get_text_config(decoder=True), config):
+        for key in ("_attn_implementation", "_experts_implementation"):
+            if hasattr(part, key):
+                setattr(part, key, None)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+    ).eval()
 
 
 def read(model: Any, ids: Any, num_last: int) -> tuple[Any, Any]:
