@@ -10,6 +10,7 @@ src/ropewalk/export/known_engines.json.
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -34,11 +35,12 @@ from list_families import DOCUMENT, ORIGINAL_LENGTH, build, tiny_config
 from ropewalk.errors import RopewalkError
 from ropewalk.export.engines.transformers import transformers_4_engine
 from ropewalk.export.huggingface import export_hf
+from ropewalk.export.manifest import read_kept
 from ropewalk.factor_set import FactorSet
 from ropewalk.factors import RescaleFactors
 from ropewalk.models.describe import describe
 from ropewalk.models.install import installed
-from ropewalk.models.longrope_keys import LENGTH_KEYS, ROTATION_KEYS
+from ropewalk.models.longrope_keys import foreign_keys
 from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 
@@ -131,6 +133,11 @@ class Outcome:
     def keys(self) -> list[str]:
         """Of the dictionary, those that other parts of the model may read."""
         return self.scaling.split(", ")[1:]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON has no infinity: a model that stops has a reason and no difference, and is not right."""
+        finite = self.difference is not None and math.isfinite(self.difference)
+        return {**vars(self), "difference": self.difference if finite else None, "is_right": self.is_right}
 
     @property
     def is_right(self) -> bool:
@@ -240,15 +247,14 @@ class Tried:
         own, own_error = _answer(self.exported.base)
         if own is None:
             return Outcome(self.family, self.scaling, None, own_error)
-        if self.scaling == "none" and difference(own, self.exported.untouched) >= SAME:
+        if difference(own, self.exported.untouched) >= SAME:
             return Outcome(self.family, self.scaling, None, "its own logits differ from version 5's")
         return Outcome(self.family, self.scaling, found, error)
 
 
 def try_family(family: str, scaling: dict[str, Any], folder: Path) -> Tried:
     """Export it."""
-    others = sorted(scaling.keys() - ROTATION_KEYS - set(LENGTH_KEYS))
-    label = ", ".join([scaling.get("rope_type", "none"), *others])
+    label = ", ".join([scaling.get("rope_type", "none"), *foreign_keys(scaling)])
     folder.mkdir(parents=True)
     try:
         exported = export_family(family, scaling, folder)
@@ -256,6 +262,7 @@ def try_family(family: str, scaling: dict[str, Any], folder: Path) -> Tried:
         return Tried(family, label, None, f"refused: {refusal}".replace(f"{folder}/", ""))
     except Exception as error:  # whatever a family's own code raises is the row's text
         return Tried(family, label, None, f"{type(error).__name__}: {' '.join(str(error).split())[:100]}")
+    label = ", ".join([scaling.get("rope_type", "none"), *foreign_keys(read_kept(exported.out))])
     for place in (exported.base, exported.out):
         (place / "tokens.json").write_text(json.dumps([_tokens(length) for length in LENGTHS]))
     return Tried(family, label, exported)
@@ -283,13 +290,18 @@ def known(outcomes: list[Outcome], engine_version: str) -> dict[str, Any]:
     with_key = {
         key: {name: [one for one in all_ if key in one.keys] for name, all_ in tried.items()} for key in keys
     }
-    wrong = sorted(name for name, all_ in plain.items() if not all(one.is_right for one in all_))
+    wrong: dict[str, list[str]] = {}
+    for name, all_ in plain.items():
+        if not all(one.is_right for one in all_):
+            error = next((one.reason.partition(":")[0] for one in all_ if one.reason), "")
+            reason = f"it stops with a {error}" if error else "its logits are others"
+            wrong.setdefault(reason, []).append(name)
     return {
         "version": engine_version,
         "date": f"{date.today():%Y-%m-%d}",
         "how": "run",
-        "right": sorted(plain.keys() - set(wrong)),
-        "wrong": {"its logits are others": wrong} if wrong else {},
+        "right": sorted(plain.keys() - {name for names in wrong.values() for name in names}),
+        "wrong": wrong,
         "with": {
             key: sorted(name for name, all_ in of_key.items() if all_ and all(one.is_right for one in all_))
             for key, of_key in sorted(with_key.items())
@@ -315,7 +327,9 @@ def page(outcomes: dict[str, list[Outcome]], about: dict[str, Any]) -> str:
         f"# Exported families, {about['date']}\n\n`{about['command']}`, {about['processor']}, Python "
         f"{about['python']}, torch {about['torch']}. Small random models in float32; the largest difference "
         f"of logits to the same factors installed, as a share of the largest logit, at {LENGTHS[0]} and "
-        f"{LENGTHS[1]} tokens (window {ORIGINAL_LENGTH}, target {TARGET_LENGTH}).\n\n" + "\n".join(parts)
+        f"{LENGTHS[1]} tokens (window {ORIGINAL_LENGTH}, target {TARGET_LENGTH}). Without a difference: such "
+        f"a model could not be made or loaded, or differs without factors already, as its row says.\n\n"
+        + "\n".join(parts)
     )
 
 
@@ -356,7 +370,8 @@ def main() -> None:
     if args.families:
         print(text)
         return
-    result = {**about, "outcomes": {name: [vars(one) for one in all_] for name, all_ in outcomes.items()}}
+    rows = {name: [one.as_json() for one in all_] for name, all_ in outcomes.items()}
+    result = {**about, "outcomes": rows}
     publish("exported-families", result, text, text)
     document = json.loads(KNOWN_ENGINES.read_text(encoding="utf-8"))
     document.update({name: known(all_, versions[name]) for name, all_ in outcomes.items()})

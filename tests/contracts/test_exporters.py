@@ -53,6 +53,10 @@ def test_it_says_what_it_wrote(tmp_path, export, mode):
         path = exported.path / name if exported.path.is_dir() else exported.path
         assert hash_file(path) == digest
     assert [path.name for path in tmp_path.iterdir()] == [exported.path.name]
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode & 0o444
+    for path in [exported.path, *exported.path.rglob("*")]:
+        assert path.stat().st_mode & usual == usual, "others can't read it"
 
 
 @EXPORTERS

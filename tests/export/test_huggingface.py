@@ -199,10 +199,12 @@ def shard(folder):
 def test_weights_in_the_other_format_are_left_out_and_named(model, tmp_path):
     for name in ("consolidated.safetensors", "consolidated-00001-of-00001.safetensors"):
         (model / name).write_bytes((model / "model.safetensors").read_bytes())
-    (model / "consolidated.safetensors.index.json").write_text("{}")
+    for name in ("consolidated.safetensors.index.json", "model.safetensors.index.fp16.json"):
+        (model / name).write_text("{}")
     (model / "params.json").write_text('{"dim": 32}')
     exported = export_hf(str(model), ONE, tmp_path / "out")
-    assert not {path.name for path in (tmp_path / "out").iterdir() if "consolidated" in path.name}
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not {name for name in found if "consolidated" in name or "index" in name}
     assert not (tmp_path / "out" / "params.json").exists()
     dropped = {entry.what for entry in exported.dropped}
     assert {"params.json", "consolidated.safetensors"} <= dropped

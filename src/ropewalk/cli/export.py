@@ -222,7 +222,7 @@ def _tell(exported: "Exported", json: bool) -> None:
     if json:
         result_json([exported.as_json()])
         return
-    rows = [[note.engine, "yes" if note.is_served else "NO", note.what] for note in exported.engines]
+    rows = [[note.engine, note.answer, note.what] for note in exported.engines]
     result(table(f"{exported.path} holds {_what(exported.served)}.", ["engine", "right", ""], rows))
     for dropped in exported.dropped:
         say(f"Left out: {dropped.what} ({dropped.cost or 'its cost was not measured'}).")

@@ -112,12 +112,19 @@ class EngineNote:
     Attributes:
         engine: transformers, vllm, sglang, llama.cpp, mlx-lm, tensorrt-llm ...
         is_served: it does, with the flags of `what`.
-        what: the flags or the version that it needs (empty: none); or why it would be wrong.
+        what: the flags or the version that it needs (empty: none); or why it would be wrong, or is not known.
+        is_known: its code for this model type was read or run; else it may or may not serve it rightly.
     """
 
     engine: str
     is_served: bool
     what: str = ""
+    is_known: bool = True
+
+    @property
+    def answer(self) -> str:
+        """yes, NO, or not known."""
+        return ("yes" if self.is_served else "NO") if self.is_known else "not known"
 
 
 @dataclass(frozen=True, kw_only=True)

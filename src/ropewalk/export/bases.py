@@ -11,10 +11,10 @@ from ropewalk.models.saved_keys import CONFIG, read_config_file
 
 
 def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
-    """A checkpoint that transformers 4 and 5 read alike: weights linked, its own scaling in both forms.
+    """A checkpoint that transformers 4 and 5 read alike: the same weights, its own scaling in both forms.
 
     Args:
-        folder: an empty one.
+        folder: an empty one, which goes before the model does: its weights are symbolic links.
 
     Raises:
         ModelError, ExportError: no checkpoint for transformers.
@@ -22,7 +22,9 @@ def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
     checkpoint = find_checkpoint(model, revision)
     checkpoint.require_whole()
     checkpoint.take_along(folder)
-    checkpoint.take_weights(folder)
+    for path in checkpoint.weights:
+        (folder / path.name).symlink_to(path.resolve())
+    checkpoint.take_index(folder)
     try:
         config = restore_keys(checkpoint.config)
     except ModelError:

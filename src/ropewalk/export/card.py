@@ -138,7 +138,7 @@ def _results(records: Sequence[EvalRecord]) -> str:
 
 
 def _serving(card: Card) -> str:
-    rows = [[escape(note.engine), "yes" if note.is_served else "no", note.what] for note in card.engines]
+    rows = [[escape(note.engine), note.answer.lower(), note.what] for note in card.engines]
     served = {note.engine for note in card.engines if note.is_served}
     lines = [line for engine, line in _launch_lines(card) if engine in served]
     return (

@@ -34,10 +34,10 @@ TAKEN = (
 # Left behind: other weights and their indices, what trainers leave, our own files about other factors, and
 # what is written anew.
 LEFT = (
-    *OTHER_FORMAT, INDEX,
-    "pytorch_model*.json", "tf_model*.json", "flax_model*.json", "adapter_*", "trainer_state.json",
-    "all_results.json", "train_results.json", "eval_results.json", "optimizer*", "factors*.json",
-    "ropewalk.json", "manifest.json", "run.json", "done.json", "inputs.json", "requirements*.txt", CONFIG,
+    *OTHER_FORMAT, "*.index*.json", "pytorch_model*", "tf_model*", "flax_model*", "adapter_*",
+    "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "optimizer*",
+    "factors*.json", "ropewalk.json", "manifest.json", "run.json", "done.json", "inputs.json",
+    "requirements*.txt", CONFIG,
 )  # fmt: skip
 
 

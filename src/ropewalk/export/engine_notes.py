@@ -1,21 +1,39 @@
 """Which engine serves a transformers folder as Ropewalk computes it, and with which flags.
 
-Read in the engines' sources, and tried here for transformers 4 and 5 (`ropewalk verify`); the docs tell what
-each one reads. What an engine gets wrong is named, not left out.
+An engine is said to be right only for model types whose code in it was read or run. These are data, with the
+engine's version (`known_engines.json`; `benchmarks/exported_families.py` writes those of transformers). Of
+all others it is not known. What an engine gets wrong is named, not left out.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
 from ropewalk.errors import ExportError
 from ropewalk.export import EngineNote, Served
-from ropewalk.models.longrope_keys import MSCALE_TYPES, REFUSED_IN_4, THREE_KEYS_IN_4, is_computed
+from ropewalk.models.longrope_keys import (
+    MSCALE_TYPES,
+    SOFTMAX_KEY,
+    THREE_KEYS_IN_4,
+    foreign_keys,
+    is_computed,
+)
 
 ServeWith = Literal[
     "any", "transformers", "transformers4", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "ropewalk"
 ]
 SERVE_WITH: tuple[ServeWith, ...] = (
     "any", "transformers", "transformers4", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "ropewalk",
+)  # fmt: skip
+
+KNOWN = Path(__file__).with_name("known_engines.json")
+# Families whose attention reads the softmax scale from the rotary's dictionary; others leave the key alone.
+SOFTMAX_READERS = (
+    "axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite",
+    "glm_moe_dsa", "hy_v4", "longcat_flash", "minicpm3", "mistral4", "mistral_large4", "youtu",
 )  # fmt: skip
 
 Verdict = tuple[bool, str]  # right or not, and how or why
@@ -33,13 +51,17 @@ class Facts:
 
     Attributes:
         served: the factors in the folder, as its configuration states them (after a fold).
-        model_type: the family.
+        model_type: of the text model.
+        family: the model type at the top of the configuration, by which engines choose their code.
         has_runtime: the folder carries what Ropewalk's loader and its vLLM plugin need.
+        kept: what the rotary's dictionary says besides the factors.
     """
 
     served: Served
     model_type: str
+    family: str
     has_runtime: bool = False
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_computed(self) -> bool:
@@ -59,12 +81,12 @@ def notes_for_folder(facts: Facts) -> tuple[EngineNote, ...]:
     """A note for each engine, best known first."""
     target = facts.served.long.target_length
     notes = [
-        _note("transformers", _transformers(facts)),
-        _note("transformers4", _transformers_4(facts)),
-        _note("vllm", _vllm(facts)),
-        _note("sglang", _sglang(facts)),
-        _note("mlx-lm", _computing(facts, "")),
-        _note("tensorrt-llm", _computing(facts, f"max_seq_len {target}")),
+        _note("transformers", facts, _transformers),
+        _note("transformers4", facts, _transformers_4),
+        _note("vllm", facts, _vllm),
+        _note("sglang", facts, _sglang),
+        _note("mlx-lm", facts, lambda facts: _computing(facts, "")),
+        _note("tensorrt-llm", facts, lambda facts: _computing(facts, f"max_seq_len {target}")),
         EngineNote(
             engine="llama.cpp",
             is_served=False,
@@ -96,12 +118,59 @@ def require_engine(facts: Facts, serve_with: str) -> None:
     note = next((note for note in notes_for_folder(facts) if note.engine == serve_with), None)
     if note is None:
         raise ExportError(f"{serve_with} needs what --with-runtime puts into the folder: say it.")
+    if not note.is_known:
+        raise ExportError(
+            f"Whether {serve_with} is right is not known: {note.what}, or leave --serve-with out."
+        )
     if not note.is_served:
         raise ExportError(f"{serve_with} would be wrong: {note.what}.")
 
 
-def _note(engine: str, verdict: Verdict) -> EngineNote:
-    return EngineNote(engine=engine, is_served=verdict[0], what=verdict[1])
+@cache
+def known_engines() -> dict[str, dict[str, Any]]:
+    """Engine to what is known of it: `version`, `date`, `how` (read or run), and model types.
+
+    `right`: it reads longrope as Ropewalk writes it. `wrong`: reason to model types. `with`: a key of the
+    rotary's dictionary that is not the rotation's, to model types for which it was seen to keep its meaning.
+    `run`: those that were run, where others were read, to the version.
+    """
+    known: dict[str, dict[str, Any]] = json.loads(KNOWN.read_text(encoding="utf-8"))
+    return known
+
+
+def _note(engine: str, facts: Facts, judge: Callable[[Facts], Verdict]) -> EngineNote:
+    """What is wrong with this model type in the engine, or with these factors, or how it is right."""
+    known, family = known_engines()[engine], facts.family
+    wrong = next((reason for reason, families in known["wrong"].items() if family in families), None)
+    if wrong is not None:
+        return EngineNote(engine=engine, is_served=False, what=f"{wrong} ({_source(known, family)})")
+    is_right, what = judge(facts)
+    if not is_right:
+        return EngineNote(engine=engine, is_served=False, what=what)
+    unknown = _not_known(known, facts)
+    if unknown is not None:
+        what = (
+            f"its code for {unknown} was neither read nor run: compare what it computes by `ropewalk verify`"
+        )
+        return EngineNote(engine=engine, is_served=False, is_known=False, what=what)
+    return EngineNote(engine=engine, is_served=True, what=f"{what} ({_source(known, family)})".strip())
+
+
+def _not_known(known: Mapping[str, Any], facts: Facts) -> str | None:
+    """Of what nothing is known in an engine: the model type, or a key of its dictionary."""
+    if facts.family not in known["right"]:
+        return facts.family
+    for key in foreign_keys(facts.kept):
+        is_read = key != SOFTMAX_KEY or facts.family in SOFTMAX_READERS
+        if is_read and facts.family not in known["with"].get(key, ()):
+            return f"{facts.family} with {key}"
+    return None
+
+
+def _source(known: Mapping[str, Any], family: str) -> str:
+    """How and in which version it is known."""
+    run = known.get("run", {}).get(family)
+    return f"run in {run}" if run else f"{known['how']} in {known['version']}"
 
 
 def _transformers(facts: Facts) -> Verdict:
@@ -117,8 +186,6 @@ def _transformers(facts: Facts) -> Verdict:
 
 
 def _transformers_4(facts: Facts) -> Verdict:
-    if facts.model_type in REFUSED_IN_4:
-        return False, f"version 4 refuses longrope in {facts.model_type}"
     if facts.model_type in THREE_KEYS_IN_4 and not facts.is_computed:
         return (
             False,
@@ -152,9 +219,10 @@ def _sglang(facts: Facts) -> Verdict:
         return wrong
     if facts.served.mode == "switching":
         return False, "it chooses anew in every forward, by any position in the batch"
-    return (
-        True,
-        f"`--context-length {facts.served.long.target_length}` (not tried here)",
+    window, target = facts.served.geometry.original_length, facts.served.long.target_length
+    return True, (
+        f"`--context-length {target}`; it turns the token at position {window} as the first one where no "
+        f"position of its batch is larger"
     )
 
 
@@ -170,7 +238,7 @@ def _computing(facts: Facts, flags: str) -> Verdict:
         )
     if facts.served.mode == "switching" and not flags:
         return False, "it turns by the long set at every length"
-    return True, f"{flags} (not tried here)".strip()
+    return True, flags
 
 
 def _wrong_start_tokens(facts: Facts) -> Verdict | None:

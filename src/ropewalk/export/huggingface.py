@@ -146,7 +146,9 @@ class _Plan:
         return Facts(
             served=self.stated,
             model_type=self.description.model_type,
+            family=str(self.checkpoint.config.get("model_type", self.description.model_type)),
             has_runtime=self.choices.with_runtime,
+            kept=self.kept,
         )
 
     @property

@@ -23,8 +23,6 @@ from ropewalk.rope.attention_scale import longrope_attention_factor
 # Version 4 refuses any `rope_scaling` of these but `type` and the two lists. Engines that then compute the
 # attention factor themselves are right; any other attention factor it can't hold.
 THREE_KEYS_IN_4 = ("phi3", "phi4_multimodal")
-# Version 4 refuses longrope for these.
-REFUSED_IN_4 = ("olmo", "olmo2")
 # Read an attention factor for each of the two sets, and no other.
 MSCALE_TYPES = ("phimoe",)
 # Version 4 has its own names for theta and the share of a head that is turned.
@@ -107,6 +105,11 @@ def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str)
         _require_same_window(parameters, factors.geometry, name)
     scale = kept.pop(SOFTMAX_KEY, None)
     return kept | _softmax_scale(parameters, scale, factors)
+
+
+def foreign_keys(parameters: Mapping[str, Any]) -> list[str]:
+    """The keys of a rotary's dictionary that state neither the rotation nor a length."""
+    return sorted(parameters.keys() - ROTATION_KEYS - set(LENGTH_KEYS))
 
 
 def _softmax_scale(parameters: Mapping[str, Any], scale: Any, factors: RescaleFactors) -> dict[str, Any]:
