@@ -77,9 +77,10 @@ def count(bench: Bench, names: Sequence[str]) -> dict[str, tuple[int, int]]:
 # ---------------------------------------------------------------- the report
 
 
-def report(bench: Bench, name: str, results: Path) -> str:
-    """Write the page, the figures and the raw cells; the page comes back."""
-    stem = results / f"{date.today().isoformat()}-{name}"
+def report(bench: Bench, name: str, results: Path, day: str | None = None) -> str:
+    """Write the page, the figures and the raw cells, dated today or `day`; the page comes back."""
+    day = day or date.today().isoformat()
+    stem = results / f"{day}-{name}"
     parts: list[str] = []
     missing = []
     for number, (title, claim) in enumerate(CLAIMS.items(), start=1):
@@ -97,7 +98,7 @@ def report(bench: Bench, name: str, results: Path) -> str:
             written.lines += [f"![{claim.title}]({path.name})", ""]
         parts += written.lines
     said = f"Missing: {', '.join(missing)}." if missing else "No table is missing."
-    head = [f"# The paper's claims in miniature, {date.today().isoformat()}", "", about(bench), "", said, ""]
+    head = [f"# The paper's claims in miniature, {day}", "", about(bench), "", said, ""]
     text = "\n".join([*head, *parts])
     results.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -63,7 +63,7 @@ def second_interpolation(bench: Bench) -> Page:
         name = "the best scheme" if best is None else _on_top(best.label, times)
         verdicts.append(
             f"{verdict(difference)} at {length}, that the searched second interpolation reads better than "
-            f"every scheme: against {name}, the best of them here, {cell(difference)}."
+            f"the best scheme here: against {name}, {cell(difference)}."
         )
     header = ["second interpolation", *(f"{length} tokens" for length in lengths)]
     return Page(

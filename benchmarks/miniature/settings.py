@@ -28,7 +28,7 @@ class Settings:
         budget, search_documents, stop_documents: of a search.
         num_trials, num_long_trials: passkey prompts a length.
         straight_budget, straight_documents: of the search straight to the longest length.
-        seed: of bootstraps and trainings.
+        seed: of trainings.
     """
 
     model: str = "scale-model"

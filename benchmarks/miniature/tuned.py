@@ -47,8 +47,8 @@ def tuned_alike(bench: Bench) -> Page:
         difference = against(found[SEARCHED], best)
         name = "the best scheme" if best is None else best.label
         verdicts.append(
-            f"{verdict(difference)} {when}, that searched factors read better than every scheme at "
-            f"{settings.tuned_ratio}x: against {name}, the best of them here, {cell(difference)}."
+            f"{verdict(difference)} {when}, that searched factors read better than the best scheme here at "
+            f"{settings.tuned_ratio}x: against {name}, {cell(difference)}."
         )
     header = ["factors", "untuned", "tuned", "searched against it, untuned", "searched against it, tuned"]
     return Page(

@@ -68,8 +68,8 @@ def by_ratio(bench: Bench) -> Page:
         difference = against(found[SEARCHED, ratio], best)
         name = best.label if best is not None else "the best scheme"
         verdicts.append(
-            f"{verdict(difference)} at {ratio}x, that searched factors read better than every scheme: "
-            f"against {name}, the best of them here, {cell(difference)}."
+            f"{verdict(difference)} at {ratio}x, that searched factors read better than the best scheme "
+            f"here: against {name}, {cell(difference)}."
         )
     verdicts += [_of_start_tokens(bench, ratio, gain[ratio]) for ratio in ratios]
 

@@ -14,6 +14,7 @@ from ropewalk.text.tokens import TokenDocument
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import claims
+import restated
 from miniature.attention import attention_on_first
 from miniature.readings import Reading, against, verdict
 
@@ -64,6 +65,15 @@ def test_a_run_measures_each_cell_once_and_the_report_names_what_is_missing(comm
     # searches that find the same share their cells.
     assert 3 * (6 + 1 + 1) <= len(tables["untuned"]) <= 3 * (6 + 3 + 1)
     assert not tables["tuned"]
+    # The page can be made again from what is published: each cell is the one that was measured.
+    restated.restore(json.loads(raw.read_text()), tmp_path / "again")
+    names = {path.name for path in (tmp_path / "again" / "cells").iterdir()}
+    assert names == set(second)
+    for name in names:
+        published, measured = (
+            json.loads((tmp_path / to / "cells" / name).read_text()) for to in ("again", "out")
+        )
+        assert published["result"] == measured["result"]
     capsys.readouterr()
 
 

@@ -66,12 +66,12 @@ class EvalRecord:
     window: int | None = None
     nll_sum_nats: float | None = None
     num_tokens: int | None = None
-    nll_by_position: tuple[dict[str, float], ...] | None = None
+    nll_by_position: tuple[dict[str, int | float], ...] | None = None
     source: str | None = None
     data_sha256: str | None = None
     documents: Role | None = None
     found: int | None = None
-    by_depth: tuple[dict[str, float], ...] | None = None
+    by_depth: tuple[dict[str, int | float], ...] | None = None
     by_document: tuple[NllSum, ...] | None = None
     base_by_document: tuple[NllSum, ...] | None = None
     note: str | None = None
