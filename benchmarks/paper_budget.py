@@ -47,6 +47,7 @@ def search(loaded: LoadedModel, documents: DocumentSet, folder: RunFolder, seed:
             seed=seed,
             journal=folder.journal,
             on_trial=on_trial,
+            closed_forms=False,
         )
     folder.write_search(found)
     return found

@@ -162,6 +162,7 @@ def run(entry: Entry, seed: int, runs: Path, today: str) -> None:
             stop_documents=stop if entry.stop_set else None,
             journal=folder.journal,
             on_trial=on_trial,
+            closed_forms=False,
             seed=seed,
             **entry.settings,
         )

@@ -318,6 +318,7 @@ class Bench:
                     stop_documents=stop,
                     journal=folder.journal,
                     on_trial=lambda at: self.tell(f"search {title}: {at.cost:.1f} of {at.budget:g} passes"),
+                    closed_forms=False,
                     budget=budget,
                     **settings,
                 )

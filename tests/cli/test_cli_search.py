@@ -501,6 +501,25 @@ def test_the_base_model_is_a_row_of_its_own_and_a_replaced_scaling_is_said(
         assert rows[as_it_is] == pytest.approx(rows["none"], rel=1e-5)
 
 
+def test_that_the_model_as_it_is_reads_the_stop_documents_best_is_said(
+    ropewalk, scaled, shelf, tmp_path, monkeypatch
+):
+    def own_only(objective, candidate, document):
+        own = scheme_factors("llama3:factor=8", objective.space.geometry, 512).rescale_factors[0]
+        away = sum(abs(a - b) for a, b in zip(candidate.rescale_factors, own, strict=True))
+        return (100 * (1 + away + abs(candidate.attention_factor - 1)),)
+
+    monkeypatch.setattr(Objective, "measure", own_only)
+    ended = ropewalk(
+        "search", scaled, "--text", shelf, "--target-length", "2x", "--base", "native", "--budget", "9",
+        "--num-documents", "2", "--strategy", "random", "--serve-with", "any", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert re.search(r"the model as it is \(own llama3\) .* no other factors", ended.out)
+    factors = RescaleFactors.load(tmp_path / "run" / "factors.json")
+    assert factors.provenance.strategy.startswith("own llama3:attention_factor=")
+
+
 def test_evaluate_shows_a_model_with_a_scaling_as_it_is_too(ropewalk, scaled, model, shelf):
     def labels(folder):
         ended = ropewalk(

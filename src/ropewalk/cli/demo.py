@@ -10,9 +10,9 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.compared import gap_table, of_search
 from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
+from ropewalk.cli.found import files, story
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
-from ropewalk.cli.search import files, story
 from ropewalk.cli.texts import Texts, read_texts
 
 if TYPE_CHECKING:

@@ -100,10 +100,11 @@ def _held_to(attention_factor: float | None, label: str, published: Candidate) -
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
-    """A closed form, or the best searched candidate, as measured on the documents that decide."""
+    """A closed form as measured on the documents that decide; `is_own` as in `ClosedForm`."""
 
     label: str
     trial: Trial
+    is_own: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,10 +192,12 @@ def choose(
         searched, plain: the best searched candidates, measured there.
         measure: a candidate to its trial there.
     """
-    measured = tuple(Finalist(label=form.label, trial=measure(form.candidate)) for form in forms)
+    measured = tuple(
+        Finalist(label=form.label, trial=measure(form.candidate), is_own=form.is_own) for form in forms
+    )
     best = _lowest(measured)
     published = tuple(
-        Finalist(label=form.published_label, trial=measure(form.published))
+        Finalist(label=form.published_label, trial=measure(form.published), is_own=form.is_own)
         for form in forms
         if form.published is not None and (form.is_own or (best is not None and form.label == best.label))
     )
