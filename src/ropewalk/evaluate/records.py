@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -19,8 +19,6 @@ Mode = Literal["truncate", "sliding"]
 Role = Literal["search", "stop", "report"]
 FactorsAtLength = Callable[[int], RescaleFactors | None]
 OnRecord = Callable[["EvalRecord"], None]
-
-Made = TypeVar("Made")
 
 ALWAYS_WRITTEN = frozenset({"low", "high"})
 
@@ -112,7 +110,8 @@ class EvalRecord:
         Raises:
             ValueError: a field is missing, unknown or of another type.
         """
-        return _checked(cls, values)
+        record: EvalRecord = _checked(cls, values)
+        return record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,15 +145,16 @@ class PasskeyAnswer:
         Raises:
             ValueError: a field is missing, unknown or of another type.
         """
-        return _checked(cls, values)
+        answer: PasskeyAnswer = _checked(cls, values)
+        return answer
 
 
 @cache
-def _adapter(kind: type[Made]) -> TypeAdapter[Made]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def _checked(kind: type[Made], values: Any) -> Made:
+def _checked(kind: Any, values: Any) -> Any:
     # As JSON a list may become a tuple, but "5" no number.
     return _adapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
 
