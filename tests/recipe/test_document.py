@@ -119,3 +119,33 @@ def test_what_can_not_be_set(change, said):
     assert said in lines_of(error)[0]
     assert f"--set {change}" in lines_of(error)[0]
     assert len(lines_of(error)) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "noun"),
+    [
+        ("9" * 5000, "digits"), ("1e999", "too large"), ("-1e999", "too large"), ('"\\ud800"', "surrogate"),
+        ("[" * 5000, "YAML"), ("{a: 1, a: 2}", "twice"),
+    ],
+    ids=["digits", "large", "small", "half", "deep", "twice"],
+)  # fmt: skip
+def test_values_that_no_recipe_holds_are_refused_wherever_they_stand(value, noun):
+    with pytest.raises(RecipeError) as error:
+        read_document(f"model: {{name: x}}\nsearch:\n  budget: {value}\n", "mine.yaml")
+    document = read_document("model: {name: x}\n", "mine.yaml")
+    with pytest.raises(RecipeError) as changed:
+        with_changes(document, [f"search.budget={value}"])
+    for caught in (error, changed):
+        assert len(caught.value.lines) == 1
+        assert len(caught.value.lines[0]) < 400
+        assert "\n" not in caught.value.lines[0]
+    assert noun in str(error.value) or noun == "YAML"
+
+
+@pytest.mark.parametrize(
+    "key", ["a." * 3000 + "b", "stages." + "9" * 5000, "stages." + "9" * 400 + ".length"]
+)
+def test_keys_that_no_recipe_has_are_refused(key):
+    document = read_document("stages: [{kind: search}]\n", "mine.yaml")
+    with pytest.raises(RecipeError):
+        with_changes(document, [f"{key}=1"])

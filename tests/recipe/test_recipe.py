@@ -142,7 +142,6 @@ def test_a_wrong_set_is_named_by_itself():
         ("stages.second.strategy_settings={learning_rat: 1}", "(do you mean 'learning_rate'?)"),
         ("stages.second.strategy_settings={learning_rate: -1}", "learning rate is -1"),
         ("data=null", "no text to train on"),
-        ("text.search=./books", "report names no others"),
         ("text={search: ./books, report: ./books}", "both searched in and reported on"),
         ("model.trust_remote_code=true", "there is no such key"),
         ("stages=[]", "at least 1 item"),
@@ -229,3 +228,30 @@ def test_the_way_to_512x():
     last = [stage for stage in recipe.stages if isinstance(stage, SearchStage)][-1]
     assert (last.length, last.num_documents, last.num_stop_documents, last.budget) == (131072, 2, 0, 6)
     assert wilson(27, 30)[0] >= recipe.accept.passkey[0].at_least > wilson(26, 30)[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "search: {budget: 99999999999}", "search: {seed: 99999999999999999999}",
+        "search: {num_knots: 99999999999}",
+        "text: {num_documents: 99999999999}", "search: {attention_factor: 1.0e+308}",
+        "search: {strategy: evolution, strategy_settings: {population_size: many}}",
+        "search: {strategy: evolution, strategy_settings: {population_size: {a: 1}}}",
+        "search: {strategy: evolution, strategy_settings: {population_size: 99999999999}}",
+        "search: {strategy: gradient, strategy_settings: {learning_rate: [1]}}",
+    ],
+)  # fmt: skip
+def test_numbers_beyond_all_limits_are_one_line(line):
+    text = f"model: {{name: x}}\n{line}\nstages:\n  - {{kind: search, length: 8x}}\n"
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(read_document(text, "mine.yaml"), window=4096)
+    assert len(error.value.lines) >= 1
+    assert all("\n" not in line for line in error.value.lines)
+
+
+@pytest.mark.parametrize("length", ["9" * 400, "9" * 64, "99999999999", f'"{"9" * 5000}x"', "1e30"])
+def test_a_length_beyond_all_windows_is_refused(length):
+    text = f"model: {{name: x}}\nstages:\n  - {{kind: search, length: {length}}}\n"
+    with pytest.raises(RecipeError):
+        parse_recipe(read_document(text, "mine.yaml"), window=4096)

@@ -12,6 +12,7 @@ from bowl import Bowl, Valued, journal_values, make_space, search_on, write_jour
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.journal import Journal
+from ropewalk.search.racing import Race, RacingSettings
 
 
 def evolve(space, objective, journal=None, **how):
@@ -215,9 +216,13 @@ def test_a_replay_that_differs_is_refused_with_what_differs(space, bowl, path):
         assert "\n" not in str(error.value)
 
 
-def test_an_edited_candidate_or_generator_is_noticed(space, bowl, path):
+def timeless(lines):
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_an_edited_candidate_or_generator_is_noticed_and_can_be_cut(space, bowl, path):
     with begun(path) as journal:
-        evolve(space, bowl, journal)
+        expected = evolve(space, bowl, journal)
     lines = journal_values(path)
     for key, change in [
         ("candidate", {"num_start_tokens": 256}),
@@ -227,6 +232,38 @@ def test_an_edited_candidate_or_generator_is_noticed(space, bowl, path):
         write_journal(path, [*lines[:70], edited, *lines[71:]])
         with begun(path) as journal, pytest.raises(RunFolderError, match=r"ask for trial 69 .*was changed"):
             evolve(space, bowl, journal)
+        with Journal(path, cut_damaged=True) as journal:
+            journal.begin({}, {})
+            assert evolve(space, bowl, journal).best.candidate == expected.best.candidate
+        assert timeless(journal_values(path)) == timeless(lines)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient": [0.5]}, {"parts": {"other": [1.0]}}, {"parts": {"bowl": [1.0]}}, {"parts": {}},
+        {"documents": [9]}, {"documents": [0, 1]}, {"value": -1.0}, {"value": 0.0}, {"kind": "stop"},
+    ],
+)  # fmt: skip
+def test_a_trial_that_no_measurement_gives_is_refused(changes, path):
+    """Right types and right checksums, but nothing that a strategy or a race could be told."""
+    space = make_space(6)
+
+    def descend(journal):
+        race = Race([1] * 4, RacingSettings(error=0.01))
+        return search_on("cma", Bowl(space, 4), journal, budget=12, race=race)
+
+    with begun(path) as journal:
+        descend(journal)
+    lines = journal_values(path)
+    for number in (1, 4, len(lines) - 1):
+        write_journal(path, [*lines[:number], lines[number] | changes, *lines[number + 1 :]])
+        with pytest.raises(RunFolderError), begun(path) as journal:
+            descend(journal)
+        with Journal(path, cut_damaged=True) as journal:
+            journal.begin({}, {})
+            descend(journal)
+        assert timeless(journal_values(path)) == timeless(lines)
 
 
 KILLED = """

@@ -3,6 +3,7 @@
 Anchors, tags and merge keys are refused: a recipe comes from others and is read by people.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import Any
 import yaml
 
 from ropewalk.recipe.mistakes import Mistake, RecipeError
+from ropewalk.strict_json import MOST_DIGITS, JsonError, require_text
 
 Path = tuple[str | int, ...]
 
-LARGEST_CHARACTERS = 2**20
+LARGEST_CHARACTERS = 2**18
 WHOLE = re.compile(r"[+-]?[0-9]+")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DEEPEST = 32
@@ -85,7 +87,7 @@ def with_changes(document: Document, changes: Sequence[str]) -> Document:
     values, places = _copy(document.values), dict(document.places)
     mistakes = []
     for change in changes:
-        place = f"--set {change}"
+        place = f"--set {change:.100}"
         key, sign, given = change.partition("=")
         if not sign or not all(key.split(".")):
             mistakes.append(
@@ -93,11 +95,17 @@ def with_changes(document: Document, changes: Sequence[str]) -> Document:
             )
             continue
         try:
+            if key.count(".") >= DEEPEST or len(given) > LARGEST_CHARACTERS:
+                raise yaml.YAMLError
             _require_plain(given)
             node = yaml.compose(given, Loader=yaml.SafeLoader)
-            value = None if node is None else _Reader().value(node, ())
+            reader = _Reader()
+            value = None if node is None else reader.value(node, ())
         except yaml.YAMLError:
-            mistakes.append(Mistake(place, "", f"{given!r} is not YAML: quote it"))
+            mistakes.append(Mistake(place, "", f"{given:.60} is not YAML that is read here: quote it"))
+            continue
+        if reader.mistakes:
+            mistakes += [Mistake(place, mistake.key, mistake.message) for mistake in reader.mistakes]
             continue
         path, problem = _put(values, key.split("."), value)
         if problem is None:
@@ -122,13 +130,18 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(entry, (*path, i)) for i, entry in enumerate(node.value)]
-        return self._scalar(node)
+        try:
+            return self._scalar(node)
+        except ValueError as error:
+            line = f"line {node.start_mark.line + 1}"
+            self.mistakes.append(Mistake(line, ".".join(map(str, path)), str(error)))
+            return None
 
     def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), f"line {key_node.start_mark.line + 1}"
-            if not isinstance(key_node, yaml.ScalarNode) or key == "<<":
+            if not isinstance(key_node, yaml.ScalarNode) or key == "<<" or not _is_text(key):
                 self.mistakes.append(Mistake(line, "", "a key must be a plain word"))
                 continue
             if key in found:
@@ -140,15 +153,33 @@ class _Reader:
         return found
 
     def _scalar(self, node: Any) -> Any:
-        """Only what JSON knows. YAML 1.1 has numbers in base 8 and 60, and dates: they stay text."""
+        """Only what JSON knows. YAML 1.1 has numbers in base 8 and 60, and dates: they stay text.
+
+        Raises:
+            ValueError: a number is too large, or a text no text; the message is for the user.
+        """
         kind, text = node.tag.rpartition(":")[2], node.value
         if kind in ("null", "bool"):
             return self._constructor.construct_object(node)
         if node.style is None and WHOLE.fullmatch(text):
+            if len(text) > MOST_DIGITS:
+                raise ValueError(f"it is a number of {len(text)} digits, but at most {MOST_DIGITS} are read")
             return int(text)
         if node.style is None and DECIMAL.fullmatch(text):
-            return float(text)  # 1e-4 too, which YAML 1.1 takes for text
+            value = float(text)  # 1e-4 too, which YAML 1.1 takes for text
+            if math.isinf(value):
+                raise ValueError(f"it is {text:.40}, which is too large for a number")
+            return value
+        require_text(text)
         return text
+
+
+def _is_text(text: str) -> bool:
+    try:
+        require_text(text)
+    except JsonError:
+        return False
+    return True
 
 
 def _require_plain(text: str) -> None:
@@ -189,7 +220,7 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> tuple[Path, str
 
 
 def _index(entries: list[Any], key: str) -> int | None:
-    if key.isascii() and key.isdigit() and int(key) < len(entries):
+    if key.isascii() and key.isdigit() and len(key) <= len(str(len(entries))) and int(key) < len(entries):
         return int(key)
     named = [i for i, entry in enumerate(entries) if isinstance(entry, dict) and entry.get("name") == key]
     return named[0] if named else None

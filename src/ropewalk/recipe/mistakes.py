@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RopewalkError, shown
 
 Path = tuple[str | int, ...]
 
@@ -28,7 +28,7 @@ class Mistake:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {f'{self.key}: ' if self.key else ''}{self.message.rstrip('.')}."
+        return f"{self.place}: {f'{self.key:.100}: ' if self.key else ''}{self.message.rstrip('.')}."
 
 
 class RecipeError(RopewalkError):
@@ -76,7 +76,7 @@ def _message(entry: Any, root: type[BaseModel], path: Path) -> str:
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
         tag = str(context["tag"])
-        return f"there is no kind {tag!r}{suggest(tag, tags)}: there are {_list(tags)}"
+        return f"there is no kind {shown(tag)}{suggest(tag, tags)}: there are {_list(tags)}"
     said = str(entry["msg"]).removeprefix("Value error, ")
     said = said[:1].lower() + said[1:]
     if kind == "value_error":

@@ -19,7 +19,7 @@ from ropewalk.recipe.stages import (
     SwapStage,
 )
 from ropewalk.search.settings import SearchChoices, SearchSettings
-from ropewalk.search.strategies import strategy_class
+from ropewalk.search.strategies import strategy_class, strategy_settings
 from ropewalk.search.terms import objective_maker
 
 Found = Iterator[tuple[Path, str]]
@@ -121,7 +121,7 @@ def _check_strategy(chosen: SearchSettings) -> None:
                 f"the strategy {chosen.strategy} has no setting {key!r}{near}; it takes "
                 f"{', '.join(known) or 'none'}"
             )
-    settings(**chosen.strategy_settings)
+    strategy_settings(chosen.strategy, chosen.strategy_settings)
 
 
 def _take(walk: _Walk, name: str | None, at: Path) -> Found:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError
+from ropewalk.files import read_bounded
 from ropewalk.lengths import parse_length
 from ropewalk.recipe.document import Document, Path, read_document, with_changes
 from ropewalk.recipe.mistakes import Mistake, RecipeError, explain, suggest
@@ -14,6 +15,7 @@ from ropewalk.recipe.order import order_mistakes
 from ropewalk.recipe.recipe import Recipe, finetune_settings_class, finetune_values, mixture_settings_class
 
 FOLDER = FilePath(__file__).parents[1] / "recipes"
+LARGEST_BYTES = 2**20
 ANY_WINDOW = 4096  # where the model's is not known, to check settings that need some number of tokens
 
 
@@ -29,13 +31,18 @@ def recipe_text(name: str) -> tuple[str, str]:
         RecipeError: neither of the two, or not readable.
     """
     shipped = shipped_recipes()
-    path = shipped.get(name, FilePath(name).expanduser())
-    if not path.is_file():
+    try:
+        path = shipped.get(name) or FilePath(name).expanduser()
+        is_there = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # a name that no system takes, or no such home folder
+        is_there = False
+    if not is_there:
         near = suggest(name, shipped)
         message = f"there is no such recipe{near}: name a file, or one of {', '.join(shipped)}"
-        raise RecipeError(name, [Mistake("looked for as a file and a shipped recipe", "", message)])
+        raise RecipeError(name[:200], [Mistake("looked for as a file and a shipped recipe", "", message)])
     try:
-        return path.read_text(encoding="utf-8"), path.name if name in shipped else name
+        text = read_bounded(path, LARGEST_BYTES).decode("utf-8")
+        return text, path.name if name in shipped else name
     except (OSError, UnicodeDecodeError) as error:
         said = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise RecipeError(name, [Mistake("the file", "", f"can't be read: {said}")]) from None

@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ropewalk.errors import SettingError
-from ropewalk.lengths import parse_length
+from ropewalk.errors import SettingError, shown
+from ropewalk.lengths import LARGEST_SEED, MOST, parse_length
 from ropewalk.readjust import CEILING
 from ropewalk.search.settings import SearchChoices
 
@@ -26,7 +26,7 @@ def _readable(value: int | str) -> int | str:
         parse_length(str(value), original_length=4096)
     except SettingError:
         raise ValueError(
-            f"{value!r} is no length: give tokens (32768 or 32k), or times the window (8x)"
+            f"{shown(value)} is no length: give tokens (32768 or 32k), or times the window (8x)"
         ) from None
     return value
 
@@ -71,8 +71,8 @@ class SearchStage(Stage, SearchChoices):
 
     kind: Literal["search"]
     length: Length
-    num_documents: Annotated[int, Field(ge=1)] | None = None
-    num_stop_documents: Annotated[int, Field(ge=0)] | None = None
+    num_documents: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    num_stop_documents: Annotated[int, Field(ge=0, le=MOST)] | None = None
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
@@ -91,8 +91,8 @@ class ReadjustStage(Stage, SearchChoices):
     kind: Literal["readjust"]
     lengths: Lengths = Field(min_length=1)
     ceiling: float = Field(default=CEILING, gt=0, le=1)
-    num_documents: Annotated[int, Field(ge=1)] | None = None
-    num_stop_documents: Annotated[int, Field(ge=0)] | None = None
+    num_documents: Annotated[int, Field(ge=1, le=MOST)] | None = None
+    num_stop_documents: Annotated[int, Field(ge=0, le=MOST)] | None = None
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
@@ -152,11 +152,11 @@ class EvaluateStage(Stage):
     kind: Literal["evaluate"]
     perplexity: Lengths = ()
     passkey: Lengths = ()
-    num_trials: int = Field(default=20, ge=1)
-    num_documents: Annotated[int, Field(ge=1)] | None = None
+    num_trials: int = Field(default=20, ge=1, le=MOST)
+    num_documents: Annotated[int, Field(ge=1, le=MOST)] | None = None
     short_rise: bool = True
     sliding_window: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:

@@ -59,6 +59,9 @@ class Journal:
         self._locked = False
         self._pending: list[JsonObject] = []
         self._lines = Lines()
+        self._places: list[
+            tuple[int, bytes]
+        ] = []  # of each trial that was read: its offset, the checksum before
 
     def begin(self, identity: JsonObject, environment: JsonObject, *, compare: Compare | None = None) -> None:
         """Start the journal, or resume the one that is there.
@@ -94,6 +97,22 @@ class Journal:
         self._pending = []
         self.trials.append(trial)
         self.generator_states.append(generator_state)
+
+    def cut(self, index: int) -> None:
+        """Take away a trial that was read when the journal was begun, with all that follow.
+
+        Raises:
+            RunFolderError: the file can't be written.
+        """
+        assert self._file is not None, "this journal is not open"
+        offset, checksum = self._places[index]
+        try:
+            self._file.truncate(offset)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._explain(error) from error
+        self._lines = Lines(self._lines.version, after=checksum)
+        del self.trials[index:], self.generator_states[index:], self._places[index:]
 
     def close(self) -> None:
         """Give the file free; one without a trial is removed."""
@@ -190,7 +209,7 @@ class Journal:
         for number, line in enumerate(lines[1:], start=2):
             place = Lines(self._lines.version, after=self._lines.last)
             try:
-                self._read_line(self._lines.read(line))
+                self._read_line(self._lines.read(line), (num_bytes, place.last))
             except ValueError:  # DamagedLine, or a trial that breaks a rule
                 if not self.cut_damaged:
                     raise self._damaged(number, len(lines)) from None
@@ -199,7 +218,7 @@ class Journal:
             num_bytes += len(line) + 1
         return num_bytes
 
-    def _read_line(self, line: JsonObject) -> None:
+    def _read_line(self, line: JsonObject, place: tuple[int, bytes]) -> None:
         if line.get("kind") == "resumed":
             if set(line) != {"kind", "environment"} or not isinstance(line["environment"], dict):
                 raise DamagedLine
@@ -211,6 +230,7 @@ class Journal:
             raise DamagedLine
         self.trials.append(trial)
         self.generator_states.append(state)
+        self._places.append(place)
 
     def _damaged(self, number: int, num_lines: int) -> RunFolderError:
         return RunFolderError(
@@ -279,7 +299,7 @@ def differing(ours: Any, theirs: Any, name: str = "") -> list[str]:
             for key in keys
             for line in differing(ours.get(key), theirs.get(key), f"{name}.{key}" if name else str(key))
         ]
-    return [] if ours == theirs else [f"{name} is {_short(ours)} here, but {_short(theirs)}"]
+    return [] if ours == theirs else [f"{name:.100} is {_short(ours)} here, but {_short(theirs)}"]
 
 
 def _short(value: Any) -> str:

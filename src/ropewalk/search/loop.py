@@ -267,8 +267,9 @@ class _Search:
     def _try(self, query: Query, kind: Kind) -> Trial:
         index = len(self.trials)
         if index < len(self.recorded):
+            self._require_same(self.recorded[index], query, kind)
+        if index < len(self.recorded):  # it may have been cut off just now
             trial = self.recorded[index]
-            self._require_same(trial, query, kind)
         else:
             trial = self._evaluate(index, query, kind)
             if self.journal is not None:
@@ -286,9 +287,8 @@ class _Search:
 
     def _evaluate(self, index: int, query: Query, kind: Kind) -> Trial:
         start = time.perf_counter()
-        stop_set = self.stop_set if kind in ("stop", "finalist") else None
-        measurer = self.measurer if stop_set is None else Measurer(stop_set.objective, None)
-        measured = measurer.measure(query, kind)
+        stop_set = self._stop_set_for(kind)
+        measured = self._measurer_for(kind).measure(query, kind)
         return Trial(
             index=index,
             candidate=query.candidate,
@@ -303,19 +303,36 @@ class _Search:
             gradient=measured.gradient,
         )
 
+    def _stop_set_for(self, kind: Kind) -> StopSet | None:
+        """The stop set where this kind of trial is measured on it."""
+        return self.stop_set if kind in ("stop", "finalist") else None
+
+    def _measurer_for(self, kind: Kind) -> Measurer:
+        stop_set = self._stop_set_for(kind)
+        return self.measurer if stop_set is None else Measurer(stop_set.objective, None)
+
     def _require_same(self, trial: Trial, query: Query, kind: Kind) -> None:
-        """The journal's trial must be the one that this strategy asks for, drawn from the same generator."""
+        """The journal's trial must be the one that this strategy asks for, drawn from the same generator.
+
+        Where it is not, and no other environment explains it, the journal may be cut there.
+        """
         assert self.journal is not None
         same_state = self.journal.generator_states[trial.index] == self.strategy.generator_state()
         same_candidate = (trial.candidate, trial.kind) == (query.candidate, kind)
-        if same_candidate and same_state and _answers(trial, query):
+        could_be = self._measurer_for(kind).could_be(trial)
+        if same_candidate and same_state and could_be and _answers(trial, query):
             return
         first, last = self.journal.environments[0], self.journal.environments[-1]
         differences = differing(last, first)
+        if not differences and self.journal.cut_damaged:
+            self.journal.cut(trial.index)
+            del self.recorded[trial.index :]
+            return
         reason = (
             f"what differs is {'; '.join(differences)} there"
             if differences
-            else "settings and versions are the same, so the journal or the code was changed"
+            else "settings and versions are the same, so the journal or the code was changed: --cut-damaged "
+            "cuts the journal off there"
         )
         raise RunFolderError(
             f"{self.journal.path}: the search does not ask for trial {trial.index} again as it is written "

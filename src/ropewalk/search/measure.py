@@ -33,6 +33,19 @@ class Measurer:
         if self.race is not None and trial.is_complete:
             self.race.finished(self.objective.shares(trial.parts))
 
+    def could_be(self, trial: Trial) -> bool:
+        """Whether a trial from a journal has what a measurement of its documents gives."""
+        objective, read = self.objective, trial.documents
+        if read is not None and not set(read) <= set(range(objective.num_documents)):
+            return False
+        if trial.gradient is not None and len(trial.gradient) != objective.space.num_knots + 1:
+            return False
+        if not trial.parts:  # it failed, or is from a time when nothing was written of them
+            return self.race is None or not trial.is_complete
+        num_read = objective.num_documents if read is None else len(read)
+        names = {term.name for term in objective.terms}
+        return set(trial.parts) == names and all(len(nats) == num_read for nats in trial.parts.values())
+
     def measure(self, query: Query, kind: Kind) -> Measured:
         """One outcome; running out of memory is one, any other error passes through."""
         try:

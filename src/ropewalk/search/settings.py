@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ropewalk.errors import SettingError, shown
-from ropewalk.factors import Base
+from ropewalk.factors import ATTENTION_FACTORS, Base
 from ropewalk.lengths import LARGEST_SEED, MOST
 from ropewalk.search.limits import ServeWith, require_engine
 from ropewalk.search.space import SpaceName
@@ -24,6 +24,7 @@ _AS_THE_PAPER = {
     "budget": "paper",
     "racing": 0.0,
 }
+AttentionFactor = Annotated[float, Field(ge=ATTENTION_FACTORS[0], le=ATTENTION_FACTORS[1])]
 REFERENCE_STRATEGIES = ("evolution", "random")
 
 
@@ -149,10 +150,10 @@ class SearchChoices(BaseModel):
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = None
     serve_with: ServeWith | None = None
     space: SpaceName | None = None
-    num_knots: Annotated[int, Field(ge=2)] | None = None
-    critical_pair: Annotated[int, Field(ge=1)] | None = None
+    num_knots: Annotated[int, Field(ge=2, le=MOST)] | None = None
+    critical_pair: Annotated[int, Field(ge=1, le=MOST)] | None = None
     monotone: bool | None = None
-    attention_factor: float | Literal["longrope", "search"] | None = None
+    attention_factor: AttentionFactor | Literal["longrope", "search"] | None = None
     start_tokens: Literal["search", "none"] | None = None
     objective: str | None = None
     short_weight: Annotated[float, Field(ge=0)] | None = None

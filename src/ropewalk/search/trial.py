@@ -122,6 +122,7 @@ class Trial:
 
 Factor = Annotated[float, Field(ge=FACTORS[0], le=FACTORS[1])]
 Index = Annotated[int, Field(ge=0)]
+Value = Annotated[float, Field(gt=0)]  # its logarithm is what strategies see
 
 
 class _Strict(BaseModel):
@@ -140,11 +141,11 @@ class _TrialLine(_Strict):
     index: Index
     kind: Kind
     candidate: _CandidateLine
-    value: float | None
+    value: Value | None
     failure: str | None
     seconds: float = Field(ge=0)
     cost: float = Field(ge=0)
     documents: list[Index] | None = Field(default=None, min_length=1)
     parts: dict[str, list[float]] = Field(default_factory=dict)
-    estimate: float | None = None
+    estimate: Value | None = None
     gradient: list[float] | None = Field(default=None, min_length=1)

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ropewalk.errors import DataError, SettingError
+from ropewalk.lengths import LARGEST_SEED
 from ropewalk.text.retrieval import RETRIEVAL, RetrievalMaker
 from ropewalk.text.sources import Piece, SourceReader, SourceSettings
 from ropewalk.text.tokens import Encoder
@@ -41,7 +42,7 @@ class MixtureSettings(BaseModel):
     retrieval_share: float = Field(default=0.0, ge=0, le=1)
     answer_weight: float = Field(default=8.0, gt=0)
     filler_weight: float = Field(default=0.05, ge=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ropewalk.errors import DataError, SettingError
+from ropewalk.lengths import LONGEST
 from ropewalk.text.chat import encode_chat, require_template
 from ropewalk.text.documents import STDLIB_SPLITS, Document, Kind, is_stdlib, read_documents
 from ropewalk.text.tokens import Encoder
@@ -26,6 +27,7 @@ Join = Literal["none", "folder", "topic"]
 
 GROUPS_IN_BLOCK = 256
 DOCUMENTS_IN_BLOCK = 4096
+MOST_TOKENS = 10**15  # of a budget: more than was ever written
 BETWEEN_JOINED = "\n\n"
 
 
@@ -50,9 +52,9 @@ class SourceSettings(BaseModel):
     name: str = Field(min_length=1)
     text: str
     weight: float = Field(default=1.0, gt=0)
-    min_tokens: int = Field(default=1, ge=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=1)
+    min_tokens: int = Field(default=1, ge=1, le=LONGEST)
+    max_tokens: int | None = Field(default=None, ge=1, le=LONGEST)
+    tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     kind: Kind = "text"
     join: Join = "none"
 

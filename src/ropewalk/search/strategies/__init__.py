@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
-from ropewalk.errors import SettingError
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from ropewalk.errors import SettingError, shown
+from ropewalk.lengths import LARGEST_SEED, MOST
 from ropewalk.outside import find_named
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.cma_search import Cma
@@ -13,7 +16,10 @@ from ropewalk.search.strategies.gradient import Gradient
 from ropewalk.search.strategies.hybrid import Hybrid
 from ropewalk.search.strategies.random_search import RandomSearch
 
-__all__ = ["PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class"]
+__all__ = [
+    "PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class",
+    "strategy_settings",
+]  # fmt: skip
 
 _STRATEGIES: dict[str, type[Strategy]] = {
     "evolution": Evolution,
@@ -37,16 +43,40 @@ def make_strategy(name: str, task: Task, settings: Mapping[str, Any] | None = No
     Raises:
         SettingError: an unknown strategy or setting, or a value out of its range.
     """
-    if task.seed < 0:
-        raise SettingError(f"The seed is {task.seed}, but must be 0 or above.")
-    make = strategy_class(name)
-    known = [field.name for field in fields(make.Settings)]
-    for key in settings or {}:
+    if not 0 <= task.seed <= LARGEST_SEED:
+        raise SettingError(f"The seed is {shown(task.seed)}, but must be 0 or above, at most {LARGEST_SEED}.")
+    return strategy_class(name)(task, strategy_settings(name, settings or {}))
+
+
+def strategy_settings(name: str, given: Mapping[str, Any]) -> Any:
+    """The settings of a strategy, its defaults where nothing is given.
+
+    Raises:
+        SettingError: an unknown strategy or setting, or a value of a wrong type or out of its range.
+    """
+    settings = strategy_class(name).Settings
+    known = [field.name for field in fields(settings)]
+    for key in given:
         if key not in known:
             raise SettingError(
-                f"The strategy {name} has no setting {key!r}; it takes {', '.join(known) or 'none'}."
+                f"The strategy {name} has no setting {shown(key)}; it takes {', '.join(known) or 'none'}."
             )
-    return make(task, make.Settings(**(settings or {})))
+    types = get_type_hints(settings)
+    return settings(**{key: _checked(f"{name}.{key}", value, types[key]) for key, value in given.items()})
+
+
+def _checked(what: str, value: Any, kind: Any) -> Any:
+    """A value of the type that its setting has."""
+    try:
+        checked = TypeAdapter(kind).validate_python(value)
+    except PydanticUserError:  # a type of a strategy from outside, which checks it by itself
+        return value
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].lower()
+        raise SettingError(f"The setting {what} is {shown(value)}, but: {said}.") from None
+    if isinstance(checked, int) and abs(checked) > MOST:
+        raise SettingError(f"The setting {what} is {shown(value)}, but must be at most {MOST}.")
+    return checked
 
 
 def strategy_class(name: str) -> type[Strategy]:
