@@ -1,6 +1,7 @@
 import pytest
 
-from ropewalk.evaluate.intervals import wilson
+from ropewalk.evaluate.intervals import paired_difference, wilson
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.pipeline.acceptance import judge
 from ropewalk.recipe.recipe import Accept, PasskeyLimit
@@ -22,6 +23,16 @@ def test_a_rise_is_judged_on_its_upper_end(low, high, is_held):
     (verdict,) = judge(Accept(short_nll_rise=0.05), [record("nll_rise", 0.02, low, high, length=256)])
     assert verdict.is_held is is_held
     assert ("NOT held" in verdict.text) is not is_held
+
+
+def test_a_rise_over_three_documents_has_a_wide_interval():
+    """None of them lost more than is allowed, but three say little of others."""
+    before = [NllSum(nll_sum_nats=200.0, num_tokens=100)] * 3
+    after = [NllSum(nll_sum_nats=200.0 + lost, num_tokens=100) for lost in (2.0, 3.0, 4.5)]
+    found = paired_difference(after, before)
+    measured = record("nll_rise", found.nats, found.low, found.high, length=256)
+    assert not judge(Accept(short_nll_rise=0.05), [measured])[0].is_held
+    assert judge(Accept(short_nll_rise=0.07), [measured])[0].is_held
 
 
 @pytest.mark.parametrize(("found", "is_held"), [(20, True), (17, False), (19, False)])

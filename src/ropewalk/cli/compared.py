@@ -46,7 +46,7 @@ class Compared:
 
         title = f"Perplexity on the {self.main[0].documents} documents ({how_read(self.main[0])})"
         parts = [perplexity_table(self.main, title)]
-        if self.verdict is not None:
+        if self.verdict is not None and self.main[0].documents == "report":
             parts.append(paired_table(self.main, SEARCHED))
         if self.gaps:
             parts.append(gap_table(self.gaps))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.evaluate import how_read, passkey_table, perplexity_table, tell
+from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import answer_progress, search_progress, step_progress
 
@@ -140,6 +140,8 @@ def files(found: "Extended") -> dict[str, str]:
 
 def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
     """A table a metric, and a line for what short inputs lost."""
+    from ropewalk.pipeline.stages import EXTENDED
+
     perplexities = [record for record in records if record.metric == "perplexity"]
     passkeys = [record for record in records if record.metric == "passkey"]
     made = []
@@ -148,6 +150,8 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
         made.append(
             perplexity_table(perplexities, f"Perplexity on the report documents ({how_read(read[0])})")
         )
+        if len({record.factors for record in perplexities}) > 1:
+            made.append(paired_table(perplexities, EXTENDED))
     if passkeys:
         made.append(passkey_table(passkeys, "Passkeys found"))
     made += [
@@ -159,8 +163,9 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
 
 
 def _rise(record: "EvalRecord") -> str:
-    interval = "" if record.low is None else f" (95% interval {record.low:+.4f} to {record.high:+.4f})"
-    return f"{record.value:+.4f} nats a token{interval}"
+    known = record.low is not None
+    interval = f"95% interval {record.low:+.4f} to {record.high:+.4f}" if known else "no interval"
+    return f"{record.value:+.4f} nats per token ({interval}; n = {record.n} documents)"
 
 
 def report_waiting(
