@@ -12,7 +12,14 @@ from ropewalk.geometry import RopeGeometry
 from ropewalk.rope.attention_scale import longrope_attention_factor
 from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
 
-SHAPES = [(64, 625.0, 256, 8), (128, 10000.0, 4096, 32), (128, 500000.0, 8192, 16), (80, 10000.0, 2048, 2.5)]
+SHAPES = [
+    (64, 625.0, 256, 8),
+    (128, 10000.0, 4096, 32),
+    (128, 500000.0, 8192, 16),
+    (80, 10000.0, 2048, 2.5),
+    (64, 625.0, 64, 8),  # YaRN's ramp would begin before the fastest pair
+    (32, 10.0, 8192, 4),  # and here end far behind the slowest
+]
 
 
 def geometry_of(dim, theta, length):
@@ -223,3 +230,28 @@ def test_a_misspelt_scheme_is_no_scheme_from_outside(text):
 def test_parameters_of_a_scheme_from_outside_are_its_own(own):
     with pytest.raises(SettingError, match="it takes factor, attention_factor, exponent"):
         parse_scheme("own_schemes:power:slope=1")
+
+
+def test_the_band_of_mrrope_has_the_pairs_at_both_of_its_ends():
+    turns = SCALE.turns()
+    for scheme in ("mrrope-uni", "mrrope-pro"):
+        ends = f"beta_fast={float(turns[8])!r},beta_slow={float(turns[12])!r}"
+        found = lambdas(f"{scheme}:{ends}")
+        assert (found[:8] == 1).all()
+        assert (np.diff(found[7:13]) > 0).all(), "five pairs, each slower than the one before it"
+        assert found[12:] == pytest.approx(8)
+
+
+@pytest.mark.parametrize("name", ["yarn", "yarn-paper", "mrrope-pro"])
+def test_a_ramp_of_no_width_is_refused(name):
+    with pytest.raises(SettingError, match="must be below beta_fast"):
+        parse_scheme(f"{name}:beta_fast=2,beta_slow=2")
+    assert parse_scheme(f"{name}:beta_fast=2,beta_slow=1.999").parameters["beta_slow"] == 1.999
+
+
+def almost_one(geometry, extension_ratio):
+    return np.full(geometry.num_pairs, 1 - 1e-14)
+
+
+def test_what_is_1_but_for_rounding_is_1():
+    assert lambdas("test_schemes:almost_one").tolist() == [1.0] * 32

@@ -82,3 +82,34 @@ def test_patience_counts_checks_without_a_new_lowest():
 def test_a_patience_of_none_is_refused():
     with pytest.raises(SettingError, match="patience is 0"):
         StopSet(Bowl(SPACE), Bowl(SPACE), 100.0, patience=0)
+
+
+def test_so_many_checks_are_made_as_a_twentieth_of_the_budget_pays():
+    def checks(budget, num_documents=4):
+        return StopSet(Bowl(SPACE, num_documents), Bowl(SPACE), budget).num_checks
+
+    assert [checks(budget) for budget in (1.0, 39.0, 60.0, 100.0, 159.0, 160.0, 10_000.0)] == [
+        2,
+        2,
+        3,
+        5,
+        7,
+        8,
+        8,
+    ]
+    assert checks(100.0, num_documents=8) == 2, "one check reads twice the documents"
+
+
+def test_checks_are_an_interval_apart_and_the_last_is_kept_for_the_end():
+    stop_set = StopSet(Bowl(SPACE), Bowl(SPACE), 60.0)
+    assert stop_set.num_checks == 3
+    assert not stop_set.is_due(None, 50.0)
+    assert not stop_set.is_due(trial(0, 9.0), 19.0)
+    assert stop_set.is_due(trial(0, 9.0), 20.0)
+    stop_set.take_note(trial(0, 9.0), trial(0, 9.0, "stop"), 25.0)
+    assert not stop_set.is_due(trial(0, 9.0), 59.0), "this one was checked"
+    assert not stop_set.is_due(trial(1, 8.0), 44.0), "20 after the check, and not at 40"
+    assert stop_set.is_due(trial(1, 8.0), 45.0)
+    stop_set.take_note(trial(1, 8.0), trial(1, 8.0, "stop"), 45.0)
+    assert not stop_set.is_due(trial(2, 7.0), 1000.0)
+    assert stop_set.is_new(trial(2, 7.0))

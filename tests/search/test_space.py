@@ -132,3 +132,21 @@ def test_start_token_choices():
     assert start_token_choices("none") == (0,)
     with pytest.raises(SettingError, match="`search` or `none`"):
         start_token_choices("8")
+
+
+def test_the_largest_lambda_is_on_the_grid_whatever_rounding_says():
+    """(1.45 - 1) / 0.01 is a little below 45 in floats."""
+    geometry = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=625.0, original_length=1000, num_layers=2)
+    space = SearchSpace(geometry=geometry, target_length=1160)
+    assert space.highest_level == 45
+    assert space.candidate(np.full(8, 45), 0, 1.0).rescale_factors[-1] == 1.45
+
+
+def test_coordinates_are_clipped_to_the_grid_s_ends_and_to_the_nearest_order():
+    space = SearchSpace(geometry=GEOMETRY, target_length=2048, step=0.4, attention_factors=(1.0, 1.1, 1.2))
+    ends = space.clip(np.log([0.1] * 4 + [100.0] * 4 + [5.0]))
+    assert np.exp(ends) == pytest.approx([1.0] * 4 + [9.8] * 4 + [1.2]), "10 is between two levels"
+    assert math.exp(space.clip(np.log([2.0] * 8 + [0.5]))[-1]) == pytest.approx(1.0)
+    logs = np.array([0.5, 1.5, 1.0, 0.8, 1.2, 1.3, 1.1, 1.4, 0.0])
+    expected = [0.5, 1.1, 1.1, 1.1, 1.2, 1.2, 1.2, 1.4, 0.0]
+    assert space.clip(logs) == pytest.approx(expected), "where order is broken, the mean"

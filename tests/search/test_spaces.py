@@ -119,3 +119,21 @@ def test_pulling_back_is_the_transpose(name):
     assert pulled[-1] == 3.0
     fixed = make_space(name, SearchSpace(geometry=SCALE, target_length=2048))
     assert fixed.pull_back(by_pair, 3.0)[-1] == 0.0, "an attention factor that is given has no slope"
+
+
+def test_the_first_knot_is_never_the_fastest_pair_nor_the_slowest():
+    def first(length, theta=625.0):
+        geometry = RopeGeometry(
+            head_dim=16, rotary_dim=16, rope_theta=theta, original_length=length, num_layers=1
+        )
+        return spline_knots(geometry, 2)[0]
+
+    assert first(16) == 1, "no pair makes 8 turns"
+    assert first(10**6) == 6, "each makes more"
+
+
+def test_longrope2_reaches_to_twice_the_ratio():
+    space = make_space("longrope2", FULL)
+    assert (space.floor, space.largest) == (8.0, 16.0)
+    highest = space.candidate(np.full(space.num_knots, space.highest_level), 0, 1.0)
+    assert highest.rescale_factors[-1] == 16.0
