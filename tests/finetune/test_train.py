@@ -24,7 +24,7 @@ from stages import (
 
 from ropewalk.errors import DataError, FinetuneError, ModelError, RunFolderError, SettingError
 from ropewalk.factors import RescaleFactors
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import _write_plain, finetune
 from ropewalk.models.install import find_installed
 from ropewalk.models.pinned import save_pinned
 from ropewalk.text.training import ListStream
@@ -63,6 +63,15 @@ def test_a_stage_learns_and_leaves_a_plain_model(tiny_model_folder, tmp_path):
     usual = (tmp_path / "stage" / "stage.json").stat().st_mode
     written = [path for path in (tmp_path / "stage").rglob("*") if path.is_file()]
     assert {path.stat().st_mode for path in written} == {usual}, "a server of another user can't read these"
+
+
+def test_weights_that_lay_in_parts_are_noted_too(tiny_model_folder, tmp_path):
+    loaded = load(tiny_model_folder)
+    factors, whole = make_factors(loaded), loaded.model.state_dict()
+    tuned = {name: tensor * 1.5 for name, tensor in whole.items()}
+    _write_plain(loaded, factors, tmp_path / "out", make_settings(), weights=tuned)
+    made = RescaleFactors.load(tmp_path / "out" / "factors.json").provenance
+    assert made.weights_sha256 == load(tmp_path / "out").weights_sha256 != loaded.weights_sha256
 
 
 def test_the_model_is_left_without_factors_and_in_order(tiny_model_folder, tmp_path):

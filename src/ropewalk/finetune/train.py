@@ -23,7 +23,7 @@ from ropewalk.models.install import find_installed
 from ropewalk.models.load import LoadedModel, load_model
 from ropewalk.models.parts import find_decoder_layers
 from ropewalk.models.recompute import recomputing
-from ropewalk.models.weights import hash_weights
+from ropewalk.models.weights import hash_stored_weights, hash_weights
 from ropewalk.text.training import TrainingStream
 
 FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1
@@ -376,8 +376,9 @@ def _write_plain(
         **settings.model_dump(mode="json", include={"length", "num_steps", "batch_size", "learning_rate"}),
     }
     made = factors.provenance
-    # The tuned weights are those that these factors hold for from now on.
-    now = None if weights is not None else hash_weights(loaded.model)
+    # From now on these factors are for the tuned weights; what lay in parts is hashed as it is stored.
+    files = sorted(folder.glob("*.safetensors"))
+    now = hash_weights(loaded.model) if weights is None else hash_stored_weights(loaded.model.config, files)
     made = replace(made, weights_sha256=now, settings={**made.settings, "tuned": tuned})
     factors.replace(provenance=made).save(folder / "factors.json")
 
