@@ -116,6 +116,18 @@ def test_a_configuration_becomes_factors(ropewalk, tmp_path, by):
     assert document["rescale_factors"] == [4.0] * 8
 
 
+def test_a_corrected_window_counts_for_a_configuration(ropewalk, tmp_path):
+    """A window that linear scaling is already multiplied into."""
+    config = {
+        "model_type": "llama", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "max_position_embeddings": 256, "rope_theta": 100.0,
+        "rope_scaling": {"type": "linear", "factor": 4.0},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    document = json.loads(ropewalk("factors", "convert", tmp_path, "--original-length", "64").out)
+    assert (document["geometry"]["original_length"], document["target_length"]) == (64, 256)
+
+
 def test_a_configuration_without_scaling_is_said(ropewalk, model):
     ended = ropewalk("factors", "convert", model / "config.json")
     assert ended.code == 2

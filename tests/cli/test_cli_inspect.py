@@ -63,3 +63,19 @@ def test_a_model_that_reads_further_than_its_window_is_said(ropewalk, model, tmp
     document = json.loads(ropewalk("inspect", tmp_path, "--json").out)
     assert document["own_reach"] == 512
     assert len(document["window_notes"]) == 1
+
+
+def test_layers_that_do_not_rotate_are_counted(ropewalk, tmp_path):
+    config = {
+        "model_type": "smollm3", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "num_hidden_layers": 4, "max_position_embeddings": 128, "rope_theta": 100.0,
+        "no_rope_layers": [1, 1, 1, 0], "pad_token_id": 0,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "layers                4, of which 3 rotate" in ropewalk("inspect", tmp_path).out
+    assert json.loads(ropewalk("inspect", tmp_path, "--json").out)["num_rotary_layers"] == 3
+    (tmp_path / "config.json").write_text(json.dumps({**config, "no_rope_layers": [0] * 4}))
+    ended = ropewalk("inspect", tmp_path)
+    assert ended.code == 2
+    assert len(ended.err_lines) == 1
+    assert "none of its layers" in ended.err

@@ -182,6 +182,13 @@ def test_an_unknown_type_is_refused_for_the_true_reason(changes: dict[str, Any],
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text_type", ["kimi_k2", "deepseek_v3"])
+def test_the_text_part_of_an_unknown_type_is_read(text_type: str) -> None:
+    text = {**KIMI, "model_type": text_type, "rope_scaling": {"type": "yarn", **KIMI_SCALINGS["yarn"]}}
+    factors = factors_from_config({"model_type": "unheard-of-vl", "text_config": text})
+    assert factors == factors_from_config(text)
+
+
 def test_reading_a_configuration_leaves_it_as_it_was() -> None:
     scaling = {"type": "linear", "factor": 4.0}
     config = {"model_type": "llama", "rope_scaling": scaling}

@@ -160,10 +160,12 @@ def factors_from_config(
         ModelError: as `describe`, or nothing is scaled there.
     """
     require_countable(config, name)
-    config = with_todays_names(config)
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{name} is no model configuration: it names no `model_type`.")
+    text = config.get("text_config")
+    if config["model_type"] not in CONFIG_MAPPING and isinstance(text, dict):
+        config = text  # of a multi-modal model: transformers may know the part that reads text
+    config, model_type = with_todays_names(config), str(config.get("model_type"))
     if model_type in CONFIG_MAPPING:
         with read_by_transformers(name), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the older form is deprecated, and read here
@@ -189,8 +191,7 @@ def with_todays_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shared_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """What models of a type that transformers does not know name alike, under transformers' names."""
-    text = config.get("text_config")
-    fields = dict(text) if isinstance(text, dict) else dict(config)
+    fields = dict(config)
     # Multi-head latent attention rotates a part of each head that has a size of its own.
     fields["head_dim"] = fields.get("qk_rope_head_dim") or fields.get("head_dim")
     fields.setdefault("partial_rotary_factor", fields.get("rotary_pct"))
@@ -256,7 +257,7 @@ def _rope_parameters(fields: Fields) -> Fields:
     nested = sorted(str(key) for key, value in given.items() if isinstance(value, dict))
     if nested:
         raise fields.refuse(
-            f"it has different rotary parameters for each type of layer ({', '.join(nested)}), which one "
+            f"it has different rotary parameters for each type of layer ({', '.join(nested[:4])}), which one "
             f"set of factors can't describe"
         )
     if theta is None:
