@@ -397,6 +397,13 @@ def test_an_adapter_is_no_model_and_its_base_is_named(copy: Path) -> None:
     refused(copy, "its base, or")
 
 
+def test_an_adapter_beside_a_gguf_file_is_not_followed(folder: Path, tmp_path: Path) -> None:
+    loaded = load_model(folder)
+    file = write_gguf(loaded.model, loaded.tokenizer, tmp_path / "tiny.gguf")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/another"}')
+    refused(file, "adapter")
+
+
 def test_older_phi_3_is_loaded_as_it_is_converted(tiny_tokenizer: Any, tmp_path: Path) -> None:
     """Its scaling is called `su` there, which transformers no longer reads."""
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}

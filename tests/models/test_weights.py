@@ -43,6 +43,12 @@ def test_of_files_it_is_that_of_the_loaded_model(name, shards, dtype, tmp_path):
     assert hash_stored_weights(loaded.config, files) == hash_weights(loaded)
 
 
+def test_layers_that_are_not_stored_are_not_built(tmp_path):
+    build(MODELS["llama"]).save_pretrained(tmp_path)
+    many = LlamaConfig(**{**SIZES, "num_hidden_layers": 10**9})
+    assert hash_stored_weights(many, tmp_path.glob("*.safetensors")) is None
+
+
 @pytest.mark.parametrize("name", STORED_OTHERWISE)
 def test_files_that_hold_a_model_in_another_form_have_none(name, tmp_path):
     build(STORED_OTHERWISE[name]).save_pretrained(tmp_path)
