@@ -493,10 +493,16 @@ def test_a_text_that_is_too_small_to_be_parted_is_refused(recipe_of, tmp_path, c
     assert not list((tmp_path / "run").rglob("journal*"))
 
 
-def test_a_text_that_is_trained_on_is_not_parted(recipe_of, tmp_path):
+def test_a_text_that_is_trained_on_too_is_parted_in_three(recipe_of, tmp_path):
     stages = SHORT + "  - {kind: finetune, name: tune, length: 4x, num_steps: 1}\n"
-    with pytest.raises(SettingError, match="trained on"):
-        extend(recipe_of(stages, "text.report=null"), tmp_path / "run")
+    said = []
+    parted = ("text.report=null", "text.num_report_documents=2")
+    extend(recipe_of(stages, *parted), tmp_path / "run", watch=Watch(say=said.append))
+    assert any("first 3" in line and "next 2" in line and "training" in line for line in said)
+    (inputs,) = (tmp_path / "run").rglob("03-tune/inputs.json")
+    assert json.loads(inputs.read_bytes())["inputs"]["text"]["sources"][0]["skip"] == 5
+    with pytest.raises(SettingError, match="joined by folder"):
+        extend(recipe_of(stages, *parted, "data.sources.0.join=folder"), tmp_path / "other")
 
 
 def test_a_document_in_both_texts_is_refused(recipe_of, texts, tmp_path):

@@ -287,3 +287,15 @@ def test_chats_mix_with_text(chatting: Any, chats: Path, tmp_path: Path) -> None
 
     assert {document.source.partition(":")[0] for document in documents} == {"talk", "books", "retrieval"}
     assert not any("tokens of talk" in document.source for document in documents)
+
+
+def test_first_documents_are_skipped(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"text": f"row {number}"} for number in range(4)]
+    file = write_rows(tmp_path / "rows.jsonl", *rows)
+    assert {text.strip() for _, text in read(tiny_tokenizer, file, skip=3)} == {"row 3"}
+    assert "after its first 9" in refused(tiny_tokenizer, file, skip=9)
+    settings = SourceSettings(name="a", text="b")
+    assert "skip" not in settings.model_dump(), (
+        "as trainings that began before there was a skip have noted it"
+    )
+    assert SourceSettings(name="a", text="b", skip=2).model_dump()["skip"] == 2

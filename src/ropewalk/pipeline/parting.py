@@ -7,29 +7,57 @@ from ropewalk.text.settings import TextSettings, same_place
 
 
 def part_text(run: Run) -> None:
-    """Find the border in a text that is both searched in and reported on, and say where it is.
+    """Find what of the text is for searches, reports and trainings, where they share a source, and say it.
 
     The first documents that are long enough for every stage are those of the searches, as many as the largest
-    search takes; those after them are reported on. Documents before the border that are too short for some
-    stage are read by searches at short lengths only.
+    search takes; those after them are reported on; those after these are trained on. Documents that are too
+    short for some stage are only read by others of their part.
 
     Raises:
-        DataError: no document is long enough.
-        SettingError: a training reads the same text.
+        DataError: no document is long enough, or none is left for reports.
+        SettingError: a training source that is the same text is joined by folder.
     """
-    text, stages = run.recipe.text, run.recipe.stages
-    searches = [stage for stage in stages if isinstance(stage, (SearchStage, ReadjustStage))]
+    recipe, text = run.recipe, run.recipe.text
+    if any(isinstance(stage, FinetuneStage) for stage in recipe.stages):
+        run.training_text = recipe.mixture_settings()
+    searches = [stage for stage in recipe.stages if isinstance(stage, (SearchStage, ReadjustStage))]
+    reports = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
     if not text.is_parted or not searches:
         return
-    _require_other_training_text(run)
     lengths = [int(length) for stage in searches for length in stage.at_lengths]
-    for stage in stages:
-        lengths += report_lengths(run, stage) if isinstance(stage, EvaluateStage) else []
+    lengths += [length for stage in reports for length in report_lengths(run, stage)]
     run.border = text.border(run.tokenizer, max(lengths), max(_num_taken(stage, text) for stage in searches))
-    run.watch.say(
-        f"Text: the first {run.border} documents of {text.search} are for searches, those after them for "
-        f"reports."
+    said = f"Text: the first {run.border} documents of {text.search} are for searches"
+    if any(report_lengths(run, stage) for stage in reports):
+        count = max(stage.num_documents or text.num_report_documents for stage in reports)
+        report = text.for_report(run.tokenizer, max(lengths), count, border=run.border)
+        said += f", the next {report.num_read} for reports"
+        said += _skip_in_training(run, (run.border or 0) + report.num_read)
+    run.watch.say(f"{said}.")
+
+
+def _skip_in_training(run: Run, num_documents: int) -> str:
+    """Leave the first documents out of every training source that is the same text; what is said of it."""
+    settings, text = run.training_text, run.recipe.text.search
+    if settings is None:
+        return ""
+    shared = [source for source in settings.sources if same_place(source.text, text)]
+    if not shared:
+        return ""
+    joined = next((source.name for source in shared if source.join == "folder"), None)
+    if joined is not None:
+        raise SettingError(
+            f"The data source {joined} is the text that is measured on, and joined by folder, so documents "
+            f"can't be left out of it: set its join to none, or name another text for reports (text.report)."
+        )
+    sources = tuple(
+        source.model_validate({**source.model_dump(), "skip": max(source.skip, num_documents)})
+        if source in shared
+        else source
+        for source in settings.sources
     )
+    run.training_text = settings.model_copy(update={"sources": sources})
+    return ", those after them for training"
 
 
 def require_disjoint(run: Run) -> None:
@@ -51,14 +79,3 @@ def _num_taken(stage: SearchStage | ReadjustStage, text: TextSettings) -> int:
     return (text.num_documents if num_documents is None else num_documents) + (
         text.num_stop_documents if num_stop is None else num_stop
     )
-
-
-def _require_other_training_text(run: Run) -> None:
-    if not any(isinstance(stage, FinetuneStage) for stage in run.recipe.stages):
-        return
-    for source in run.recipe.mixture_settings().sources:
-        if same_place(source.text, run.recipe.text.search):
-            raise SettingError(
-                f"{source.text} is trained on (data source {source.name}), so its documents can't be "
-                f"reported on: name another source for reports (text.report), or for training."
-            )

@@ -89,7 +89,6 @@ def extend(
     with PipelineFolder.open(path, identity(recipe)) as folder:
         run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
         _tell_reach(run)
-        part_text(run)
         # All text is looked at first: what is too short for the last stage is said before the first one.
         texts = [KINDS[type(stage)].texts(run, stage) for stage in recipe.stages]
         require_disjoint(run)
@@ -111,7 +110,7 @@ def _begin(
     take_own_device(recipe.model.device)
     models = Models(recipe.model)
     base = models.base()
-    return Run(
+    run = Run(
         recipe=recipe,
         models=models,
         state=State(weights_sha256=base.weights_sha256),
@@ -123,6 +122,8 @@ def _begin(
         continue_with=None if continue_with is None else Path(continue_with),
         cut_damaged=cut_damaged,
     )
+    part_text(run)
+    return run
 
 
 def _tell_reach(run: Run) -> None:

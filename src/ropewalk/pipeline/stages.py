@@ -68,6 +68,7 @@ class Run:
         continue_with: a checkpoint for the external stage that the run waits at; taken once.
         cut_damaged: whether a stage's journal is cut where it is damaged.
         border: where the text is parted (see `TextSettings.border`).
+        training_text: what trainings read; None where nothing is trained.
         searched, reported: the documents of all stages, once they were read.
     """
 
@@ -82,6 +83,7 @@ class Run:
     continue_with: Path | None = None
     cut_damaged: bool = False
     border: int | None = None
+    training_text: Any = None
     searched: list[DocumentSet] = field(default_factory=list)
     reported: list[DocumentSet] = field(default_factory=list)
 
@@ -191,7 +193,7 @@ def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made)
 
 def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
     """The text is told by its settings; what it gives is checked by the training itself."""
-    settings = run.recipe.mixture_settings()
+    settings = run.training_text
     import_module("ropewalk.text.mixture").Mixture(settings, run.tokenizer, int(stage.length))
     told: Made = settings.model_dump(mode="json")
     return told
@@ -203,7 +205,7 @@ def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
     # Small steps are lost in half precision; what is computed in is the stage's own setting.
     loaded = run.models.current(run.state, dtype="float32")
     stream = import_module("ropewalk.text.mixture").Mixture(
-        run.recipe.mixture_settings(), run.tokenizer, int(stage.length)
+        run.training_text, run.tokenizer, int(stage.length)
     )
     finetune = import_module("ropewalk.finetune.train").finetune
     try:

@@ -15,10 +15,10 @@ from dataclasses import astuple, dataclass, replace
 from itertools import chain, groupby, islice
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from ropewalk.errors import DataError, SettingError
-from ropewalk.lengths import LONGEST
+from ropewalk.lengths import LONGEST, MOST
 from ropewalk.text.chat import encode_chat, require_template
 from ropewalk.text.documents import STDLIB_SPLITS, Document, Kind, is_stdlib, read_documents
 from ropewalk.text.tokens import Encoder
@@ -45,6 +45,7 @@ class SourceSettings(BaseModel):
         kind: `chat` reads rows of `messages`; only the assistant's answers count in the loss.
         join: `folder` makes one document of all that lie in one folder (of `stdlib`: in one package), `topic`
             of all rows with one `topic` among 4096 that follow each other.
+        skip: so many of its first documents are left out, e.g. those that are measured on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -57,6 +58,15 @@ class SourceSettings(BaseModel):
     tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     kind: Kind = "text"
     join: Join = "none"
+    skip: int = Field(default=0, ge=0, le=MOST)
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: Any) -> Any:
+        """Without `skip` where nothing is skipped: trainings that began before there was one are the same."""
+        values = write(self)
+        if not self.skip:
+            values.pop("skip", None)
+        return values
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -64,6 +74,10 @@ class SourceSettings(BaseModel):
             raise ValueError(
                 f"{self.name} takes documents of {self.min_tokens} to {self.max_tokens} tokens, which is "
                 f"none: put min_tokens below max_tokens"
+            )
+        if self.skip and self.join == "folder":
+            raise ValueError(
+                f"{self.name} is joined by folder, so its first documents can't be skipped: leave one out"
             )
         if self.kind == "chat" and self.join != "none":
             raise ValueError(f"{self.name} is a chat, and chats are not joined: leave join out")
@@ -201,7 +215,8 @@ class SourceReader:
     def _read(self) -> Iterator[Document]:
         settings = self.settings
         by_folder = settings.join == "folder"
-        return read_documents(settings.text, split="train", kind=settings.kind, by_folder=by_folder)
+        documents = read_documents(settings.text, split="train", kind=settings.kind, by_folder=by_folder)
+        return islice(documents, settings.skip, None) if settings.skip else documents
 
     def _cut(self, group: Group) -> Iterator[Piece]:
         """A document's pieces; none where its length is not asked for."""
@@ -250,7 +265,8 @@ class _Lengths:
 
     def complaint(self, settings: SourceSettings) -> str:
         if self.num_read == 0 or self.longest == 0:
-            return f"{settings.name} ({settings.text}) holds no document: name a text."
+            rest = f" after its first {settings.skip}" if settings.skip else ""
+            return f"{settings.name} ({settings.text}) holds no document{rest}: name a text."
         if settings.kind == "chat" and settings.min_tokens == 1 and settings.max_tokens is None:
             return (
                 f"{settings.name} ({settings.text}) holds no answer to learn from: its chats must have "
