@@ -17,7 +17,7 @@ from ropewalk.search.finalists import closed_form_candidates
 from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
-from ropewalk.search.search import search_factors, search_space
+from ropewalk.search.search import make_objective, search_factors, search_space
 from ropewalk.search.settings import SearchSettings
 from ropewalk.text.windows import truncate
 from tiny import make_texts
@@ -230,6 +230,17 @@ def test_what_is_written_has_the_lowest_value_of_all_on_the_stop_documents(loade
             attention_factor=one.trial.candidate.attention_factor,
         )  # fmt: skip
         assert perplexity(loaded, stop, factors) == pytest.approx(one.trial.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["tail", "needle"])
+def test_another_objective_compares_closed_forms_by_itself(loaded, documents, objective):
+    result = search(loaded, documents, objective=objective, budget=40)
+    chosen = SearchSettings.choose(strategy="evolution", objective=objective, seed=3)
+    space = search_space(loaded.geometry, TARGET, chosen)
+    on_stop = make_objective(loaded, documents.part(2, 4), space, chosen)
+    for factors in (result.factors, result.searched_factors):
+        assert result.deciding_value <= on_stop.value_of(factors) * (1 + 1e-6)
+    assert on_stop.value_of(result.factors) == pytest.approx(result.deciding_value, rel=1e-6)
 
 
 def test_a_closed_form_says_that_it_is_one_and_where_it_was_chosen(loaded, documents, monkeypatch):

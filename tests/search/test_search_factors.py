@@ -136,6 +136,14 @@ def test_other_settings_can_not_go_on(loaded, documents, tmp_path, changes, name
     assert path.read_bytes() == before
 
 
+def test_stop_documents_that_are_search_documents_are_refused_however_long_they_are(loaded, tmp_path):
+    short = make_texts(tmp_path, loaded.tokenizer, length=TARGET)
+    longer = make_texts(tmp_path, loaded.tokenizer, length=TARGET + 1)
+    for stop in (short.part(0, 1), longer.part(0, 1)):
+        with pytest.raises(SettingError, match="stop document is also"):
+            search(loaded, short, stop_documents=stop)
+
+
 def test_other_text_or_weights_can_not_go_on(loaded, documents, tmp_path):
     path = tmp_path / "journal.jsonl"
     search(loaded, documents, journal=Journal(path))

@@ -112,7 +112,7 @@ def _check_sets(
     asked = text.num_documents if stage.num_documents is None else stage.num_documents
     asked_to_stop = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
     if stop is not None:
-        require_disjoint(search, stop)
+        require_disjoint(search, stop, length)
     if len(search.documents) < asked:
         run.watch.say(
             f"{stage.title}: {text.search} has {len(search.documents)} documents of {length} tokens, where "

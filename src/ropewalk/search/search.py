@@ -197,7 +197,7 @@ def search_in(
     objective = make_objective(loaded, documents, space, chosen, own)
     stop_set = None
     if stop_documents is not None:
-        require_disjoint(documents, stop_documents)
+        require_disjoint(documents, stop_documents, space.target_length)
         on_stop_documents = make_objective(loaded, stop_documents, space, chosen, own)
         stop_set = StopSet(on_stop_documents, objective, chosen.num_evaluations)
     race = Race([1] * objective.num_documents, RacingSettings(error=chosen.racing)) if chosen.racing else None
@@ -262,13 +262,13 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
     )
 
 
-def require_disjoint(documents: DocumentSet, others: DocumentSet) -> None:
-    """Refuse search documents that are stop documents too.
+def require_disjoint(documents: DocumentSet, others: DocumentSet, length: int) -> None:
+    """Refuse search documents that are stop documents too, as far as they are read: `length` tokens.
 
     Raises:
         SettingError: any of them is.
     """
-    if documents.shares_documents_with(others):
+    if documents.shares_documents_with(others, length):
         raise SettingError(
             "A stop document is also a search document: give others, or leave the stop set out."
         )

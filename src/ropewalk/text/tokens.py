@@ -58,10 +58,10 @@ class DocumentSet:
         assert documents, (start, stop, len(self.documents))
         return replace(self, documents=documents, data_sha256=_hash_ids(documents))
 
-    def shares_documents_with(self, other: "DocumentSet") -> bool:
-        """Whether any document has the same tokens in both."""
-        ours = {_bytes(document) for document in self.documents}
-        return any(_bytes(document) in ours for document in other.documents)
+    def shares_documents_with(self, other: "DocumentSet", length: int | None = None) -> bool:
+        """Whether any document has the same tokens in both; of each only the first `length`, if given."""
+        ours = {_bytes(document, length) for document in self.documents}
+        return any(_bytes(document, length) in ours for document in other.documents)
 
 
 def token_documents(
@@ -211,8 +211,8 @@ def _hash_ids(documents: Sequence[TokenDocument]) -> str:
     return digest.hexdigest()
 
 
-def _bytes(document: TokenDocument) -> bytes:
-    return document.ids.numpy().astype("<i8").tobytes()
+def _bytes(document: TokenDocument, length: int | None = None) -> bytes:
+    return document.ids[:length].numpy().astype("<i8").tobytes()
 
 
 def _none_long_enough(source: str, length: int, num_read: int, longest: int) -> str:
