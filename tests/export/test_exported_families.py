@@ -93,6 +93,14 @@ def test_a_softmax_scale_that_the_model_does_not_apply_is_not_written(changes):
     assert SOFTMAX_KEY not in kept_keys({**SOFTMAX, **changes}, FACTORS, "it")
 
 
+@pytest.mark.parametrize(
+    ("changes", "target"), [({SOFTMAX_KEY: "1"}, 256), ({"factor": float("inf")}, 256), ({}, 64)]
+)
+def test_a_softmax_scale_that_can_not_be_stated_is_refused(changes, target):
+    with pytest.raises(ModelError, match=SOFTMAX_KEY):
+        kept_keys({**SOFTMAX, **changes}, FACTORS.replace(target_length=target), "it")
+
+
 def test_keys_that_nobody_here_knows_are_kept():
     own = {
         "rope_type": "default",

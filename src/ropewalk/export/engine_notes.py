@@ -153,7 +153,8 @@ def _note(engine: str, facts: Facts, judge: Callable[[Facts], Verdict]) -> Engin
             f"its code for {unknown} was neither read nor run: compare what it computes by `ropewalk verify`"
         )
         return EngineNote(engine=engine, is_served=False, is_known=False, what=what)
-    return EngineNote(engine=engine, is_served=True, what=f"{what} ({_source(known, family)})".strip())
+    how = "; ".join(part for part in (what, _source(known, family)) if part)
+    return EngineNote(engine=engine, is_served=True, what=how)
 
 
 def _not_known(known: Mapping[str, Any], facts: Facts) -> str | None:

@@ -104,7 +104,7 @@ def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str)
     if kept.get(QUERY_KEY):
         _require_same_window(parameters, factors.geometry, name)
     scale = kept.pop(SOFTMAX_KEY, None)
-    return kept | _softmax_scale(parameters, scale, factors)
+    return kept | _softmax_scale(parameters, scale, factors, name)
 
 
 def foreign_keys(parameters: Mapping[str, Any]) -> list[str]:
@@ -112,17 +112,32 @@ def foreign_keys(parameters: Mapping[str, Any]) -> list[str]:
     return sorted(parameters.keys() - ROTATION_KEYS - set(LENGTH_KEYS))
 
 
-def _softmax_scale(parameters: Mapping[str, Any], scale: Any, factors: RescaleFactors) -> dict[str, Any]:
+def _softmax_scale(
+    parameters: Mapping[str, Any], scale: Any, factors: RescaleFactors, name: str
+) -> dict[str, Any]:
     """`mscale_all_dim` for the new dictionary's `factor`, so that attention scores are scaled as they were.
 
     The scores are multiplied by (0.1 * mscale_all_dim * ln(factor) + 1)^2, so the product with the logarithm
     is what must stay. Without a scaling of its own the model multiplies by nothing.
     """
-    ratio = float(parameters.get("factor") or 1.0)
+    ratio, new_ratio = parameters.get("factor") or 1.0, factors.extension_ratio
     is_scaled = (parameters.get("rope_type") or parameters.get("type") or "default") != "default"
-    if not scale or not is_scaled or ratio <= 1:
+    if not scale or not is_scaled:
         return {}
-    return {SOFTMAX_KEY: scale * math.log(ratio) / math.log(factors.extension_ratio)}
+    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (scale, ratio)):
+        raise ModelError(
+            f"{name} has {SOFTMAX_KEY} {scale!r} and factor {ratio!r}, but both must be finite "
+            f"numbers: correct its configuration."
+        )
+    if ratio <= 1:
+        return {}
+    if new_ratio <= 1:
+        raise ModelError(
+            f"{name} scales its attention by {SOFTMAX_KEY}, which a configuration can hold only for factors "
+            f"beyond the window of {factors.geometry.original_length} tokens, but these are for "
+            f"{factors.target_length}: give factors for a longer target."
+        )
+    return {SOFTMAX_KEY: scale * math.log(ratio) / math.log(new_ratio)}
 
 
 def _require_same_window(parameters: Mapping[str, Any], geometry: RopeGeometry, name: str) -> None:
