@@ -50,10 +50,12 @@ def test_each_window_has_its_fact_at_its_depth_and_asks_for_it(tiny_tokenizer: A
         assert LENGTH - num_text == make_needle(name, int(value), Encoder(tiny_tokenizer)).num_tokens
 
 
-def test_numbers_have_five_digits_whatever_is_drawn(tiny_tokenizer: Any) -> None:
+def test_names_differ_and_numbers_have_five_digits_whatever_is_drawn(tiny_tokenizer: Any) -> None:
     encode = Encoder(tiny_tokenizer)
     windows = needle_windows(document(), LENGTH, (0.5,) * 400, encode, random.Random(0))
-    values = {FACT.findall(tiny_tokenizer.decode(window.ids))[0][1] for window in windows}
+    facts = [FACT.findall(tiny_tokenizer.decode(window.ids))[0] for window in windows]
+    names, values = {name for name, _ in facts}, {value for _, value in facts}
+    assert len(names) > 350
     assert len(values) > 390
     assert {value[0] for value in values} == set("123456789")
 

@@ -99,3 +99,12 @@ def test_a_searched_attention_factor_is_moved_by_its_own_rate():
     of_lambda, of_attention = np.std(np.array(moved)[:, :-1]), np.std(np.array(moved)[:, -1])
     assert of_lambda == pytest.approx(0.03, rel=0.1)
     assert of_attention == pytest.approx(0.3 * 0.03, rel=0.2)
+
+
+def test_the_state_of_its_generator_tells_the_draws_of_its_descent_too():
+    """Which document each step reads is drawn."""
+    strategy = strategy_for("hybrid", FINE, budget=100, num_documents=4, settings={"schemes": ("pi",)})
+    told(strategy, strategy.ask(), 2.0)
+    before = strategy.generator_state()
+    assert strategy.ask().gradient
+    assert strategy.generator_state() != before
