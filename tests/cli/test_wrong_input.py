@@ -281,7 +281,7 @@ FACTORS = {
     "nan": edited(rescale_factors=[1.0] * 7 + [float("nan")]),
     "too few": edited(rescale_factors=[1.0] * 7),
     "too many": edited(rescale_factors=[1.0] * 9),
-    "below 1": edited(rescale_factors=[0.5] + [1.0] * 7),
+    "below 0": edited(rescale_factors=[-0.5] + [1.0] * 7),
     "newer version": edited(version=2),
     "truncated": YARN.to_json()[:200],
     "another JSON": "{}",

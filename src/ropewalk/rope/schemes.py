@@ -145,6 +145,10 @@ def _outside_scheme(name: str) -> "_Scheme":
                 f"The scheme {name} gives the shape {found.shape}, but must give {(geometry.num_pairs,)}: a "
                 f"rescale factor a pair."
             )
+        if (found < 1 - ROUNDING).any():
+            raise SettingError(
+                f"The scheme {name} gives {found.min():g} to a pair, but must give at least 1."
+            )
         return found
 
     return _Scheme(rescale=rescale, about="a scheme from outside")
