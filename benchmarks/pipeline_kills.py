@@ -110,7 +110,7 @@ def content_of(path: Path) -> Any:
 
 
 def timeless(value: Any) -> Any:
-    timed = {"seconds", "records.jsonl", "progress.json"}
+    timed = {"seconds", "records.jsonl", "progress.json", "checksum"}
     if isinstance(value, dict):
         return {name: timeless(entry) for name, entry in value.items() if name not in timed}
     return [timeless(entry) for entry in value] if isinstance(value, list) else value

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ropewalk.errors import FactorsError
 from ropewalk.files import read_bounded, write_atomically
+from ropewalk.lengths import shown
 from ropewalk.strict_json import JsonError
 from ropewalk.strict_json import parse_json as parse_strictly
 
@@ -159,10 +160,12 @@ def check_document(document: Any, source: str) -> dict[str, Any]:
     version: Any = document.get("version")
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
         raise FactorsError(
-            f"{source} has format version {version}, above the {FORMAT_VERSION} known here: update Ropewalk."
+            f"{source} has format version {shown(version)}, above {FORMAT_VERSION}: update Ropewalk."
         )
     if version != FORMAT_VERSION:
-        raise FactorsError(f"{source} has format version {version!r}, but versions are whole numbers from 1.")
+        raise FactorsError(
+            f"{source} has format version {shown(version)}, but versions are whole numbers from 1."
+        )
     return document
 
 

@@ -28,7 +28,7 @@ stages:
   - {{kind: readjust, lengths: [1x], budget: 8}}
   - {{kind: evaluate, perplexity: [1x, 4x], sliding_window: true}}
 """
-TIMED = {"seconds", "records.jsonl", "progress.json"}  # or a hash of what is timed
+TIMED = {"seconds", "records.jsonl", "progress.json", "checksum"}  # or a hash of what is timed
 
 
 def timeless(value):

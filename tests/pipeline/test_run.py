@@ -443,7 +443,7 @@ def test_a_damaged_file_of_a_finished_stage_is_made_again(recipe_of, tmp_path, n
     whole = file.read_bytes()
     for damage in [
         *DAMAGE,
-        whole.replace(b'"sha256": "', b'"sha256": "0'),
+        whole.replace(b'"checksum": "', b'"checksum": "0'),
         re.sub(rb'"value": \d', b'"value": 9', whole),
     ]:
         file.write_bytes(damage)

@@ -347,7 +347,7 @@ def test_a_journal_of_version_1_is_read_and_continued_as_such(path):
         journal.begin(IDENTITY, ENVIRONMENT)
         assert len(journal.trials) == 2
         journal.append(trial(2, 1.5), STATE)
-    assert b"sha256" not in path.read_bytes()
+    assert b"checksum" not in path.read_bytes()
     assert [t.value for t in reopened(path).trials] == [9.5, 9.5 + 1 / 3, 1.5]
     assert len(read_trials(path)) == 3
 

@@ -262,7 +262,7 @@ class StageFolder:
         """
         files = {str(path.relative_to(self.path)): content_of(path) for path in sorted(outputs)}
         document = {"format": STAGE_FORMAT, "version": FORMAT_VERSION, "outputs": files, "made": made}
-        write_file(self.done_path, as_line({**document, "sha256": digest(document)}, indent=2))
+        write_file(self.done_path, as_line({**document, "checksum": digest(document)}, indent=2))
 
     def done(self) -> dict[str, Any] | None:
         """What `finish` was given, if the stage is complete and its outputs are still what they were.
@@ -282,7 +282,7 @@ class StageFolder:
             found = read_document(self.done_path)
         except RunFolderError:
             return nothing
-        checksum = found.pop("sha256", None)  # stages that were finished by 0.1.0 have none
+        checksum = found.pop("checksum", None)  # stages that were finished by 0.1.0 have none
         is_whole = isinstance(found.get("outputs"), dict) and isinstance(found.get("made"), dict)
         return found if is_whole and checksum in (None, digest(found)) else nothing
 

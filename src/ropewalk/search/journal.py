@@ -1,9 +1,9 @@
 """One JSON line a trial, on disk as each ends: what a killed run is resumed from.
 
-    {"format": "ropewalk.journal", "version": 2, "identity": {...}, "environment": {...}, "sha256": "..."}
-    {"index": 0, "kind": "trial", "candidate": {...}, "value": 9.5, "failure": null, ..., "sha256": "..."}
+    {"format": "ropewalk.journal", "version": 2, "identity": {...}, "environment": {...}, "checksum": "..."}
+    {"index": 0, "kind": "trial", "candidate": {...}, "value": 9.5, "failure": null, ..., "checksum": "..."}
     {"index": 1, ...}
-    {"kind": "resumed", "environment": {...}, "sha256": "..."}    where versions or machine differ from before
+    {"kind": "resumed", "environment": {...}, "checksum": "..."}    where versions or machine differ
 
 The opening is written with the first trial. A line counts once its newline is written; a torn last line,
 from a kill in the middle, is cut off. The checksums (see `journal_lines`) tell a damaged line; version 1 had

@@ -23,7 +23,7 @@ class Lines:
     the disk is noticed, and so is a line that is missing or in another place.
     """
 
-    MARK = b', "sha256": "'
+    MARK = b', "checksum": "'
 
     def __init__(self, version: int = FORMAT_VERSION, *, after: bytes = b"") -> None:
         """`after`: the checksum of the line before."""
@@ -56,7 +56,7 @@ class Lines:
         if not isinstance(values, dict):
             raise DamagedLine
         if self.version > 1:
-            del values["sha256"]
+            del values["checksum"]
             self.last = checksum
         return values
 

@@ -373,7 +373,7 @@ def _require_text(source: str, kind: Kind) -> None:
 
 
 def _without_field(name: str, fields: list[str], kind: Kind) -> DataError:
-    found = f"the fields {', '.join(map(str, fields))}" if fields else "no fields"
+    found = f"the fields {', '.join(map(str, fields)):.200}" if fields else "no fields"
     return DataError(f"{name} has no field `{FIELDS[kind]}` ({found}): rename the one that holds the {kind}.")
 
 
