@@ -72,8 +72,9 @@ def follow(kind: str, num_cases: int, args: argparse.Namespace) -> list[Outcome]
         done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True)
         outcomes += [json.loads(line) for line in done.stdout.splitlines()]
         if len(outcomes) < num_cases:
-            ending = "hang" if "Timeout (" in done.stderr else "crash"
-            said = f"the process ended with {done.returncode}: {done.stderr[-300:]}"
+            _, timeout, frames = done.stderr.rpartition("Timeout (")  # as faulthandler says it
+            ending, end = ("hang", frames[:600]) if timeout else ("crash", done.stderr[-300:])
+            said = f"the process ended with {done.returncode}: {' '.join(end.split())}"
             outcomes.append({"case": len(outcomes), "ending": ending, "said": said})
             print(f"{kind}, case {outcomes[-1]['case']}: {said}", file=sys.stderr)
     return outcomes

@@ -170,7 +170,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 def _place() -> str:
     """The innermost place of ours in the traceback at hand."""
-    frames = traceback.extract_tb(sys.exc_info()[2])
+    frames = [frame for frame in traceback.extract_tb(sys.exc_info()[2]) if frame.name != "ring"]
     ours = [frame for frame in frames if "/ropewalk/" in frame.filename]
     where = (ours or frames)[-1]
     return f"{Path(where.filename).name}:{where.lineno} {where.name}"
