@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from ropewalk.evaluate.intervals import wilson
@@ -248,6 +250,16 @@ def test_numbers_beyond_all_limits_are_one_line(line):
         parse_recipe(read_document(text, "mine.yaml"), window=4096)
     assert len(error.value.lines) >= 1
     assert all("\n" not in line for line in error.value.lines)
+
+
+@pytest.mark.parametrize("setting", ["num_steps", "batch_size", "seed", "warmup_steps", "save_every"])
+def test_numbers_of_a_training_beyond_all_limits_are_refused(setting):
+    text = (
+        "model: {name: x}\ndata: {sources: [{name: a, text: b}]}\nstages:\n  - {kind: search, length: 8x}\n"
+    )
+    stage = {"kind": "finetune", "length": "4x", "num_steps": 1, setting: 10**60}
+    with pytest.raises(RecipeError, match=setting):
+        parse_recipe(read_document(f"{text}  - {json.dumps(stage)}\n", "mine.yaml"), window=4096)
 
 
 @pytest.mark.parametrize("length", ["9" * 400, "9" * 64, "99999999999", f'"{"9" * 5000}x"', "1e30"])

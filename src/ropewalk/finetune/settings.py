@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ropewalk.errors import SettingError
+from ropewalk.lengths import shown
 
 Schedule = Literal["linear", "constant", "cosine"]
 Precision = Literal["float32", "bf16", "fp16"]
@@ -58,10 +59,16 @@ OURS = {
 }
 
 
+LARGEST = 2**31 - 1  # what all generators and counters of a training take
+
+
 def _at_least(low: int) -> AfterValidator:
     def check(value: int) -> int:
-        if value < low:
-            raise ValueError(f"{value} was given, but it must be a whole number of at least {low}")
+        if not low <= value <= LARGEST:
+            most = f", at most {LARGEST}" if value > LARGEST else ""
+            raise ValueError(
+                f"{shown(value)} was given, but it must be a whole number of at least {low}{most}"
+            )
         return value
 
     return AfterValidator(check)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ropewalk.lengths import shown
 from ropewalk.recipe.mistakes import Mistake, RecipeError
 from ropewalk.strict_json import MOST_DIGITS, JsonError, require_text
 
@@ -205,7 +206,7 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> tuple[Path, str
         if isinstance(at, list):
             index = _index(at, key)
             if index is None:
-                return path, f"{'.'.join(map(str, path))} has no entry {key!r}: it has {_entries(at)}"
+                return path, f"{'.'.join(map(str, path))} has no entry {shown(key)}: it has {_entries(at)}"
             step = index
         elif not isinstance(at, dict):
             return path, f"{'.'.join(map(str, path))} is {at!r}, which holds no keys"
