@@ -191,11 +191,12 @@ def test_a_damaged_entry_is_made_again(tmp_path: Path, counting: Any, damage: st
         assert counting.calls == before + 1
 
 
+@pytest.mark.parametrize("place", ["{folder}/file/cache", "~no-such-user/cache"])
 def test_without_a_folder_to_write_nothing_is_kept(
-    tmp_path: Path, counting: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, counting: Any, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("ROPEWALK_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("ROPEWALK_CACHE", place.format(folder=tmp_path))
     source = write_lines(tmp_path, "some words " * 1000)
 
     assert token_documents(source, counting, length=2000).length == 2000

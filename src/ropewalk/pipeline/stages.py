@@ -239,7 +239,10 @@ def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
             factors.save(partial / folder.factors_path().name)
     if run.continue_with is None:
         raise StopForExternal(folder.start_path, stage)
-    checkpoint, run.continue_with = run.continue_with.expanduser().resolve(), None
+    try:
+        checkpoint, run.continue_with = run.continue_with.expanduser().resolve(), None
+    except RuntimeError as error:  # no such home folder, or links in a circle
+        raise ModelError(f"{run.continue_with} is no place ({error}): name a checkpoint's folder.") from None
     if checkpoint == folder.start_path.resolve():
         raise ModelError(
             f"{checkpoint} is the start checkpoint itself: name the folder that your trainer wrote."

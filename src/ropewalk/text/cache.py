@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from ropewalk.files import write_atomically
 
 FORMAT_VERSION = "1"
+UNUSABLE = (OSError, RuntimeError)  # of a folder: it can't be written, or the home folder is not known
 
 
 def cache_folder() -> Path:
@@ -37,7 +38,7 @@ def cached_ids(key: str) -> list[int] | None:
         with safe_open(_file(key), framework="numpy") as file:
             ids = file.get_tensor("ids")
             about = file.metadata() or {}
-    except (OSError, SafetensorError, KeyError):
+    except (*UNUSABLE, SafetensorError, KeyError):
         return None
     if about != _about(key, ids):
         return None
@@ -50,7 +51,7 @@ def store_ids(key: str, ids: list[int]) -> None:
     try:
         _file(key).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_file(key), save({"ids": array}, _about(key, array)))
-    except OSError:
+    except UNUSABLE:
         return
 
 
