@@ -2,6 +2,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import os
 import subprocess
 import sys
 
@@ -378,6 +379,11 @@ def test_values_of_a_wrong_type_are_damage(path, version):
             refusal(path)
 
 
-def test_a_pipe_or_device_is_no_journal(path):
-    path.symlink_to("/dev/zero")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_is_no_journal_and_is_left_alone(path, kind):
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
     assert "device" in refusal(path)
+    assert path.exists()

@@ -59,9 +59,8 @@ class Journal:
         self._locked = False
         self._pending: list[JsonObject] = []
         self._lines = Lines()
-        self._places: list[
-            tuple[int, bytes]
-        ] = []  # of each trial that was read: its offset, the checksum before
+        # Of each trial that was read: where its line begins, and the checksum of the line before.
+        self._places: list[tuple[int, bytes]] = []
 
     def begin(self, identity: JsonObject, environment: JsonObject, *, compare: Compare | None = None) -> None:
         """Start the journal, or resume the one that is there.
@@ -132,6 +131,8 @@ class Journal:
         self.close()
 
     def _lock(self, file: FileIO) -> None:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RunFolderError(f"{self.path} is a pipe or a device: choose another folder.")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Who held the lock before may have removed the file; another process may have made a new one.
@@ -144,8 +145,6 @@ class Journal:
             )
 
     def _resume(self, file: FileIO, identity: JsonObject, environment: JsonObject, compare: Compare) -> None:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise RunFolderError(f"{self.path} is a pipe or a device: choose another folder.")
         file.seek(0)
         content = file.read()
         self._require_journal(content)
