@@ -85,9 +85,9 @@ class TextSettings(BaseModel):
             )
         except DataError as error:
             raise DataError(
-                f"{self.search} leaves nothing to report on: its first {border} documents are those of the "
-                f"searches, and of the others none has {length} tokens. Name more text, fewer documents "
-                f"(num_documents, num_stop_documents), or another source (report)."
+                f"Nothing is left to report on after the first {border} documents, those of the searches: "
+                f"{error} Or take fewer documents (num_documents, num_stop_documents), or another "
+                f"source (report)."
             ) from error
 
     def border(self, tokenizer: Any, length: int, num_documents: int) -> int | None:
