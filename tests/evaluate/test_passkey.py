@@ -108,6 +108,23 @@ def test_answers_are_greedy(
         assert expected.startswith(text)
 
 
+def test_a_prompt_that_was_read_just_before_is_answered_alike(
+    tiny_model_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last token is read again, for there the answer begins."""
+    monkeypatch.setattr(passkey, "TOKENS_AT_ONCE", 1)
+    loaded = load_model(tiny_model_folder)
+    ids = tuple(range(2, 42))
+    prompts = [ids, ids, ids[:-5], ids]
+    trials = [PasskeyTrial(key=key, depth=key / 4, room=5, ids=prompts[key]) for key in range(4)]
+    with loaded.installed(scheme_factors("yarn", loaded.geometry, 512)):
+        found = dict(answers(loaded.model, tiny_tokenizer, trials))
+        expected = [tiny_tokenizer.decode(greedy(loaded.model, prompt, 5)) for prompt in prompts]
+
+    assert all(expected[trial.key].startswith(text) and text for trial, text in found.items())
+    assert found[trials[0]] == found[trials[1]] == found[trials[3]]
+
+
 def test_what_long_prompts_begin_with_is_read_once(
     tiny_model_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
