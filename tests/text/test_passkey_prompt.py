@@ -69,3 +69,12 @@ def test_keys_are_drawn_from_their_own_part(seed: int, training: bool) -> None:
 
     assert FIRST_KEY <= key <= LAST_KEY
     assert is_training_key(key) == training
+
+
+def test_the_last_key_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ropewalk.text.passkey_prompt.FIRST_KEY", LAST_KEY - 3)
+    rng = random.Random(0)
+    last = {key for key in range(LAST_KEY - 3, LAST_KEY + 1) if not is_training_key(key)}
+
+    assert LAST_KEY in last
+    assert {draw_key(rng) for _ in range(200)} == last
