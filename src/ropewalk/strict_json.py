@@ -6,6 +6,7 @@ numbers and nesting of any size, and strings that can't be written as UTF-8. All
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 DEEPEST = 64
@@ -46,8 +47,7 @@ def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise JsonError(f"the key {twice[:SHOWN]!r} is there twice")
     return found
 

@@ -194,6 +194,9 @@ def test_short_inputs_that_were_trained_with_the_original_rope_keep_it(recipe_of
     short = extend(recipe_of(MIXED + readjusted), tmp_path / "readjusted")
     assert short.factors.lengths == (64, 256)
     assert short.factors.for_length(64) != original, "who asks for readjustment gets it"
+    (journal,) = (tmp_path / "readjusted").rglob("journal-64.jsonl")
+    header = json.loads(journal.read_bytes().splitlines()[0])
+    assert header["identity"]["text"]["num_documents"] == 4, "twice two, of six short documents"
 
 
 def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):

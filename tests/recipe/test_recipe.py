@@ -49,6 +49,7 @@ def test_stages_take_what_they_do_not_say_from_above_and_every_length_is_tokens(
     assert (first.budget, second.budget, first.seed, readjust.budget) == (12, 9, 5, 12)
     assert (first.num_documents, second.num_documents, last.num_stop_documents) == (5, 2, 0)
     assert (readjust.lengths, evaluate.passkey) == ((256, 512), (131072,))
+    assert readjust.num_documents is None, "it follows more documents where these are short"
     assert recipe.accept.passkey[0].length == 131072
     settings = recipe.finetune_settings(tune)
     assert (settings.length, settings.num_steps, settings.batch_size) == (8192, 10, 2)

@@ -6,8 +6,9 @@ from pathlib import Path
 from ropewalk.errors import ModelError
 from ropewalk.export.checkpoint import find_checkpoint
 from ropewalk.export.gguf_file import read_gguf
-from ropewalk.models.longrope_keys import restore_keys, rope_part
+from ropewalk.models.longrope_keys import restore_keys
 from ropewalk.models.saved_keys import CONFIG, read_config_file
+from ropewalk.models.weight_files import stated_quantisation
 
 
 def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
@@ -48,8 +49,7 @@ def is_quantised_folder(folder: Path) -> bool:
     Raises:
         ModelError: no configuration that can be read.
     """
-    config = read_config_file(folder / CONFIG)
-    return any(part.get("quantization_config") is not None for part in (config, rope_part(config)))
+    return stated_quantisation(read_config_file(folder / CONFIG)) is not None
 
 
 def may_be_rounded(path: Path) -> bool:

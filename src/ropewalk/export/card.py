@@ -189,7 +189,7 @@ def _of_one(kind: str, factors: RescaleFactors) -> str:
         "for": f"{factors.target_length} tokens, {factors.extension_ratio:g} times the window",
         "attention factor": f"{factors.attention_factor:.10g}",
         "n-hat": factors.num_start_tokens or None,
-        "searched on": made.model,
+        "made on": made.model,
         "weights": made.weights_sha256,
         "strategy": made.strategy,
         "seed": made.seed,

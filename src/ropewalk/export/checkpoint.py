@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from ropewalk.errors import ExportError, ModelError
 from ropewalk.factors import RescaleFactors
 from ropewalk.files import link_or_copy
+from ropewalk.models.foreign_config import CHOOSES_CODE
 from ropewalk.models.load import read_config, where_from
 from ropewalk.models.longrope_keys import in_each_part, rope_part
 from ropewalk.models.saved_keys import CONFIG, read_config_file
@@ -22,9 +23,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 # Mistral's own format, often beside transformers'. vLLM prefers it, and then reads no config.json.
 OTHER_FORMAT = ("consolidated*", "params.json")
 # What a configuration may name that an engine would follow instead of our factors, and why.
+OTHER_CODE = "an engine that follows it would run other code than was measured here"
 PREFERRED_KEYS = {
     "dual_chunk_attention_config": "vLLM and SGLang would read it instead of the factors",
-    "auto_map": "an engine that trusts it would run other code than was measured here",
+    **dict.fromkeys(("auto_map", *CHOOSES_CODE), OTHER_CODE),
 }
 # What else belongs to a model that is served: tokenizer, templates, licence. No pickle, and no code.
 TAKEN = (

@@ -15,6 +15,7 @@ from ropewalk.models.weight_files import INDEX, WEIGHTS
 
 IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 DROPPED = ("fusion_config", "distributed_config", "kernel_config", "use_kernels", "custom_generate")
+CHOOSES_CODE = (*IMPLEMENTATIONS, *DROPPED)
 NAMES_WEIGHTS = "transformers_weights"
 
 

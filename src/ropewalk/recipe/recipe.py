@@ -85,7 +85,9 @@ class Recipe(_Strict):
                 changes[field] = _tokens(value, window)
         if isinstance(stage, (SearchStage, ReadjustStage)):
             shared = {**self.search.said(), **self.text.model_dump()}
-            for field in (*SearchChoices.model_fields, "num_documents", "num_stop_documents"):
+            # How many documents a readjustment follows depends on their length, unless the stage says it.
+            counts = () if isinstance(stage, ReadjustStage) else ("num_documents",)
+            for field in (*SearchChoices.model_fields, *counts, "num_stop_documents"):
                 if getattr(stage, field) is None:
                     changes[field] = shared[field]
         return stage.model_copy(update=changes)
