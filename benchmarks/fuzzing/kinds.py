@@ -13,9 +13,12 @@ from random import Random
 from typing import Any
 
 import gguf
-import matplotlib.font_manager  # noqa: F401 (its list of fonts is made now, and not by a case)
+import matplotlib.font_manager  # noqa: F401 (what is imported here takes no seconds of a case's)
 import numpy as np
+import openai  # noqa: F401
 
+import ropewalk.report.comparison
+import ropewalk.report.figures  # noqa: F401
 from fuzzing.mutations import RAW, VALUES, mutate_bytes, mutate_json, mutate_text
 from fuzzing.watching import by_command
 from ropewalk.export.completions import Endpoint, Prompt
