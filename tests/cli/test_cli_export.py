@@ -87,9 +87,11 @@ def test_the_card_shows_what_a_search_measured_on_its_report_documents(
     rows = dict(line.strip("| ").split(" | ") for line in card.splitlines() if line.count("|") == 3)
     reported = {r["factors"]: r for r in records if r["documents"] == "report"}
     assert len(reported) > 5
+    beyond = {label.partition(":")[0] for label, record in reported.items() if "note" in record}
+    assert beyond == {"none", "untouched"}
     for label, record in reported.items():
         shown = f"{record['value']:.3f} ({record['low']:.2f}-{record['high']:.2f})"
-        shown += "\\*" if label == "none" else ""  # beyond the window
+        shown += "\\*" if "note" in record else ""
         assert rows[label.replace("_", "\\_")] == shown
     for record in records:
         if record["documents"] != "report":

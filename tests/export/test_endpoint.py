@@ -464,7 +464,7 @@ def test_a_server_s_precision_follows_from_the_folder(loaded, tmp_path, stated, 
     assert '"float32"' in text
     config.write_text(text.replace('"float32"', f'"{stated}"'))
     assert may_be_rounded(tmp_path / "out") == is_coarse
-    config.write_text(text.replace('"float32"', '"float16", "quantization_config": {}'))
+    config.write_text(text.replace('"float32"', '"float16", "quantization_config": {"quant_method": "fp8"}'))
     assert may_be_rounded(tmp_path / "out")
     assert deciding_context(tmp_path / "out", 257) == 257
 
@@ -479,7 +479,8 @@ def test_llama_cpp_computes_what_a_gguf_file_holds_and_rounds_its_context_up(tmp
         name=weights.name, kind=GGMLQuantizationType.Q8_0, shape=packed.shape, dtype=packed.dtype,
         load=lambda: packed,
     )  # fmt: skip
-    write_gguf(dataclasses.replace(content, tensors=(coarse,)), tmp_path / "coarse.gguf")
+    others = tuple(tensor for tensor in content.tensors if tensor is not weights)
+    write_gguf(dataclasses.replace(content, tensors=(coarse, *others)), tmp_path / "coarse.gguf")
     assert may_be_rounded(tmp_path / "coarse.gguf")
     assert [deciding_context(tmp_path / "base.gguf", n) for n in (64, 256, 257)] == [256, 256, 512]
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import transformers
-from transformers import CONFIG_MAPPING
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from ropewalk.errors import ModelError
 from ropewalk.export.configuration import check_configuration
@@ -137,8 +139,9 @@ def test_verify_compares_what_was_kept(softmax_scaled):
     assert SOFTMAX_KEY in check.found
 
 
-def test_a_start_checkpoint_for_another_trainer_keeps_them_too(softmax_scaled, tiny_tokenizer, tmp_path):
-    tiny_tokenizer.save_pretrained(softmax_scaled.base)
+def test_a_start_checkpoint_for_another_trainer_keeps_them_too(softmax_scaled, tmp_path):
+    words = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(softmax_scaled.base)
     loaded = load_model(softmax_scaled.base)
     save_pinned(loaded, read_served(softmax_scaled.out).long, tmp_path / "start")
     start = dataclasses.replace(softmax_scaled, out=tmp_path / "start")

@@ -373,7 +373,7 @@ def test_a_full_disk_leaves_nothing(base: Path, tmp_path: Path, monkeypatch: pyt
         ({"num_hidden_layers": 3}, "lacks 9 of its weights"),
         ({"vocab_size": 100}, "config.json"),
         ({"hidden_size": 16}, "config.json"),
-        ({"num_hidden_layers": 2**31}, "lacks"),
+        ({"num_hidden_layers": 2**31}, "num_hidden_layers"),
     ],
 )
 def test_checkpoints_that_are_not_converted_are_refused(

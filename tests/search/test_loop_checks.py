@@ -1,12 +1,11 @@
 """The loop's own trials: the twin without n-hat, the stop set, the probes; what they cost, and replays."""
 
 import dataclasses
-import json
 import math
 
 import numpy as np
 import pytest
-from bowl import Bowl, Valued, make_space, search_on
+from bowl import Bowl, Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.guard import StopSet
@@ -210,11 +209,9 @@ def test_a_replay_of_other_documents_or_without_the_gradient_is_refused(tmp_path
     path = tmp_path / "journal.jsonl"
     whole, *_ = run(path, "gradient")
     index = next(trial.index for trial in whole.trials if trial.gradient and trial.documents != (3,))
-    lines = path.read_bytes().splitlines()
-    edited = {**json.loads(lines[index + 1]), **change}
-    path.write_bytes(
-        b"\n".join([*lines[: index + 1], json.dumps(edited).encode(), *lines[index + 2 :]]) + b"\n"
-    )
+    values = journal_values(path)
+    values[index + 1] |= change
+    write_journal(path, values)
     with pytest.raises(RunFolderError, match=f"ask for trial {index} again"):
         run(path, "gradient")
 

@@ -45,6 +45,7 @@ def build_rotary(config: Any, name: str) -> nn.Module | None:
     with read_by_transformers(name):
         bare = copy.deepcopy(config)
         bare.num_hidden_layers = 0
+        bare.pad_token_id = None  # one beyond the vocabulary is an error, and none of the rotary's
         with torch.device("meta"):  # however large it says that its embedding is
             model: Any = auto_class.from_config(bare)
     switched_off = [key for key, on in SWITCHES.items() if getattr(config, key, on) != on]
