@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
@@ -116,14 +117,14 @@ def _change(random: Random, document: Any) -> Any:
     """One change at a place anywhere in the document; the whole of it seldom."""
     paths = list(_places(document))
     if not paths or random.random() < 0.02:
-        return random.choice(VALUES)
+        return _new(random)
     *parents, last = random.choice(paths)
     holder = document
     for step in parents:
         holder = holder[step]
     changes: tuple[Callable[[], Any], ...] = (
-        lambda: holder.__setitem__(last, random.choice(VALUES)),
-        lambda: holder.__setitem__(last, random.choice(VALUES)),
+        lambda: holder.__setitem__(last, _new(random)),
+        lambda: holder.__setitem__(last, _new(random)),
         lambda: holder.__setitem__(last, _near(random, holder[last])),
         lambda: holder.__setitem__(last, copy.deepcopy(_at(document, random.choice(paths)))),
         lambda: holder.__delitem__(last),
@@ -133,14 +134,20 @@ def _change(random: Random, document: Any) -> Any:
     return document
 
 
+def _new(random: Random) -> Any:
+    """A value of its own: one that stood in two places would change in both, or hold itself."""
+    return copy.deepcopy(random.choice(VALUES))
+
+
 def _near(random: Random, value: Any) -> Any:
     """Of the same type, and a little off."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return random.choice((value + 1, value - 1, -value, value * 10**6, value + 0.5, str(value)))
+        return random.choice((value + 1, value - 1, -value, value * 10**6, value % 10**6 + 0.5, str(value)))
     if isinstance(value, float):
-        return random.choice((-value, value * 1.0001, value * 1e200, str(value), int(value)))
+        whole = int(value) if math.isfinite(value) else 0
+        return random.choice((-value, value * 1.0001, value * 1e200, str(value), whole))
     if isinstance(value, str):
         return random.choice((value.upper(), value[:-1], value + "\n", value * 2, [value]))
     if isinstance(value, list):
@@ -150,9 +157,9 @@ def _near(random: Random, value: Any) -> Any:
 
 def _put_in(random: Random, holder: Any) -> None:
     if isinstance(holder, dict):
-        holder[random.choice(NEW_KEYS)] = random.choice(VALUES)
+        holder[random.choice(NEW_KEYS)] = _new(random)
     else:
-        holder.insert(random.randrange(len(holder) + 1), random.choice(VALUES))
+        holder.insert(random.randrange(len(holder) + 1), _new(random))
 
 
 def _places(document: Any, path: Path = ()) -> Iterator[Path]:
