@@ -14,7 +14,11 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 def test_make_engines_names_every_engine_to_its_tests() -> None:
     done = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "engines"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "engines"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     *_, tests = done.stdout.splitlines()
     assert "pytest" in tests

@@ -11,9 +11,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ropewalk.errors import FactorsError
+from ropewalk.errors import FactorsError, shown
 from ropewalk.files import read_bounded, write_atomically
-from ropewalk.lengths import shown
 from ropewalk.strict_json import JsonError
 from ropewalk.strict_json import parse_json as parse_strictly
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ropewalk.errors import SettingError
-from ropewalk.lengths import shown
+from ropewalk.errors import SettingError, shown
 
 Schedule = Literal["linear", "constant", "cosine"]
 Precision = Literal["float32", "bf16", "fp16"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ropewalk.lengths import shown
+from ropewalk.errors import shown
 from ropewalk.recipe.mistakes import Mistake, RecipeError
 from ropewalk.strict_json import MOST_DIGITS, JsonError, require_text
 
