@@ -13,9 +13,9 @@ from random import Random
 from typing import Any
 
 import gguf
-import matplotlib.font_manager  # noqa: F401 (what is imported here takes no seconds of a case's)
+import httpx2  # noqa: F401 (what is imported here takes no seconds of a case's)
+import matplotlib.font_manager  # noqa: F401
 import numpy as np
-import openai  # noqa: F401
 
 import ropewalk.report.comparison
 import ropewalk.report.figures  # noqa: F401
