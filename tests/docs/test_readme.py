@@ -22,6 +22,7 @@ SHORTER_COMMANDS = {
         "finetune.batch_size=1",
         "finetune.warmup_steps=1",
         "stages.2.budget=6",
+        "stages.2.num_documents=1",
         "stages.3={kind: evaluate, perplexity: [1x, 8x], passkey: [1x], num_trials: 2, num_documents: 3}",
     ],
 }
