@@ -149,7 +149,7 @@ def factors(folder: Path) -> Attempt:
 
 
 def journals(folder: Path) -> Attempt:
-    """Journals of searches without a model, read for a report and gone on with."""
+    """Journals of searches without a model, read for a report and resumed."""
     space, budget = spaces()["spline, monotone, all searched"], 24.0
     path = folder / "journal.jsonl"
 

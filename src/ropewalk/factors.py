@@ -290,8 +290,7 @@ def _alone(factors: RescaleFactors, path: str | Path) -> RescaleFactors:
 
 
 def _check_tokens(name: str, value: object, least: int) -> None:
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (is_whole and least <= value <= LONGEST):  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LONGEST:
         raise FactorsError(
             f"`{name}` is {shown(value)}, but must be a whole number from {least} to {LONGEST} tokens."
         )

@@ -54,8 +54,9 @@ def require_countable(config: Mapping[str, Any], name: str) -> None:
 
 def _is_number(value: object) -> bool:
     # NaN is not below anything; an integer may be too large for a float.
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and abs(value) <= LARGEST_NUMBER  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= LARGEST_NUMBER
 
 
 class Fields:

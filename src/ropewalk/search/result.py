@@ -65,13 +65,13 @@ class SearchResult:
 
     @property
     def nats_without_start_tokens(self) -> float | None:
-        """What n-hat 0 costs, in nats a token on the search documents."""
+        """What n-hat 0 costs, in nats per token on the search documents."""
         plain = self.outcome.best_without_start_tokens
         return None if plain is None or plain.value is None else math.log(plain.value / self.value)
 
     @property
     def nats_of_limits(self) -> float | None:
-        """What the serving engine's limits cost at least, in nats a token; None where nothing is limited.
+        """What the serving engine's limits cost at least, in nats per token; None where nothing is limited.
 
         0 where none of the probes of the free space was better.
         """
