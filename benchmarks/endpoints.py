@@ -32,8 +32,8 @@ from urllib.request import urlopen
 from evaluator import publish
 from exports import SEARCHED, largest, ropewalk, verified, write_two_sets
 from measurements import Measurements, default_folder, surroundings
-from ropewalk.export.engines.llama_cpp import llama_cpp_engine
-from ropewalk.factor_set import FactorSet
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.verify.engines.llama_cpp import llama_cpp_engine
 
 PACKAGES = ("ropewalk", "torch", "transformers", "gguf", "httpx2")
 WINDOW, TARGET = 256, 2048

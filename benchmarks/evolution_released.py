@@ -16,7 +16,7 @@ from typing import ClassVar
 from ropewalk.search.space import Candidate, Levels
 from ropewalk.search.strategies.base import Task
 from ropewalk.search.strategies.evolution import Evolution, EvolutionSettings
-from ropewalk.search.strategies.starts import first_candidates
+from ropewalk.search.strategies.initial_candidates import first_candidates
 
 
 class ReleasedEvolution(Evolution):

@@ -33,16 +33,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from evaluator import processor, publish
 from list_families import DOCUMENT, ORIGINAL_LENGTH, build, tiny_config
 from ropewalk.errors import RopewalkError
-from ropewalk.export.engines.transformers import transformers_4_engine
-from ropewalk.export.huggingface import export_hf
+from ropewalk.export.hf import export_hf
 from ropewalk.export.manifest import read_kept
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.describe import describe
-from ropewalk.models.install import installed
-from ropewalk.models.longrope_keys import foreign_keys
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.longrope_config import foreign_keys
+from ropewalk.models.rope_config import describe
+from ropewalk.models.rotary import installed
+from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.verify.engines.transformers import transformers_4_engine
 
 PROBE = Path(__file__).with_name("families_probe.py")
 KNOWN_ENGINES = Path(__file__).parents[1] / "src" / "ropewalk" / "export" / "known_engines.json"

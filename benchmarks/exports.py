@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import RESULTS
-from ropewalk.factor_set import FactorSet
-from ropewalk.models.load import load_model
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
 
 SEARCHED = RESULTS / "2026-11-25-demo.factors.json"  # for the bundled model at 8x

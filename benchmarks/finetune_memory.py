@@ -27,13 +27,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from evaluator import PACKAGES, forget_peak, peak_mib, publish, tokens
 from measurements import Measurements, default_folder, surroundings
 from ropewalk.finetune import trainer as trainer_module
+from ropewalk.finetune.data.documents import ListStream, TrainingDocument
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
-from ropewalk.models.load import LoadedModel, load_model
-from ropewalk.models.recompute import DifferentiableAttention
+from ropewalk.models.activation_checkpointing import DifferentiableAttention
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.rope.schemes import scheme_factors
-from ropewalk.text.training import ListStream, TrainingDocument
 
 NAME = "finetune-memory"
 COMMAND = "python benchmarks/finetune_memory.py"

@@ -24,17 +24,17 @@ from typing import Any
 import torch
 
 from evaluator import processor, publish
-from ropewalk.export.engines import EngineRequest
-from ropewalk.export.engines.llama_cpp import llama_cpp_engine
-from ropewalk.export.gguf import export_gguf, write_base_gguf
-from ropewalk.export.gguf_file import read_gguf
-from ropewalk.export.writing import hash_file
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import LoadedModel, load_model
-from ropewalk.models.pinned import save_pinned
+from ropewalk.export.gguf.export import export_gguf, write_base_gguf
+from ropewalk.export.gguf.file import read_gguf
+from ropewalk.export.output import hash_file
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.training_checkpoint import save_pinned
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import DocumentSet, token_documents
+from ropewalk.verify.engines import EngineRequest
+from ropewalk.verify.engines.llama_cpp import llama_cpp_engine
 
 TARGET, NUM_DOCUMENTS, SCHEME = 2048, 4, "yarn"
 CONVERTER = "convert_hf_to_gguf.py"

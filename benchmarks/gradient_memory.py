@@ -36,13 +36,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evaluator import PACKAGES, forget_peak, load, peak_mib, publish, tokens
 from measurements import Measurements, default_folder, surroundings
 from ropewalk.evaluate import gradient as gradient_module
-from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
+from ropewalk.evaluate.lm_head import believe_twin
 from ropewalk.evaluate.nll import score_windows, token_nll
-from ropewalk.factors import RescaleFactors
-from ropewalk.models import recompute as recompute_module
-from ropewalk.models.describe import describe
-from ropewalk.models.install import install, installed
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models import activation_checkpointing as recompute_module
+from ropewalk.models.rope_config import describe
+from ropewalk.models.rotary import install, installed
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.windows import TokenWindow

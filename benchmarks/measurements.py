@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evaluator import processor
-from ropewalk.files import write_atomically
+from ropewalk.store import write_atomically
 
 ROOT = Path(__file__).parents[1]
 

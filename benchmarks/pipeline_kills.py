@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import PACKAGES, processor, publish
-from ropewalk.files import LOCK, write_atomically
+from ropewalk.store import LOCK, write_atomically
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 NUM_RANDOM, NUM_STARTS = 10, 3

@@ -18,18 +18,18 @@ import torch
 from transformers import AutoTokenizer, StableLmConfig, StableLmForCausalLM
 
 from evaluator import processor, publish
-from ropewalk.export.bases import base_folder
-from ropewalk.export.engines import Engine, EngineAnswer, EngineRequest
-from ropewalk.export.engines.transformers import transformers_4_engine, transformers_engine
-from ropewalk.export.faults import Fault, faults
-from ropewalk.export.huggingface import HfChoices, export_hf
+from ropewalk.export.hf import HfChoices, export_hf
 from ropewalk.export.manifest import read_folded, read_mode
-from ropewalk.export.verdict import Verification
-from ropewalk.export.verify import Question, verify
-from ropewalk.factor_set import FactorSet
-from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.testing.planted_faults import Fault, faults
+from ropewalk.verify.base_models import base_folder
+from ropewalk.verify.comparison import Verification
+from ropewalk.verify.engines import Engine, EngineAnswer, EngineRequest
+from ropewalk.verify.engines.transformers import transformers_4_engine, transformers_engine
+from ropewalk.verify.verification import Question, verify
 
 ATTENTION_FACTOR = 1.1
 LENGTHS = (64, 256, 257, 1024)

@@ -18,7 +18,7 @@ from pathlib import Path
 from evaluator import processor
 from ropewalk.evaluate.intervals import paired_difference
 from ropewalk.evaluate.nll import NllSum, score_windows
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
 from ropewalk.text.windows import truncate

@@ -22,11 +22,11 @@ from miniature.bench import Bench
 from miniature.cells import Cell, CellStore
 from miniature.extended import ExtensionRun
 from miniature.settings import Settings
-from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
 from ropewalk.finetune.train import MODEL, RESULT
-from ropewalk.geometry import RopeGeometry
-from ropewalk.run_folder import StageFolder
-from ropewalk.run_folder.disk import read_document
+from ropewalk.recipe.run_disk import read_document
+from ropewalk.recipe.run_folders import StageFolder
 
 SEARCHES = {
     "searched": "searched",

@@ -28,9 +28,9 @@ from transformers import AutoModelForCausalLM
 
 import ropewalk
 from evaluator import processor, publish
-from ropewalk.models.load import load_model
-from ropewalk.models.pinned import pinned_keys
+from ropewalk.models.model import load_model
 from ropewalk.models.scale_model import scale_model_path
+from ropewalk.models.training_checkpoint import pinned_keys
 
 WINDOW, TARGET = 256, 4096
 PREFILL, CONTEXT, STEPS = 2048, 1024, 32

@@ -34,14 +34,14 @@ from torch.nn.functional import cross_entropy
 from evaluator import processor, publish
 from ropewalk.evaluate.intervals import paired_difference
 from ropewalk.evaluate.nll import NllSum
-from ropewalk.export.engines import EngineRequest
-from ropewalk.export.engines.llama_cpp import llama_cpp_engine
-from ropewalk.export.gguf import export_gguf
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.export.gguf.export import export_gguf
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
+from ropewalk.verify.engines import EngineRequest
+from ropewalk.verify.engines.llama_cpp import llama_cpp_engine
 
 WINDOW, TARGET, EDGE = 8192, 16384, 2048
 PARTS = {"first": (0, EDGE), "window": (0, WINDOW), "past": (WINDOW, TARGET), "last": (TARGET - EDGE, TARGET)}

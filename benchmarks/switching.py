@@ -30,8 +30,8 @@ from transformers import DynamicCache
 
 import ropewalk
 from evaluator import processor, publish
-from ropewalk.factors import RescaleFactors, load_factors
-from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.rope.frequencies import angles
 from ropewalk.text.tokens import token_documents
 

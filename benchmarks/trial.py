@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from evaluator import matrix_rate, num_operations, processor, publish, timed
-from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
+from ropewalk.search.objective_terms import TermTask, perplexity
 from ropewalk.search.space import Candidate, SearchSpace
-from ropewalk.search.spaces import make_space
-from ropewalk.search.terms import TermTask, perplexity
 from ropewalk.text.tokens import DocumentSet, token_documents
 
 TARGET, NUM_DOCUMENTS = 2048, 5

@@ -21,7 +21,7 @@ from typing import Any
 from evaluator import RESULTS, publish
 from exports import SEARCHED, largest, ropewalk, verified, write_two_sets
 from measurements import Measurements, default_folder, surroundings
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
 
 PACKAGES = ("ropewalk", "torch", "transformers", "gguf")
 TUNED = RESULTS / "scale-model-512x"

@@ -13,7 +13,7 @@ import numpy as np
 
 from ropewalk.search.space import Candidate
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.starts import first_candidates
+from ropewalk.search.strategies.initial_candidates import first_candidates
 from ropewalk.search.trial import Query, Trial
 
 

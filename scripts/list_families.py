@@ -19,13 +19,13 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ropewalk.errors import ModelError
-from ropewalk.factors import RescaleFactors
-from ropewalk.files import write_atomically
-from ropewalk.models.describe import describe
-from ropewalk.models.install import install, installed
-from ropewalk.models.layout import learn_layout
-from ropewalk.models.parts import find_rotary
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.modules import find_rotary
+from ropewalk.models.rope_config import describe
+from ropewalk.models.rotary import install, installed
+from ropewalk.models.rotary_layout import learn_layout
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.store import write_atomically
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "families.md"
 NUM_TOKENS = 40

@@ -17,11 +17,11 @@ import mpmath
 import numpy as np
 from safetensors.numpy import save
 
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.files import write_atomically
-from ropewalk.geometry import RopeGeometry
-from ropewalk.rope.golden import DESCRIPTION, VECTORS, describe_sets
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.store import write_atomically
+from ropewalk.testing.golden_vectors import DESCRIPTION, VECTORS, describe_sets
 
 DIGITS = 60
 LAST = 4_194_304

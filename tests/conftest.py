@@ -5,14 +5,14 @@ from typing import Any
 
 import hypothesis
 import pytest
+from engines import why_skipped
+from tiny import make_tiny_model
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from engines import why_skipped
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.text.stdlib import stdlib_folder
-from tiny import make_tiny_model
 
 # The running interpreter's library, and those of others that are here: Debian's has no full test suite.
 LIBRARIES = sorted({stdlib_folder(), *(file.parent for file in Path("/usr/lib").glob("python3.*/os.py"))})

@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from engines import ENGINES, why_skipped
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Rooms import upwards only, and the command line starts without torch."""
+"""Packages import upwards only, and the command line starts without torch."""
 
 import ast
 import subprocess
@@ -9,52 +9,47 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 
-# An upper room never imports a lower one.
+# An upper package never imports a lower one.
 ORDER = [
-    "shown",
+    "sanitize",
     "errors",
     "strict_json",
-    "files",
-    "lengths",
-    "outside",
-    "geometry",
-    "factors_file",
+    "store",
+    "units",
+    "plugins",
     "factors",
-    "factor_set",
     "rope",
-    "vllm_plugin",
     "models",
     "text",
     "evaluate",
     "search",
     "finetune",
-    "readjust",
     "runtime",
-    "testing",
     "export",
-    "run_folder",
+    "verify",
     "report",
     "recipe",
-    "pipeline",
+    "testing",
+    "vllm_plugin",
     "cli",
 ]
 
-# These name lower rooms on purpose: the package's public names, and the program.
-DOORS = {"__init__", "__main__"}
+# These import lower packages on purpose: the public names, and the program.
+ENTRY_POINTS = {"__init__", "__main__"}
 
 
-def room_of(file):
+def package_of(file):
     first = file.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
 
 
-def imported_rooms(file):
+def imported_packages(file):
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative imports hide the room they reach"
+            assert node.level == 0, f"{file}: relative imports hide the package they reach"
             module = node.module or ""
             names = [f"ropewalk.{a.name}" for a in node.names] if module == "ropewalk" else [module]
         for name in names:
@@ -62,20 +57,20 @@ def imported_rooms(file):
                 yield node.lineno, name.split(".")[1]
 
 
-FILES = sorted(f for f in PACKAGE.rglob("*.py") if room_of(f) not in DOORS)
+FILES = sorted(f for f in PACKAGE.rglob("*.py") if package_of(f) not in ENTRY_POINTS)
 
 
-def test_every_room_has_its_place():
-    assert {room_of(file) for file in FILES} == set(ORDER)
+def test_the_order_lists_every_package():
+    assert {package_of(file) for file in FILES} == set(ORDER)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_no_room_imports_a_lower_one(file):
-    own = ORDER.index(room_of(file))
-    for line, room in imported_rooms(file):
-        if room == "__version__":
+def test_no_package_imports_a_lower_one(file):
+    own = ORDER.index(package_of(file))
+    for line, package in imported_packages(file):
+        if package == "__version__":
             continue
-        assert ORDER.index(room) <= own, f"{file}:{line} imports the lower room {room}"
+        assert ORDER.index(package) <= own, f"{file}:{line} imports the lower package {package}"
 
 
 def test_only_the_models_with_their_trainer_and_runtime_know_transformers():
@@ -89,7 +84,7 @@ def test_only_the_models_with_their_trainer_and_runtime_know_transformers():
             for alias in node.names
         ]
         if any((name or "").split(".")[0] == "transformers" for name in names):
-            assert room_of(file) in ("models", "finetune", "runtime"), f"{file} imports transformers"
+            assert package_of(file) in ("models", "finetune", "runtime"), f"{file} imports transformers"
 
 
 @pytest.mark.parametrize("module", ["ropewalk", "ropewalk.cli.main", "ropewalk.vllm_plugin"])

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ropewalk.errors import FactorsError
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.frequencies import cos_sin
 from ropewalk.vllm_plugin import (
     FACTORS_NAME,

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.pinned import pinned_keys
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.training_checkpoint import pinned_keys
 from ropewalk.rope.frequencies import cos_sin
 from ropewalk.vllm_plugin import FACTORS_NAME
 

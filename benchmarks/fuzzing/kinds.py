@@ -21,11 +21,10 @@ import ropewalk.report.comparison
 import ropewalk.report.figures  # noqa: F401
 from fuzzing.mutations import RAW, VALUES, mutate_bytes, mutate_json, mutate_text
 from fuzzing.watching import by_command
-from ropewalk.export.completions import Endpoint, Prompt
-from ropewalk.export.gguf import gguf_geometry, require_architecture
-from ropewalk.export.gguf_file import read_gguf
-from ropewalk.factor_set import FactorSet
-from ropewalk.geometry import RopeGeometry
+from ropewalk.export.gguf.export import gguf_geometry, require_architecture
+from ropewalk.export.gguf.file import read_gguf
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.recipe.reading import FOLDER as RECIPES
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.journal import Journal, read_trials
@@ -33,6 +32,7 @@ from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.testing import Bowl, spaces
 from ropewalk.text.documents import Kind, read_documents
+from ropewalk.verify.completions import Endpoint, Prompt
 
 # Writes a mutated input into its folder and has it read: `value` or `refused`, or the error that comes of it.
 Attempt = Callable[[Random], str]

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ropewalk.evaluate.forward import evaluating
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import LoadedModel
+from ropewalk.evaluate.lm_head import evaluating
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel
 from ropewalk.text.tokens import TokenDocument
 
 

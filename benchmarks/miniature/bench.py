@@ -22,16 +22,16 @@ from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.passkey import measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import MODEL, RESULT, finetune
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import LoadedModel, load_model
-from ropewalk.pipeline.watch import TRAINING_COST, forward_work
+from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.recipe.progress import TRAINING_COST, forward_work
+from ropewalk.recipe.run_folders import RunFolder
 from ropewalk.report.comparison import measure_sliding_window
-from ropewalk.run_folder import RunFolder
 from ropewalk.search.search import search_factors
-from ropewalk.text.mixture import Mixture, MixtureSettings
 from ropewalk.text.tokens import DocumentSet, token_documents
 
 Task = Literal["count", "run", "show"]

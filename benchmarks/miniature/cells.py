@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ropewalk.files import write_atomically
+from ropewalk.store import write_atomically
 
 FORMAT_VERSION = 1
 PACKAGES = ("ropewalk", "torch", "transformers")

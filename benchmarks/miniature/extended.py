@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.recipe.recipe import Recipe
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.recipe.run_folders import PipelineFolder, StageFolder
+from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage, Stage
-from ropewalk.run_folder import PipelineFolder, StageFolder
 
 StageKind = TypeVar("StageKind", bound=Stage)
 

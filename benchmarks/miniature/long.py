@@ -5,7 +5,7 @@ from miniature.extended import ExtensionRun, Model
 from miniature.page import Claim, Grid, Page, Rows, curve, draw_shares
 from miniature.readings import Reading, Share, against, cell, lowest, verdict
 from miniature.tuned import lengths_to
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.report.comparison import SLIDING, scheme_at_lengths
 from ropewalk.report.figures import SEARCHED, draw_perplexity
 from ropewalk.rope.schemes import scheme_factors

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.files import write_atomically
 from ropewalk.search.settings import SearchSettings
+from ropewalk.store import write_atomically
 
 FILE = "settings.json"
 

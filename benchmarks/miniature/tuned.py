@@ -4,9 +4,9 @@ from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page
 from miniature.readings import against, cell, lowest, verdict
 from miniature.untuned import factors_of
+from ropewalk.finetune.data.mixture import MixtureSettings, SourceSettings
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.report.figures import SEARCHED
-from ropewalk.text.mixture import MixtureSettings, SourceSettings
 
 TUNED_SCHEMES = ("pi", "ntk", "yarn", SEARCHED)
 SHORTEST_TEXT = 8  # training documents have at least an eighth of a segment

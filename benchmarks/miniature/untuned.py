@@ -9,7 +9,7 @@ from miniature.bench import Bench
 from miniature.page import Claim, Grid, Page, Rows, curve
 from miniature.readings import Reading, against, cell, lowest, verdict
 from ropewalk.evaluate.intervals import Difference, mean_interval
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.report.figures import SEARCHED, draw_perplexity
 from ropewalk.rope.schemes import scheme_factors
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
     from ropewalk.evaluate.records import EvalRecord
-    from ropewalk.factor_set import FactorSet
-    from ropewalk.factors import RescaleFactors, load_factors
-    from ropewalk.geometry import RopeGeometry
-    from ropewalk.models.install import install, installed, uninstall
-    from ropewalk.models.load import LoadedModel, load_model
+    from ropewalk.factors.factor_set import FactorSet
+    from ropewalk.factors.geometry import RopeGeometry
+    from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
+    from ropewalk.models.model import LoadedModel, load_model
+    from ropewalk.models.rotary import install, installed, uninstall
     from ropewalk.rope.schemes import scheme_factors
     from ropewalk.runtime.load import apply, load
     from ropewalk.runtime.requests import pinned
@@ -36,24 +36,24 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EvalRecord": "ropewalk.evaluate.records",
-    "FactorSet": "ropewalk.factor_set",
-    "LoadedModel": "ropewalk.models.load",
+    "FactorSet": "ropewalk.factors.factor_set",
+    "LoadedModel": "ropewalk.models.model",
     "RescaleFactors": "ropewalk.factors",
-    "RopeGeometry": "ropewalk.geometry",
+    "RopeGeometry": "ropewalk.factors.geometry",
     "RopewalkError": "ropewalk.errors",
     "apply": "ropewalk.runtime.load",
-    "install": "ropewalk.models.install",
-    "installed": "ropewalk.models.install",
+    "install": "ropewalk.models.rotary",
+    "installed": "ropewalk.models.rotary",
     "load": "ropewalk.runtime.load",
     "load_factors": "ropewalk.factors",
-    "load_model": "ropewalk.models.load",
+    "load_model": "ropewalk.models.model",
     "measure_passkey": "ropewalk.evaluate.passkey",
     "measure_perplexity": "ropewalk.evaluate.perplexity",
     "pinned": "ropewalk.runtime.requests",
     "scheme_factors": "ropewalk.rope.schemes",
     "search_factors": "ropewalk.search.search",
     "token_documents": "ropewalk.text.tokens",
-    "uninstall": "ropewalk.models.install",
+    "uninstall": "ropewalk.models.rotary",
 }
 
 __all__ = [

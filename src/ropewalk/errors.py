@@ -6,7 +6,7 @@ keeps its traceback.
 
 import reprlib
 
-from ropewalk.shown import redacted
+from ropewalk.sanitize import redacted
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 40

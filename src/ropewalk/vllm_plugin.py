@@ -25,8 +25,8 @@ from ropewalk.errors import FactorsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ropewalk.factor_set import FactorSet
-    from ropewalk.factors import RescaleFactors
+    from ropewalk.factors.factor_set import FactorSet
+    from ropewalk.factors.rescale_factors import RescaleFactors
 
 FACTORS_NAME = "factors.json"  # beside the checkpoint, as `ropewalk.load` reads it
 MARK = b'"ropewalk.factor'  # begins the format of both kinds of file; other people's factors.json has none
@@ -98,7 +98,7 @@ def factors_for(rotary: Any, vllm_config: Any) -> "RescaleFactors | None":
         FactorsError: the set is broken, is not the one of the checkpoint's configuration, or serves shorter
             sequences only than vLLM was started for. vLLM then does not start.
     """
-    from ropewalk.factor_set import FactorSet
+    from ropewalk.factors.factor_set import FactorSet
 
     model_config = vllm_config.model_config
     path = find_factors(str(model_config.model), model_config.revision)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ropewalk.evaluate.nll import NllSum
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
 from ropewalk.text.tokens import TokenDocument
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ropewalk.cli import demo
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.report.comparison import CLOSED_FORMS
 
 LENGTHS = [128, 256, 512, 1024]

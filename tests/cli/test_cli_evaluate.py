@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from ropewalk.factors import Provenance
-from ropewalk.models.load import load_model
+from ropewalk.factors.rescale_factors import Provenance
+from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
 
 FIELDS = {"metric", "value", "length", "factors", "n", "low", "high"}

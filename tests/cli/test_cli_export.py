@@ -6,14 +6,14 @@ import signal
 import time
 
 import pytest
+from completions_server import CompletionsServer, raw_server
 from transformers import AutoModelForCausalLM
 
-from completions_server import CompletionsServer, raw_server
-from ropewalk.export.engines.transformers import PYTHON_OF_4
-from ropewalk.factor_set import FactorSet, load_set
-from ropewalk.models.load import describe_model
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.factors.factor_set import FactorSet, load_set
+from ropewalk.models.model import describe_model
+from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.verify.engines.transformers import PYTHON_OF_4
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import signal
 import time
 
 import pytest
+from stub_training import stand_in
 
-from ropewalk.factor_set import FactorSet
+from ropewalk.factors.factor_set import FactorSet
 from ropewalk.recipe.reading import shipped_recipes
-from training_rooms import stand_in
 
 STAGES = """\
   - {kind: search, length: 2x}

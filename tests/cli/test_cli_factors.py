@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import load_model
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=100.0, original_length=128, num_layers=2)

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=100.0, original_length=128, num_layers=2)

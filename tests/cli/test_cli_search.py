@@ -14,7 +14,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from ropewalk.evaluate import perplexity
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.report.comparison import CLOSED_FORMS
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.objective import Objective
@@ -311,7 +311,7 @@ OWN = """
 import numpy as np
 from ropewalk.search.strategies import Strategy
 from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
-from ropewalk.search.terms import tail
+from ropewalk.search.objective_terms import tail
 
 class Mine(RandomSearch):
     Settings = RandomSettings

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config
 
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.strategies import STRATEGY_NAMES
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ropewalk.errors import SettingError
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import STRATEGY_NAMES, Strategy, Task, make_strategy
@@ -133,7 +133,7 @@ def test_a_broken_strategy_is_caught(broken: type[Strategy], said: str) -> None:
 
 def test_check_strategy_goes_through_every_space(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr("ropewalk.testing.contracts.check_contract", lambda *given: seen.append(given))
+    monkeypatch.setattr("ropewalk.testing.strategy_contracts.check_contract", lambda *a: seen.append(a))
     check_strategy("random")
     assert len(seen) == len(CONTRACTS) * len(spaces())
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ropewalk.rope.golden import VECTORS
+from ropewalk.testing.golden_vectors import VECTORS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "golden-vectors.md").read_text(encoding="utf-8")
 
@@ -11,4 +11,4 @@ PAGE = (Path(__file__).parents[2] / "docs" / "golden-vectors.md").read_text(enco
 def test_it_runs():
     (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
     exec(block, {})
-    assert (Path(__file__).parents[2] / "src/ropewalk/rope/golden" / VECTORS.name).is_file()
+    assert (Path(__file__).parents[2] / "src/ropewalk/testing/golden" / VECTORS.name).is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.factor_set import FactorSet
+from ropewalk.factors.factor_set import FactorSet
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

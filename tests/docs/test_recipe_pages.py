@@ -11,15 +11,15 @@ from pydantic import BaseModel
 
 import ropewalk
 from ropewalk.cli.main import run
-from ropewalk.factor_set import FactorSet
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.finetune.data.mixture import MixtureSettings
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.models.scale_model import scale_model_path
-from ropewalk.recipe.document import Document, read_document
 from ropewalk.recipe.reading import load_recipe, parse_recipe, shipped_recipes
-from ropewalk.recipe.recipe import Recipe
+from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import AnyStage, Stage
+from ropewalk.recipe.yaml_document import Document, read_document
 from ropewalk.search.settings import SearchChoices, SearchSettings
-from ropewalk.text.mixture import MixtureSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ("recipes.md", "fine-tuning.md")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.rope.schemes import scheme_factors
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")

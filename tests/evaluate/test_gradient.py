@@ -14,13 +14,13 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.evaluate import gradient as gradient_module
-from ropewalk.evaluate.forward import believe_twin
 from ropewalk.evaluate.gradient import NllGradient, gradient_cost, kept_bytes, nll_gradient, will_checkpoint
+from ropewalk.evaluate.lm_head import believe_twin
 from ropewalk.evaluate.nll import score_windows
-from ropewalk.factors import RescaleFactors
-from ropewalk.models import recompute as recompute_module
-from ropewalk.models.describe import describe
-from ropewalk.models.install import find_installed, install, installed
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models import activation_checkpointing as recompute_module
+from ropewalk.models.rope_config import describe
+from ropewalk.models.rotary import find_installed, install, installed
 from ropewalk.text.windows import TokenWindow
 
 LENGTH, NUM_SCORED, VOCABULARY = 90, 71, 97
@@ -384,6 +384,6 @@ def test_a_twin_is_believed(tiny_model: LlamaForCausalLM, monkeypatch: pytest.Mo
     other = LlamaForCausalLM(tiny_model.config).eval()
     other.load_state_dict(model.state_dict())
     believe_twin(other, model)
-    monkeypatch.setattr("ropewalk.evaluate.forward._probe", interrupt)
+    monkeypatch.setattr("ropewalk.evaluate.lm_head._probe", interrupt)
 
     assert nll_gradient(other, window(), factors).nll == expected.nll

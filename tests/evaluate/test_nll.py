@@ -5,17 +5,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import TINY_SHAPE
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM
 
 from ropewalk.errors import EvaluationError
 from ropewalk.evaluate.nll import NllSum, score_windows, token_nll, window_nlls
-from ropewalk.models.describe import describe
-from ropewalk.models.install import installed
+from ropewalk.models.rope_config import describe
+from ropewalk.models.rotary import installed
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
-from tiny import TINY_SHAPE
 
 
 def tokens(length: int, seed: int = 0, vocabulary: int = 258) -> torch.Tensor:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from ropewalk.errors import SettingError
-from ropewalk.evaluate import forward, passkey
+from ropewalk.evaluate import lm_head, passkey
 from ropewalk.evaluate.passkey import answers, evenly_spread, make_trials, measure_passkey
 from ropewalk.evaluate.records import PasskeyAnswer, first_integer
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.passkey_prompt import PasskeyTrial, is_training_key
@@ -132,13 +132,13 @@ def test_what_long_prompts_begin_with_is_read_once(
     loaded = load_model(tiny_model_folder)
     trials = make_trials(Encoder(tiny_tokenizer), 450, 5, 0)
     num_read: list[int] = []
-    read = forward.Reader.read
+    read = lm_head.Reader.read
 
-    def counting(reader: forward.Reader, ids: torch.Tensor, *, keep: bool) -> torch.Tensor:
+    def counting(reader: lm_head.Reader, ids: torch.Tensor, *, keep: bool) -> torch.Tensor:
         num_read.append(ids.shape[1])
         return read(reader, ids, keep=keep)
 
-    monkeypatch.setattr(forward.Reader, "read", counting)
+    monkeypatch.setattr(lm_head.Reader, "read", counting)
     with loaded.installed(scheme_factors("yarn", loaded.geometry, 512)):
         together = dict(answers(loaded.model, loaded.tokenizer, reversed(trials)))
         prompts = [num for num in num_read if num > 1]

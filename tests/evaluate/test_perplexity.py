@@ -11,8 +11,8 @@ from ropewalk.errors import EvaluationError, SettingError
 from ropewalk.evaluate.nll import score_windows, token_nll
 from ropewalk.evaluate.perplexity import measure_perplexity, nll_by_position
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import DocumentSet, TokenDocument
 from ropewalk.text.windows import sliding, truncate

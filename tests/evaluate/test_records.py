@@ -4,8 +4,8 @@ import pytest
 
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.records import EvalRecord, found_by
-from ropewalk.factors import Provenance, RescaleFactors
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
 
 # As version 0.1.0 wrote them.
 OLD_LINE = """{"metric": "perplexity", "value": 14.8, "length": 256, "factors": "untouched", "n": 10,

@@ -16,10 +16,10 @@ from ropewalk.export.engine_notes import (
     notes_for_folder,
     require_engine,
 )
-from ropewalk.factor_set import FactorSet
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.longrope_keys import QUERY_KEY, SOFTMAX_KEY
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.models.longrope_config import QUERY_KEY, SOFTMAX_KEY
+from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 
 GEOMETRY = RopeGeometry(head_dim=8, rotary_dim=8, rope_theta=100.0, original_length=64, num_layers=2)

@@ -17,11 +17,9 @@ from tokenizers.models import WordLevel
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from ropewalk.errors import ModelError
-from ropewalk.export.configuration import check_configuration
 from ropewalk.export.manifest import read_served
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import load_model
-from ropewalk.models.longrope_keys import (
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.models.longrope_config import (
     LENGTH_KEYS,
     QUERY_KEY,
     ROTATION_KEYS,
@@ -31,8 +29,10 @@ from ropewalk.models.longrope_keys import (
     with_longest,
     with_rope_part,
 )
-from ropewalk.models.pinned import save_pinned
+from ropewalk.models.model import load_model
+from ropewalk.models.training_checkpoint import save_pinned
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.verify.export_config import check_configuration
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from ropewalk.errors import ExportError
-from ropewalk.export.huggingface import HfChoices, export_hf
-from ropewalk.export.writing import hash_file
-from ropewalk.factor_set import FactorSet
-from ropewalk.models.load import describe_model
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.export.hf import HfChoices, export_hf
+from ropewalk.export.output import hash_file
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.models.model import describe_model
+from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 
 SIZES = {

@@ -9,7 +9,7 @@ import torch
 
 from ropewalk.errors import FinetuneError
 from ropewalk.finetune import checkpoints
-from ropewalk.finetune.ranks import Ranks
+from ropewalk.finetune.distributed import Ranks
 
 ALONE = Ranks(torch.device("cpu"))
 

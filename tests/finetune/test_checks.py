@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
+from finetune_stages import load, make_factors, train
 from safetensors.torch import load_file, save_file
-from stages import load, make_factors, train
 
 from ropewalk.errors import FactorsError, FinetuneError
 from ropewalk.finetune import train as train_module
 from ropewalk.finetune.trainer import StageTrainer
-from ropewalk.models.install import find_installed, uninstall
+from ropewalk.models.rotary import find_installed, uninstall
 
 
 def spoil_batches(monkeypatch, spoil):

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from stages import LENGTH, make_documents
+from finetune_stages import LENGTH, make_documents
+from tiny import TINY_SHAPE
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from ropewalk.factors import RescaleFactors
-from ropewalk.finetune.batches import Packer, collate
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.finetune.data.documents import ListStream
+from ropewalk.finetune.data.packing import Packer, collate
 from ropewalk.finetune.loss import tiled_loss
-from ropewalk.models.describe import describe
-from ropewalk.models.install import installed
+from ropewalk.models.rope_config import describe
+from ropewalk.models.rotary import installed
 from ropewalk.rope.schemes import scheme_factors
-from ropewalk.text.training import ListStream
-from tiny import TINY_SHAPE
 
 
 def make_batch(length=LENGTH, num_segments=2):

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import zipfile
 
-import kills
+import finetune_kills
 import pytest
 import torch
-from stages import (
+from finetune_stages import (
     LENGTH,
     load,
     make_documents,
@@ -23,11 +23,11 @@ from stages import (
 )
 
 from ropewalk.errors import DataError, FinetuneError, ModelError, RunFolderError, SettingError
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.finetune.data.documents import ListStream
 from ropewalk.finetune.train import _write_plain, finetune
-from ropewalk.models.install import find_installed
-from ropewalk.models.pinned import save_pinned
-from ropewalk.text.training import ListStream
+from ropewalk.models.rotary import find_installed
+from ropewalk.models.training_checkpoint import save_pinned
 
 
 class Stopped(Exception):  # noqa: N818
@@ -157,16 +157,16 @@ def test_no_pickle_is_read_or_written(tiny_model_folder, tmp_path, monkeypatch):
 
 
 def test_killed_while_it_saves(tiny_model_folder, tmp_path):
-    command = [sys.executable, kills.__file__, str(tiny_model_folder), str(tmp_path)]
+    command = [sys.executable, finetune_kills.__file__, str(tiny_model_folder), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     ended = json.loads(done.stdout.splitlines()[-1])
-    assert ended == dict.fromkeys(kills.MOMENTS, signal.SIGKILL), done.stderr
-    whole = train(tiny_model_folder, tmp_path / "whole", **kills.CHANGES)
-    for moment in kills.MOMENTS:
+    assert ended == dict.fromkeys(finetune_kills.MOMENTS, signal.SIGKILL), done.stderr
+    whole = train(tiny_model_folder, tmp_path / "whole", **finetune_kills.CHANGES)
+    for moment in finetune_kills.MOMENTS:
         stage, steps = tmp_path / moment, []
         if "removed" not in moment:
             assert list(stage.glob(".partial-*")), f"nothing was half done {moment}"
-        resumed = train(tiny_model_folder, stage, on_step=steps.append, **kills.CHANGES)
+        resumed = train(tiny_model_folder, stage, on_step=steps.append, **finetune_kills.CHANGES)
         assert len(steps) < 3, f"it began anew when killed {moment}"
         assert resumed.losses == whole.losses, moment
         assert same_weights(resumed.model_folder, whole.model_folder), moment

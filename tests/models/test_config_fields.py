@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from ropewalk.cli.main import run
 from ropewalk.errors import ModelError
 from ropewalk.models.config_fields import Fields, require_countable
-from ropewalk.models.describe import describe, factors_from_config
+from ropewalk.models.rope_config import describe, factors_from_config
 
 SIZES = {
     "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2,

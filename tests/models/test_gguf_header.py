@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk.errors import ExportError, ModelError
-from ropewalk.export.gguf_file import read_gguf
+from ropewalk.export.gguf.file import read_gguf
 from ropewalk.models.gguf_header import MOST_ITEMS, read_header
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
 
 UINT8, UINT32, FLOAT32, STRING, ARRAY, UINT64 = 0, 4, 6, 8, 9, 10
 F32, Q8_0 = 0, 8

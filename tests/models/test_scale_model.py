@@ -8,7 +8,7 @@ import pytest
 
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.evaluate.passkey import measure_passkey
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.text.stdlib import stdlib_files
 from ropewalk.text.tokens import token_documents

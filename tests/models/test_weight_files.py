@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from merged_tokenizer import make_merged_tokenizer
 from safetensors.torch import load_file, save_file
 
-from merged_tokenizer import make_merged_tokenizer
 from ropewalk.cli.main import run
 from ropewalk.errors import ModelError
-from ropewalk.export.checkpoint import find_checkpoint
-from ropewalk.export.gguf import export_gguf, write_base_gguf
-from ropewalk.export.huggingface import export_hf
-from ropewalk.factor_set import FactorSet
-from ropewalk.models.load import describe_model, load_model
+from ropewalk.export.gguf.export import export_gguf, write_base_gguf
+from ropewalk.export.hf import export_hf
+from ropewalk.export.source_checkpoint import find_checkpoint
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.models.fingerprint import hash_stored_weights
+from ropewalk.models.model import describe_model, load_model
 from ropewalk.models.weight_files import INDEX, WEIGHTS, stored_tensors, weight_files
-from ropewalk.models.weights import hash_stored_weights
 from ropewalk.rope.schemes import scheme_factors
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.report import comparison
 from ropewalk.report.comparison import (
     CLOSED_FORMS,

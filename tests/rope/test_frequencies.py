@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.frequencies import angles, cos_sin, rescaled_angles
 
 GEOMETRY = RopeGeometry(head_dim=128, rotary_dim=128, rope_theta=10000.0, original_length=4096, num_layers=2)

@@ -8,8 +8,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropewalk.errors import SettingError
-from ropewalk.geometry import RopeGeometry
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
 
 SHAPES = [

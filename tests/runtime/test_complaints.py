@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import ropewalk
-from ropewalk.models.describe import describe
-from ropewalk.models.load import load_model
-from ropewalk.models.pinned import pinned_keys
+from ropewalk.models.model import load_model
+from ropewalk.models.rope_config import describe
 from ropewalk.models.scale_model import scale_model_path
+from ropewalk.models.training_checkpoint import pinned_keys
 from ropewalk.text.tokens import token_documents
 
 WINDOW, TARGET = 256, 2048

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 import ropewalk
 from ropewalk.errors import FactorsError, ModelError
-from ropewalk.models.install import find_installed
+from ropewalk.models.rotary import find_installed
 from ropewalk.rope.frequencies import StackedFactors, cos_sin
 
 

@@ -5,7 +5,7 @@ import torch
 from small_models import Fresh, difference, padded
 
 import ropewalk
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
 from ropewalk.text.tokens import token_documents
 
 # 4k and 8k of the paper, at 1:16 and shorter; rows stay, cross one boundary or both, or begin on one.

@@ -1,5 +1,5 @@
 import pytest
-from bowl import Bowl, make_space
+from quadratic import Bowl, make_space
 
 
 @pytest.fixture

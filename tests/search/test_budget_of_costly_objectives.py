@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from bowl import Bowl, search_on
+from quadratic import Bowl, search_on
 
 from ropewalk.search.space import START_TOKENS
 from ropewalk.testing import spaces

@@ -1,10 +1,10 @@
 """Objectives that read more than each document once, on a real model: what was paid for is what is found."""
 
 import pytest
-
-from ropewalk.models.load import load_model
-from ropewalk.search.search import search_factors
 from tiny import make_texts
+
+from ropewalk.models.model import load_model
+from ropewalk.search.search import search_factors
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,22 @@ import math
 from dataclasses import replace
 
 import pytest
-from bowl import Valued, journal_values, make_space, search_on, write_journal
+from quadratic import Valued, journal_values, make_space, search_on, write_journal
+from tiny import make_texts
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.nll import score_windows
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import load_model
-from ropewalk.readjust import readjust
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
+from ropewalk.search.early_stopping import StopSet
 from ropewalk.search.finalists import closed_form_candidates
-from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
+from ropewalk.search.readjust import readjust
 from ropewalk.search.search import make_objective, search_factors, search_space
 from ropewalk.search.settings import SearchSettings
 from ropewalk.text.windows import truncate
-from tiny import make_texts
 
 TARGET = 256  # 4 times the tiny model's window
 ENGINES_OWN = math.sqrt(1 + math.log(8) / math.log(256))  # attention factor from 256 tokens to 2048

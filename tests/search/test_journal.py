@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from bowl import journal_values, search_on, write_journal
+from quadratic import journal_values, search_on, write_journal
 
 from ropewalk.errors import RunFolderError
 from ropewalk.search.journal import Journal, differing, read_trials

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bowl import Bowl, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.journal import Journal
@@ -270,7 +270,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from bowl import Bowl, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
 from ropewalk.search.journal import Journal
 space = make_space(num_pairs=32)
 with Journal(Path(sys.argv[2])) as journal:
@@ -285,7 +285,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_factors(path):
     """kill -9 again and again, each time at another moment, then once to the end."""
 
     def start():
-        command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(path)]
+        command = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1] / "helpers"), str(path)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def num_written():

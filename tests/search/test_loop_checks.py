@@ -5,12 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from bowl import Bowl, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
-from ropewalk.search.guard import StopSet
+from ropewalk.search.early_stopping import StopSet
+from ropewalk.search.engine_constraints import Probes
 from ropewalk.search.journal import Journal
-from ropewalk.search.limits import Probes
 from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.strategies import STRATEGY_NAMES, Task
 from ropewalk.search.strategies.base import Strategy

@@ -8,13 +8,13 @@ import pytest
 
 from ropewalk.errors import SettingError
 from ropewalk.evaluate.nll import score_windows, token_nll
-from ropewalk.models.load import load_model
-from ropewalk.search.measure import Measurer
+from ropewalk.models.model import load_model
+from ropewalk.search.evaluation import Measurer
+from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective, Term
+from ropewalk.search.objective_terms import OBJECTIVES, TermTask, make_terms
 from ropewalk.search.racing import Race, RacingSettings
 from ropewalk.search.space import SearchSpace
-from ropewalk.search.spaces import make_space
-from ropewalk.search.terms import OBJECTIVES, TermTask, make_terms
 from ropewalk.search.trial import Query
 from ropewalk.text.needles import needle_windows
 from ropewalk.text.tokens import Encoder, token_documents

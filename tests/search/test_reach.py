@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from tiny import TINY_SHAPE, make_texts
 from transformers import CONFIG_MAPPING
 
 from ropewalk.errors import SettingError
-from ropewalk.models.describe import describe
-from ropewalk.models.load import load_model
+from ropewalk.models.model import load_model
+from ropewalk.models.rope_config import describe
 from ropewalk.search.search import require_beyond_reach, search_factors
-from tiny import TINY_SHAPE, make_texts
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 100.0, "factor": 32.0, "low_freq_factor": 1.0,

@@ -5,16 +5,16 @@ import re
 
 import pytest
 import torch
+from tiny import make_texts
 
 from ropewalk.errors import EvaluationError, ModelError, RunFolderError, SettingError
 from ropewalk.evaluate.nll import score_windows
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import load_model
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import load_model
 from ropewalk.search.journal import Journal
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import number_of_evaluations
 from ropewalk.text.windows import truncate
-from tiny import make_texts
 
 TARGET = 256  # 4 times the tiny model's window
 

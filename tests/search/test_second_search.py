@@ -5,16 +5,16 @@ import math
 
 import numpy as np
 import pytest
+from tiny import make_texts
 
 from ropewalk.errors import FactorsError, RunFolderError, SettingError
 from ropewalk.evaluate.nll import score_windows
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import load_model
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import load_model
+from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.search.journal import Journal
 from ropewalk.search.search import search_factors
 from ropewalk.text.windows import truncate
-from tiny import make_texts
 
 FIRST, TARGET = 128, 512  # 2 and 8 times the tiny model's window
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ropewalk.errors import SettingError
-from ropewalk.search.limits import ENGINES, Probes
+from ropewalk.search.engine_constraints import ENGINES, Probes
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import Candidate
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk.errors import SettingError
-from ropewalk.geometry import RopeGeometry
+from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
 from ropewalk.search.space import (
     START_TOKENS,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ropewalk.errors import SettingError
-from ropewalk.search.terms import NEEDLE_DEPTHS, TermTask, make_terms
+from ropewalk.search.objective_terms import NEEDLE_DEPTHS, TermTask, make_terms
 from ropewalk.text.needles import hide, make_needle, needle_windows
 from ropewalk.text.tokens import DocumentSet, Encoder, TokenDocument
 

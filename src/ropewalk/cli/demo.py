@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.compared import gap_table, of_search
+from ropewalk.cli.comparison_table import gap_table, of_search
 from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
-from ropewalk.cli.found import files, story
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
-from ropewalk.cli.texts import Texts, read_texts
+from ropewalk.cli.search_result import files, story
+from ropewalk.cli.splits import Texts, read_texts
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord, FactorsAtLength
-    from ropewalk.models.load import LoadedModel
+    from ropewalk.models.model import LoadedModel
+    from ropewalk.recipe.run_folders import RunFolder
     from ropewalk.report.comparison import Gap
-    from ropewalk.run_folder import RunFolder
     from ropewalk.search.result import SearchResult
 
 RATIO = 8
@@ -55,9 +55,9 @@ def demo(
 
 def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> None:
     """The demo on any model: search, report on other documents, draw, and say what came of it."""
-    from ropewalk.models.load import load_model
+    from ropewalk.models.model import load_model
+    from ropewalk.recipe.run_folders import RunFolder
     from ropewalk.report.comparison import measure_gaps, verdict
-    from ropewalk.run_folder import RunFolder
 
     started = time.monotonic()
     with RunFolder.resume(out) as folder:

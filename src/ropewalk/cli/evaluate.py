@@ -65,7 +65,7 @@ def perplexity(
     with interruptible(NOTHING_WRITTEN):
         options.check_early(scheme, factors, text)
         from ropewalk.evaluate.perplexity import measure_perplexity
-        from ropewalk.models.load import load_model
+        from ropewalk.models.model import load_model
         from ropewalk.text.tokens import token_documents
 
         loaded = load_model(
@@ -122,7 +122,7 @@ def passkey(
     with interruptible(NOTHING_WRITTEN):
         options.check_early(scheme, factors)
         from ropewalk.evaluate.passkey import measure_passkey
-        from ropewalk.models.load import load_model
+        from ropewalk.models.model import load_model
 
         loaded = load_model(
             model, device=device, dtype=dtype, attn_implementation=attn_implementation,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
     from ropewalk.export import Dropped, Exported, Served
     from ropewalk.export.card import Origin
-    from ropewalk.export.huggingface import HfChoices
-    from ropewalk.factor_set import FactorSet
+    from ropewalk.export.hf import HfChoices
+    from ropewalk.factors.factor_set import FactorSet
 
 app = typer.Typer(rich_markup_mode=None, help="Ship a model with its factors, for engines to serve.")
 
@@ -102,9 +102,9 @@ def hf(
         ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json
     """
     with interruptible(NOTHING_WRITTEN):
-        from ropewalk.export.huggingface import HfChoices, export_hf
-        from ropewalk.export.writing import require_absent
-        from ropewalk.factor_set import load_set
+        from ropewalk.export.hf import HfChoices, export_hf
+        from ropewalk.export.output import require_absent
+        from ropewalk.factors.factor_set import load_set
 
         require_absent(out)
         factor_set = load_set(factors)
@@ -148,8 +148,8 @@ def gguf(
         ropewalk export gguf model-q4.gguf --factors factors.json --out model-q4-long.gguf
     """
     with interruptible(NOTHING_WRITTEN):
-        from ropewalk.export.gguf import export_gguf
-        from ropewalk.factor_set import load_set
+        from ropewalk.export.gguf.export import export_gguf
+        from ropewalk.factors.factor_set import load_set
 
         factor_set = load_set(factors)
         exported = export_gguf(model, factor_set, out, mode=mode, base=base, original_length=original_length)
@@ -184,8 +184,8 @@ def repair(
 
 def _measured(model: str, factor_set: "FactorSet", choices: "HfChoices", text: str) -> "Sequence[Dropped]":
     from ropewalk.export import Served
-    from ropewalk.export.costs import measure_left_out
-    from ropewalk.models.load import load_model
+    from ropewalk.export.entry_costs import measure_left_out
+    from ropewalk.models.model import load_model
 
     served = Served.of(factor_set, choices.mode)
     loaded = load_model(
@@ -199,14 +199,14 @@ def _records(run: Path | None) -> "list[EvalRecord]":
     """The measurements of a search's or a recipe's run."""
     if run is None:
         return []
-    from ropewalk.run_folder import read_records
+    from ropewalk.recipe.run_folders import read_records
 
     return read_records(run)
 
 
 def _origin(run: Path | None, model: str, factor_set: "FactorSet", factors: Path) -> "Origin | None":
     """The run that the model comes from: the one that was named, or that whose `result` the model is."""
-    from ropewalk.run_folder import PipelineFolder, read_origin, require_same_run
+    from ropewalk.recipe.run_folders import PipelineFolder, read_origin, require_same_run
 
     if run is None:
         around = PipelineFolder(Path(model).absolute().parent)

@@ -13,8 +13,8 @@ from ropewalk.cli.progress import answer_progress, search_progress, step_progres
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
-    from ropewalk.pipeline.run import Extended
-    from ropewalk.recipe.recipe import Recipe
+    from ropewalk.recipe.run import Extended
+    from ropewalk.recipe.schema import Recipe
 
 MISSED_CODE = 3
 
@@ -83,9 +83,9 @@ def run_recipe(
     recipe: "Recipe", out: Path, continue_with: Path | None, *, cut_damaged: bool = False
 ) -> "Extended | None":
     """Run it before the user's eyes; of several processes, only the first one says anything."""
-    from ropewalk.pipeline.processes import is_first_process
-    from ropewalk.pipeline.run import extend as run
-    from ropewalk.pipeline.watch import Watch
+    from ropewalk.recipe.processes import is_first_process
+    from ropewalk.recipe.progress import Watch
+    from ropewalk.recipe.run import extend as run
 
     if not is_first_process():
         run(recipe, out, continue_with=continue_with)
@@ -140,7 +140,7 @@ def files(found: "Extended") -> dict[str, str]:
 
 def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
     """A table a metric, and a line for what short inputs lost."""
-    from ropewalk.pipeline.stages import EXTENDED
+    from ropewalk.recipe.stage_runs import EXTENDED
 
     perplexities = [record for record in records if record.metric == "perplexity"]
     passkeys = [record for record in records if record.metric == "passkey"]

@@ -9,11 +9,11 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.output import one_line, result, result_json, say, table
 from ropewalk.errors import FactorsError, SettingError
-from ropewalk.lengths import parse_length
+from ropewalk.units import parse_length
 
 if TYPE_CHECKING:
-    from ropewalk.factors import RescaleFactors
-    from ropewalk.geometry import RopeGeometry
+    from ropewalk.factors.geometry import RopeGeometry
+    from ropewalk.factors.rescale_factors import RescaleFactors
 
 app = typer.Typer(rich_markup_mode=None, help="Show, convert and check factors files.")
 
@@ -32,7 +32,7 @@ def show(file: File, json: options.Json = False) -> None:
     Example:
         ropewalk factors show runs/mine/factors.json
     """
-    from ropewalk.factor_set import FactorSet
+    from ropewalk.factors.factor_set import FactorSet
 
     entries = FactorSet.load(file).entries
     if json:
@@ -59,7 +59,7 @@ def check(
     Example:
         ropewalk factors check runs/mine/factors.json --model scale-model
     """
-    from ropewalk.factor_set import FactorSet
+    from ropewalk.factors.factor_set import FactorSet
 
     factors = FactorSet.load(file)
     if model is not None:
@@ -129,7 +129,7 @@ def convert(
 
 
 def _from_config(path: Path, original_length: int | None) -> "RescaleFactors":
-    from ropewalk.models.describe import factors_from_config
+    from ropewalk.models.rope_config import factors_from_config
 
     try:
         config = json_format.loads(path.read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ def _from_config(path: Path, original_length: int | None) -> "RescaleFactors":
 
 
 def _from_csv(path: Path, geometry: "RopeGeometry", target_length: str | None) -> "RescaleFactors":
-    from ropewalk.factors import load_factors
+    from ropewalk.factors.rescale_factors import load_factors
 
     if target_length is None:
         raise SettingError(f"{path} does not say which length it was made for: give --target-length.")
@@ -156,7 +156,7 @@ def _from_csv(path: Path, geometry: "RopeGeometry", target_length: str | None) -
 def _csv_geometry(
     given: dict[str, Any], model: str | None, revision: str | None, original_length: int | None
 ) -> "RopeGeometry":
-    from ropewalk.geometry import RopeGeometry
+    from ropewalk.factors.geometry import RopeGeometry
 
     if model is not None:
         return _geometry_of(model, revision, original_length)
@@ -174,7 +174,7 @@ def _csv_geometry(
 
 
 def _geometry_of(model: str, revision: str | None, original_length: int | None) -> "RopeGeometry":
-    from ropewalk.models.load import describe_model
+    from ropewalk.models.model import describe_model
 
     return describe_model(model, revision=revision, original_length=original_length).geometry
 

@@ -10,8 +10,8 @@ from ropewalk.cli.output import interruptible, one_line, result, result_json, sa
 from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
-    from ropewalk.factors import RescaleFactors
-    from ropewalk.models.describe import RopeDescription
+    from ropewalk.factors.rescale_factors import RescaleFactors
+    from ropewalk.models.rope_config import RopeDescription
 
 
 def inspect(
@@ -37,7 +37,7 @@ def inspect(
     """
     with interruptible("Nothing was written."):
         _require_png(out)
-        from ropewalk.models.load import describe_model
+        from ropewalk.models.model import describe_model
         from ropewalk.report.comparison import factor_curves
         from ropewalk.report.figures import draw_factors
         from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors

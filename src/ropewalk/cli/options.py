@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ropewalk.errors import SettingError
-from ropewalk.lengths import LARGEST_SEED, LONGEST, MOST, parse_length
+from ropewalk.units import LARGEST_SEED, LONGEST, MOST, parse_length
 
 if TYPE_CHECKING:
-    from ropewalk.factors import RescaleFactors
-    from ropewalk.models.describe import RopeDescription
-    from ropewalk.models.load import LoadedModel
+    from ropewalk.factors.rescale_factors import RescaleFactors
+    from ropewalk.models.model import LoadedModel
+    from ropewalk.models.rope_config import RopeDescription
     from ropewalk.text.tokens import DocumentSet
 
 Base = Literal["native", "as-is"]
@@ -117,7 +117,7 @@ def check_early(schemes: list[str] | None, files: list[Path] | None, text: str |
     Raises:
         RopewalkError: an unknown scheme, an unreadable file, a text that is not there.
     """
-    from ropewalk.factor_set import FactorSet
+    from ropewalk.factors.factor_set import FactorSet
     from ropewalk.rope.schemes import parse_scheme
 
     for scheme in schemes or []:
@@ -145,7 +145,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         SettingError: it can't be written there.
     """
-    from ropewalk.files import write_atomically
+    from ropewalk.store import write_atomically
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def factors_by_label(
     own, a factor set the entry of each length. Factors are told apart by their label, so a name that was
     given twice counts once.
     """
-    from ropewalk.factor_set import load_set
+    from ropewalk.factors.factor_set import load_set
     from ropewalk.report.comparison import base_label, constant, scheme_at_lengths, untouched
 
     own = loaded.description.own_under(base)

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from ropewalk.shown import escaped, redacted
+from ropewalk.sanitize import escaped, redacted
 
 INTERRUPTED_CODE = 130
 CLOSED_STDOUT_CODE = 141  # what a shell reports for a program that SIGPIPE ended

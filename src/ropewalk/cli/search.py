@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.compared import compare
-from ropewalk.cli.found import files, story
+from ropewalk.cli.comparison_table import compare
 from ropewalk.cli.output import interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
-from ropewalk.cli.texts import check_sources, read_texts
+from ropewalk.cli.search_result import files, story
+from ropewalk.cli.splits import check_sources, read_texts
 from ropewalk.errors import SettingError
 
 if TYPE_CHECKING:
-    from ropewalk.geometry import RopeGeometry
-    from ropewalk.models.describe import RopeDescription
-    from ropewalk.run_folder import RunFolder
+    from ropewalk.factors.geometry import RopeGeometry
+    from ropewalk.models.rope_config import RopeDescription
+    from ropewalk.recipe.run_folders import RunFolder
 
 
 def search(
@@ -151,8 +151,8 @@ def search(
         raise SettingError("`--cut-damaged` is for a run that is resumed: give it beside --resume.")
     with interruptible(how_to_resume(context.obj, out)):
         check_sources(text, report_text)
-        from ropewalk.models.load import describe_model, load_model
-        from ropewalk.run_folder import RunFolder
+        from ropewalk.models.model import describe_model, load_model
+        from ropewalk.recipe.run_folders import RunFolder
         from ropewalk.search.search import require_beyond_reach, search_factors
 
         description = describe_model(
@@ -223,13 +223,13 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
     Raises:
         SettingError: as `search_factors`.
     """
-    from ropewalk.search.limits import Probes
+    from ropewalk.search.engine_constraints import Probes
     from ropewalk.search.loop import kept_back
+    from ropewalk.search.objective_terms import OBJECTIVES, objective_maker
     from ropewalk.search.racing import RacingSettings
     from ropewalk.search.search import search_space
     from ropewalk.search.settings import SearchSettings
     from ropewalk.search.strategies import Task, make_strategy
-    from ropewalk.search.terms import OBJECTIVES, objective_maker
 
     chosen = SearchSettings.choose(**given)
     space = search_space(replace(geometry, original_length=window), target, chosen)

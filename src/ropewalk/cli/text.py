@@ -67,7 +67,7 @@ def describe(
         ropewalk text describe stdlib ./books --against stdlib:held-out
     """
     with interruptible("Nothing was written."):
-        from ropewalk.models.load import load_tokenizer
+        from ropewalk.models.model import load_tokenizer
         from ropewalk.text.describe import describe_texts
         from ropewalk.text.documents import read_documents
 

@@ -13,11 +13,11 @@ from ropewalk.cli.output import interruptible, one_line, result, result_json, sa
 
 if TYPE_CHECKING:
     from ropewalk.export import Mode, Served
-    from ropewalk.export.engines import Engine
-    from ropewalk.export.verdict import Check, Limits, Verification
-    from ropewalk.export.verify import Question
-    from ropewalk.factor_set import FactorSet
-    from ropewalk.models.load import LoadedModel
+    from ropewalk.factors.factor_set import FactorSet
+    from ropewalk.models.model import LoadedModel
+    from ropewalk.verify.comparison import Check, Limits, Verification
+    from ropewalk.verify.engines import Engine
+    from ropewalk.verify.verification import Question
 
 MISMATCH_CODE = 1
 Comparison = Callable[["LoadedModel", "FactorSet", "Served", list[int], list[int]], "Verification"]
@@ -109,11 +109,11 @@ def verify(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with interruptible("Nothing was written."):
         from ropewalk.export import Served
-        from ropewalk.export.completions import NUM_SPARE
-        from ropewalk.export.verify import default_lengths
-        from ropewalk.factor_set import load_set
-        from ropewalk.models.load import load_model
+        from ropewalk.factors.factor_set import load_set
+        from ropewalk.models.model import load_model
         from ropewalk.text.tokens import token_documents
+        from ropewalk.verify.completions import NUM_SPARE
+        from ropewalk.verify.verification import default_lengths
 
         name: EngineName = engine or ("llama.cpp" if path.suffix == ".gguf" else "transformers")
         _require_export(path, name)
@@ -147,7 +147,7 @@ def verify(
 
 def _by_engine(path: Path, name: EngineName, python: str | None) -> Comparison:
     """Asked whether it is installed before a model is loaded."""
-    from ropewalk.export.verify import verify as run
+    from ropewalk.verify.verification import verify as run
 
     _require_full_precision(path)
     engine = _engine(name, python)
@@ -168,9 +168,9 @@ def _by_server(
 ) -> Comparison:
     """Asked whether it is up before a model is loaded."""
     from ropewalk.errors import SettingError
-    from ropewalk.export.bases import may_be_rounded
-    from ropewalk.export.completions import Endpoint, make_prompt
-    from ropewalk.export.endpoint import LIMIT, NUM_TOKENS, ROUNDED_LIMIT, deciding_context, verify_endpoint
+    from ropewalk.verify.base_models import may_be_rounded
+    from ropewalk.verify.completions import Endpoint, make_prompt
+    from ropewalk.verify.endpoint import LIMIT, NUM_TOKENS, ROUNDED_LIMIT, deciding_context, verify_endpoint
 
     if limit is not None and not 0 < limit < float("inf"):
         raise SettingError(f"--limit is {limit:g} nats, but must be above 0.")
@@ -219,7 +219,7 @@ def _require_no_server(served_model: str | None, context: int | None, limit: flo
 
 def _engine(name: EngineName, python: str | None) -> "Engine":
     from ropewalk.errors import SettingError
-    from ropewalk.export.engines.transformers import transformers_4_engine, transformers_engine
+    from ropewalk.verify.engines.transformers import transformers_4_engine, transformers_engine
 
     if name == "vllm":
         raise SettingError("vLLM is asked as a server: start `vllm serve`, and give --endpoint URL.")
@@ -227,7 +227,7 @@ def _engine(name: EngineName, python: str | None) -> "Engine":
         return transformers_4_engine(python)
     if name == "transformers":
         return transformers_engine(python)
-    from ropewalk.export.engines.llama_cpp import llama_cpp_engine
+    from ropewalk.verify.engines.llama_cpp import llama_cpp_engine
 
     return llama_cpp_engine(python)
 
@@ -247,7 +247,7 @@ def _require_export(path: Path, engine: EngineName) -> None:
 
 def _require_full_precision(path: Path) -> None:
     from ropewalk.errors import ExportError
-    from ropewalk.export.bases import is_quantised_folder
+    from ropewalk.verify.base_models import is_quantised_folder
 
     if path.is_dir() and is_quantised_folder(path):
         raise ExportError(
@@ -257,7 +257,8 @@ def _require_full_precision(path: Path) -> None:
 
 
 def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":
-    from ropewalk.export import gguf, manifest
+    from ropewalk.export import manifest
+    from ropewalk.export.gguf import export as gguf
 
     return gguf.read_mode(path) if engine == "llama.cpp" else manifest.read_mode(path)
 
@@ -265,9 +266,9 @@ def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":
 def _question(
     path: Path, loaded: "LoadedModel", engine: EngineName, factor_set: "FactorSet", mode: "Mode", folder: Path
 ) -> "Question":
-    from ropewalk.export.bases import base_folder
     from ropewalk.export.manifest import read_folded
-    from ropewalk.export.verify import Question
+    from ropewalk.verify.base_models import base_folder
+    from ropewalk.verify.verification import Question
 
     if engine == "llama.cpp":
         return _gguf_question(path, loaded, factor_set, mode, folder)
@@ -284,10 +285,10 @@ def _question(
 def _gguf_question(
     path: Path, loaded: "LoadedModel", factor_set: "FactorSet", mode: "Mode", folder: Path
 ) -> "Question":
-    from ropewalk.export.bases import is_quantised_gguf
-    from ropewalk.export.gguf import write_base_gguf
-    from ropewalk.export.verdict import FLOAT32, QUANTISED
-    from ropewalk.export.verify import Question
+    from ropewalk.export.gguf.export import write_base_gguf
+    from ropewalk.verify.base_models import is_quantised_gguf
+    from ropewalk.verify.comparison import FLOAT32, QUANTISED
+    from ropewalk.verify.verification import Question
 
     base = Path(loaded.name)
     if base.suffix.lower() != ".gguf":

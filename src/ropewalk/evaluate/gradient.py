@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ropewalk.evaluate.forward import Reader
+from ropewalk.evaluate.lm_head import Reader
 from ropewalk.evaluate.nll import NllSum
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.recompute import DifferentiableAttention, frozen, recomputing
-from ropewalk.models.table_gradients import TableGradients, traced_tables
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.activation_checkpointing import DifferentiableAttention, frozen, recomputing
+from ropewalk.models.rotary_gradients import TableGradients, traced_tables
 from ropewalk.text.windows import TokenWindow
 
 TILE_LOGITS = 2**20  # logits that exist at once, with their gradients, where that is not too few positions

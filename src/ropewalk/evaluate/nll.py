@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ropewalk.errors import EvaluationError
-from ropewalk.evaluate.forward import Reader, evaluating
+from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.text.windows import TokenWindow
 
 TOKENS_AT_ONCE = 4096  # short windows of one size are read together
@@ -69,7 +69,7 @@ def score_windows(
         read   <s> 0 1 2 3       read   1 2 3 4 5
         score      0 1 2 3       score        4 5    (1, 2 and 3 were scored before)
 
-    Leaves the model's RoPE as it finds it; see `models.install` to change it.
+    Leaves the model's RoPE as it finds it; see `models.rotary` to change it.
 
     Args and results as in `window_nlls`.
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import SettingError
-from ropewalk.evaluate.forward import Reader, evaluating
 from ropewalk.evaluate.intervals import wilson
-from ropewalk.evaluate.notes import length_note
+from ropewalk.evaluate.length_notes import length_note
+from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, PasskeyAnswer, found_by
-from ropewalk.models.load import LoadedModel
+from ropewalk.models.model import LoadedModel
 from ropewalk.text.passkey_prompt import PasskeyTrial, draw_key, make_trial
 from ropewalk.text.tokens import Encoder
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ropewalk.errors import EvaluationError, SettingError
 from ropewalk.evaluate.intervals import perplexity_interval
+from ropewalk.evaluate.length_notes import length_note
 from ropewalk.evaluate.nll import NllSum, window_nlls
-from ropewalk.evaluate.notes import length_note
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, Mode, OnRecord, found_by
-from ropewalk.models.load import LoadedModel
+from ropewalk.models.model import LoadedModel
 from ropewalk.text.tokens import DocumentSet, TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from ropewalk.evaluate.intervals import Difference, paired_difference
 from ropewalk.evaluate.nll import NllSum
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 
 Mode = Literal["truncate", "sliding"]
 Role = Literal["search", "stop", "report"]

@@ -1,7 +1,7 @@
 """What every exporter takes and gives, whatever it writes.
 
 An exporter is one function, `export_X(source, factor_set, out, *, mode, ...) -> Exported`. It writes to a
-place that does not exist yet, whole or not at all (`export.writing`). What its target can't hold is refused
+place that does not exist yet, whole or not at all (`export.output`). What its target can't hold is refused
 (`ExportError`), or dropped on request and then named in `Exported.dropped`; never silently.
 """
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.errors import ExportError
-from ropewalk.factor_set import FactorSet
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.saved_keys import keep_keys, rewrite_keys
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.transformers4_config import keep_keys, rewrite_keys
 
 __all__ = [
     "MODES",

@@ -16,7 +16,7 @@ from ropewalk.export import Dropped, EngineNote, Served
 from ropewalk.export.card_results import results
 from ropewalk.export.fold import Folded
 from ropewalk.export.markdown import escape, one_line, table, yaml_block
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 
 CARD = "README.md"
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ropewalk.errors import ExportError
 from ropewalk.export import EngineNote, Served
-from ropewalk.models.longrope_keys import (
+from ropewalk.models.longrope_config import (
     MSCALE_TYPES,
     SOFTMAX_KEY,
     THREE_KEYS_IN_4,

@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ropewalk.errors import ExportError
-from ropewalk.evaluate.forward import Reader, evaluating
-from ropewalk.export.checkpoint import Checkpoint
-from ropewalk.factors import RescaleFactors
-from ropewalk.files import link_or_copy
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.load import load_model, read_config
+from ropewalk.evaluate.lm_head import Reader, evaluating
+from ropewalk.export.source_checkpoint import Checkpoint
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import load_model, read_config
+from ropewalk.store import link_or_copy
 
 QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm")
 QUERY_WEIGHTS = ("q_proj", "qkv_proj")  # of the second, queries come first

@@ -7,10 +7,10 @@ from typing import Any
 from ropewalk import __version__
 from ropewalk.errors import ExportError, FactorsError
 from ropewalk.export import Dropped, EngineNote, Mode, Served
-from ropewalk.export.checkpoint import Checkpoint
 from ropewalk.export.fold import Folded
-from ropewalk.factors import RescaleFactors
-from ropewalk.factors_file import check_document
+from ropewalk.export.source_checkpoint import Checkpoint
+from ropewalk.factors.file import check_document
+from ropewalk.factors.rescale_factors import RescaleFactors
 
 MANIFEST = "ropewalk.json"
 FORMAT = "ropewalk.export"

@@ -32,8 +32,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ropewalk.errors import FinetuneError
-from ropewalk.files import bring_to_disk, clear_partials, follow_umask, read_bounded
-from ropewalk.finetune.ranks import Ranks
+from ropewalk.finetune.distributed import Ranks
+from ropewalk.store import bring_to_disk, clear_partials, follow_umask, read_bounded
 from ropewalk.strict_json import JsonError, parse_json
 
 MANIFEST = "manifest.json"

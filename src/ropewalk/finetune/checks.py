@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ropewalk.errors import FinetuneError, RopewalkError
 from ropewalk.evaluate.nll import window_nlls
-from ropewalk.factors import RescaleFactors
-from ropewalk.finetune.batches import UNCOUNTED, Packer, Segment
-from ropewalk.finetune.ranks import Ranks
-from ropewalk.models.load import LoadedModel, load_model
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.finetune.data.packing import UNCOUNTED, Packer, Segment
+from ropewalk.finetune.distributed import Ranks
+from ropewalk.models.model import LoadedModel, load_model
 from ropewalk.text.windows import TokenWindow
 
 # Nats a token. In float32 forty times the rounding that was seen (5e-7, to 16384 tokens); in half precision

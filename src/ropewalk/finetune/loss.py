@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from ropewalk.evaluate.forward import evaluating, find_decoder
-from ropewalk.factors import RescaleFactors
-from ropewalk.finetune.batches import UNCOUNTED
-from ropewalk.models.install import find_installed
+from ropewalk.evaluate.lm_head import evaluating, find_decoder
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.finetune.data.packing import UNCOUNTED
 from ropewalk.models.replaced import replacing
+from ropewalk.models.rotary import find_installed
 
 TILE_LOGITS = 2**22  # logits that exist at once, where that is not too few tokens
 FEWEST_TOKENS = 256

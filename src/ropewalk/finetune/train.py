@@ -10,21 +10,21 @@ from typing import Any
 from torch.distributed.tensor import DTensor
 
 from ropewalk.errors import FinetuneError, ModelError, SettingError
-from ropewalk.factors import RescaleFactors
-from ropewalk.files import FolderLock, write_atomically
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune import adapters, checkpoints
-from ropewalk.finetune.batches import Packer
 from ropewalk.finetune.checks import CheckBatch
+from ropewalk.finetune.data.documents import TrainingStream
+from ropewalk.finetune.data.packing import Packer
+from ropewalk.finetune.distributed import factors_digest
 from ropewalk.finetune.loss import tiled_loss
-from ropewalk.finetune.ranks import factors_digest
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.trainer import Progress, StageTrainer, StepProgress, is_float32, make_trainer
-from ropewalk.models.install import find_installed
-from ropewalk.models.load import LoadedModel, load_model
-from ropewalk.models.parts import find_decoder_layers
-from ropewalk.models.recompute import recomputing
-from ropewalk.models.weights import hash_stored_weights, hash_weights
-from ropewalk.text.training import TrainingStream
+from ropewalk.models.activation_checkpointing import recomputing
+from ropewalk.models.fingerprint import hash_stored_weights, hash_weights
+from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.modules import find_decoder_layers
+from ropewalk.models.rotary import find_installed
+from ropewalk.store import FolderLock, write_atomically
 
 FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1
 STAGE, RESULT, MODEL = "stage.json", "result.json", "model"
@@ -140,7 +140,7 @@ def _require_trainable(
 
 
 def _recomputed_layers(loaded: LoadedModel, settings: FinetuneSettings) -> list[Any]:
-    """Layers that are recomputed by `models.recompute`, on a processor; elsewhere it is left to Trainer."""
+    """The layers for `models.activation_checkpointing` on a processor; elsewhere Trainer does it."""
     if not settings.gradient_checkpointing or settings.is_sharded or loaded.model.device.type != "cpu":
         return []
     rotary = find_installed(loaded.model)

@@ -18,11 +18,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from ropewalk.errors import FinetuneError, SettingError
 from ropewalk.finetune import checkpoints
-from ropewalk.finetune.batches import Batches, Packer, Segment, collate
 from ropewalk.finetune.checks import CheckBatch
-from ropewalk.finetune.ranks import Ranks
+from ropewalk.finetune.data.packing import Batches, Packer, Segment, collate
+from ropewalk.finetune.distributed import Ranks
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.models.recompute import DifferentiableAttention
+from ropewalk.models.activation_checkpointing import DifferentiableAttention
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
@@ -66,7 +66,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         installed_digest: SHA-256 of the factors that the model is turned by now.
         write_model: writes what the model is now (or its adapter) into a folder.
         reload: scores a checkpoint that was just written, given what the trainer scores.
-        recomputed: whether `models.recompute` sees to the layers.
+        recomputed: whether `models.activation_checkpointing` sees to the layers.
         num_done: steps that were done before this start.
     """
 

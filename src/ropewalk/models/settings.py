@@ -2,8 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.models.describe import RopeDescription
-from ropewalk.models.load import LoadedModel, describe_model, load_model
+from ropewalk.models.model import LoadedModel, describe_model, load_model
+from ropewalk.models.rope_config import RopeDescription
 
 
 class ModelSettings(BaseModel):

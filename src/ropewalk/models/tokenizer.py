@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from ropewalk.errors import ModelError
-from ropewalk.models.reasons import one_line_errors
+from ropewalk.models.load_errors import one_line_errors
 
 # Any of these is what some family's tokens are read from.
 TOKENIZER_FILES = (

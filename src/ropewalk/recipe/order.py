@@ -5,10 +5,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ropewalk.errors import RopewalkError, SettingError
-from ropewalk.lengths import parse_length
-from ropewalk.recipe.document import Path
 from ropewalk.recipe.mistakes import suggest
-from ropewalk.recipe.recipe import Recipe
+from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import (
     EvaluateStage,
     ExternalStage,
@@ -18,9 +16,11 @@ from ropewalk.recipe.stages import (
     Stage,
     SwapStage,
 )
+from ropewalk.recipe.yaml_document import Path
+from ropewalk.search.objective_terms import objective_maker
 from ropewalk.search.settings import SearchChoices, SearchSettings
 from ropewalk.search.strategies import strategy_class, strategy_settings
-from ropewalk.search.terms import objective_maker
+from ropewalk.units import parse_length
 
 Found = Iterator[tuple[Path, str]]
 

@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError
-from ropewalk.files import read_bounded
-from ropewalk.lengths import parse_length
-from ropewalk.recipe.document import Document, Path, read_document, with_changes
 from ropewalk.recipe.mistakes import Mistake, RecipeError, explain, suggest
 from ropewalk.recipe.order import order_mistakes
-from ropewalk.recipe.recipe import Recipe, finetune_settings_class, finetune_values, mixture_settings_class
+from ropewalk.recipe.schema import Recipe, finetune_settings_class, finetune_values, mixture_settings_class
+from ropewalk.recipe.yaml_document import Document, Path, read_document, with_changes
+from ropewalk.store import read_bounded
+from ropewalk.units import parse_length
 
 FOLDER = FilePath(__file__).parents[1] / "recipes"
 LARGEST_BYTES = 2**20

@@ -16,9 +16,9 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ropewalk.errors import SettingError, shown
-from ropewalk.lengths import LARGEST_SEED, MOST, parse_length
-from ropewalk.readjust import CEILING
+from ropewalk.search.readjust import CEILING
 from ropewalk.search.settings import SearchChoices
+from ropewalk.units import LARGEST_SEED, MOST, parse_length
 
 
 def _readable(value: int | str) -> int | str:

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ropewalk.files import write_atomically
 from ropewalk.search.space import nearest_ascending
+from ropewalk.store import write_atomically
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 150

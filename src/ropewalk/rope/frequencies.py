@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 
 
 def angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> Tensor:

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import SettingError
-from ropewalk.factors import Provenance, RescaleFactors
-from ropewalk.geometry import RopeGeometry
-from ropewalk.outside import load_outside, unknown_name
-from ropewalk.rope.attention_scale import yarn_attention_factor
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
+from ropewalk.plugins import load_outside, unknown_name
+from ropewalk.rope.attention_factor import yarn_attention_factor
 
 Vector = NDArray[np.float64]
 Parameters = Mapping[str, float]

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.runtime.rows import Rows
 
 NOTE = "_ropewalk_note"

@@ -7,10 +7,10 @@ from torch import nn
 from transformers.utils import cached_file
 
 from ropewalk.errors import FactorsError, ModelError
-from ropewalk.factor_set import FACTORS_NAME, FactorSet, load_set
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.install import find_installed, prepare
-from ropewalk.models.load import load_model
+from ropewalk.factors.factor_set import FACTORS_NAME, FactorSet, load_set
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import load_model
+from ropewalk.models.rotary import find_installed, prepare
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.runtime.rotary import RuntimeRotary
 

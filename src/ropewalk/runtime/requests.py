@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from ropewalk.errors import ModelError, SettingError
-from ropewalk.models.install import find_installed
+from ropewalk.models.rotary import find_installed
 from ropewalk.runtime.rows import Rows
 
 Policy = Literal["pin", "recompute"]

@@ -1,6 +1,6 @@
 """The rotary that follows a factor set: each row of a batch by its own length.
 
-It stands in a model as factors do that are installed (`models.install`), and comes out again as they do. What
+It stands in a model as factors do that are installed (`models.rotary`), and comes out again as they do. What
 more it replaces is what it must see: the decoder's forward (mask, positions, cache) and the generation loop.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropewalk.factor_set import FactorSet
-from ropewalk.models.describe import RopeDescription
-from ropewalk.models.install import InstalledRotary, Settings, Table, float64_device
-from ropewalk.models.layout import RotaryLayout
+from ropewalk.factors.factor_set import FactorSet
+from ropewalk.models.rope_config import RopeDescription
+from ropewalk.models.rotary import InstalledRotary, Settings, Table, float64_device
+from ropewalk.models.rotary_layout import RotaryLayout
 from ropewalk.runtime.decoder import DecoderForward, find_decoder
 from ropewalk.runtime.generation import replace_generation
 from ropewalk.runtime.rows import Rows

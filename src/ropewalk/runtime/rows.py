@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ropewalk.errors import ModelError
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.frequencies import StackedFactors
 
 

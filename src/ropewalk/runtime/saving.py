@@ -5,9 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ropewalk.factor_set import FACTORS_NAME, FactorSet
+from ropewalk.factors.factor_set import FACTORS_NAME, FactorSet
 from ropewalk.models.replaced import Replacements
-from ropewalk.models.saved_keys import CONFIG, rewrite_keys
+from ropewalk.models.transformers4_config import CONFIG, rewrite_keys
 
 
 def replace_saving(factor_set: FactorSet, model: Any, replacements: Replacements) -> None:

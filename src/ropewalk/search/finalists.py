@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ropewalk.factors import RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import DECIMALS, Candidate, SearchSpace

@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import Any
 
 from ropewalk.errors import RunFolderError, shown
-from ropewalk.files import bring_to_disk, read_bounded
 from ropewalk.search.journal_lines import FORMAT_VERSION, VERSIONS, DamagedLine, JsonObject, Lines
 from ropewalk.search.trial import Trial
+from ropewalk.store import bring_to_disk, read_bounded
 
 FORMAT = "ropewalk.journal"
 OPENING = f'{{"format": "{FORMAT}"'.encode()

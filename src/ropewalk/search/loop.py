@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
+from ropewalk.search.early_stopping import StopSet
+from ropewalk.search.engine_constraints import Probes
+from ropewalk.search.evaluation import Measurer
 from ropewalk.search.finalists import Choice, ClosedForm, choose
-from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal, differing
-from ropewalk.search.limits import Probes
-from ropewalk.search.measure import Measurer
 from ropewalk.search.objective import Objective
 from ropewalk.search.racing import Race
 from ropewalk.search.space import Candidate, SearchSpace

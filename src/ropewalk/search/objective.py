@@ -5,7 +5,7 @@ An objective is a few terms, each a weight and, for every search document, windo
     ln value = sum over terms of  weight * (nats of the documents that were read) / (their scored tokens)
 
 so that a value of one term of weight 1 is a perplexity, documents can be read one at a time and added up
-later, and two candidates are compared on the same tokens. Which terms there are is said in `search.terms`.
+later, and two candidates are compared on the same tokens. Terms: `search.objective_terms`.
 """
 
 import gc
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ropewalk.errors import SettingError
 from ropewalk.evaluate.gradient import gradient_cost, nll_gradient, will_checkpoint
 from ropewalk.evaluate.nll import NllSum, score_windows
-from ropewalk.factors import RescaleFactors
-from ropewalk.models.load import LoadedModel
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.trial import Parts
 from ropewalk.text.windows import TokenWindow

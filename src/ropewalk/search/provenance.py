@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ropewalk import __version__
-from ropewalk.factors import Provenance
-from ropewalk.models.load import LoadedModel
+from ropewalk.factors.rescale_factors import Provenance
+from ropewalk.models.model import LoadedModel
 from ropewalk.search.journal import differing
 from ropewalk.search.loop import SearchOutcome
 from ropewalk.search.trial import Trial

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ropewalk.factors import Provenance, RescaleFactors
+from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
 from ropewalk.search.finalists import Finalist
 from ropewalk.search.loop import OF_THE_SEARCH, SearchOutcome
 from ropewalk.search.objective import Objective

@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import SettingError
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry
-from ropewalk.models.describe import RopeDescription
-from ropewalk.models.load import LoadedModel
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel
+from ropewalk.models.rope_config import RopeDescription
+from ropewalk.search.early_stopping import StopSet
+from ropewalk.search.engine_constraints import Probes
 from ropewalk.search.finalists import ClosedForm, closed_form_candidates
-from ropewalk.search.guard import StopSet
 from ropewalk.search.journal import Journal
-from ropewalk.search.limits import Probes
 from ropewalk.search.loop import Progress, left_for_strategy, run_search
+from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
+from ropewalk.search.objective_terms import TermTask, make_terms
 from ropewalk.search.provenance import describe_environment, differing_runs, identify
 from ropewalk.search.racing import Race, RacingSettings
 from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import REFERENCE_STRATEGIES, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
-from ropewalk.search.spaces import make_space
 from ropewalk.search.strategies import Task, make_strategy
-from ropewalk.search.terms import TermTask, make_terms
 from ropewalk.text.tokens import DocumentSet
 
 

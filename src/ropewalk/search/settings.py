@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ropewalk.errors import SettingError, shown
-from ropewalk.factors import ATTENTION_FACTORS, Base
-from ropewalk.lengths import LARGEST_SEED, MOST
-from ropewalk.search.limits import ServeWith, require_engine
+from ropewalk.factors.rescale_factors import ATTENTION_FACTORS, Base
+from ropewalk.search.engine_constraints import ServeWith, require_engine
 from ropewalk.search.space import SpaceName
 from ropewalk.search.strategies import PAPER_BUDGET
+from ropewalk.units import LARGEST_SEED, MOST
 
 # Where these differ from the fields' own defaults: the paper's search, and the floor beside it.
 _AS_THE_PAPER = {
@@ -36,13 +36,13 @@ class SearchSettings:
         strategy: one of `STRATEGY_NAMES`, or `package.module:Name`.
         budget: evaluations of all documents, in forward passes; `paper` is the paper's 1344.
         seed: 0 or above.
-        serve_with: the engine that limits the space; see `search.limits`.
+        serve_with: the engine that limits the space; see `search.engine_constraints`.
         space: `full`, `spline` or `longrope2`; see `search.space`.
         num_knots, critical_pair: of `spline` and of `longrope2`; None for their defaults.
         monotone: whether lambda may never fall from pair to pair.
         attention_factor: a number, `longrope`, or `search`; see `attention_choices`.
         start_tokens: `search`, or `none` to keep n-hat 0.
-        objective: `perplexity`, `tail` or `needle`, or `package.module:Name`; see `search.terms`.
+        objective: `perplexity`, `tail` or `needle`, or `package.module:Name`; see `search.objective_terms`.
         short_weight: of the perplexity of the first L tokens, beside the objective's own 1.
         racing: the probability with which a candidate that would have won is dropped early; 0 drops none.
         base: `native` replaces the scaling that the model carries, `as-is` multiplies onto it.

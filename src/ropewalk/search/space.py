@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import SettingError, shown
-from ropewalk.factors import ATTENTION_FACTORS, RescaleFactors
-from ropewalk.geometry import RopeGeometry
-from ropewalk.rope.attention_scale import longrope_attention_factor
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import ATTENTION_FACTORS, RescaleFactors
+from ropewalk.rope.attention_factor import longrope_attention_factor
 
 STEP = 0.01
 FINE_STEP = 0.0001  # where a curve is fitted, a knot may lie between the paper's steps

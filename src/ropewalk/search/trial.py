@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.factors import ATTENTION_FACTORS, FACTORS
-from ropewalk.lengths import LONGEST
+from ropewalk.factors.rescale_factors import ATTENTION_FACTORS, FACTORS
 from ropewalk.search.space import Candidate
+from ropewalk.units import LONGEST
 
 # trial: asked for by the strategy. Of the loop's own: `check`, the best lambdas with n-hat 0; `stop`, the
 # best so far on the stop set; `free`, a probe outside the limits of the engine that will serve; `finalist`, a

@@ -13,7 +13,7 @@ parametrised over:
         check_contract(contract, MyStrategy, space)
 """
 
-from ropewalk.testing.bowl import Bowl, spaces
-from ropewalk.testing.contracts import CONTRACTS, check_contract, check_strategy
+from ropewalk.testing.quadratic_objective import Bowl, spaces
+from ropewalk.testing.strategy_contracts import CONTRACTS, check_contract, check_strategy
 
 __all__ = ["CONTRACTS", "Bowl", "check_contract", "check_strategy", "spaces"]

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ropewalk.files import write_atomically
+from ropewalk.store import write_atomically
 
 FORMAT_VERSION = "1"
 UNUSABLE = (OSError, RuntimeError)  # of a folder: it can't be written, or the home folder is not known

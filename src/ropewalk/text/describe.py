@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ropewalk.errors import DataError
+from ropewalk.finetune.data.sources import BETWEEN_JOINED, Group, Join, group_name, join_documents
 from ropewalk.text.documents import Kind, read_documents
-from ropewalk.text.sources import BETWEEN_JOINED, Group, Join, group_name, join_documents
 from ropewalk.text.tokens import Encoder
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)

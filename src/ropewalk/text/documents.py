@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 from ropewalk.errors import DataError
 from ropewalk.strict_json import JsonError, parse_json, require_text
+from ropewalk.text.folders import files_below, files_matching
 from ropewalk.text.stdlib import Split, stdlib_files, stdlib_folder
-from ropewalk.text.walk import files_below, files_matching
 
 Purpose = Literal["search", "held_out", "train"]
 Kind = Literal["text", "chat"]

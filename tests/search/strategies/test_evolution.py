@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bowl import Bowl, search_on, strategy_for
+from quadratic import Bowl, search_on, strategy_for
 
 from ropewalk.errors import SettingError
 from ropewalk.rope.schemes import scheme_factors
-from ropewalk.search.spaces import make_space
+from ropewalk.search.named_spaces import make_space
 from ropewalk.search.strategies import PAPER_BUDGET
 from ropewalk.search.strategies.evolution import EvolutionSettings
 from ropewalk.search.trial import Trial

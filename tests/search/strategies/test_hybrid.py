@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bowl import make_space, strategy_for
+from quadratic import make_space, strategy_for
 
 from ropewalk.search.trial import Trial
 

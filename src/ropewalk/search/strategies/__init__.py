@@ -7,14 +7,14 @@ from typing import Any, get_type_hints
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
 from ropewalk.errors import SettingError, shown
-from ropewalk.lengths import LARGEST_SEED, MOST
-from ropewalk.outside import find_named
+from ropewalk.plugins import find_named
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.cma_search import Cma
 from ropewalk.search.strategies.evolution import PAPER_BUDGET, Evolution
 from ropewalk.search.strategies.gradient import Gradient
 from ropewalk.search.strategies.hybrid import Hybrid
 from ropewalk.search.strategies.random_search import RandomSearch
+from ropewalk.units import LARGEST_SEED, MOST
 
 __all__ = [
     "PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class",

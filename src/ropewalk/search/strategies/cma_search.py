@@ -14,7 +14,7 @@ import numpy as np
 from ropewalk.errors import SettingError
 from ropewalk.search.space import Candidate, Coordinates
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.starts import RAMPS, first_candidates, with_start_tokens
+from ropewalk.search.strategies.initial_candidates import RAMPS, first_candidates, with_start_tokens
 from ropewalk.search.trial import Query, Trial
 
 

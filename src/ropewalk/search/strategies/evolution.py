@@ -26,7 +26,7 @@ import numpy as np
 from ropewalk.errors import SettingError
 from ropewalk.search.space import Candidate, Levels
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.starts import first_candidates
+from ropewalk.search.strategies.initial_candidates import first_candidates
 from ropewalk.search.trial import Query, Trial
 
 FIRST_SCHEMES = ("pi", "ntk", "yarn")

@@ -1,0 +1,139 @@
+"""What a search found, for people: what is written and why, and what its limits cost."""
+
+from typing import TYPE_CHECKING
+
+from ropewalk.cli.output import clock
+
+if TYPE_CHECKING:
+    from ropewalk.recipe.run_folders import RunFolder
+    from ropewalk.search.finalists import Finalist
+    from ropewalk.search.result import SearchResult
+
+STOPPED_BY = {
+    "budget": "the budget",
+    "time": "the time limit",
+    "nothing new": "the strategy, which had nothing new to try",
+    "stop set": "the stop documents, on which it got no better",
+}
+
+
+def files(found: "SearchResult", folder: "RunFolder") -> dict[str, str]:
+    """What a search leaves behind, by its role."""
+    searched = {} if found.closed_form is None else {"factors_searched": str(folder.searched_factors_path)}
+    return {
+        "factors": str(folder.factors_path),
+        "factors_without_start_tokens": str(folder.factors_without_start_tokens_path),
+        **searched,
+        "journal": str(folder.journal_path),
+        "run": str(folder.run_path),
+    }
+
+
+def story(found: "SearchResult", folder: "RunFolder") -> str:
+    """What is written and why, what n-hat is worth or the limits cost, and where it lies."""
+    lines = [*_about_written(found, folder), *_about_searched(found)]
+    if found.value_name != "perplexity":
+        lines.append(f"  the value is {found.identity['objective']}")
+    if found.identity["serve_with"] == "ropewalk":
+        lines.append(f"  {_worth_of_start_tokens(found)}")
+        if found.factors_without_start_tokens is not None:
+            plain = folder.factors_without_start_tokens_path
+            lines.append(f"  the best with n-hat 0{_closed_form_plain(found)}: {plain}")
+    else:
+        lines.append(f"  {_cost_of_limits(found)}")
+    lines += [f"  {line}" for line in _published(found)]
+    if not found.reproducible:
+        lines.append("  not reproducible to the bit: a time limit, or versions that changed on the way")
+    return "\n".join(lines) + "\n"
+
+
+def _about_written(found: "SearchResult", folder: "RunFolder") -> list[str]:
+    """Where the factors are, and on which documents they were chosen."""
+    choice, why = found.outcome.choice, []
+    if choice is not None:
+        beside = f"{choice.cost:.1f} evaluations in {clock(choice.seconds)}, beside the budget"
+        why = [f"  {found.about_choice} ({beside})"]
+    if found.closed_form is None:
+        return [f"Searched factors: {folder.factors_path}", *why]
+    return [
+        f"Factors of a closed-form scheme, NOT searched ones: {folder.factors_path}",
+        *why,
+        f"The best searched candidate: {folder.searched_factors_path}",
+    ]
+
+
+def _about_searched(found: "SearchResult") -> list[str]:
+    """The best searched candidate, and what it cost to find it."""
+    outcome, factors = found.outcome, found.searched_factors
+    failed = f", {outcome.num_failed} failed" if outcome.num_failed else ""
+    dropped = f", {outcome.num_dropped} dropped early by racing" if outcome.num_dropped else ""
+    stopped = "" if found.stop_value is None else f" ({found.stop_value:.4f} on the stop documents)"
+    return [
+        f"  {found.value_name} {found.value:.4f} on the search documents{stopped} at "
+        f"{factors.target_length} tokens, n-hat {factors.num_start_tokens}, attention factor "
+        f"{factors.attention_factor:g}",
+        f"  found by {found.identity['strategy']} as trial {outcome.best.index + 1} of {len(outcome.trials)}"
+        f"{failed}{dropped}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
+        f"{STOPPED_BY[outcome.stopped_by]}",
+    ]
+
+
+def _published(found: "SearchResult") -> list[str]:
+    """Closed forms with a lower value than what is written, but an attention factor that it may not have."""
+    choice = found.outcome.choice
+    if choice is None:
+        return []
+    return [
+        _about_published(one, choice.decided_by, found)
+        for one in choice.published
+        if one.trial.value is not None and one.trial.value < found.deciding_value
+    ]
+
+
+def _about_published(one: "Finalist", documents: str, found: "SearchResult") -> str:
+    value = f"{one.trial.value:.4f} on the {documents} documents"
+    if one.is_own:
+        about = "below what is written: it may need no other factors at this length"
+        return f"the model as it is ({one.label}) has {value}, {about}"
+    why = f"but the search holds {found.factors.attention_factor:g}"
+    if found.identity["serve_with"] == "any":
+        why = "which not every engine reads (--serve-with transformers, vllm or llama.cpp allows it)"
+    factor = one.trial.candidate.attention_factor
+    return f"{one.label} has {value} with the attention factor {factor:g}, {why}"
+
+
+def _worth_of_start_tokens(found: "SearchResult") -> str:
+    plain, cost = found.outcome.best_without_start_tokens, found.nats_without_start_tokens
+    if found.identity["start_tokens"] == "none":
+        return "n-hat 0, which every engine can run: no other was asked for"
+    if found.factors.num_start_tokens == 0:
+        return "n-hat 0, which every engine can run, costs nothing: it is the best"
+    if plain is None or cost is None:
+        return "with n-hat 0 nothing could be evaluated"
+    return (
+        f"n-hat 0, which every engine can run, costs {cost:.4f} nats a token: {found.value_name} "
+        f"{plain.value:.4f}"
+    )
+
+
+def _closed_form_plain(found: "SearchResult") -> str:
+    choice = found.outcome.choice
+    plain = None if choice is None else choice.closed_form_plain
+    return "" if plain is None else f", the closed-form scheme {plain.label}"
+
+
+def _cost_of_limits(found: "SearchResult") -> str:
+    engine, free, cost = found.identity["serve_with"], found.outcome.free, found.nats_of_limits
+    limits = f"limited to what {'every engine' if engine == 'any' else engine} can run: n-hat 0" + (
+        " and the attention factor sqrt(1 + ln s / ln L)" if engine == "any" else ""
+    )
+    if free is None or cost is None:
+        return f"{limits}; no candidate outside these limits could be evaluated"
+    if cost == 0:
+        return f"{limits}; no probe outside these limits was better (--serve-with ropewalk searches there)"
+    outside = free.candidate
+    return (
+        f"{limits}, which costs at least {cost:.4f} nats a token: n-hat {outside.num_start_tokens} and "
+        f"attention factor {outside.attention_factor:g} give {free.value:.4f} (--serve-with ropewalk "
+        f"searches there)"
+    )

@@ -1,0 +1,403 @@
+"""A checkpoint with factors in its configuration, as transformers 4 and 5 and vLLM read it.
+
+    source + factor set ──> out/config.json             both forms of the rotary's keys
+                            out/*.safetensors           linked or copied: the same bytes
+                            out/tokenizer*, generation_config.json, chat templates
+                            out/ropewalk.json           what was exported, and from what
+                            out/factors.json            the whole set, if the folder is to carry its runtime
+                            out/README.md               the model's card
+
+Weights are not even opened, unless an adapter is merged or the attention factor folded into them.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ropewalk.errors import ExportError, SettingError
+from ropewalk.evaluate.records import EvalRecord
+from ropewalk.export import Dropped, Exported, Mode, Served, entry_name
+from ropewalk.export.card import Card, Origin, write_card
+from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
+from ropewalk.export.fold import Folded, check_folded, write_folded
+from ropewalk.export.manifest import MANIFEST, manifest
+from ropewalk.export.output import hash_files, new_folder, require_absent
+from ropewalk.export.source_checkpoint import (
+    ADAPTER_CONFIG,
+    Checkpoint,
+    find_checkpoint,
+    is_adapter,
+    read_json,
+)
+from ropewalk.factors.factor_set import FACTORS_NAME, FactorSet
+from ropewalk.finetune.adapters import load_adapter, merge_adapter
+from ropewalk.models.longrope_config import (
+    is_computed,
+    kept_keys,
+    longrope_keys,
+    rope_part,
+    with_longest,
+    with_rope_part,
+)
+from ropewalk.models.model import describe_model, load_model, read_config
+from ropewalk.models.rope_config import RopeDescription
+from ropewalk.models.transformers4_config import CONFIG
+from ropewalk.rope.attention_factor import longrope_attention_factor
+
+AdapterAs = Literal["merged", "beside"]
+ADAPTER_FOLDER = "adapter"
+
+SAME_FACTOR = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class HfChoices:
+    """How a folder is made.
+
+    Attributes:
+        mode: see `Served`.
+        serve_with: an engine that must serve it rightly, else it is refused; `any` names those that do not.
+        fold_attention_factor: put our attention factor into the query weights where engines compute another.
+        with_runtime: carry the whole set, for Ropewalk's own loader and its vLLM plugin; needed for n-hat.
+        adapter: a folder that peft saved.
+        adapter_as: `merged` into the weights, or `beside` the base, in a folder of its own.
+        full_attention: lift a sliding window that is shorter than the target.
+        original_length: L in tokens, where the model's configuration states it wrongly.
+        revision: of a model on the hub.
+        copy_weights: copy the weight files; by default they are hard links, which take no disk space.
+    """
+
+    mode: Mode = "pinned"
+    serve_with: str = "any"
+    fold_attention_factor: bool = False
+    with_runtime: bool = False
+    adapter: Path | None = None
+    adapter_as: AdapterAs = "merged"
+    full_attention: bool = False
+    original_length: int | None = None
+    revision: str | None = None
+    copy_weights: bool = False
+
+
+def export_hf(
+    source: str,
+    factor_set: FactorSet,
+    out: Path,
+    *,
+    choices: HfChoices | None = None,
+    dropped: Sequence[Dropped] = (),
+    records: Sequence[EvalRecord] = (),
+    origin: Origin | None = None,
+) -> Exported:
+    """Write a folder that engines load.
+
+    Args:
+        source: a folder, a hub name, `scale-model`, or a folder of a peft adapter that names its base.
+        dropped: what is known about the cost of the entries that are left out.
+        records: measurements for the card.
+        origin: what the card says of the run that the model comes from.
+
+    Raises:
+        ExportError: factors that a configuration can't hold, or an engine that would be wrong.
+        FactorsError: factors for another model.
+        ModelError: a source that is no whole checkpoint.
+        SettingError: an adapter that can't be read.
+    """
+    require_absent(out)
+    source, choices = _resolve_adapter(source, choices or HfChoices())
+    served = Served.of(factor_set, choices.mode)
+    _require_two_sets(served)
+    _require_start_tokens_held(served, choices)
+    description = describe_model(source, revision=choices.revision, original_length=choices.original_length)
+    factor_set.require_geometry(description.geometry, source)
+    stated = _stated(served, choices)
+    plan = _Plan(
+        checkpoint=find_checkpoint(source, choices.revision),
+        description=description,
+        choices=choices,
+        wanted=served,
+        stated=stated,
+        kept=kept_keys(_own_parameters(source, choices), stated.long, source),
+    )
+    require_engine(plan.facts, choices.serve_with)
+    plan.checkpoint.require_whole()
+    if choices.adapter is None:  # its model is not there before it is merged
+        plan.checkpoint.warn_if_other_weights(served.long)
+    left_out = _name_dropped(served, dropped, choices)
+    left_out += tuple(Dropped(what=what, cost=why) for what, why in plan.checkpoint.preferred.items())
+    return _write(plan, factor_set, out, left_out, records, origin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is to be written.
+
+    Attributes:
+        wanted: the factors as the set has them.
+        stated: as the configuration states them: after a fold, with the engine's attention factor.
+        kept: what the rotary's dictionary says besides.
+    """
+
+    checkpoint: Checkpoint
+    description: RopeDescription
+    choices: HfChoices
+    wanted: Served
+    stated: Served
+    kept: dict[str, Any]
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            served=self.stated,
+            model_type=self.description.model_type,
+            family=str(self.checkpoint.config.get("model_type", self.description.model_type)),
+            has_runtime=self.choices.with_runtime,
+            kept=self.kept,
+        )
+
+    @property
+    def is_folded(self) -> bool:
+        return self.stated is not self.wanted
+
+
+def _write(
+    plan: _Plan,
+    factor_set: FactorSet,
+    out: Path,
+    dropped: tuple[Dropped, ...],
+    records: Sequence[EvalRecord],
+    origin: Origin | None,
+) -> Exported:
+    engines = notes_for_folder(plan.facts)
+    with new_folder(out) as partial:
+        _write_weights(plan, partial)
+        plan.checkpoint.take_along(partial)
+        _write_config(plan, partial)
+        _correct_lengths(partial, plan.stated)
+        folded = _finish_fold(plan, partial)
+        adapter = _put_adapter(plan, partial)
+        about = manifest(
+            plan.checkpoint, plan.stated, kept=plan.kept, folded=folded, adapter=adapter, engines=engines,
+            dropped=dropped,
+        )  # fmt: skip
+        (partial / MANIFEST).write_text(about, encoding="utf-8")
+        if plan.choices.with_runtime:
+            (partial / FACTORS_NAME).write_text(factor_set.to_json(), encoding="utf-8")
+        card = Card(
+            title=out.name, model=plan.checkpoint.name, revision=plan.checkpoint.revision, served=plan.wanted,
+            engines=engines, dropped=dropped, folded=folded, adapter=adapter, records=tuple(records),
+            has_runtime=plan.choices.with_runtime, origin=origin, is_tuned=_is_tuned(plan, origin),
+        )  # fmt: skip
+        write_card(partial, card)
+        files = hash_files(partial)
+    return Exported(path=out, target="hf", served=plan.wanted, engines=engines, dropped=dropped, files=files)
+
+
+def _is_tuned(plan: _Plan, origin: Origin | None) -> bool:
+    """Whether these weights were trained in the run; taken to be so where their hash can't be known."""
+    if origin is None or origin.tuned_weights is None:
+        return False
+    return plan.checkpoint.weights_sha256 in (None, origin.tuned_weights)
+
+
+# ---------------------------------------------------------------- what may be written
+
+
+def _require_two_sets(served: Served) -> None:
+    if served.mode == "switching" and served.short is served.long:
+        raise ExportError(
+            f"The factor set has no entry of its own for {served.geometry.original_length} tokens, so there "
+            f"is nothing to switch between: say --mode pinned, or readjust at that length."
+        )
+
+
+def _require_start_tokens_held(served: Served, choices: HfChoices) -> None:
+    most = max(served.short.num_start_tokens, served.long.num_start_tokens)
+    if most and not choices.with_runtime:
+        raise ExportError(
+            f"These factors have n-hat {most}, which no configuration can hold: say --with-runtime (for "
+            f"Ropewalk's own loader and vLLM with its plugin), or export the run's "
+            f"factors-no-start-tokens.json."
+        )
+
+
+def _stated(served: Served, choices: HfChoices) -> Served:
+    """The factors as the configuration states them."""
+    if not choices.fold_attention_factor:
+        return served
+    if choices.with_runtime:
+        raise ExportError(
+            "Folding is for engines that compute the attention factor themselves, but --with-runtime is for "
+            "ones that read it: leave one of the two out."
+        )
+    short, long = served.short, served.long
+    if abs(short.attention_factor - long.attention_factor) > SAME_FACTOR:
+        raise ExportError(
+            f"The short set has the attention factor {short.attention_factor:g} and the long one "
+            f"{long.attention_factor:g}, but only one can be folded into the weights: pin one set (--mode "
+            f"pinned)."
+        )
+    if is_computed(long, long):
+        return served
+    return served.with_attention_factor(
+        longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
+    )
+
+
+def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) -> tuple[Dropped, ...]:
+    """Every entry that is left out, with its cost where that is known."""
+    if choices.with_runtime:
+        return ()
+    costs = {entry.what: entry for entry in known}
+    names = [entry_name(entry) for entry in served.left_out]
+    return tuple(costs.get(name, Dropped(what=name)) for name in names)
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def _own_parameters(source: str, choices: HfChoices) -> dict[str, Any]:
+    """The model's own rotary dictionary, with what its family has as defaults."""
+    config = read_config(source, revision=choices.revision).get_text_config(decoder=True)
+    return getattr(config, "rope_parameters", None) or {}
+
+
+def _write_config(plan: _Plan, folder: Path) -> None:
+    keys = longrope_keys(plan.stated.short, plan.stated.long, plan.description.model_type, plan.kept)
+    config = with_longest(plan.checkpoint.without_preferred(), plan.stated.long.target_length)
+    config = with_rope_part(config, keys | _lifted_window(plan))
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _lifted_window(plan: _Plan) -> dict[str, Any]:
+    """Nothing, or the keys that take a sliding window away.
+
+    Raises:
+        ExportError: it is shorter than the target, and not to be lifted, or only some layers have it.
+    """
+    window, target = plan.description.sliding_window, plan.stated.long.target_length
+    if window is None or window >= target:
+        return {}
+    layers, all_layers = plan.description.num_sliding_layers, plan.description.geometry.num_layers
+    name = plan.checkpoint.name
+    if not plan.choices.full_attention:
+        raise ExportError(
+            f"{layers} of {all_layers} layers of {name} see only {window} tokens, but the target is "
+            f"{target}: lift their windows with --full-attention, or choose a target up to {window}."
+        )
+    part = rope_part(plan.checkpoint.config)
+    if layers < all_layers or "layer_types" in part:
+        raise ExportError(
+            f"{layers} of {all_layers} layers of {name} see only {window} tokens by their type, which a "
+            f"configuration can't lift for every engine: choose a target up to {window}."
+        )
+    lifted: dict[str, Any] = {"sliding_window": None}
+    return lifted | ({"use_sliding_window": False} if "use_sliding_window" in part else {})
+
+
+def _correct_lengths(folder: Path, served: Served) -> None:
+    """The lengths that a tokenizer, a generation and an embedding of whole texts stop at."""
+    window, target = served.geometry.original_length, served.long.target_length
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        _rewrite(tokenizer, {**read_json(tokenizer), "model_max_length": target})
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        values = read_json(generation)
+        # 20 is transformers' own default, and stands for nothing.
+        if isinstance(values.get("max_length"), int) and window <= values["max_length"] < target:
+            _rewrite(generation, {**values, "max_length": target})
+    for path in folder.glob("sentence_*_config.json"):  # vLLM takes its limit for the model's
+        if isinstance(read_json(path).get("max_seq_length"), int):
+            _rewrite(path, {**read_json(path), "max_seq_length": target})
+    _lift_truncation(folder / "tokenizer.json", target)
+
+
+def _lift_truncation(path: Path, target: int) -> None:
+    """A tokenizer that was saved while it truncated cuts every text, without a word."""
+    if not path.is_file():
+        return
+    values = read_json(path)
+    truncation = values.get("truncation")
+    if isinstance(truncation, dict) and truncation.get("max_length", target) < target:
+        _rewrite(path, {**values, "truncation": {**truncation, "max_length": target}})
+
+
+def _rewrite(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------- weights
+
+
+def _write_weights(plan: _Plan, folder: Path) -> None:
+    choices = plan.choices
+    if choices.adapter is not None and choices.adapter_as == "merged":
+        if plan.is_folded:
+            raise ExportError(
+                "An adapter can't be merged and the attention factor folded in one go: export the merged "
+                "model first, and fold that."
+            )
+        loaded = load_model(
+            plan.checkpoint.name, dtype="auto", revision=choices.revision,
+            original_length=choices.original_length,
+        )  # fmt: skip
+        merge_adapter(load_adapter(loaded.model, choices.adapter)).save_pretrained(folder)
+        (folder / "generation_config.json").unlink(missing_ok=True)  # the source's own is taken along
+    elif plan.is_folded:
+        ours, engine = plan.wanted.long.attention_factor, plan.stated.long.attention_factor
+        write_folded(
+            plan.checkpoint, plan.description.geometry, folder, ours=ours, engine=engine,
+            copy=choices.copy_weights,
+        )  # fmt: skip
+    else:
+        plan.checkpoint.take_weights(folder, copy=choices.copy_weights)
+
+
+def _finish_fold(plan: _Plan, folder: Path) -> Folded | None:
+    if not plan.is_folded:
+        return None
+    ours, engine = plan.wanted.long.attention_factor, plan.stated.long.attention_factor
+    difference = check_folded(plan.checkpoint.name, folder, plan.wanted.long, engine)
+    return Folded(ours=ours, engine=engine, logit_difference=difference)
+
+
+def _resolve_adapter(source: str, choices: HfChoices) -> tuple[str, HfChoices]:
+    """The base, where the source is an adapter that names it."""
+    if choices.adapter_as not in ("merged", "beside"):
+        raise ExportError(f"An adapter can be shipped merged or beside, not {choices.adapter_as!r}.")
+    folder = Path(source)
+    if not is_adapter(folder) or choices.adapter is not None:
+        return source, choices
+    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not base:
+        raise SettingError(
+            f"{source} is an adapter that names no base: name the base as the model, and this by --adapter."
+        )
+    return str(base), replace(choices, adapter=folder)
+
+
+def _put_adapter(plan: _Plan, folder: Path) -> dict[str, str] | None:
+    """What the manifest says about an adapter; one that stays apart is copied, with its base named."""
+    adapter = plan.choices.adapter
+    if adapter is None:
+        return None
+    if plan.choices.adapter_as == "beside":
+        target = folder / ADAPTER_FOLDER
+        target.mkdir()
+        if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / "adapter_model.safetensors").is_file():
+            raise SettingError(
+                f"{adapter} holds no {ADAPTER_CONFIG} with adapter_model.safetensors: name a folder that "
+                f"peft saved."
+            )
+        values = read_json(adapter / ADAPTER_CONFIG)
+        _rewrite(
+            target / ADAPTER_CONFIG,
+            {**values, "base_model_name_or_path": plan.checkpoint.name, "revision": plan.checkpoint.revision},
+        )
+        (target / "adapter_model.safetensors").write_bytes(
+            (adapter / "adapter_model.safetensors").read_bytes()
+        )
+    return {"name": str(adapter), "as": plan.choices.adapter_as, "base": plan.checkpoint.name}

@@ -1,0 +1,197 @@
+"""The files of a checkpoint that is to be exported: where they are, if they are whole, which are taken."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+
+from ropewalk.errors import ExportError, ModelError
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.fingerprint import hash_stored_weights, warn_if_other_weights
+from ropewalk.models.longrope_config import in_each_part, rope_part
+from ropewalk.models.model import read_config, where_from
+from ropewalk.models.transformers4_config import CONFIG, read_config_file
+from ropewalk.models.untrusted_config import CHOOSES_CODE
+from ropewalk.models.weight_files import INDEX, WEIGHTS, require_inside, require_whole, weight_files
+from ropewalk.store import link_or_copy
+
+ADAPTER_CONFIG = "adapter_config.json"
+# Mistral's own format, often beside transformers'. vLLM prefers it, and then reads no config.json.
+OTHER_FORMAT = ("consolidated*", "params.json")
+# What a configuration may name that an engine would follow instead of our factors, and why.
+OTHER_CODE = "an engine that follows it would run other code than was measured here"
+PREFERRED_KEYS = {
+    "dual_chunk_attention_config": "vLLM and SGLang would read it instead of the factors",
+    **dict.fromkeys(("auto_map", *CHOOSES_CODE), OTHER_CODE),
+}
+# What else belongs to a model that is served: tokenizer, templates, licence. No pickle, and no code.
+TAKEN = (
+    "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "LICENSE*", "LICENCE*",
+    "NOTICE*", "additional_chat_templates/*.jinja",
+)  # fmt: skip
+# Left behind: other weights and their indices, what trainers leave, our own files about other factors, and
+# what is written anew.
+LEFT = (
+    *OTHER_FORMAT, "*.index*.json", "pytorch_model*", "tf_model*", "flax_model*", "adapter_*",
+    "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "optimizer*",
+    "factors*.json", "ropewalk.json", "manifest.json", "run.json", "done.json", "inputs.json",
+    "requirements*.txt", CONFIG,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder on this machine that holds one.
+
+    Attributes:
+        folder: where.
+        name: as the user called it.
+        revision: the hub's commit; None for local files.
+        config: its `config.json`.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+    config: dict[str, Any]
+
+    @property
+    def weights(self) -> list[Path]:
+        """Its weight files, as transformers finds them.
+
+        Raises:
+            ModelError: none, or an index that names anything but safetensors files in the folder.
+        """
+        return list(weight_files(self.folder, self.name))
+
+    @property
+    def others(self) -> list[Path]:
+        """What else an export takes along, as paths below `folder`.
+
+        Raises:
+            ModelError: one is a link out of the folder, whose content would go out with the export.
+        """
+        taken = {path for pattern in TAKEN for path in self.folder.glob(pattern) if path.is_file()}
+        left = {path for pattern in LEFT for path in self.folder.glob(pattern)}
+        names = sorted(path.relative_to(self.folder) for path in taken - left)
+        for name in names:
+            require_inside(self.folder, str(name), self.name)
+        return names
+
+    @property
+    def preferred(self) -> dict[str, str]:
+        """What an engine would read instead of the factors, and is left out: its name, and why."""
+        files = sorted({path.name for pattern in OTHER_FORMAT for path in self.folder.glob(pattern)})
+        parts = (self.config, rope_part(self.config))
+        keys = {key: why for key, why in PREFERRED_KEYS.items() if any(part.get(key) for part in parts)}
+        return dict.fromkeys(files, "vLLM would read this format, which has no factors") | keys
+
+    def without_preferred(self) -> dict[str, Any]:
+        """The configuration without the keys of `preferred`."""
+        return in_each_part(
+            self.config, lambda part: {name: part[name] for name in part if name not in PREFERRED_KEYS}
+        )
+
+    def take_along(self, out: Path) -> None:
+        """Copy everything but weights and configuration."""
+        for name in self.others:
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_bytes((self.folder / name).read_bytes())
+
+    def take_weights(self, out: Path, *, copy: bool = False) -> None:
+        """Link the weight files; copy them on request, or where a link would not do (`link_or_copy`)."""
+        for path in self.weights:
+            link_or_copy(path, out / path.name, copy=copy)
+        self.take_index(out)
+
+    def take_index(self, out: Path) -> None:
+        """Copy the index of the weight files, if they have one."""
+        if self.weights != [self.folder / WEIGHTS]:
+            (out / INDEX).write_bytes((self.folder / INDEX).read_bytes())
+
+    @cached_property
+    def weights_sha256(self) -> str | None:
+        """The `hash_weights` of its model, from the files alone; None where that can't be known."""
+        try:
+            return hash_stored_weights(read_config(self.folder), self.weights)
+        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or not whole
+            return None
+
+    def warn_if_other_weights(self, factors: RescaleFactors) -> None:
+        """Warn where factors were made on other weights, as far as these are known."""
+        found = None if factors.provenance.weights_sha256 is None else self.weights_sha256
+        warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
+
+    def require_whole(self) -> None:
+        """Refuse a checkpoint whose weights are missing or cut short, from their headers alone.
+
+        Raises:
+            ModelError: names the file.
+        """
+        require_whole(self.weights, self.name)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter of peft.
+
+    Raises:
+        ExportError: it is a model as well, of which transformers would load the adapter's base instead.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return False
+    if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+        raise ExportError(
+            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}), so programs load different ones: "
+            f"put the adapter into a folder of its own, and name it by --adapter if it is meant."
+        )
+    return True
+
+
+def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+    """A folder, a hub name (its files are downloaded), or `scale-model`.
+
+    Raises:
+        ModelError: not found, or not readable.
+        ExportError: a GGUF file.
+    """
+    path, options = where_from(name)
+    if options:
+        raise ExportError(
+            f"{name} is a GGUF file, which holds no checkpoint for transformers: use `ropewalk export gguf`, "
+            f"or name the folder that it was made from."
+        )
+    folder = Path(path) if Path(path).is_dir() else _download(name, revision)
+    commit = None if Path(path).is_dir() else folder.name
+    return Checkpoint(folder=folder, name=name, revision=commit, config=read_config_file(folder / CONFIG))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a checkpoint.
+
+    Raises:
+        ModelError: it can't be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} can't be read as JSON ({error}): copy it again.") from None
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        patterns = [CONFIG, "*.safetensors", *TAKEN]
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=patterns, ignore_patterns=list(OTHER_FORMAT)
+            )
+        )
+    except Exception as error:  # the hub's client raises many kinds
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{name} is no local folder, and can't be had from the hub ({reason.strip()[:200]}): check the "
+            f"name and the network."
+        ) from None

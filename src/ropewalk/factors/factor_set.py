@@ -1,0 +1,177 @@
+"""FactorSet: factors at several lengths of one model, the rule that chooses between them."""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ropewalk.errors import FactorsError
+from ropewalk.factors.file import (
+    FORMAT,
+    FORMAT_VERSION,
+    SET_FORMAT,
+    InFile,
+    Serves,
+    SetFile,
+    check,
+    check_document,
+    read_text,
+)
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
+
+# What the file is called beside a checkpoint that it belongs to.
+FACTORS_NAME = "factors.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorSet(InFile):
+    """Factors for several lengths of one model, each with its n-hat and attention factor.
+
+    An entry serves sequences of up to and including its `target_length`; the shortest that fits is used:
+
+        entries at            256          512                     2048
+        serve          1 .. 256   257 .. 512            513 .. 2048        2049 and more: none
+
+    Attributes:
+        entries: ascending by `target_length`.
+
+    Raises:
+        FactorsError: no entry, two of one length, not ascending, or of different geometries.
+    """
+
+    entries: tuple[RescaleFactors, ...]
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise FactorsError("A factor set has no entry, but must hold factors for at least one length.")
+        for before, entry in zip(self.entries, self.entries[1:], strict=False):
+            if entry.target_length == before.target_length:
+                raise FactorsError(
+                    f"A factor set has two entries for {entry.target_length} tokens, but must have one a "
+                    f"length: leave one out."
+                )
+            if entry.target_length < before.target_length:
+                raise FactorsError(
+                    f"A factor set has its entry for {entry.target_length} tokens after that for "
+                    f"{before.target_length}, but must be ascending: sort its entries by length."
+                )
+            differences = before.geometry.differences(entry.geometry)
+            if differences:
+                raise FactorsError(
+                    f"A factor set mixes geometries ({', '.join(differences)}), but is for one model: leave "
+                    f"the entries of other models out."
+                )
+
+    @classmethod
+    def of(cls, entries: Iterable[RescaleFactors]) -> "FactorSet":
+        """A set of entries in any order."""
+        return cls(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
+
+    @property
+    def geometry(self) -> RopeGeometry:
+        return self.entries[0].geometry
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """What each entry serves up to, tokens, ascending."""
+        return tuple(entry.target_length for entry in self.entries)
+
+    @property
+    def longest(self) -> RescaleFactors:
+        """The entry for the longest sequences."""
+        return self.entries[-1]
+
+    def for_length(self, length: int) -> RescaleFactors:
+        """The factors for a sequence of `length` tokens; the only place that chooses.
+
+        Raises:
+            FactorsError: below 1, or beyond the longest entry.
+        """
+        if length < 1:
+            raise FactorsError(f"The length is {length} tokens, but must be at least 1.")
+        index = bisect_left(self.lengths, length)
+        if index == len(self.entries):
+            raise FactorsError(
+                f"The length is {length} tokens, but this factor set serves up to {self.lengths[-1]}: ask "
+                f"for at most that, or extend the model further."
+            )
+        return self.entries[index]
+
+    def require_geometry(self, geometry: RopeGeometry, model_name: str) -> None:
+        """As `RescaleFactors.require_geometry`."""
+        self.longest.require_geometry(geometry, model_name)
+
+    def as_document(self) -> dict[str, Any]:
+        """What the file holds, as JSON values.
+
+        Each entry is a whole factors file, and says which lengths it serves: an entry that was taken out by
+        hand leaves a gap that is noticed, and does not silently hand its lengths to the next one.
+        """
+        first, entries = 1, []
+        for entry in self.entries:
+            serves = {"from": first, "to": entry.target_length}
+            entries.append({"serves": serves, "factors": entry.as_document()})
+            first = entry.target_length + 1
+        return {"format": SET_FORMAT, "version": FORMAT_VERSION, "entries": entries}
+
+    @classmethod
+    def from_document(cls, document: Any, source: str) -> Self:
+        """As `load`, from parsed JSON; a file of plain factors is a set with one entry.
+
+        Shorter entries may lie within the model's window; the longest one may not.
+        """
+        is_plain = check_document(document, source)["format"] == FORMAT
+        plain = (RescaleFactors.from_document(document, source),) if is_plain else None
+        try:
+            factors = cls(entries=plain or _read_entries(check(SetFile, document)))
+            factors.longest.require_window()
+            return factors
+        except FactorsError as error:
+            kind = "factors file" if is_plain else "factor set"
+            raise FactorsError(f"{source} is not a valid {kind}: {error}") from None
+
+
+def load_set(
+    path: str | Path, *, geometry: RopeGeometry | None = None, target_length: int | None = None
+) -> FactorSet:
+    """Read a factor set, a factors file, or the public CSV form, as `load_factors` does.
+
+    Raises:
+        FactorsError: none of these, or a CSV without `geometry` and `target_length`.
+    """
+    text = read_text(Path(path))
+    if text.lstrip().startswith(("{", "[")):
+        return FactorSet.from_json(text, str(path))
+    return FactorSet(entries=(load_factors(path, geometry=geometry, target_length=target_length),))
+
+
+def _read_entries(file: SetFile) -> tuple[RescaleFactors, ...]:
+    read: list[RescaleFactors] = []
+    for number, entry in enumerate(file.entries, start=1):
+        factors = RescaleFactors.from_document(entry.factors, f"entry {number}")
+        first = read[-1].target_length + 1 if read else 1
+        _require_serves(entry.serves, first, factors.target_length, number)
+        read.append(factors)
+    return tuple(read)
+
+
+def _require_serves(serves: Serves, first: int, last: int, number: int) -> None:
+    """An entry begins right after the one before it and ends with its own target."""
+    if serves.last != last:
+        raise FactorsError(
+            f"entry {number} is to serve up to {serves.last} tokens, but its factors are for {last}: "
+            f"correct one of the two."
+        )
+    if serves.first > first:
+        raise FactorsError(
+            f"there is a gap: lengths {first} to {serves.first - 1} have no entry before entry {number}; "
+            f"put the missing one back, or let entry {number} serve from {first}."
+        )
+    # An entry that is out of order or double is named by the set itself.
+    if serves.first < first <= last:
+        raise FactorsError(
+            f"entry {number} is to serve from {serves.first} tokens, but the one before it serves up to "
+            f"{first - 1}: let it serve from {first}."
+        )

@@ -1,0 +1,221 @@
+"""The JSON files of factors: how they are written, read and checked, before anybody believes a value.
+
+Two kinds share one version: a file of factors (`RescaleFactors`), and a factor set (`FactorSet`), whose
+entries are whole files of factors. The public CSV form (one number a line) is read too.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ropewalk.errors import FactorsError, shown
+from ropewalk.store import read_bounded, write_atomically
+from ropewalk.strict_json import JsonError
+from ropewalk.strict_json import parse_json as parse_strictly
+
+FORMAT = "ropewalk.factors"
+SET_FORMAT = "ropewalk.factor-set"
+FORMATS = (FORMAT, SET_FORMAT)
+FORMAT_VERSION = 1  # of both
+LARGEST_FILE_BYTES = 64 * 2**20
+
+
+class InFile(ABC):
+    """What has a JSON file of its own."""
+
+    @abstractmethod
+    def as_document(self) -> dict[str, Any]:
+        """What the file holds, as JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_document(cls, document: Any, source: str) -> Self:
+        """As `load`, from parsed JSON; `source` is named in errors."""
+
+    def to_json(self) -> str:
+        """One versioned object; floats are written so that they read back bit for bit."""
+        return json.dumps(self.as_document(), indent=2, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the file whole or not at all."""
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FactorsError: not such a file, of a newer version, truncated, or breaking a rule.
+        """
+        return cls.from_json(read_text(Path(path)), str(path))
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Self:
+        """As `load`, from text; `source` is named in errors."""
+        return cls.from_document(parse_json(text, source), source)
+
+
+# ---------------------------------------------------------------- what the files hold
+
+
+class Strict(BaseModel):
+    """A part of a file: nothing missing, nothing more, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Geometry(Strict):
+    head_dim: int
+    rotary_dim: int
+    rope_theta: float
+    original_length: int
+    num_layers: int
+
+
+class _Provenance(Strict):
+    model: str | None
+    revision: str | None
+    weights_sha256: str | None
+    base: Literal["native", "as-is"] | None
+    strategy: str | None
+    seed: int | None
+    data_sha256: str | None
+    objective: str | None
+    objective_value: float | None
+    versions: dict[str, str]
+    settings: dict[str, Any]
+
+
+class FactorsFile(Strict):
+    """What version 1 of a file of factors holds."""
+
+    format: Literal["ropewalk.factors"]
+    version: int
+    geometry: _Geometry
+    geometry_fingerprint: str
+    target_length: int
+    rescale_factors: list[float] | list[list[float]]
+    num_start_tokens: int
+    attention_factor: float
+    provenance: _Provenance
+
+
+class Serves(Strict):
+    """The lengths of an entry, tokens."""
+
+    first: int = Field(alias="from")
+    last: int = Field(alias="to")
+
+
+class _Entry(Strict):
+    serves: Serves
+    factors: Any
+
+
+class SetFile(Strict):
+    """What version 1 of a factor set holds; each entry's factors are a file of factors."""
+
+    format: Literal["ropewalk.factor-set"]
+    version: int
+    entries: list[_Entry]
+
+
+Kind = TypeVar("Kind", bound=Strict)
+
+
+def check(kind: type[Kind], document: dict[str, Any]) -> Kind:
+    """A document as the kind of file that it is.
+
+    Raises:
+        FactorsError: says where it is not, and why.
+    """
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FactorsError(f"{_place(first['loc'])}: {first['msg']}.") from None
+
+
+def _place(steps: tuple[int | str, ...]) -> str:
+    # pydantic names the branch of a union it tried, e.g. `list[float]`: of no use to a reader.
+    named = [step for step in steps if isinstance(step, int) or "[" not in step]
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in named).removeprefix(".")
+
+
+def check_document(document: Any, source: str) -> dict[str, Any]:
+    """Parsed JSON, once its version is known to be read here; its format is one of `FORMATS`.
+
+    Raises:
+        FactorsError: of another format, or of a newer version.
+    """
+    if not isinstance(document, dict) or document.get("format") not in FORMATS:
+        raise FactorsError(
+            f'{source} is JSON, but not a factors file ("format": "{FORMAT}" is missing); '
+            f"`ropewalk factors convert` reads a model's configuration."
+        )
+    version: Any = document.get("version")
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+        raise FactorsError(
+            f"{source} has format version {shown(version)}, above {FORMAT_VERSION}: update Ropewalk."
+        )
+    if version != FORMAT_VERSION:
+        raise FactorsError(
+            f"{source} has format version {shown(version)}, but versions are whole numbers from 1."
+        )
+    return document
+
+
+# ---------------------------------------------------------------- reading text
+
+
+def read_text(path: Path) -> str:
+    """A factors file's text, before it is known what it holds.
+
+    Raises:
+        FactorsError: missing, too large, binary, or not readable.
+    """
+    try:
+        return read_bounded(path, LARGEST_FILE_BYTES).decode("utf-8")
+    except FileNotFoundError:
+        raise FactorsError(f"{path} does not exist: name a factors file (JSON) or a CSV.") from None
+    except UnicodeDecodeError:
+        raise FactorsError(f"{path} is binary; factors are read from JSON or CSV text only.") from None
+    except OSError as error:
+        raise FactorsError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def parse_json(text: str, source: str) -> Any:
+    """What the text says, not yet checked.
+
+    Raises:
+        FactorsError: not whole JSON, or a key twice, or a number or nesting beyond all limits.
+    """
+    try:
+        return parse_strictly(text)
+    except JsonError as error:
+        raise FactorsError(f"{source} is not whole JSON ({error}): make or copy the file again.") from None
+
+
+def parse_csv(text: str, source: str) -> list[float]:
+    """The public form: one number a line.
+
+    Raises:
+        FactorsError: a line is no number, or there is none.
+    """
+    values = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.strip().rstrip(",")
+        if not entry:
+            continue
+        try:
+            values.append(float(entry))
+        except ValueError:
+            raise FactorsError(
+                f"{source}, line {number}: {entry[:40]!r} is not a number; a CSV has one number a line."
+            ) from None
+    if not values:
+        raise FactorsError(f"{source} is empty; a CSV of factors has one number a line.")
+    return values

@@ -1,0 +1,307 @@
+"""RescaleFactors: the value that everybody passes.
+
+A search writes one, a closed-form scheme is one, a model's own scaling is read as one; so install,
+evaluation and export treat them alike. A file can be read years later: it says which geometry it is
+for, how it was made, and its format's version.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ropewalk.errors import FactorsError, ModelError, shown
+from ropewalk.factors.file import (
+    FORMAT,
+    FORMAT_VERSION,
+    SET_FORMAT,
+    FactorsFile,
+    InFile,
+    check,
+    check_document,
+    parse_csv,
+    read_text,
+)
+from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
+from ropewalk.units import LONGEST
+
+# No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
+# change by the square of the attention factor.
+FACTORS = (0.01, float(LONGEST))
+ATTENTION_FACTORS = (0.01, 100.0)
+
+# Whether new factors replace the scaling that a model carries, or are multiplied onto it.
+Base = Literal["native", "as-is"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where factors come from; what is unknown is None.
+
+    Attributes:
+        model, revision, weights_sha256: the model they were made on, its hub revision, a hash of its weights.
+        base: `native` replaces the scaling that the model carries, `as-is` has it multiplied in.
+        strategy: the search strategy or the closed-form scheme, with its parameters.
+        seed, data_sha256: what a repetition needs.
+        objective, objective_value: what was minimised, and the best value.
+        versions: package name to version.
+        settings: whatever else a repetition needs, as JSON values.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    weights_sha256: str | None = None
+    base: Base | None = None
+    strategy: str | None = None
+    seed: int | None = None
+    data_sha256: str | None = None
+    objective: str | None = None
+    objective_value: float | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescaleFactors(InFile):
+    """lambda_i, n-hat and the attention factor for one geometry and one target length.
+
+    Pair i turns by n * theta_i / lambda_i at position n, and by n * theta_i where n < `num_start_tokens`
+    (LongRoPE, arXiv 2402.13753, Eq. 3); cos and sin are multiplied by `attention_factor`.
+
+    Attributes:
+        rescale_factors: each within `FACTORS` (a few published ones are just below 1); one row of `num_pairs`
+            for all layers (the rule), or a row a layer.
+        target_length: L', tokens, from 1 to `lengths.LONGEST`.
+        num_start_tokens: n-hat, tokens, from 0 to `lengths.LONGEST`.
+        attention_factor: within `ATTENTION_FACTORS`.
+
+    Raises:
+        FactorsError: a value breaks these rules.
+    """
+
+    geometry: RopeGeometry
+    target_length: int
+    rescale_factors: tuple[tuple[float, ...], ...]
+    num_start_tokens: int = 0
+    attention_factor: float = 1.0
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        num_rows, num_pairs = len(self.rescale_factors), self.geometry.num_pairs
+        if num_rows not in (1, self.geometry.num_layers):
+            raise FactorsError(
+                f"{num_rows} vectors were given, but a model of {self.geometry.num_layers} layers takes "
+                f"one for all layers or one a layer."
+            )
+        for row in self.rescale_factors:
+            _check_row(row, num_pairs)
+        _check_tokens("num_start_tokens", self.num_start_tokens, 0)
+        _check_tokens("target_length", self.target_length, 1)
+        least, most = ATTENTION_FACTORS
+        if not least <= self.attention_factor <= most:
+            raise FactorsError(
+                f"`attention_factor` is {self.attention_factor}, but must be from {least:g} to {most:g}."
+            )
+
+    @classmethod
+    def single(
+        cls,
+        *,
+        geometry: RopeGeometry,
+        target_length: int,
+        rescale_factors: Sequence[float] | NDArray[np.float64],
+        num_start_tokens: int = 0,
+        attention_factor: float = 1.0,
+        provenance: Provenance | None = None,
+    ) -> "RescaleFactors":
+        """One vector of shape (num_pairs,) for all layers."""
+        return cls(
+            geometry=geometry,
+            target_length=target_length,
+            rescale_factors=(tuple(float(value) for value in rescale_factors),),
+            num_start_tokens=num_start_tokens,
+            attention_factor=float(attention_factor),
+            provenance=provenance or Provenance(),
+        )
+
+    @property
+    def per_layer(self) -> bool:
+        return len(self.rescale_factors) > 1
+
+    def require_window(self) -> None:
+        """Refuse factors for less than the model reads by itself, where they are to serve it alone.
+
+        Raises:
+            FactorsError: the target is below the window.
+        """
+        window = self.geometry.original_length
+        if self.target_length < window:
+            raise FactorsError(
+                f"the target length is {self.target_length} tokens, but the model reads {window} without "
+                f"factors: give factors for at least that, or correct the length."
+            )
+
+    @property
+    def extension_ratio(self) -> float:
+        """s = L' / L."""
+        return self.target_length / self.geometry.original_length
+
+    def array(self) -> NDArray[np.float64]:
+        """The factors, shape (1 or num_layers, num_pairs)."""
+        return np.array(self.rescale_factors, dtype=np.float64)
+
+    def replace(self, **changes: Any) -> "RescaleFactors":
+        return dataclasses.replace(self, **changes)
+
+    def compose(self, own: "RescaleFactors") -> "RescaleFactors":
+        """These factors on top of a model's own: lambdas and attention factors multiply, n-hat is the larger.
+
+        The result holds for `own`'s geometry, which speaks of the plain base frequencies.
+        """
+        if own.geometry.num_pairs != self.geometry.num_pairs:
+            raise FactorsError(
+                f"{self.geometry.num_pairs} factors can't be composed with the model's own "
+                f"{own.geometry.num_pairs}: both must have one for each rotary pair."
+            )
+        total = self.array() * own.array()
+        return self.replace(
+            geometry=own.geometry,
+            rescale_factors=tuple(tuple(row) for row in total.tolist()),
+            num_start_tokens=max(self.num_start_tokens, own.num_start_tokens),
+            attention_factor=self.attention_factor * own.attention_factor,
+        )
+
+    def as_window(self) -> TunedGeometry:
+        """The geometry of a model that was tuned with these: what is extended when it is extended again.
+
+        Of a vector for each layer, the geometric mean counts.
+        """
+        geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
+        factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
+        return TunedGeometry(**geometry, rescale_factors=tuple(map(float, factors)))
+
+    def require_geometry(self, geometry: RopeGeometry, model_name: str) -> None:
+        """Refuse a model that these factors were not made for.
+
+        Raises:
+            FactorsError: names every number that differs.
+        """
+        differences = self.geometry.differences(geometry)
+        if differences:
+            raise FactorsError(
+                f"These factors do not fit {model_name}: in the factors {', '.join(differences)} as in the "
+                f"model; search factors for this model, or correct its window with --original-length."
+            )
+
+    def as_values(self) -> dict[str, Any]:
+        """The numbers that the model turns by, without geometry and provenance, as JSON values."""
+        return {
+            "target_length": self.target_length,
+            "rescale_factors": [list(row) for row in self.rescale_factors],
+            "num_start_tokens": self.num_start_tokens,
+            "attention_factor": self.attention_factor,
+        }
+
+    def as_document(self) -> dict[str, Any]:
+        """What the file holds, as JSON values."""
+        rows = self.rescale_factors
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "geometry": self.geometry.as_dict(),
+            "geometry_fingerprint": self.geometry.fingerprint(),
+            "target_length": self.target_length,
+            "rescale_factors": list(map(list, rows)) if self.per_layer else list(rows[0]),
+            "num_start_tokens": self.num_start_tokens,
+            "attention_factor": self.attention_factor,
+            "provenance": dataclasses.asdict(self.provenance),
+        }
+
+    @classmethod
+    def from_document(cls, document: Any, source: str) -> Self:
+        """As `load`, from parsed JSON; `source` is named in errors."""
+        if check_document(document, source)["format"] == SET_FORMAT:
+            raise FactorsError(
+                f"{source} is a factor set, which holds factors for several lengths, but one was asked for: "
+                f"read it with FactorSet.load, and choose by length."
+            )
+        try:
+            return cls._from_file(check(FactorsFile, document))
+        except (FactorsError, ModelError) as error:
+            raise FactorsError(f"{source} is not a valid factors file: {error}") from None
+
+    @classmethod
+    def _from_file(cls, file: FactorsFile) -> Self:
+        geometry = RopeGeometry(**file.geometry.model_dump())
+        if geometry.fingerprint() != file.geometry_fingerprint:
+            raise FactorsError("the geometry was edited and no longer matches its fingerprint.")
+        rows = file.rescale_factors
+        single = bool(rows) and not isinstance(rows[0], list)
+        return cls(
+            geometry=geometry,
+            target_length=file.target_length,
+            rescale_factors=tuple(tuple(row) for row in ([rows] if single else rows)),  # type: ignore[arg-type]
+            num_start_tokens=file.num_start_tokens,
+            attention_factor=file.attention_factor,
+            provenance=Provenance(**file.provenance.model_dump()),
+        )
+
+
+def load_factors(
+    path: str | Path, *, geometry: RopeGeometry | None = None, target_length: int | None = None
+) -> RescaleFactors:
+    """Read a factors file, or the public CSV form (one number a line), which needs to be told the geometry.
+
+    Raises:
+        FactorsError: neither of the two, or a CSV without `geometry` and `target_length`.
+    """
+    text = read_text(Path(path))
+    if text.lstrip().startswith(("{", "[")):
+        return _alone(RescaleFactors.from_json(text, str(path)), path)
+    values = parse_csv(text, str(path))
+    if geometry is None or target_length is None:
+        raise FactorsError(
+            f"{path} is a bare column of numbers, which does not say its model: name the model "
+            f"(or theta, rotary dimension and window) and the target length too."
+        )
+    try:
+        factors = RescaleFactors.single(
+            geometry=geometry,
+            target_length=target_length,
+            rescale_factors=values,
+            provenance=Provenance(strategy="csv", base="native"),
+        )
+    except FactorsError as error:
+        raise FactorsError(f"{path}: {error}") from None
+    return _alone(factors, path)
+
+
+def _alone(factors: RescaleFactors, path: str | Path) -> RescaleFactors:
+    """Factors that are to serve a model alone."""
+    try:
+        factors.require_window()
+    except FactorsError as error:
+        raise FactorsError(f"{path}: {error}") from None
+    return factors
+
+
+def _check_tokens(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LONGEST:
+        raise FactorsError(
+            f"`{name}` is {shown(value)}, but must be a whole number from {least} to {LONGEST} tokens."
+        )
+
+
+def _check_row(row: tuple[float, ...], num_pairs: int) -> None:
+    if len(row) != num_pairs:
+        raise FactorsError(f"{len(row)} factors were given, but this geometry has {num_pairs} rotary pairs.")
+    least, most = FACTORS
+    for pair, value in enumerate(row):
+        if not least <= value <= most:
+            raise FactorsError(
+                f"The factor of pair {pair} is {value}, but must be from {least:g} to {most:g}."
+            )

@@ -1,0 +1,310 @@
+"""A transformers configuration to the geometry of its rotary, and the scaling that it already carries.
+
+The only reader of other projects' names. Both forms are read: transformers 5 keeps one dictionary,
+`rope_parameters`, with theta inside; transformers 4 has `rope_scaling` beside a top-level `rope_theta`.
+What is read is compared with the rotary that transformers builds from the same configuration.
+"""
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from ropewalk.errors import FactorsError, ModelError, SettingError, shown
+from ropewalk.factors.geometry import LARGEST, RopeGeometry
+from ropewalk.factors.rescale_factors import Base, Provenance, RescaleFactors
+from ropewalk.models.attention_layers import read_attention_layers
+from ropewalk.models.config_fields import Fields, read_by_transformers, require_countable
+from ropewalk.models.context_window import StatedWindow, is_length, stated_window
+from ropewalk.models.rotary_check import build_rotary, require_described
+from ropewalk.models.rotary_layout import learn_layout
+from ropewalk.models.scaling_config import SCALING_TYPES, STATIC_NTK, read_own_scaling
+
+NO_ROTARY_IN_MODEL = {
+    "gptj": "it turns queries and keys inside each attention layer, from a table of its own",
+    "codegen": "it turns queries and keys inside each attention layer, from a table of its own",
+    "roformer": "it turns queries and keys inside each attention layer, from a table of its own",
+    "moshi": "each of its attention layers has a rotary of its own",
+    "recurrent_gemma": "each of its attention layers has a rotary of its own",
+    "bloom": "it has ALiBi, no rotary position embedding",
+    "mpt": "it has ALiBi, no rotary position embedding",
+}
+SWITCHES_NOWHERE = (
+    "Its configuration has long factors, but the model that transformers builds of it rotates by the short "
+    "ones at every length."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeDescription:
+    """What a model's configuration says about position.
+
+    Attributes:
+        geometry: the plain rotary, before any scaling.
+        own: the scaling that the model carries at its longest length, or None.
+        own_short: what it rotates by up to the window that its scaling starts from, where that differs:
+            the second set of longrope, factors of 1 under `dynamic`.
+        own_problem: why a scaling that it carries can't be written as factors, or None.
+        sliding_window: tokens that its sliding (or chunked) layers see, None where every layer sees all.
+        num_sliding_layers: how many layers those are.
+        num_rotary_layers: how many layers rotate; others have no positions (NoPE), or no attention.
+        own_reach: tokens that the model reads as it is, with its own scaling; at least the trained window.
+        window_notes: a sentence for everything about its window that is not what it seems.
+    """
+
+    geometry: RopeGeometry
+    own: RescaleFactors | None
+    own_short: RescaleFactors | None = None
+    own_problem: str | None = None
+    sliding_window: int | None
+    num_sliding_layers: int
+    num_rotary_layers: int
+    model_type: str
+    own_reach: int
+    window_notes: tuple[str, ...] = ()
+
+    @property
+    def own_type(self) -> str:
+        """The type of the scaling that it carries, `default` without any."""
+        return "default" if self.own is None else str(self.own.provenance.strategy).removeprefix("own ")
+
+    @property
+    def has_own_scaling(self) -> bool:
+        """Whether the model has a scaling of its own, be it one that factors can describe or not."""
+        return self.own is not None or self.own_problem is not None
+
+    def own_under(self, base: Base) -> RescaleFactors | None:
+        """What new factors are multiplied onto: nothing, or under `as-is` the scaling that the model carries.
+
+        Raises:
+            SettingError: neither `native` nor `as-is`.
+            ModelError: `as-is`, and that scaling can't be written as factors.
+        """
+        if base not in ("native", "as-is"):
+            raise SettingError(f"The base is {base!r}, but must be `native` or `as-is`.")
+        if base == "native":
+            return None
+        if self.own_problem is not None:
+            raise ModelError(f"The base `as-is` can't be had: {self.own_problem}; say --base native.")
+        return self.own
+
+    def original_factors(self) -> RescaleFactors:
+        """What the model turns by within its window: its own (short) scaling, or none.
+
+        Raises:
+            ModelError: a scaling that can't be written as factors.
+        """
+        if self.own_problem is not None:
+            raise ModelError(f"The model's own RoPE can't be kept for short inputs: {self.own_problem}.")
+        geometry, own = self.geometry, self.own_short or self.own
+        if own is not None:
+            return own.replace(target_length=geometry.original_length)
+        ones = [1.0] * geometry.num_pairs
+        return RescaleFactors.single(
+            geometry=geometry, target_length=geometry.original_length, rescale_factors=ones
+        )
+
+
+def describe(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:
+    """Read any causal model's configuration, and compare it with the rotary that is built from it.
+
+    Args:
+        config: a transformers configuration; of a multi-modal one, its text part is read.
+        original_length: L in tokens, where the configuration states it wrongly.
+        name: how errors call the model; its type by default.
+
+    Raises:
+        ModelError: the family has no rotary, or one that a single vector of factors can't describe; or the
+            configuration is broken, or states something else than what the model rotates by.
+    """
+    description = read_description(config, original_length=original_length, name=name)
+    text, name = _text_part(config, name)
+    rotary = build_rotary(text, name)
+    if rotary is not None:
+        layout = learn_layout(rotary, description.geometry.num_pairs, name)
+        if not require_described(rotary, layout, description, name):
+            return dataclasses.replace(
+                description,
+                own_reach=description.geometry.original_length,
+                window_notes=(*description.window_notes, SWITCHES_NOWHERE),
+            )
+    return description
+
+
+def read_description(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:
+    """As `describe`, without a look at the rotary: for a caller who has the model, and looks at its own.
+
+    Raises:
+        ModelError: as `describe`.
+    """
+    text, name = _text_part(config, name)
+    return _read(Fields(text, name), original_length)
+
+
+def factors_from_config(
+    config: Mapping[str, Any], *, original_length: int | None = None, name: str = "config.json"
+) -> RescaleFactors:
+    """The scaling in a `config.json`, as factors; of longrope, the long ones.
+
+    A model type that transformers knows is read as transformers reads it. Any other is read from the
+    dictionary itself, with the fields that such models share.
+
+    Args:
+        original_length: L in tokens, where the configuration states it wrongly.
+
+    Raises:
+        ModelError: as `describe`, or nothing is scaled there.
+    """
+    require_countable(config, name)
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{name} is no model configuration: it names no `model_type`.")
+    text = config.get("text_config")
+    if config["model_type"] not in CONFIG_MAPPING and isinstance(text, dict):
+        config = text  # of a multi-modal model: transformers may know the part that reads text
+    config, model_type = with_todays_names(config), str(config.get("model_type"))
+    if model_type in CONFIG_MAPPING:
+        with read_by_transformers(name), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the older form is deprecated, and read here
+            read = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(config))
+        description = describe(read, original_length=original_length, name=name)
+    else:
+        fields = Fields(_shared_fields(config), name)
+        _require_one_position(fields)
+        description = _read(fields, original_length)
+    if description.own is None:
+        reason = description.own_problem or "its rotary is plain, so there are no factors to convert"
+        raise ModelError(f"{name} holds no factors: {reason}.")
+    return description.own
+
+
+def with_todays_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`su` is what the first Phi-3 configurations call longrope, and transformers no longer reads."""
+    scaling = config.get("rope_scaling")
+    if not isinstance(scaling, dict) or "su" not in (scaling.get("type"), scaling.get("rope_type")):
+        return dict(config)
+    return {**config, "rope_scaling": {**scaling, "type": "longrope", "rope_type": "longrope"}}
+
+
+def _shared_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What models of a type that transformers does not know name alike, under transformers' names."""
+    fields = dict(config)
+    # Multi-head latent attention rotates a part of each head that has a size of its own.
+    fields["head_dim"] = fields.get("qk_rope_head_dim") or fields.get("head_dim")
+    fields.setdefault("partial_rotary_factor", fields.get("rotary_pct"))
+    return fields
+
+
+def _text_part(config: Any, name: str) -> tuple[Any, str]:
+    """The configuration of the part that reads text, and how errors call the model."""
+    with read_by_transformers(name or "The model"):
+        text = config.get_text_config(decoder=True)
+        return text, name or str(text.model_type) or "this model"
+
+
+def _read(fields: Fields, original_length: int | None) -> RopeDescription:
+    model_type = str(fields.get("model_type"))
+    if model_type in NO_ROTARY_IN_MODEL:
+        raise fields.refuse(NO_ROTARY_IN_MODEL[model_type])
+    if fields.get("alibi"):
+        raise fields.refuse("it has ALiBi, no rotary position embedding")
+    parameters = _rope_parameters(fields)
+    rotary_dim, head_dim = _dimensions(fields, parameters)
+    stated = stated_window(fields, parameters, original_length)
+    if stated.trained is None:
+        raise ModelError(
+            f"{fields.name} does not say how many tokens it was trained on (`max_position_embeddings`): "
+            f"give its window with --original-length."
+        )
+    geometry = RopeGeometry(
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        rope_theta=parameters.number("rope_theta") or 0.0,
+        original_length=stated.trained,
+        num_layers=fields.required("num_hidden_layers"),
+    )
+    if not is_length(stated.reach):
+        raise fields.refuse(
+            f"its {stated.rope_type} scaling reaches {shown(stated.reach)} tokens, but a length is at most "
+            f"{LARGEST['original_length']}"
+        )
+    own, own_short, own_problem = _own_scaling(stated, parameters, geometry)
+    layers = read_attention_layers(fields, geometry.num_layers)
+    if not any(layers.rotates):
+        raise fields.refuse("none of its layers has a rotary position embedding")
+    return RopeDescription(
+        geometry=geometry,
+        own=own,
+        own_short=own_short,
+        own_problem=own_problem,
+        sliding_window=layers.window,
+        num_sliding_layers=sum(layers.sees_window),
+        num_rotary_layers=sum(layers.rotates),
+        model_type=model_type,
+        own_reach=stated.reach,
+        window_notes=(*stated.notes(), *layers.notes()),
+    )
+
+
+def _rope_parameters(fields: Fields) -> Fields:
+    """One flat dictionary with at least `rope_type` and `rope_theta`, from either form."""
+    given = fields.dictionary("rope_parameters") or fields.dictionary("rope_scaling")
+    theta = given.get("rope_theta")
+    theta = fields.get("rope_theta") if theta is None else theta
+    nested = sorted(str(key) for key, value in given.items() if isinstance(value, dict))
+    if nested:
+        raise fields.refuse(
+            f"it has different rotary parameters for each type of layer ({', '.join(nested[:4])}), which one "
+            f"set of factors can't describe"
+        )
+    if theta is None:
+        missing = "does not say `rope_theta`" if given else "has no rotary position embedding"
+        raise fields.refuse(f"its configuration {missing}")
+    rope_type = given.get("rope_type") or given.get("type") or "default"
+    # `mrope` is plain where the positions of a token are equal, which the rotary itself must show.
+    rope_type = "default" if rope_type == "mrope" else rope_type
+    if rope_type not in ("default", *SCALING_TYPES):
+        raise fields.refuse(f"its scaling {shown(rope_type)} is not known here")
+    if rope_type == "dynamic" and given.get("alpha") and str(fields.get("model_type")).startswith("hunyuan"):
+        rope_type = STATIC_NTK
+    return Fields({**given, "rope_type": rope_type, "rope_theta": theta}, fields.name)
+
+
+def _require_one_position(fields: Fields) -> None:
+    """Of a model that can't be built: whether its tokens have several positions is all that can be said."""
+    given = fields.dictionary("rope_parameters") or fields.dictionary("rope_scaling")
+    if given.get("mrope_section") or "mrope" in (given.get("rope_type"), given.get("type")):
+        raise fields.refuse(
+            "its pairs are split between time, height and width (mrope), and only one position a token is "
+            "searched"
+        )
+
+
+def _dimensions(fields: Fields, parameters: Fields) -> tuple[int, int]:
+    """(rotary_dim, head_dim), as transformers computes them."""
+    head_dim = fields.size("head_dim")
+    if head_dim is None:
+        head_dim = fields.required("hidden_size") // fields.required("num_attention_heads")
+    partial = parameters.number("partial_rotary_factor")
+    partial = fields.number("partial_rotary_factor") if partial is None else partial
+    return int(head_dim * (1.0 if partial is None else partial)), head_dim
+
+
+def _own_scaling(
+    stated: StatedWindow, parameters: Fields, geometry: RopeGeometry
+) -> tuple[RescaleFactors | None, RescaleFactors | None, str | None]:
+    """(own, own_short, own_problem): what the model computes, so from the window that it states itself."""
+    if stated.rope_type == "default":
+        return None, None, None
+    window = dataclasses.replace(geometry, original_length=stated.scaled_from or geometry.original_length)
+    try:
+        own, short = read_own_scaling(parameters, window, stated)
+    except FactorsError as error:
+        reason = str(error).rstrip(".")
+        return None, None, f"its own {stated.rope_type} scaling can't be written as factors ({reason})"
+    provenance = Provenance(model=parameters.name, strategy=f"own {stated.rope_type}", base="native")
+    own = own.replace(geometry=geometry, provenance=provenance)
+    return own, short and short.replace(geometry=geometry, provenance=provenance), None

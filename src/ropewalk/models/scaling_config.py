@@ -1,0 +1,121 @@
+"""The scaling that a configuration carries, as factors: transformers' five types in terms of ours.
+
+Each is held to transformers' own frequencies, pair by pair, by a test.
+"""
+
+from ropewalk.errors import FactorsError
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.config_fields import Fields
+from ropewalk.models.context_window import StatedWindow
+from ropewalk.rope.attention_factor import longrope_attention_factor, yarn_attention_factor
+from ropewalk.rope.schemes import SchemeSpec, scheme_factors
+
+SCALING_TYPES = ("linear", "dynamic", "yarn", "llama3", "longrope")
+# HunYuan's checkpoints call it `dynamic`, but their `alpha` rescales the base once, for every length.
+STATIC_NTK = "dynamic with alpha"
+
+
+def read_own_scaling(
+    parameters: Fields, geometry: RopeGeometry, stated: StatedWindow
+) -> tuple[RescaleFactors, RescaleFactors | None]:
+    """What the model turns by at its longest length, and up to its original window where that differs.
+
+    Args:
+        parameters: transformers' `rope_parameters`, of a type in `SCALING_TYPES` or `STATIC_NTK`.
+        geometry: with the original window that the configuration states, as the model itself uses it.
+        stated: what the configuration says about lengths.
+
+    Raises:
+        FactorsError: no factors can say what it computes.
+        ModelError: a parameter is missing, or is no number.
+    """
+    target_length = stated.reach
+    ratio = stated.factor or target_length / geometry.original_length
+    if ratio < 1:
+        raise FactorsError(f"its factor is {ratio:g}, below 1")
+    if stated.rope_type == "longrope":
+        return _longrope(parameters, geometry, target_length, ratio)
+    own = _closed_form(parameters, geometry, target_length, ratio)
+    if stated.rope_type != "dynamic":
+        return own, None
+    ones = [1.0] * geometry.num_pairs
+    length = geometry.original_length
+    return own, RescaleFactors.single(geometry=geometry, target_length=length, rescale_factors=ones)
+
+
+def _closed_form(
+    parameters: Fields, geometry: RopeGeometry, target_length: int, ratio: float
+) -> RescaleFactors:
+    def scheme(name: str, factor: float, *keys: str, **settings: float) -> RescaleFactors:
+        # What is absent or 0 takes the default, as in transformers.
+        given = {key: value for key in keys if (value := _positive(parameters, key))}
+        spec = SchemeSpec(name=name, parameters={"factor": factor, **given, **settings})
+        return scheme_factors(spec, geometry, target_length)
+
+    match parameters.get("rope_type"):
+        case "linear":
+            return scheme("pi", ratio)
+        case "dynamic":
+            # The base grows with the length; these are the factors that it reaches at the target.
+            _require_two_pairs(geometry)
+            return scheme("ntk", ratio * target_length / geometry.original_length - (ratio - 1))
+        case "llama3":
+            low, high = (_positive(parameters, key) for key in ("low_freq_factor", "high_freq_factor"))
+            if low is None or high is None or low >= high:
+                raise FactorsError(
+                    f"its low_freq_factor is {low}, but must be below high_freq_factor, {high}"
+                )
+            return scheme("llama3", ratio, "low_freq_factor", "high_freq_factor")
+        case "yarn":
+            truncate = 1.0 if parameters.get("truncate", True) else 0.0
+            own = scheme("yarn", ratio, "beta_fast", "beta_slow", truncate=truncate)
+            return own.replace(attention_factor=_yarn_attention_factor(parameters, ratio))
+        case _:
+            _require_two_pairs(geometry)
+            return scheme("ntk", _positive(parameters, "alpha") or 1.0)
+
+
+def _positive(parameters: Fields, key: str) -> float | None:
+    value = parameters.number(key)
+    if value is not None and value < 0:
+        raise FactorsError(f"its {key} is {value:g}, below 0")
+    return value or None
+
+
+def _require_two_pairs(geometry: RopeGeometry) -> None:
+    if geometry.num_pairs < 2:
+        raise FactorsError("a larger base slows nothing where there is one pair")
+
+
+def _yarn_attention_factor(parameters: Fields, ratio: float) -> float:
+    """As stated, or the quotient of DeepSeek's two scales, or YaRN's own."""
+    stated = parameters.number("attention_factor")
+    if stated is not None:
+        return stated
+    scale, scale_all = (_positive(parameters, key) for key in ("mscale", "mscale_all_dim"))
+    growth = yarn_attention_factor(ratio) - 1
+    if scale and scale_all:
+        return (scale * growth + 1) / (scale_all * growth + 1)
+    return growth + 1
+
+
+def _longrope(
+    parameters: Fields, geometry: RopeGeometry, target_length: int, ratio: float
+) -> tuple[RescaleFactors, RescaleFactors]:
+    if geometry.original_length < 2:
+        raise FactorsError("its original window is 1 token")
+    stated = parameters.number("attention_factor")
+    if stated is None:
+        stated = longrope_attention_factor(ratio, geometry.original_length)
+
+    def factors(kind: str, length: int) -> RescaleFactors:
+        return RescaleFactors.single(
+            geometry=geometry,
+            target_length=length,
+            rescale_factors=parameters.numbers(f"{kind}_factor"),
+            # Phi-MoE states a scale for each of the two.
+            attention_factor=parameters.number(f"{kind}_mscale") or stated,
+        )
+
+    return factors("long", target_length), factors("short", geometry.original_length)

@@ -1,0 +1,84 @@
+"""A checkpoint with factors pinned in its configuration, which every engine and trainer reads alike.
+
+Both lists of transformers' `longrope` are the same and the attention factor is stated, so that nothing
+switches with the length. The configuration holds both forms: transformers 5 reads `rope_parameters` with
+theta inside, 4 and most other trainers read `rope_scaling` beside a top-level theta.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import ModelError
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.longrope_config import kept_keys, longrope_keys, with_longest, with_rope_part
+from ropewalk.models.model import LoadedModel
+from ropewalk.models.rope_config import RopeDescription
+from ropewalk.store import write_atomically
+
+TOLERANCE = 1e-6  # of a factor: what a trainer writes may have gone through float32
+
+
+def save_pinned(loaded: LoadedModel, factors: RescaleFactors, folder: Path) -> None:
+    """Write model and tokenizer, with these factors pinned, as transformers reads them.
+
+    Raises:
+        FactorsError: factors of another geometry.
+        ModelError: factors that a configuration can't hold: n-hat above 0, or a vector for each layer.
+        OSError: it can't be written.
+    """
+    factors.require_geometry(loaded.geometry, loaded.name)
+    if factors.num_start_tokens or factors.per_layer:
+        what = f"n-hat {factors.num_start_tokens}" if factors.num_start_tokens else "a vector for each layer"
+        raise ModelError(
+            f"These factors have {what}, which no configuration can hold: search with serve_with any, or "
+            f"train here."
+        )
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    own = getattr(loaded.model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+    kept = kept_keys(own, factors, loaded.name)
+    keys = longrope_keys(factors, factors, loaded.description.model_type, kept)
+    config = with_rope_part(with_longest(config, factors.target_length), keys)
+    write_atomically(path, json.dumps(config, indent=2).encode() + b"\n")
+
+
+def pinned_keys(factors: RescaleFactors, model_type: str = "") -> dict[str, Any]:
+    """What stands in a `config.json`."""
+    return longrope_keys(factors, factors, model_type)
+
+
+def require_pinned(description: RopeDescription, factors: RescaleFactors, name: str) -> None:
+    """Refuse a checkpoint that came back with another theta or geometry, or without the pinned factors.
+
+    Raises:
+        FactorsError: another geometry; names every number that differs.
+        ModelError: other factors than these, or none.
+    """
+    factors.require_geometry(description.geometry, name)
+    found, found_short = description.own, description.own_short
+    if found is None:
+        reason = description.own_problem or "its configuration holds no scaling at all"
+        raise ModelError(
+            f"{name} does not carry the factors that it was to be trained with ({reason}): keep the `rope` "
+            f"keys of the start checkpoint's config.json."
+        )
+    for entry in filter(None, (found, found_short)):
+        difference = _difference(entry, factors)
+        if difference:
+            raise ModelError(
+                f"{name} carries other factors than it was to be trained with ({difference}): train from the "
+                f"start checkpoint that this run wrote, with its config.json."
+            )
+
+
+def _difference(found: RescaleFactors, wanted: RescaleFactors) -> str | None:
+    if abs(found.attention_factor - wanted.attention_factor) > TOLERANCE * wanted.attention_factor:
+        return f"attention factor {found.attention_factor:g}, not {wanted.attention_factor:g}"
+    rows = zip(found.rescale_factors[0], wanted.rescale_factors[0], strict=True)
+    for pair, (ours, theirs) in enumerate(rows):
+        if abs(ours - theirs) > TOLERANCE * theirs:
+            return f"pair {pair} has {ours:g}, not {theirs:g}"
+    return None

@@ -1,0 +1,395 @@
+"""One function a kind of stage: how it is done, what it depends on, and what it changes.
+
+Each kind is three things: `texts` reads what it needs of text (so that a text that is too short is found
+before anything else is done), `work` does it and leaves its result in the stage's folder, and `apply` takes
+that result up from there, whether it was made just now or by a run before.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ropewalk.errors import EvaluationError, ModelError
+from ropewalk.evaluate.nll_increase import document_sums, rise_record
+from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
+from ropewalk.evaluate.perplexity import measure_perplexity
+from ropewalk.evaluate.records import EvalRecord, found_by
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import LoadedModel, describe_model
+from ropewalk.models.training_checkpoint import require_pinned, save_pinned
+from ropewalk.recipe.progress import Watch
+from ropewalk.recipe.run_folders import StageFolder
+from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.stages import (
+    EvaluateStage,
+    ExternalStage,
+    FinetuneStage,
+    ReadjustStage,
+    SearchStage,
+    Stage,
+    SwapStage,
+)
+from ropewalk.recipe.state import Models, State
+from ropewalk.report.comparison import base_label, measure_sliding_window, untouched
+from ropewalk.search.journal import Journal
+from ropewalk.search.readjust import readjust
+from ropewalk.search.search import require_disjoint, search_factors
+from ropewalk.text.tokens import DocumentSet
+
+EXTENDED = "extended"
+READJUST_TOKENS = 16384  # followed at a short length: its few documents would be a page of text
+
+Made = dict[str, Any]
+
+
+class StopForExternal(Exception):  # noqa: N818 (no mistake: the run waits for a checkpoint)
+    """A stage that others do is next.
+
+    Attributes:
+        folder: of the start checkpoint.
+    """
+
+    def __init__(self, folder: Path, stage: ExternalStage) -> None:
+        super().__init__(str(folder))
+        self.folder = folder
+        self.stage = stage
+
+
+@dataclass
+class Run:
+    """What stages share.
+
+    Attributes:
+        recipe: resolved.
+        run_id: for records.
+        continue_with: a checkpoint for the external stage that the run waits at; taken once.
+        cut_damaged: whether a stage's journal is cut where it is damaged.
+        border: where the text is parted (see `TextSettings.border`).
+        training_text: what trainings read; None where nothing is trained.
+        searched, reported: the documents of all stages, once they were read.
+    """
+
+    recipe: Recipe
+    models: Models
+    state: State
+    watch: Watch
+    window: int
+    hidden_size: int
+    tokenizer: Any
+    run_id: str
+    continue_with: Path | None = None
+    cut_damaged: bool = False
+    border: int | None = None
+    training_text: Any = None
+    searched: list[DocumentSet] = field(default_factory=list)
+    reported: list[DocumentSet] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- search and readjustment
+
+
+def _search_documents(run: Run, stage: SearchStage) -> tuple[DocumentSet, DocumentSet | None]:
+    return run.recipe.text.for_search(
+        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents, border=run.border
+    )
+
+
+def _search_texts(run: Run, stage: SearchStage) -> Made:
+    search, stop = _search_documents(run, stage)
+    run.searched += [documents for documents in (search, stop) if documents is not None]
+    _check_sets(run, stage, int(stage.length), search, stop)
+    return {"search": search.data_sha256, "stop": None if stop is None else stop.data_sha256}
+
+
+def _check_sets(
+    run: Run, stage: SearchStage | ReadjustStage, length: int, search: DocumentSet, stop: DocumentSet | None
+) -> None:
+    """Say what is missing of the documents, and refuse a document in both sets before anything is done."""
+    text = run.recipe.text
+    asked = text.num_documents if stage.num_documents is None else stage.num_documents
+    asked_to_stop = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
+    if stop is not None:
+        require_disjoint(search, stop, length)
+    if len(search.documents) < asked:
+        run.watch.say(
+            f"{stage.title}: {text.search} has {len(search.documents)} documents of {length} tokens, where "
+            f"{asked} were asked for."
+        )
+    if stop is None and asked_to_stop:
+        run.watch.say(
+            f"{stage.title}: {text.search} has no documents of {length} tokens left for the stop set, so "
+            f"factors are chosen on the documents that the search follows."
+        )
+
+
+def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
+    """Search on the current model; on a tuned one relative to what it was tuned with."""
+    documents, stop = _search_documents(run, stage)
+    found = search_factors(
+        run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
+        journal=Journal(folder.journal_path(), cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
+        own=run.state.tuned_with, base="native", **stage.said(),
+    )  # fmt: skip
+    if found.closed_form is not None:
+        run.watch.say(f"The factors are those of a closed-form scheme, {found.about_choice}.")
+    folder.write(folder.factors_path(), found.factors.to_json())
+    return {"outputs": [folder.factors_path()], "search": found.as_dict()}
+
+
+def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -> None:
+    factors = RescaleFactors.load(folder.factors_path())
+    run.state.found[stage.title] = factors
+    run.state.turn_by(factors)
+
+
+def _short_texts(run: Run, stage: ReadjustStage, length: int) -> tuple[DocumentSet, DocumentSet | None]:
+    return run.recipe.text.for_search(
+        run.tokenizer, length, stage.num_documents, stage.num_stop_documents,
+        num_tokens=READJUST_TOKENS if stage.num_documents is None else 0, border=run.border,
+    )  # fmt: skip
+
+
+def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
+    of_length = {}
+    for length in map(int, stage.lengths):
+        search, stop = _short_texts(run, stage, length)
+        _check_sets(run, stage, length, search, stop)
+        of_length[str(length)] = [search.data_sha256, None if stop is None else stop.data_sha256]
+    return of_length
+
+
+def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
+    told, outputs = {}, []
+    for length in map(int, stage.lengths):
+        documents, stop = _short_texts(run, stage, length)
+        result = readjust(
+            run.models.current(run.state), documents, length=length, longer=run.state.current,
+            tuned_with=run.state.tuned_with, ceiling=stage.ceiling, stop_documents=stop,
+            journal=Journal(folder.journal_path(length), cut_damaged=run.cut_damaged),
+            on_trial=run.watch.on_trial, **stage.said(),
+        )  # fmt: skip
+        if not result.is_better:
+            run.watch.say(
+                f"At {length} tokens nothing was found that reads better than the factors of the long "
+                f"length, so these are kept."
+            )
+        folder.write(folder.factors_path(length), result.factors.to_json())
+        outputs.append(folder.factors_path(length))
+        told[str(length)] = {
+            "value": result.value, "longer_value": result.longer_value, "is_better": result.is_better,
+        }  # fmt: skip
+    return {"outputs": outputs, "readjusted": told}
+
+
+def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made) -> None:
+    run.state.short = tuple(RescaleFactors.load(folder.factors_path(int(n))) for n in stage.lengths)
+
+
+# ---------------------------------------------------------------- training
+
+
+def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
+    """The text is told by its settings; what it gives is checked by the training itself."""
+    settings = run.training_text
+    import_module("ropewalk.finetune.data.mixture").Mixture(settings, run.tokenizer, int(stage.length))
+    told: Made = settings.model_dump(mode="json")
+    return told
+
+
+def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
+    """Train with factors pinned, all processes together; killed, it goes on from its last checkpoint."""
+    settings = run.recipe.finetune_settings(stage)
+    # Small steps are lost in half precision; what is computed in is the stage's own setting.
+    loaded = run.models.current(run.state, dtype="float32")
+    stream = import_module("ropewalk.finetune.data.mixture").Mixture(
+        run.training_text, run.tokenizer, int(stage.length)
+    )
+    finetune = import_module("ropewalk.finetune.train").finetune
+    try:
+        finetune(
+            loaded, run.state.named(stage.factors), stream, settings, folder.training_path,
+            on_step=run.watch.on_step,
+        )  # fmt: skip
+    finally:
+        run.models.forget()  # it was trained in place
+
+
+def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
+    train(run, stage, folder)
+    files = sorted(path for path in folder.model_path.iterdir() if path.is_file())
+    return {"outputs": files, "weights_sha256": run.models.read(folder.model_path).weights_sha256}
+
+
+def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made) -> None:
+    factors = run.state.named(stage.factors)
+    is_mixed = run.recipe.finetune_settings(stage).mixed_window
+    original = run.recipe.model.describe().original_factors() if is_mixed else None
+    run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors, original)
+
+
+def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
+    """Write the start checkpoint, once; then take what was made of it, or stop."""
+    factors = run.state.named(stage.factors)
+    if not folder.start_path.is_dir():
+        with folder.writing_start() as partial:
+            save_pinned(run.models.current(run.state), factors, partial)
+            factors.save(partial / folder.factors_path().name)
+    if run.continue_with is None:
+        raise StopForExternal(folder.start_path, stage)
+    try:
+        checkpoint, run.continue_with = run.continue_with.expanduser().resolve(), None
+    except RuntimeError as error:  # no such home folder, or links in a circle
+        raise ModelError(f"{run.continue_with} is no place ({error}): name a checkpoint's folder.") from None
+    if checkpoint == folder.start_path.resolve():
+        raise ModelError(
+            f"{checkpoint} is the start checkpoint itself: name the folder that your trainer wrote."
+        )
+    # The window is read from the checkpoint: that it came back is what is checked.
+    require_pinned(describe_model(checkpoint), factors, str(checkpoint))
+    weights = run.models.read(checkpoint).weights_sha256
+    if weights == run.state.weights_sha256:
+        run.watch.say(f"{checkpoint} holds the very weights that it started with: it was not trained.")
+    return {"outputs": [], "weights_sha256": weights, "checkpoint": str(checkpoint)}
+
+
+def _take_external(run: Run, stage: ExternalStage, folder: StageFolder, made: Made) -> None:
+    factors = run.state.named(stage.factors)
+    run.state.move_to(Path(made["checkpoint"]), made["weights_sha256"], stage.title, factors)
+
+
+# ---------------------------------------------------------------- swap and evaluation
+
+
+def _nothing_to_read(run: Run, stage: Stage) -> Made:
+    return {}
+
+
+def _swap(run: Run, stage: SwapStage, folder: StageFolder) -> Made:
+    return {"outputs": []}
+
+
+def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: Made) -> None:
+    run.state.turn_by(run.state.named(stage.factors))
+
+
+def report_lengths(run: Run, stage: EvaluateStage) -> list[int]:
+    """Tokens that an evaluation reads of the report documents; none where it reads no text."""
+    return [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
+
+
+def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
+    lengths = report_lengths(run, stage)
+    if not lengths:
+        return None
+    return run.recipe.text.for_report(run.tokenizer, max(lengths), stage.num_documents, border=run.border)
+
+
+def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
+    documents = _report_documents(run, stage)
+    run.reported += [] if documents is None else [documents]
+    return {"report": None if documents is None else documents.data_sha256}
+
+
+class _Records:
+    """Records of a stage and its passkey answers, on disk as each is made; none is measured again."""
+
+    def __init__(self, folder: StageFolder, run: Run) -> None:
+        self.all = folder.read_records()
+        self.answers = folder.read_answers()
+        self._folder, self._watch, self._run_id = folder, run.watch, run.run_id
+
+    def has(self, metric: str, label: str, length: int) -> bool:
+        return any((r.metric, r.factors, r.length) == (metric, label, length) for r in self.all)
+
+    def add(self, record: EvalRecord) -> None:
+        record = replace(record, run_id=self._run_id)
+        self.all.append(replace(record, documents="report") if record.metric != "passkey" else record)
+        self._folder.write_records(self.all)
+        self._watch.on_record(record)
+
+    def add_answer(self, progress: PasskeyProgress) -> None:
+        self.answers.append(progress.answer)
+        self._folder.write_answers(self.answers)
+        self._watch.on_answer(progress)
+
+
+def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
+    documents, records = _report_documents(run, stage), _Records(folder, run)
+    factors = {EXTENDED: run.state.factor_set().for_length}
+    if documents is not None:
+        _against_the_base(run, stage, documents, records)
+        for length in map(int, stage.perplexity):
+            if not records.has("perplexity", EXTENDED, length):
+                measure_perplexity(
+                    run.models.current(run.state), documents, [length], factors=factors, on_record=records.add
+                )
+    for length in map(int, stage.passkey):
+        if not records.has("passkey", EXTENDED, length):
+            measure_passkey(
+                run.models.current(run.state), [length], factors=factors, num_trials=stage.num_trials,
+                seed=stage.seed, answered=records.answers, on_answer=records.add_answer,
+                on_record=records.add,
+            )  # fmt: skip
+    if not records.all:
+        folder.write_records([])
+    return {"outputs": [folder.records_path]}
+
+
+def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
+    """What the base model does: as it is, with its window slid over the text, and its NLL on short inputs."""
+    for length in map(int, stage.perplexity):
+        _as_it_is(run, documents, length, records)
+    if stage.sliding_window:
+        for length in map(int, stage.perplexity):
+            if length > run.window and not records.has("perplexity", "sliding window", length):
+                measure_sliding_window(run.models.base(), documents, [length], on_record=records.add)
+    if stage.short_rise and not records.has("nll_rise", EXTENDED, run.window):
+        started = time.perf_counter()
+        before = document_sums(run.models.base(), documents, run.window, None)
+        loaded: LoadedModel = run.models.current(run.state)
+        factors = run.state.factor_set().for_length(run.window)
+        after = document_sums(loaded, documents, run.window, factors)
+        record = rise_record(
+            before, after, loaded=loaded, documents=documents, length=run.window, label=EXTENDED,
+            started=started,
+        )  # fmt: skip
+        records.add(replace(record, **found_by(factors)))
+
+
+def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) -> None:
+    """The base model with the scaling that it has; where it gives no number, that is said."""
+    label = base_label(run.recipe.model.describe())
+    if records.has("perplexity", label, length):
+        return
+    try:
+        measure_perplexity(
+            run.models.base(), documents, [length], factors={label: untouched}, on_record=records.add
+        )
+    except EvaluationError as error:
+        run.watch.say(f"left out: {error}")
+
+
+def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> None:
+    """Records change nothing for the stages after them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of stage is done; see above."""
+
+    texts: Callable[[Run, Any], Made]
+    work: Callable[[Run, Any, StageFolder], Made]
+    apply: Callable[[Run, Any, StageFolder, Made], None]
+
+
+KINDS: dict[type[Stage], Kind] = {
+    SearchStage: Kind(_search_texts, _search, _take_found),
+    FinetuneStage: Kind(_finetune_texts, _finetune, _take_tuned),
+    SwapStage: Kind(_nothing_to_read, _swap, _take_swapped),
+    ReadjustStage: Kind(_readjust_texts, _readjust, _take_short),
+    EvaluateStage: Kind(_evaluate_texts, _evaluate, _take_nothing),
+    ExternalStage: Kind(_nothing_to_read, _external, _take_external),
+}

@@ -1,0 +1,120 @@
+"""The spaces by name, for a geometry."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ropewalk.errors import SettingError
+from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
+from ropewalk.search.space import FINE_STEP, SPACE_NAMES, SearchSpace
+
+# Knots stand where a pair makes so many turns over the trained window, besides the slowest pair.
+FASTEST_KNOT_TURNS, SLOWEST_KNOT_TURNS = 8.0, 0.35
+FASTEST_TUNED_KNOT_TURNS = 32.0  # over a window that a model was tuned to
+
+
+def make_space(
+    name: str,
+    space: SearchSpace,
+    *,
+    num_knots: int | None = None,
+    critical_pair: int | None = None,
+    monotone: bool = True,
+) -> SearchSpace:
+    """One of `SPACE_NAMES`.
+
+    Args:
+        space: the full one, with target, n-hat and attention factors; these are kept.
+        num_knots: of `spline`; by default as many as `default_num_knots`.
+        critical_pair: of `longrope2`; by default `real_critical_pair`.
+        monotone: whether lambda may never fall from pair to pair.
+
+    Raises:
+        SettingError: no such space, or a setting that it does not have.
+    """
+    if name not in SPACE_NAMES:
+        raise SettingError(f"There is no space {name!r}; the spaces are {', '.join(SPACE_NAMES)}.")
+    for setting, value, owner in (
+        ("knots", num_knots, "spline"),
+        ("critical pair", critical_pair, "longrope2"),
+    ):
+        if value is not None and name != owner:
+            raise SettingError(f"The space {name} has no {setting}: leave it out, or say --space {owner}.")
+    if name == "spline":
+        knots = spline_knots(space.geometry, num_knots or default_num_knots(space.geometry))
+        return replace(space, knots=knots, step=FINE_STEP, monotone=monotone)
+    if name == "longrope2":
+        if space.longer is not None:
+            raise SettingError(
+                "The space longrope2 begins at lambda s, which bounds nothing at short lengths: readjust in "
+                "`spline` or `full`."
+            )
+        first = real_critical_pair(space.geometry) if critical_pair is None else critical_pair
+        if not 1 <= first < space.num_pairs:
+            raise SettingError(
+                f"The critical pair is {first}, but must be from 1 to {space.num_pairs - 1}, the last one."
+            )
+        return replace(
+            space,
+            knots=tuple(range(first, space.num_pairs)),
+            floor=space.extension_ratio,
+            ceiling=2.0,
+            monotone=monotone,
+        )
+    return replace(space, monotone=monotone)
+
+
+def default_num_knots(geometry: RopeGeometry) -> int:
+    """Ten, or as many as there are places."""
+    return min(10, geometry.num_pairs - _first_knot(geometry))
+
+
+def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
+    """The slowest pair, and the others where pairs make from 8 to 0.35 turns over the window.
+
+    There, pairs go from having shown all their angles in training to having shown a part. Slower pairs are
+    best slowed nearly alike. Faster ones get no knot: the loss along them is rugged, for they turn many times
+    within the text, and they are best left nearly alone, as NTK's curve to the first knot leaves them. The
+    places are even in ln(turns), so even in pairs.
+
+    Over a window that a model was tuned to, many more pairs turn fast, and it has just learnt them as they
+    are: a curve to the pair with 8 turns would slow all of them down. There knots begin at 32 turns, where
+    YaRN's ramp does, and faster pairs can be left alone.
+
+    Raises:
+        SettingError: no knot, or more than there are places.
+    """
+    turns, last = geometry.turns(), geometry.num_pairs - 1
+    first = _first_knot(geometry)
+    if not 1 <= num_knots <= last - first + 1:
+        raise SettingError(
+            f"{num_knots} knots were asked, but there are places for 1 to {last - first + 1}, "
+            f"pairs {first} to {last}."
+        )
+    slowest = max(first, int(np.abs(np.log(turns / SLOWEST_KNOT_TURNS)).argmin()))
+    knots = sorted({round(float(pair)) for pair in np.linspace(first, slowest, num_knots - 1)} | {last})
+    while len(knots) < num_knots:  # where places coincide, halve the widest gap
+        widest = max(range(len(knots) - 1), key=lambda i: knots[i + 1] - knots[i])
+        knots.insert(widest + 1, (knots[widest] + knots[widest + 1]) // 2)
+    return tuple(knots)
+
+
+def _first_knot(geometry: RopeGeometry) -> int:
+    """The pair with about 8 turns over the window, or 32; never the fastest pair, and never the slowest."""
+    fastest = FASTEST_TUNED_KNOT_TURNS if isinstance(geometry, TunedGeometry) else FASTEST_KNOT_TURNS
+    nearest = int(np.abs(np.log(geometry.turns() / fastest)).argmin())
+    return max(1, min(nearest, geometry.num_pairs - 2))
+
+
+def theoretical_critical_pair(geometry: RopeGeometry) -> int:
+    """The first pair whose period exceeds the window: ceil(d/2 log_theta(L / 2 pi)) (LongRoPE2, Sec. 3.1)."""
+    return geometry.first_unfinished_pair
+
+
+def real_critical_pair(geometry: RopeGeometry) -> int:
+    """Where rescaling by s should begin, an estimate: 5/6 of the theoretical critical pair.
+
+    High pairs are under-trained, so the real one is lower; LongRoPE2 found 30 for 35 (LLaMA3-8B) and 25 for
+    31 (Phi3-mini), 0.86 and 0.81 of it.
+    """
+    return min(max(1, round(theoretical_critical_pair(geometry) * 5 / 6)), geometry.num_pairs - 1)

@@ -1,0 +1,158 @@
+"""Faults as conversions make them, planted into an exported folder: `ropewalk verify` must catch each.
+
+They are for tests of what is verified here, and of engines: an engine, or a check, that passes a folder with
+one of these has not looked.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from ropewalk.models.longrope_config import rope_part, with_rope_part
+from ropewalk.models.transformers4_config import CONFIG
+
+Keys = dict[str, Any]
+Plant = Callable[[Keys], None]  # changes the keys of the rotary in place
+
+IN_SCALING = ("rope_parameters", "rope_scaling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault in a folder.
+
+    Attributes:
+        name: what went wrong.
+        plant: does it to a folder.
+        needs: what the export must be for it to be a fault: `switching`, `partial` (rotary), `folded`, or ``.
+    """
+
+    name: str
+    plant: Callable[[Path], None]
+    needs: str = ""
+
+
+def faults() -> tuple[Fault, ...]:
+    """All of them."""
+    return (
+        _fault("factors dropped", _drop_factors),
+        _fault("theta lost", _lose_theta),
+        _fault("attention factor missing", _lose_attention),
+        _fault("attention factor applied twice", _attention_twice),
+        _fault("pairs in reverse order", _each_list(lambda values: values[::-1])),
+        _fault("factors multiply instead of dividing", _each_list(lambda values: [1 / v for v in values])),
+        _fault("factors rounded to one digit", _each_list(lambda values: [round(v, 1) for v in values])),
+        _fault("lists of another geometry", _each_list(lambda values: values[: len(values) // 2])),
+        _fault("max_position_embeddings left at the window", _keep_longest),
+        _fault("keys of transformers 4 lost in a save", _lose_keys_of_4),
+        _fault("sets swapped", _swap_sets, "switching"),
+        _fault("long set in both lists", _long_in_both, "switching"),
+        _fault("threshold one token early", _move_threshold(-1), "switching"),
+        _fault("threshold one token late", _move_threshold(1), "switching"),
+        _fault("partial rotary lost", _lose_partial, "partial"),
+        Fault(name="attention factor folded twice", plant=_fold_twice, needs="folded"),
+        Fault(name="another model's weights", plant=_change_weights),
+    )
+
+
+def _fault(name: str, change: Plant, needs: str = "") -> Fault:
+    def plant(folder: Path) -> None:
+        path = folder / CONFIG
+        config = json.loads(path.read_text(encoding="utf-8"))
+        keys = json.loads(json.dumps(rope_part(config)))  # the two dictionaries may not be one
+        change(keys)
+        changed = keys if rope_part(config) is config else {**config, "text_config": keys}
+        path.write_text(json.dumps(changed), encoding="utf-8")
+
+    return Fault(name=name, plant=plant, needs=needs)
+
+
+def _scalings(keys: Keys) -> list[Keys]:
+    return [keys[name] for name in IN_SCALING if name in keys]
+
+
+def _drop_factors(keys: Keys) -> None:
+    keys.pop("rope_scaling", None)
+    keys["rope_parameters"] = {"rope_type": "default", "rope_theta": keys["rope_theta"]}
+
+
+def _lose_theta(keys: Keys) -> None:
+    for place in [keys, *_scalings(keys)]:
+        place.pop("rope_theta", None)
+
+
+def _lose_attention(keys: Keys) -> None:
+    for scaling in _scalings(keys):
+        for name in ("attention_factor", "short_mscale", "long_mscale"):
+            scaling.pop(name, None)
+
+
+def _attention_twice(keys: Keys) -> None:
+    for scaling in _scalings(keys):
+        scaling["attention_factor"] **= 2
+
+
+def _each_list(change: Callable[[list[float]], list[float]]) -> Plant:
+    def plant(keys: Keys) -> None:
+        for scaling in _scalings(keys):
+            for name in ("short_factor", "long_factor"):
+                scaling[name] = change(scaling[name])
+
+    return plant
+
+
+def _keep_longest(keys: Keys) -> None:
+    keys["max_position_embeddings"] = keys["original_max_position_embeddings"]
+
+
+def _lose_keys_of_4(keys: Keys) -> None:
+    for name in ("rope_scaling", "rope_theta"):
+        keys.pop(name, None)
+
+
+def _swap_sets(keys: Keys) -> None:
+    for scaling in _scalings(keys):
+        scaling["short_factor"], scaling["long_factor"] = scaling["long_factor"], scaling["short_factor"]
+
+
+def _long_in_both(keys: Keys) -> None:
+    for scaling in _scalings(keys):
+        scaling["short_factor"] = scaling["long_factor"]
+
+
+def _move_threshold(by: int) -> Plant:
+    def plant(keys: Keys) -> None:
+        for place in [keys, *_scalings(keys)]:
+            if "original_max_position_embeddings" in place:
+                place["original_max_position_embeddings"] += by
+
+    return plant
+
+
+def _lose_partial(keys: Keys) -> None:
+    for place in [keys, *_scalings(keys)]:
+        place.pop("partial_rotary_factor", None)
+
+
+def _fold_twice(folder: Path) -> None:
+    """The weights hold the factor, and the configuration still states it."""
+    about = json.loads((folder / "ropewalk.json").read_text(encoding="utf-8"))
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    keys = json.loads(json.dumps(dict(rope_part(config))))
+    for scaling in _scalings(keys):
+        scaling["attention_factor"] = about["folded"]["ours"]
+    path.write_text(json.dumps(with_rope_part(config, keys)), encoding="utf-8")
+
+
+def _change_weights(folder: Path) -> None:
+    """One tensor of a query is a twentieth larger."""
+    path = next(iter(sorted(folder.glob("*.safetensors"))))
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if "q_proj" in name or "qkv_proj" in name)
+    path.unlink()  # it may be a link to the model's own
+    save_file({**tensors, name: tensors[name] * 1.05}, path, metadata={"format": "pt"})

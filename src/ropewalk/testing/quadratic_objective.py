@@ -1,0 +1,92 @@
+"""Where strategies are tried: a bowl in the place of a model, and spaces of every kind."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.search.named_spaces import make_space
+from ropewalk.search.objective import Gradient, Objective, Term
+from ropewalk.search.space import Candidate, SearchSpace
+from ropewalk.text.windows import TokenWindow
+
+NUM_DOCUMENTS = 4
+BEST_ATTENTION = 1.1
+SPREAD = 0.05  # of the documents' lowest points, in ln lambda
+
+GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=625.0, original_length=256, num_layers=2)
+TARGET_LENGTH = 2048
+
+
+class Bowl(Objective):
+    """An objective in the place of a model: fast, exact gradients, and its lowest point is known.
+
+    Nats of a document are a parabola in ln lambda and ln attention. Over all documents it is lowest where
+    ln lambda_i = (i / n)^2 ln s, the attention factor is 1.1, and n-hat is 1; each document for itself is
+    lowest a little beside that.
+
+    Attributes:
+        lowest_nats: the mean nats at that point, with n-hat 1.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        num_documents: int = NUM_DOCUMENTS,
+        *,
+        cost: float = 1.0,
+        spread: float = SPREAD,
+    ) -> None:
+        """`cost`: of a value of all documents, in forward passes; `spread`: of the documents' own minima."""
+        window = TokenWindow(ids=torch.zeros(2, dtype=torch.int64), num_scored=1)
+        self.terms = (Term(name="bowl", weight=1.0, windows=((window,),) * num_documents),)
+        self.space = space
+        self.costs = (cost / num_documents,) * num_documents
+        self.gradient_cost = 3.0
+        pairs = np.arange(space.num_pairs)
+        shifts = spread * np.cos(pairs + 2.0 * np.arange(num_documents)[:, None])
+        self._shifts = shifts - shifts.mean(axis=0)
+        self._goals = (pairs / space.num_pairs) ** 2 * math.log(space.extension_ratio) + self._shifts
+        self.lowest_nats = 1.01 + float((self._shifts**2).sum(axis=1).mean())
+
+    @property
+    def name(self) -> str:
+        return f"bowl of {self.num_documents} documents"
+
+    def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
+        away, attention = self._away(candidate, document)
+        start = 0.01 * candidate.num_start_tokens or 1.0
+        return (float(1.0 + away @ away + 100 * attention**2 + start),)
+
+    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], Gradient]:
+        away, attention = self._away(candidate, document)
+        row = self.space.pull_back(2 * away, 200 * attention)
+        return self.measure(candidate, document), row[None]
+
+    def _away(self, candidate: Candidate, document: int) -> tuple[NDArray[np.float64], float]:
+        away = np.log(candidate.rescale_factors) - self._goals[document]
+        return away, math.log(candidate.attention_factor / BEST_ATTENTION)
+
+
+def spaces() -> dict[str, SearchSpace]:
+    """Spaces to try a strategy in: each kind, monotone and free, small and with everything searched."""
+    searched = {"start_tokens": (0, 1, 4, 16), "attention_factors": (1.0, 1.05, 1.1, 1.15)}
+    given = {"start_tokens": (0,), "attention_factors": (1.1,)}
+    found = {}
+    for name in ("full", "spline", "longrope2"):
+        for monotone in (True, False):
+            for what, choices in (("all searched", searched), ("lambda only", given)):
+                full = SearchSpace(geometry=GEOMETRY, target_length=TARGET_LENGTH, **choices)
+                order = "monotone" if monotone else "free"
+                found[f"{name}, {order}, {what}"] = make_space(name, full, monotone=monotone)
+    found["full, n-hat searched"] = SearchSpace(geometry=GEOMETRY, target_length=TARGET_LENGTH)
+    found["spline, attention searched"] = make_space(
+        "spline",
+        SearchSpace(
+            geometry=GEOMETRY, target_length=1000, start_tokens=(0,), attention_factors=(1.0, 1.05, 1.1)
+        ),
+    )
+    found["full, barely longer"] = SearchSpace(geometry=GEOMETRY, target_length=300)
+    return found

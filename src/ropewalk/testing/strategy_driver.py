@@ -1,0 +1,162 @@
+"""How a strategy is driven through its contracts: asked and told as the loop does, or by the loop itself."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ropewalk.search.evaluation import Measurer
+from ropewalk.search.journal import Journal
+from ropewalk.search.loop import Progress, SearchOutcome, left_for_strategy, run_search
+from ropewalk.search.space import SearchSpace
+from ropewalk.search.strategies import Strategy, Task, make_strategy
+from ropewalk.search.trial import Query, Trial
+from ropewalk.testing.quadratic_objective import NUM_DOCUMENTS, Bowl
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One step: what was asked, with the generator's state then, and what was told."""
+
+    query: Query
+    generator_state: str
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Case:
+    """A strategy in a space, before it begins.
+
+    Attributes:
+        settings: of its own, where they differ from its defaults.
+        budget: of a whole search, in passes over the documents.
+    """
+
+    strategy: str | type[Strategy]
+    settings: dict[str, Any]
+    space: SearchSpace
+    budget: float
+
+    @property
+    def objective(self) -> Bowl:
+        return Bowl(self.space)
+
+    def task(self, seed: int = 0) -> Task:
+        objective = self.objective
+        return Task(
+            space=self.space,
+            seed=seed,
+            budget=left_for_strategy(self.budget, objective, self.space),
+            evaluation_cost=objective.cost,
+            num_documents=objective.num_documents,
+            gradient_cost=objective.gradient_cost,
+        )
+
+    def make(self, seed: int = 0) -> Strategy:
+        """A strategy at its beginning."""
+        task = self.task(seed)
+        if isinstance(self.strategy, str):
+            return make_strategy(self.strategy, task, self.settings)
+        settings = getattr(self.strategy, "Settings", None)
+        assert settings is not None, "the class has no attribute `Settings`, a dataclass"
+        return self.strategy(task, settings(**self.settings))
+
+    def drive(
+        self, strategy: Strategy, spoil: Callable[[Trial, Query], Trial] | None = None
+    ) -> Iterator[Asked]:
+        """Ask and tell as the loop does; `spoil` makes another trial of the one that was measured."""
+        objective = self.objective
+        measurer, budget, spent = Measurer(objective, None), self.task().budget, 0.0
+        for index in range(self.most_trials):
+            query = strategy.ask()
+            if query is None:
+                return
+            _require_documents(query.documents)
+            cost = objective.cost_of(query.documents, gradient=query.gradient)
+            if spent + cost > budget + 1e-9:
+                return
+            state = json.dumps(strategy.generator_state())
+            trial = _trial(index, query, measurer)
+            trial = trial if spoil is None else spoil(trial, query)
+            spent += trial.cost
+            strategy.tell(trial)
+            yield Asked(query, state, trial)
+        raise AssertionError(f"it still asks after {self.most_trials} queries, more than the budget can pay")
+
+    def search(self, journal: Journal | None = None, seed: int = 0) -> SearchOutcome:
+        """The real loop."""
+
+        def count(progress: Progress) -> None:
+            assert progress.num_trials <= self.most_trials, f"it goes on after {self.most_trials} trials"
+
+        return run_search(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count)
+
+    @property
+    def most_trials(self) -> int:
+        """The budget in single documents, the cheapest query that there is, and the loop's own check."""
+        return math.ceil(self.budget * NUM_DOCUMENTS) + 2
+
+
+def _require_documents(documents: tuple[int, ...] | None) -> None:
+    """Before anything is read: the objective itself would only say that an index is out of range."""
+    if documents is None:
+        return
+    assert documents, "a query of no document"
+    assert set(documents) <= set(range(NUM_DOCUMENTS)), f"documents {documents} of {NUM_DOCUMENTS}"
+    assert len(set(documents)) == len(documents), f"the documents {documents} name one twice"
+
+
+def _trial(index: int, query: Query, measurer: Measurer) -> Trial:
+    found = measurer.measure(query, "trial")
+    return Trial(
+        index=index,
+        candidate=query.candidate,
+        value=found.value,
+        failure=found.failure,
+        seconds=0.0,
+        cost=found.cost,
+        documents=found.documents,
+        parts=found.parts,
+        gradient=found.gradient,
+    )
+
+
+def failed(trial: Trial, _: Query) -> Trial:
+    """The trial, had its value not been finite."""
+    return replace(trial, value=None, failure="the value is nan", parts={}, gradient=None)
+
+
+def failed_at_times(trial: Trial, query: Query) -> Trial:
+    """Every third."""
+    return failed(trial, query) if trial.index % 3 == 2 else trial
+
+
+def dropped_at_times(trial: Trial, query: Query) -> Trial:
+    """As a race drops: only what all documents would have been read for, and after some of them."""
+    if query.documents is not None or query.gradient or trial.index % 2 == 0:
+        return trial
+    return replace(
+        trial,
+        value=None,
+        failure="dropped after 1 of 4 documents",
+        cost=trial.cost / NUM_DOCUMENTS,
+        documents=(0,),
+        parts={name: nats[:1] for name, nats in trial.parts.items()},
+        estimate=trial.value,
+    )
+
+
+class Remembered(Journal):
+    """A journal that is not on a disk; its trials have been through JSON, as those of a file have."""
+
+    def __init__(self, trials: tuple[Trial, ...] = (), states: tuple[dict[str, Any], ...] = ()) -> None:
+        super().__init__(Path("memory"))
+        self.trials = [Trial.from_dict(json.loads(json.dumps(trial.as_dict()))) for trial in trials]
+        self.generator_states = list(states)
+        self.environments = [{}]
+
+    def append(self, trial: Trial, generator_state: dict[str, Any]) -> None:
+        self.trials.append(trial)
+        self.generator_states.append(json.loads(json.dumps(generator_state)))

@@ -1,0 +1,57 @@
+"""What stands in an exported folder's `config.json`, against what should: also what one engine never reads.
+
+An engine that is asked reads one of the two forms; the other may have been lost (by a save of transformers 5,
+by hand) and a user of another version would turn by theta 10000. So both are compared, key by key.
+"""
+
+import math
+import reprlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from ropewalk.export import Served
+from ropewalk.export.manifest import read_kept
+from ropewalk.models.longrope_config import longrope_keys, rope_part
+from ropewalk.models.transformers4_config import CONFIG, read_config_file
+from ropewalk.verify.comparison import Check
+
+TOLERANCE = 1e-9
+
+
+def check_configuration(folder: Path, stated: Served) -> Check:
+    """Both forms of the rotary's keys.
+
+    Args:
+        stated: the factors that the configuration should state (after a fold, with the engine's factor).
+
+    Raises:
+        ModelError: no configuration that can be read.
+        ExportError: a manifest that can't be read.
+    """
+    part = rope_part(read_config_file(folder / CONFIG))
+    wanted = longrope_keys(stated.short, stated.long, part.get("model_type", ""), read_kept(folder))
+    wrong = [name for key, value in wanted.items() for name in _differences(key, part.get(key), value)]
+    return Check(what="config.json", is_right=not wrong, found=", ".join(wrong) or "both forms")
+
+
+def _differences(name: str, found: Any, wanted: Any) -> list[str]:
+    if isinstance(wanted, dict):
+        if not isinstance(found, dict):
+            return [f"{name} is missing"]
+        extra = [f"{name}.{key} is extra" for key in found if key not in wanted]
+        inner = [one for key in wanted for one in _differences(f"{name}.{key}", found.get(key), wanted[key])]
+        return inner + extra
+    if found is None:
+        return [f"{name} is missing"]
+    if isinstance(wanted, list):
+        same = isinstance(found, list) and len(found) == len(wanted) and all(map(_same, found, wanted))
+        return [] if same else [f"{name} differs"]
+    return [] if _same(found, wanted) else [f"{name} is {reprlib.repr(found)}, not {wanted!r}"]
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, str) or isinstance(found, str):
+        return bool(found == wanted)
+    is_number = isinstance(found, (int, float)) and abs(found) <= sys.float_info.max
+    return is_number and math.isclose(found, wanted, rel_tol=TOLERANCE)

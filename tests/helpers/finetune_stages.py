@@ -1,0 +1,64 @@
+"""What tests of stages share: a random model, a text, and quick settings."""
+
+import torch
+from transformers import LlamaForCausalLM
+
+from ropewalk.finetune.data.documents import ListStream, TrainingDocument
+from ropewalk.finetune.settings import FinetuneSettings
+from ropewalk.finetune.train import finetune
+from ropewalk.models.model import load_model
+from ropewalk.rope.schemes import scheme_factors
+
+LENGTH = 96
+
+
+def make_documents(lengths=(300, 20, 55, 150, 9, 40), vocabulary=258, seed=0):
+    """Random tokens, but not the two that open and end a document."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        TrainingDocument(ids=torch.randint(2, vocabulary, (n,), generator=generator), source="random")
+        for n in lengths
+    ]
+
+
+def make_settings(**changes):
+    quick = {
+        "length": LENGTH,
+        "num_steps": 4,
+        "batch_size": 2,
+        "learning_rate": 1e-2,
+        "save_every": 2,
+        "loss_tile_tokens": 40,
+    }
+    return FinetuneSettings.checked({**quick, **changes})
+
+
+def load(folder, **changes):
+    return load_model(folder, **changes)
+
+
+def make_factors(loaded, target_length=128, **changes):
+    changes = {"num_start_tokens": 3, **changes}
+    return scheme_factors("yarn", loaded.geometry, target_length).replace(**changes)
+
+
+def train(folder, stage, *, documents=None, factors=None, on_step=None, **changes):
+    """A stage on the tiny model in `folder`."""
+    loaded = load(folder)
+    return finetune(
+        loaded,
+        make_factors(loaded) if factors is None else factors,
+        ListStream(make_documents() if documents is None else documents),
+        make_settings(**changes),
+        stage,
+        on_step=on_step,
+    )
+
+
+def weights(folder):
+    return LlamaForCausalLM.from_pretrained(folder).state_dict()
+
+
+def same_weights(one, other):
+    ours, theirs = weights(one), weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,83 @@
+"""The bowl of `ropewalk.testing`, and what tests of the loop want besides: a record, values at will."""
+
+import json
+import math
+import time
+
+from ropewalk import testing
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.search.journal_lines import Lines
+from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.space import SearchSpace
+from ropewalk.search.strategies import Task, make_strategy
+
+
+def journal_values(path):
+    """The values of a journal's lines, to be changed and written by `write_journal`."""
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    return [{key: value for key, value in line.items() if key != "checksum"} for line in lines]
+
+
+def write_journal(path, values, version=2):
+    """A journal of these values, with right checksums where its version has them."""
+    lines = Lines(version)
+    path.write_bytes(b"".join(lines.write(line) for line in [values[0] | {"version": version}, *values[1:]]))
+
+
+def make_space(num_pairs=12):
+    geometry = RopeGeometry(
+        head_dim=2 * num_pairs, rotary_dim=2 * num_pairs, rope_theta=625.0, original_length=256, num_layers=2
+    )
+    return SearchSpace(geometry=geometry, target_length=2048)
+
+
+class Bowl(testing.Bowl):
+    """Of one document, unless told otherwise; `asked` are the candidates that it was asked for."""
+
+    def __init__(self, space, num_documents=1, *, seconds=0.0, **settings):
+        super().__init__(space, num_documents, **settings)
+        self.seconds = seconds
+        self.asked = []
+
+    def measure(self, candidate, document):
+        time.sleep(self.seconds)
+        self.asked.append(candidate)
+        return super().measure(candidate, document)
+
+
+class Valued(Bowl):
+    """Any function of the candidate as its value."""
+
+    def __init__(self, space, value_of, **settings):
+        super().__init__(space, **settings)
+        self.value_of = value_of
+
+    def measure(self, candidate, document):
+        self.asked.append(candidate)
+        return (math.log(self.value_of(candidate)),)
+
+
+def strategy_for(
+    name, space, *, seed=0, budget=100, settings=None, num_documents=1, evaluation_cost=1.0, gradient_cost=3.0
+):
+    """A strategy with a budget of its own."""
+    task = Task(
+        space=space,
+        seed=seed,
+        budget=budget,
+        num_documents=num_documents,
+        gradient_cost=gradient_cost,
+        evaluation_cost=evaluation_cost,
+    )
+    return make_strategy(name, task, settings)
+
+
+def search_on(name, objective, journal=None, *, seed=0, budget=100, settings=None, **how):
+    """A search from its front, without a model."""
+    left = left_for_strategy(budget, objective, objective.space, how.get("stop_set"), how.get("probes"))
+    strategy = strategy_for(
+        name, objective.space, seed=seed, budget=left, settings=settings,
+        num_documents=objective.num_documents, evaluation_cost=objective.cost,
+        gradient_cost=objective.gradient_cost,
+    )  # fmt: skip
+    return run_search(strategy, objective, journal, budget=budget, **how)
