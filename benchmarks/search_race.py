@@ -118,9 +118,7 @@ def entries() -> Iterator[Entry]:
         "attention_factor": "1",
         "start_tokens": "none",
     }
-    yield Entry(
-        **scale, label="evolution-released", seeds=(0,), settings={**released, "racing": 0.0}, stop_set=False
-    )
+    yield Entry(**scale, label="evolution-released", seeds=(0,), settings=released, stop_set=False)
     for ratio, num_documents in ((4, 5), (32, 1)):
         other: dict[str, Any] = {"model": "scale", "ratio": ratio, "num_documents": num_documents}
         yield Entry(**other, label="evolution", seeds=(0,), settings=paper, stop_set=False)

@@ -299,14 +299,6 @@ def test_a_value_of_another_kind_is_not_called_perplexity(search, objective):
     assert not re.search(r"perplexity \d", story)
 
 
-def test_what_racing_dropped_is_told(search):
-    ended, run = search("--strategy", "evolution", "--racing", "0.2", budget=80)
-    assert ended.code == 0, ended.err
-    dropped = [trial for trial in trials_of(run) if trial.get("estimate") is not None]
-    assert dropped
-    assert f"{len(dropped)} dropped early by racing" in ended.out
-
-
 OWN = """
 import numpy as np
 from ropewalk.search.strategies import Strategy

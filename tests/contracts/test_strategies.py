@@ -112,7 +112,6 @@ class _GivesItselfABudget(RandomSearch):
     [
         (_ChangesWhatItIsTold, "what it is given is not changed"),
         (_NeedsAValue, "failures are survived"),
-        (_NeedsAValue, "drops are survived"),
         (_NamesADocumentTooMany, r"documents (0, 4) of 4"),
         (_ReadsNoneWhole, "only complete values are best"),
         (_GivesItselfABudget, "the budget is kept"),

@@ -18,7 +18,7 @@ def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_s
     documents = make_texts(tmp_path, loaded.tokenizer, length=256)
     result = search_factors(
         loaded, documents, target_length=256, strategy=strategy, budget=int(16 * cost),
-        serve_with="ropewalk", start_tokens="none", racing=0.0, **settings,
+        serve_with="ropewalk", start_tokens="none", **settings,
     )  # fmt: skip
     trials = result.outcome.trials
     last_step = max(trial.index for trial in trials if trial.gradient is not None)

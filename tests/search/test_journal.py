@@ -353,6 +353,18 @@ def test_a_journal_of_version_1_is_read_and_continued_as_such(path):
     assert len(read_trials(path)) == 3
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_racing_wrote_in_a_journal_is_ignored(path, version):
+    """Older searches wrote the racing error, and of a trial that they dropped an estimate."""
+    written(path)
+    header, first, second, third = journal_values(path)
+    old = header | {"identity": header["identity"] | {"racing": 0.01}}
+    dropped = second | {"value": None, "failure": "dropped", "documents": [0], "estimate": 11.5}
+    write_journal(path, [old, first, dropped, third], version)
+    assert [entry.value for entry in reopened(path).trials] == [9.5, None, 9.5 + 2 / 3]
+    assert [entry.value for entry in read_trials(path)] == [9.5, None, 9.5 + 2 / 3]
+
+
 WRONG = [None, True, "1", [], {}, -1, 2**70, 0.5, [[]], [None], [1, "a"], {"a": None}, {"a": [None]}]
 
 
@@ -361,7 +373,7 @@ def test_values_of_a_wrong_type_are_damage(path, version):
     """An edited journal ends in one line, never in a search that crashes."""
     written(path)
     lines = journal_values(path)
-    full = lines[2] | {"documents": [0], "parts": {"nats": [1.0]}, "gradient": [0.5], "estimate": 1.0}
+    full = lines[2] | {"documents": [0], "parts": {"nats": [1.0]}, "gradient": [0.5]}
     for name in full:
         for wrong in WRONG:
             write_journal(path, [*lines[:2], full | {name: wrong}, lines[3]], version)

@@ -12,7 +12,6 @@ from quadratic import Bowl, Valued, journal_values, make_space, search_on, write
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.journal import Journal
-from ropewalk.search.racing import Race, RacingSettings
 
 
 def evolve(space, objective, journal=None, **how):
@@ -241,17 +240,16 @@ def test_an_edited_candidate_or_generator_is_noticed_and_can_be_cut(space, bowl,
 @pytest.mark.parametrize(
     "changes",
     [
-        {"gradient": [0.5]}, {"parts": {"other": [1.0]}}, {"parts": {"bowl": [1.0]}}, {"parts": {}},
+        {"gradient": [0.5]}, {"parts": {"other": [1.0]}}, {"parts": {"bowl": [1.0]}},
         {"documents": [9]}, {"documents": [0, 1]}, {"value": -1.0}, {"value": 0.0}, {"kind": "stop"},
     ],
 )  # fmt: skip
 def test_a_trial_that_no_measurement_gives_is_refused(changes, path):
-    """Right types and right checksums, but nothing that a strategy or a race could be told."""
+    """Right types and right checksums, but nothing that a strategy could be told."""
     space = make_space(6)
 
     def descend(journal):
-        race = Race([1] * 4, RacingSettings(error=0.01))
-        return search_on("cma", Bowl(space, 4), journal, budget=12, race=race)
+        return search_on("cma", Bowl(space, 4), journal, budget=12)
 
     with begun(path) as journal:
         descend(journal)

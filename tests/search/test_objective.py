@@ -13,7 +13,6 @@ from ropewalk.search.evaluation import Measurer
 from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective, Term
 from ropewalk.search.objective_terms import OBJECTIVES, TermTask, make_terms
-from ropewalk.search.racing import Race, RacingSettings
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.trial import Query
 from ropewalk.text.needles import needle_windows
@@ -57,7 +56,7 @@ def candidate_of(objective, *at_knots, attention=0.1):
 
 
 def measured(objective, candidate, **query):
-    return Measurer(objective, None).measure(Query(candidate=candidate, **query), "trial")
+    return Measurer(objective).measure(Query(candidate=candidate, **query))
 
 
 def test_perplexity_is_that_of_the_evaluator(loaded, task):
@@ -138,32 +137,6 @@ def test_the_gradient_of_ln_value_by_finite_differences(loaded, task, name, weig
         change = math.log(measured(objective, up).value) - math.log(measured(objective, down).value)
         moved = space.coordinates(up)[index] - space.coordinates(down)[index]
         assert found.gradient[index] == pytest.approx(change / moved, rel=0.03, abs=2e-4), index
-
-
-def test_a_race_drops_with_an_estimate_and_at_a_part_of_the_cost(loaded, task):
-    objective = objective_of(loaded, task)
-    race = Race([1] * 3, RacingSettings(fewest_teachers=4))
-    racing, plain = Measurer(objective, race), Measurer(objective, None)
-    good = candidate_of(objective, 0.1, 0.3, 0.6)
-    finished = 0
-    for k in range(8):
-        near = candidate_of(objective, 0.1, 0.3, 0.6 + 0.02 * k)
-        one, other = (m.measure(Query(candidate=near), "trial") for m in (racing, plain))
-        if one.value is not None:
-            assert one == other, "what is finished has the same value, racing or not"
-            finished += 1
-        race.finished(objective.shares(other.parts))
-    assert finished >= 5
-    far = candidate_of(objective, 1.0, 1.0, 0.0)
-    dropped, whole = (m.measure(Query(candidate=far), "trial") for m in (racing, plain))
-    assert whole.value > plain.measure(Query(candidate=good), "trial").value
-    assert dropped.value is None
-    assert dropped.failure.startswith("dropped after")
-    assert dropped.cost < whole.cost
-    assert dropped.estimate == pytest.approx(whole.value, rel=0.2)
-    assert len(dropped.documents) == len(dropped.parts["perplexity"]) < 3
-    checked = racing.measure(Query(candidate=far), "check")
-    assert checked.value == whole.value, "the loop's own trials do not race"
 
 
 def test_wrong_objectives_are_one_line(task):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from quadratic import journal_values, write_journal
 from tiny import make_texts
 
 from ropewalk.errors import EvaluationError, ModelError, RunFolderError, SettingError
@@ -110,6 +111,15 @@ def test_a_resumed_run_gives_the_same_file(loaded, documents, tmp_path, num_done
 
     with pytest.raises(KeyboardInterrupt):
         search(loaded, documents, journal=Journal(path), on_trial=stop)
+    assert search(loaded, documents, journal=Journal(path)).factors.to_json() == expected
+
+
+def test_a_journal_with_a_racing_error_goes_on(loaded, documents, tmp_path):
+    path = tmp_path / "journal.jsonl"
+    expected = search(loaded, documents, journal=Journal(path)).factors.to_json()
+    header, *trials = journal_values(path)
+    assert "racing" not in header["identity"]
+    write_journal(path, [header | {"identity": header["identity"] | {"racing": 0.01}}, *trials[:7]])
     assert search(loaded, documents, journal=Journal(path)).factors.to_json() == expected
 
 

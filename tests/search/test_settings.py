@@ -20,14 +20,13 @@ def chosen(**given):
 def test_the_default_serves_everywhere():
     assert chosen() == ("any", "spline", "longrope", "none")
     settings = SearchSettings.choose(budget=None, seed=None)
-    assert (settings.strategy, settings.num_evaluations, settings.racing) == ("gradient", 27, 0.01)
+    assert (settings.strategy, settings.num_evaluations) == ("gradient", 27)
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "random"])
 def test_the_reference_searches_as_the_paper_does(strategy):
     assert chosen(strategy=strategy) == ("ropewalk", "full", "1", "search")
-    settings = SearchSettings.choose(strategy=strategy)
-    assert (settings.num_evaluations, settings.racing) == (1344, 0.0)
+    assert SearchSettings.choose(strategy=strategy).num_evaluations == 1344
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm", "llama.cpp"])

@@ -116,13 +116,6 @@ def search(
     short_weight: Annotated[
         float | None, typer.Option(help="Of the perplexity of the first L tokens, beside the rest's 1.")
     ] = None,
-    racing: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            help="Drop candidates early, a winner with this probability at most; 0.01 by default, 0: never.",
-        ),
-    ] = None,
     max_minutes: Annotated[
         float | None,
         typer.Option(min=0.0001, help="Stop after so long; the result then depends on the machine."),
@@ -166,7 +159,7 @@ def search(
             "strategy": strategy, "budget": budget, "seed": seed, "serve_with": serve_with, "space": space,
             "num_knots": num_knots, "critical_pair": critical_pair, "monotone": monotone,
             "start_tokens": start_tokens, "attention_factor": attention_factor, "objective": objective,
-            "short_weight": short_weight, "racing": racing, "base": base, "max_minutes": max_minutes,
+            "short_weight": short_weight, "base": base, "max_minutes": max_minutes,
         }  # fmt: skip
         check_settings(description.geometry, window, target, given)
         begun = RunFolder.resume(out, cut_damaged=cut_damaged) if resume else RunFolder.create(out)
@@ -226,7 +219,6 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
     from ropewalk.search.engine_constraints import Probes
     from ropewalk.search.loop import kept_back
     from ropewalk.search.objective_terms import OBJECTIVES, objective_maker
-    from ropewalk.search.racing import RacingSettings
     from ropewalk.search.search import search_space
     from ropewalk.search.settings import SearchSettings
     from ropewalk.search.strategies import Task, make_strategy
@@ -236,8 +228,6 @@ def check_settings(geometry: "RopeGeometry", window: int, target: int, given: di
     task = Task(space=space, seed=chosen.seed, budget=chosen.num_evaluations)
     make_strategy(chosen.strategy, task, chosen.strategy_settings)
     objective_maker(chosen.objective)
-    if chosen.racing:
-        RacingSettings(error=chosen.racing)
     # The stop set is not known before the text is read, nor what an objective of the user's own costs.
     least = 1 + kept_back(1.0, space, None, Probes.outside(chosen.serve_with))
     if chosen.objective in OBJECTIVES and chosen.num_evaluations < least:

@@ -66,14 +66,13 @@ def _about_searched(found: "SearchResult") -> list[str]:
     """The best searched candidate, and what it cost to find it."""
     outcome, factors = found.outcome, found.searched_factors
     failed = f", {outcome.num_failed} failed" if outcome.num_failed else ""
-    dropped = f", {outcome.num_dropped} dropped early by racing" if outcome.num_dropped else ""
     stopped = "" if found.stop_value is None else f" ({found.stop_value:.4f} on the stop documents)"
     return [
         f"  {found.value_name} {found.value:.4f} on the search documents{stopped} at "
         f"{factors.target_length} tokens, n-hat {factors.num_start_tokens}, attention factor "
         f"{factors.attention_factor:g}",
         f"  found by {found.identity['strategy']} as trial {outcome.best.index + 1} of {len(outcome.trials)}"
-        f"{failed}{dropped}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
+        f"{failed}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
         f"{STOPPED_BY[outcome.stopped_by]}",
     ]
 

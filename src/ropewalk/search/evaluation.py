@@ -1,11 +1,10 @@
-"""A query to what is known of it: document by document, with the race between them."""
+"""A query to what is known of it, document by document."""
 
 import math
 from dataclasses import dataclass, field
 
 from ropewalk.search.objective import Gradient, Objective, TrialFailure, out_of_memory
-from ropewalk.search.racing import Race
-from ropewalk.search.trial import Kind, Parts, Query, Trial
+from ropewalk.search.trial import Parts, Query, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,21 +16,14 @@ class Measured:
     cost: float
     documents: tuple[int, ...] | None
     parts: Parts = field(default_factory=dict)
-    estimate: float | None = None
     gradient: tuple[float, ...] | None = None
 
 
 class Measurer:
-    """Reads the documents that a query names, until all are read, one fails, or the race is lost."""
+    """Reads the documents that a query names, until all are read or one fails."""
 
-    def __init__(self, objective: Objective, race: Race | None) -> None:
+    def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.race = race
-
-    def take_note(self, trial: Trial) -> None:
-        """Tell the race about a trial, measured now or read from a journal."""
-        if self.race is not None and trial.is_complete:
-            self.race.finished(self.objective.shares(trial.parts))
 
     def could_be(self, trial: Trial) -> bool:
         """Whether a trial from a journal has what a measurement of its documents gives."""
@@ -40,26 +32,23 @@ class Measurer:
             return False
         if trial.gradient is not None and len(trial.gradient) != objective.space.num_knots + 1:
             return False
-        if not trial.parts:  # it failed, or is from a time when nothing was written of them
-            return self.race is None or not trial.is_complete
+        if not trial.parts:  # it failed, or is of an early journal: those had one term and no parts
+            return not trial.is_complete or len(objective.terms) == 1
         num_read = objective.num_documents if read is None else len(read)
         names = {term.name for term in objective.terms}
         return set(trial.parts) == names and all(len(nats) == num_read for nats in trial.parts.values())
 
-    def measure(self, query: Query, kind: Kind) -> Measured:
+    def measure(self, query: Query) -> Measured:
         """One outcome; running out of memory is one, any other error passes through."""
         try:
-            if query.gradient:
-                return self._differentiate(query)
-            racing = self.race is not None and kind == "trial" and query.documents is None
-            return self._evaluate(query, racing)
+            return self._differentiate(query) if query.gradient else self._evaluate(query)
         except (RuntimeError, MemoryError) as error:
             failure = out_of_memory(error)
             if failure is None:
                 raise
             return self._failed(query, failure)
 
-    def _evaluate(self, query: Query, racing: bool) -> Measured:
+    def _evaluate(self, query: Query) -> Measured:
         parts: dict[str, list[float]] = {term.name: [] for term in self.objective.terms}
         for position, document in enumerate(self._documents(query), start=1):
             nats = self.objective.measure(query.candidate, document)
@@ -67,8 +56,6 @@ class Measurer:
                 return self._failed(query, TrialFailure(f"the value is {sum(nats)}"), position)
             for term, found in zip(self.objective.terms, nats, strict=True):
                 parts[term.name].append(found)
-            if racing and (dropped := self._dropped(query, _whole(parts), position)) is not None:
-                return dropped
         return self._finished(query, _whole(parts), gradient=None)
 
     def _differentiate(self, query: Query) -> Measured:
@@ -97,22 +84,6 @@ class Measurer:
         read = self._documents(query)[:num_read]
         cost = self.objective.cost_of(read, gradient=query.gradient)
         return Measured(failure=failure.reason, cost=cost, documents=query.documents)
-
-    def _dropped(self, query: Query, parts: Parts, num_read: int) -> Measured | None:
-        assert self.race is not None
-        verdict = self.race.verdict(self.objective.shares(parts))
-        if not verdict.drop:
-            return None
-        read = self._documents(query)[:num_read]
-        best = self.race.reference_nats
-        return Measured(
-            failure=f"dropped after {num_read} of {self.objective.num_documents} documents: at least "
-            f"{verdict.lower_bound_nats:.4f} nats a token behind the best",
-            cost=self.objective.cost_of(read, gradient=False),
-            documents=read,
-            parts=parts,
-            estimate=math.exp(best + verdict.difference_nats),
-        )
 
     def _documents(self, query: Query) -> tuple[int, ...]:
         return tuple(range(self.objective.num_documents)) if query.documents is None else query.documents

@@ -58,7 +58,19 @@ class Lines:
         if self.version > 1:
             del values["checksum"]
             self.last = checksum
-        return values
+        return _without_racing(values)
 
     def _checksum(self, body: bytes) -> bytes:
         return hashlib.sha256(self.last + body).hexdigest()[:16].encode()
+
+
+def _without_racing(line: JsonObject) -> JsonObject:
+    """A line without what searches wrote that could drop a candidate early (racing).
+
+    The opening then says the racing error, and a dropped trial its estimated value. A search in which nothing
+    was dropped is resumed as any other; one with a dropped trial is refused at that trial.
+    """
+    line.pop("estimate", None)
+    if isinstance(line.get("identity"), dict):
+        line["identity"].pop("racing", None)
+    return line

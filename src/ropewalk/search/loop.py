@@ -12,7 +12,6 @@ from ropewalk.search.evaluation import Measurer
 from ropewalk.search.finalists import Choice, ClosedForm, choose
 from ropewalk.search.journal import Journal, differing
 from ropewalk.search.objective import Objective
-from ropewalk.search.racing import Race
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import Kind, Query, Trial
@@ -80,12 +79,7 @@ class SearchOutcome:
 
     @property
     def num_failed(self) -> int:
-        return sum(trial.value is None for trial in self.trials) - self.num_dropped
-
-    @property
-    def num_dropped(self) -> int:
-        """Candidates that lost their race."""
-        return sum(trial.estimate is not None for trial in self.trials)
+        return sum(trial.value is None for trial in self.trials)
 
     @property
     def seconds(self) -> float:
@@ -133,7 +127,6 @@ def run_search(
     *,
     budget: float,
     max_minutes: float | None = None,
-    race: Race | None = None,
     stop_set: StopSet | None = None,
     probes: Probes | None = None,
     closed_forms: tuple[ClosedForm, ...] = (),
@@ -151,7 +144,6 @@ def run_search(
         budget: of all trials, in forward passes over the whole document set; what progress is measured by.
         max_minutes: another limit, on the time in evaluations, over all sessions of a run. Where it ends a
             search depends on the machine.
-        race: drops candidates that can no longer win.
         stop_set: ends a search that only fits its documents, and chooses.
         probes: what to try of the free space.
         closed_forms: what is measured beside the best when the search has ended, outside the budget.
@@ -162,7 +154,7 @@ def run_search(
         RunFolderError: the journal can't be written, or its trials are not those of this strategy.
     """
     search = _Search(
-        strategy, objective, journal, budget, max_minutes, race, stop_set, probes, closed_forms, on_trial
+        strategy, objective, journal, budget, max_minutes, stop_set, probes, closed_forms, on_trial
     )
     return search.run()
 
@@ -175,7 +167,6 @@ class _Search:
         journal: Journal | None,
         budget: float,
         max_minutes: float | None,
-        race: Race | None,
         stop_set: StopSet | None,
         probes: Probes | None,
         closed_forms: tuple[ClosedForm, ...],
@@ -183,7 +174,7 @@ class _Search:
     ) -> None:
         self.strategy = strategy
         self.objective = objective
-        self.measurer = Measurer(objective, race)
+        self.measurer = Measurer(objective)
         self.journal = journal
         self.budget = budget
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
@@ -279,7 +270,6 @@ class _Search:
             self.cost += trial.cost
             self.seconds += trial.seconds
         if kind in OF_THE_SEARCH:
-            self.measurer.take_note(trial)
             self.best = _best_of([trial] if self.best is None else [self.best, trial])
         if index >= len(self.recorded) and self.on_trial is not None:
             self.on_trial(self._progress(trial))
@@ -288,7 +278,7 @@ class _Search:
     def _evaluate(self, index: int, query: Query, kind: Kind) -> Trial:
         start = time.perf_counter()
         stop_set = self._stop_set_for(kind)
-        measured = self._measurer_for(kind).measure(query, kind)
+        measured = self._measurer_for(kind).measure(query)
         return Trial(
             index=index,
             candidate=query.candidate,
@@ -299,7 +289,6 @@ class _Search:
             cost=measured.cost if stop_set is None else stop_set.cost,
             documents=measured.documents,
             parts=measured.parts,
-            estimate=measured.estimate,
             gradient=measured.gradient,
         )
 
@@ -309,7 +298,7 @@ class _Search:
 
     def _measurer_for(self, kind: Kind) -> Measurer:
         stop_set = self._stop_set_for(kind)
-        return self.measurer if stop_set is None else Measurer(stop_set.objective, None)
+        return self.measurer if stop_set is None else Measurer(stop_set.objective)
 
     def _require_same(self, trial: Trial, query: Query, kind: Kind) -> None:
         """The journal's trial must be the one that this strategy asks for, drawn from the same generator.
@@ -396,8 +385,6 @@ class _Search:
 
 def _answers(trial: Trial, query: Query) -> bool:
     """Whether a trial is of the documents that were asked for, and with the gradient if that was."""
-    if trial.estimate is not None:  # the race chose how many to read
-        return query.documents is None and not query.gradient
     has_gradient = trial.gradient is not None
     return trial.documents == query.documents and (trial.value is None or has_gradient == query.gradient)
 

@@ -154,19 +154,6 @@ class Objective:
         except OverflowError:
             return math.inf
 
-    def shares(self, parts: Parts) -> list[float]:
-        """What each document that was read adds to ln value of all of them, times their number.
-
-        So the mean over all documents is ln value, and a race can weigh every document alike.
-        """
-        every = range(self.num_documents)
-        scales = [term.weight * self.num_documents / term.num_scored(every) for term in self.terms]
-        nats = [parts[term.name] for term in self.terms]
-        return [
-            sum(scale * found for scale, found in zip(scales, row, strict=True))
-            for row in zip(*nats, strict=True)
-        ]
-
     def gradient(self, of_documents: Sequence[Gradient], documents: Sequence[int]) -> Gradient:
         """Of ln value, from each document's `differentiate`; shape (num_knots + 1,)."""
         weights = np.array([term.weight / term.num_scored(documents) for term in self.terms])

@@ -136,7 +136,6 @@ def provenance_of(
             "trial": trial.index,
             "num_trials": len(outcome.trials),
             "num_failed": outcome.num_failed,
-            "num_dropped": outcome.num_dropped,
             "cost": outcome.cost,
             "stopped_by": outcome.stopped_by,
             "reproducible": reproducible,

@@ -118,7 +118,6 @@ class SearchResult:
             "nats_of_limits": self.nats_of_limits,
             "num_trials": len(self.outcome.trials),
             "num_failed": self.outcome.num_failed,
-            "num_dropped": self.outcome.num_dropped,
             "cost": self.outcome.cost,
             "seconds": self.outcome.seconds,
             "stopped_by": self.outcome.stopped_by,

@@ -22,7 +22,6 @@ from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
 from ropewalk.search.objective_terms import TermTask, make_terms
 from ropewalk.search.provenance import describe_environment, differing_runs, identify
-from ropewalk.search.racing import Race, RacingSettings
 from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import REFERENCE_STRATEGIES, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
@@ -200,7 +199,6 @@ def search_in(
         require_disjoint(documents, stop_documents, space.target_length)
         on_stop_documents = make_objective(loaded, stop_documents, space, chosen, own)
         stop_set = StopSet(on_stop_documents, objective, chosen.num_evaluations)
-    race = Race([1] * objective.num_documents, RacingSettings(error=chosen.racing)) if chosen.racing else None
     probes = Probes.outside(chosen.serve_with)
     task = Task(
         space=space,
@@ -227,8 +225,8 @@ def search_in(
         with loaded.installed(objective.factors(space.nearest(np.zeros(space.num_knots + 1)))):
             outcome = run_search(
                 strategy, objective, journal, budget=chosen.num_evaluations,
-                max_minutes=chosen.max_minutes, race=race, stop_set=stop_set, probes=probes,
-                closed_forms=closed_forms, on_trial=on_trial,
+                max_minutes=chosen.max_minutes, stop_set=stop_set, probes=probes, closed_forms=closed_forms,
+                on_trial=on_trial,
             )  # fmt: skip
     same_throughout = journal is None or len(journal.environments) == 1
     return result_of(

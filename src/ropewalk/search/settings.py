@@ -22,7 +22,6 @@ _AS_THE_PAPER = {
     "attention_factor": "1",
     "start_tokens": "search",
     "budget": "paper",
-    "racing": 0.0,
 }
 AttentionFactor = Annotated[float, Field(ge=ATTENTION_FACTORS[0], le=ATTENTION_FACTORS[1])]
 REFERENCE_STRATEGIES = ("evolution", "random")
@@ -44,7 +43,6 @@ class SearchSettings:
         start_tokens: `search`, or `none` to keep n-hat 0.
         objective: `perplexity`, `tail` or `needle`, or `package.module:Name`; see `search.objective_terms`.
         short_weight: of the perplexity of the first L tokens, beside the objective's own 1.
-        racing: the probability with which a candidate that would have won is dropped early; 0 drops none.
         base: `native` replaces the scaling that the model carries, `as-is` multiplies onto it.
         max_minutes: another limit, which makes the result depend on the machine's speed.
         strategy_settings: of the strategy's own, where they differ from its defaults.
@@ -65,7 +63,6 @@ class SearchSettings:
     start_tokens: str = "none"
     objective: str = "perplexity"
     short_weight: float = 0.0
-    racing: float = 0.01
     base: Base = "native"
     max_minutes: float | None = None
     strategy_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -88,7 +85,7 @@ class SearchSettings:
         """What was given, None meaning nothing; the rest follows from it.
 
         The reference strategies (evolution, random) search as the paper does: every pair, n-hat from its
-        list, attention factor 1, 1344 evaluations, nothing dropped. Others search what every engine can
+        list, attention factor 1, 1344 evaluations. Others search what every engine can
         serve. Who names an engine, an attention factor or n-hat searches what that allows; the
         reference strategies keep attention factor 1 even then, unless the engine is `any` or another is
         given.
@@ -157,7 +154,6 @@ class SearchChoices(BaseModel):
     start_tokens: Literal["search", "none"] | None = None
     objective: str | None = None
     short_weight: Annotated[float, Field(ge=0)] | None = None
-    racing: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     strategy_settings: dict[str, Any] | None = None
 

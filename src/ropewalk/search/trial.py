@@ -38,13 +38,12 @@ class Trial:
 
     Attributes:
         index: 0, 1, 2 ... in the order of evaluation.
-        value: what is minimised; None if the trial failed, or if a race dropped it.
+        value: what is minimised; None if the trial failed.
         failure: one line; None if it succeeded.
         seconds: what the evaluation took.
         cost: in forward passes over the whole document set.
         documents: indices of those that were read; None for all of them.
         parts: nats of each document that was read, in their order, by the objective's terms.
-        estimate: of a dropped candidate, the value that it would have had; None for others.
         gradient: of ln value, in the space's coordinates; None where it was not asked for.
     """
 
@@ -57,7 +56,6 @@ class Trial:
     kind: Kind = "trial"
     documents: tuple[int, ...] | None = None
     parts: Parts = field(default_factory=dict)
-    estimate: float | None = None
     gradient: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +77,6 @@ class Trial:
         optional = {
             "documents": self.documents and list(self.documents),
             "parts": {name: list(nats) for name, nats in self.parts.items()} or None,
-            "estimate": self.estimate,
             "gradient": self.gradient and list(self.gradient),
         }
         return {
@@ -113,7 +110,6 @@ class Trial:
             kind=line.kind,
             documents=None if line.documents is None else tuple(line.documents),
             parts={name: tuple(nats) for name, nats in line.parts.items()},
-            estimate=line.estimate,
             gradient=None if line.gradient is None else tuple(line.gradient),
         )
 
@@ -147,5 +143,4 @@ class _TrialLine(_Strict):
     cost: float = Field(ge=0)
     documents: list[Index] | None = Field(default=None, min_length=1)
     parts: dict[str, list[float]] = Field(default_factory=dict)
-    estimate: Value | None = None
     gradient: list[float] | None = Field(default=None, min_length=1)

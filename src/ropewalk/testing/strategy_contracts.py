@@ -15,14 +15,7 @@ from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Strategy
 from ropewalk.search.trial import Query, Trial
 from ropewalk.testing.quadratic_objective import spaces
-from ropewalk.testing.strategy_driver import (
-    Asked,
-    Case,
-    Remembered,
-    dropped_at_times,
-    failed,
-    failed_at_times,
-)
+from ropewalk.testing.strategy_driver import Asked, Case, Remembered, failed, failed_at_times
 
 BUDGET = 40.0  # passes over the documents, in each check
 
@@ -118,11 +111,6 @@ def _failures_are_survived(case: Case) -> None:
             _require_legal(asked.query, case.space)
 
 
-def _drops_are_survived(case: Case) -> None:
-    for asked in case.drive(case.make(), dropped_at_times):
-        _require_legal(asked.query, case.space)
-
-
 def _resumed_equals_uninterrupted(case: Case) -> None:
     journal = Remembered()
     whole = case.search(journal)
@@ -196,7 +184,7 @@ def _only_complete_values_are_best(case: Case) -> None:
     assert best.is_complete, "the best was not read on all documents"
     values = [t.value for t in outcome.trials if t.is_complete and t.value is not None]
     assert best.value == min(values), "another trial of all documents is better"
-    again = Measurer(case.objective, None).measure(Query(candidate=best.candidate), "trial")
+    again = Measurer(case.objective).measure(Query(candidate=best.candidate))
     assert best.value == again.value, "its value is not the one that its candidate has"
 
 
@@ -214,7 +202,6 @@ CONTRACTS: Mapping[str, Callable[[Case], None]] = {
     "same seed, same queries": _same_seed_same_queries,
     "another seed differs": _another_seed_differs,
     "failures are survived": _failures_are_survived,
-    "drops are survived": _drops_are_survived,
     "resumed equals uninterrupted": _resumed_equals_uninterrupted,
     "what it is given is not changed": _what_it_is_given_is_not_changed,
     "the budget is kept": _the_budget_is_kept,

@@ -68,7 +68,7 @@ class Case:
     ) -> Iterator[Asked]:
         """Ask and tell as the loop does; `spoil` makes another trial of the one that was measured."""
         objective = self.objective
-        measurer, budget, spent = Measurer(objective, None), self.task().budget, 0.0
+        measurer, budget, spent = Measurer(objective), self.task().budget, 0.0
         for index in range(self.most_trials):
             query = strategy.ask()
             if query is None:
@@ -109,7 +109,7 @@ def _require_documents(documents: tuple[int, ...] | None) -> None:
 
 
 def _trial(index: int, query: Query, measurer: Measurer) -> Trial:
-    found = measurer.measure(query, "trial")
+    found = measurer.measure(query)
     return Trial(
         index=index,
         candidate=query.candidate,
@@ -131,21 +131,6 @@ def failed(trial: Trial, _: Query) -> Trial:
 def failed_at_times(trial: Trial, query: Query) -> Trial:
     """Every third."""
     return failed(trial, query) if trial.index % 3 == 2 else trial
-
-
-def dropped_at_times(trial: Trial, query: Query) -> Trial:
-    """As a race drops: only what all documents would have been read for, and after some of them."""
-    if query.documents is not None or query.gradient or trial.index % 2 == 0:
-        return trial
-    return replace(
-        trial,
-        value=None,
-        failure="dropped after 1 of 4 documents",
-        cost=trial.cost / NUM_DOCUMENTS,
-        documents=(0,),
-        parts={name: nats[:1] for name, nats in trial.parts.items()},
-        estimate=trial.value,
-    )
 
 
 class Remembered(Journal):

@@ -216,22 +216,6 @@ def test_of_equal_values_the_earlier_is_the_parent(space):
     assert (children[:, None] == parents).any(axis=1).all()
 
 
-def test_a_candidate_that_lost_its_race_is_a_parent_by_its_estimate(space):
-    settings = {"population_size": 8, "num_parents": 2, "num_mutations": 0, "num_crossovers": 30}
-    strategy = strategy_for("evolution", replace(space, monotone=False), seed=0, settings=settings)
-    asked = [strategy.ask().candidate for _ in range(8)]
-    for index, candidate in enumerate(asked):
-        is_dropped = index in (3, 5)
-        trial = Trial(
-            index=index, candidate=candidate, value=None if is_dropped else 9.0 - index, cost=1.0,
-            seconds=0.0, failure="dropped" if is_dropped else None, estimate={3: 1.5, 5: 20.0}.get(index),
-        )  # fmt: skip
-        strategy.tell(trial)
-    parents = np.array([space.levels(asked[index]) for index in (3, 7)])
-    children = np.array([space.levels(strategy.ask().candidate) for _ in range(30)])
-    assert (children[:, None] == parents).any(axis=1).all()
-
-
 def test_a_mutation_reaches_its_neighbours_levels_and_the_largest(space):
     space = replace(space, step=0.5)
     strategy = strategy_for("evolution", space, seed=0, settings={"mutation_probability": 1.0})

@@ -86,9 +86,8 @@ class Cma(Strategy):
             return
         self._waiting.pop(0)
         if self._evolution is not None:
-            known = trial.estimate if trial.value is None else trial.value
             # Twice the worst is no place to go to, and keeps the ranks that pycma needs.
-            self._told.append(2 * max([*self._told, 1.0]) if known is None else known)
+            self._told.append(2 * max([*self._told, 1.0]) if trial.value is None else trial.value)
             if not self._waiting:
                 self._evolution.tell(self._points, [math.log(value) for value in self._told])
 

@@ -94,10 +94,8 @@ class Evolution(Strategy):
         return Query(candidate=self._waiting.popleft()) if self._waiting else None
 
     def tell(self, trial: Trial) -> None:
-        # A candidate that lost its race may still be among the parents, by the value that it would have had.
-        value = trial.estimate if trial.value is None else trial.value
-        if value is not None:
-            self._ranked.append((value, trial.index, trial.candidate))
+        if trial.value is not None:
+            self._ranked.append((trial.value, trial.index, trial.candidate))
 
     def _first_population(self) -> list[Candidate]:
         size = self.settings.population_size
