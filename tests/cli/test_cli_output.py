@@ -81,10 +81,11 @@ def test_names_of_files_and_folders(ropewalk, model, tmp_path):
     folder.mkdir()
     for name in "ab":
         (folder / f"{name}{HOSTILE}.txt").write_text("the same text again and again " * 50)
-    ended = ropewalk("text", "describe", folder, "--model", model)
+    ended = ropewalk("evaluate", "perplexity", model, "--text", folder, "--lengths", "64")
     assert ended.code == 0, ended.err
-    assert "like" in ended.out
-    assert_shown(ended.out + "".join(ended.err_lines))
+    assert "Perplexity" in ended.out
+    assert_shown(ended.out)
+    assert_shown("red" + "".join(ended.err_lines))
 
 
 @pytest.mark.parametrize("models", [[{"id": HOSTILE}, {"id": "x"}], [{"id": HOSTILE * 9}] * 9])

@@ -14,7 +14,7 @@ from ropewalk.cli.output import CLOSED_STDOUT_CODE
 HELP = [
     [], ["--help"], ["--version"], ["search", "--help"], ["extend", "--help"], ["verify", "--help"],
     ["recipe", "list"], ["recipe", "show", "scale-model-quick"], ["recipe", "list", "--json"],
-    ["export", "hf", "--help"], ["text", "describe", "--help"],
+    ["export", "hf", "--help"],
 ]  # fmt: skip
 
 

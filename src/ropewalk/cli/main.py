@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 
 from ropewalk import __version__
-from ropewalk.cli import demo, evaluate, export, extend, factors, inspect, recipe, search, text, verify
+from ropewalk.cli import demo, evaluate, export, extend, factors, inspect, recipe, search, verify
 from ropewalk.cli.output import INTERRUPTED_CODE, complain, say
 from ropewalk.cli.streams import steady_streams
 from ropewalk.errors import RopewalkError
@@ -52,7 +52,6 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(factors.app, name="factors")
 app.add_typer(export.app, name="export")
-app.add_typer(text.app, name="text")
 
 
 def _version(asked: bool) -> None:
