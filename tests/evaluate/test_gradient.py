@@ -172,18 +172,6 @@ def test_its_value_is_that_of_scoring(
     assert found.nll.nll_sum_nats == pytest.approx(scored.nll_sum_nats, rel=1e-5)
 
 
-@pytest.mark.usefixtures("small_tiles")
-def test_offloading_changes_nothing(tiny_model: LlamaForCausalLM) -> None:
-    factors = factors_for(tiny_model)
-    kept, offloaded = (
-        nll_gradient(tiny_model, window(), factors, checkpoint=True, offload=offload)
-        for offload in (False, True)
-    )
-
-    np.testing.assert_array_equal(kept.by_log_factor, offloaded.by_log_factor)
-    assert kept.by_log_attention == offloaded.by_log_attention
-
-
 def test_bfloat16_is_near(tiny_model: LlamaForCausalLM) -> None:
     factors = factors_for(tiny_model)
     with torch.no_grad():

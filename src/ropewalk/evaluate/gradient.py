@@ -4,8 +4,7 @@ The model is frozen: gradients run through its activations only. Logits exist fo
 time, forwards and backwards; long windows keep a hidden state a layer and compute the rest a second time.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +54,6 @@ def nll_gradient(
     original_length: int | None = None,
     full_attention: bool = False,
     checkpoint: bool | None = None,
-    offload: bool = False,
 ) -> NllGradient:
     """The gradient of one window's summed NLL at these factors; the model is afterwards as it was.
 
@@ -64,7 +62,6 @@ def nll_gradient(
         factors: one vector for all layers; whatever is installed now is put back afterwards.
         original_length, full_attention: as in `install`.
         checkpoint: compute activations twice instead of keeping them; None leaves it to `will_checkpoint`.
-        offload: keep what is kept between the passes in the processor's memory (for a model on a GPU).
 
     Raises:
         FactorsError: the factors are per layer, or of another geometry.
@@ -79,7 +76,6 @@ def nll_gradient(
         original_length=original_length,
         full_attention=full_attention,
         checkpoint=checkpoint,
-        offload=offload,
     )
     by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]
     return NllGradient(
@@ -97,7 +93,6 @@ def gradient_tensors(
     original_length: int | None = None,
     full_attention: bool = False,
     checkpoint: bool | None = None,
-    offload: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `nll_gradient`, before anything is made a number.
 
@@ -114,7 +109,7 @@ def gradient_tensors(
             model, factors, original_length=original_length, full_attention=full_attention
         ) as tables,
     ):
-        nll = _backpropagate(model, window, tables, again, offload)
+        nll = _backpropagate(model, window, tables, again)
         return nll, *tables.gradient()
 
 
@@ -136,17 +131,14 @@ def kept_bytes(model: Any, length: int) -> int:
     return int(length * config.num_hidden_layers * width * model.dtype.itemsize)
 
 
-def _backpropagate(
-    model: Any, window: TokenWindow, tables: TableGradients, again: bool, offload: bool
-) -> Tensor:
+def _backpropagate(model: Any, window: TokenWindow, tables: TableGradients, again: bool) -> Tensor:
     """Nats of the scored tokens, shape (num_scored,), whose gradient is then on the tables."""
     with torch.no_grad():
         reader = Reader(model)
     ids = window.ids.unsqueeze(0).to(model.device)
     first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
     with DifferentiableAttention(), recomputing(tables.decoder_layers(model)) if again else nullcontext():
-        with _offloading(model) if offload else nullcontext():
-            hidden = reader.read(ids, keep=False)
+        hidden = reader.read(ids, keep=False)
         gradient = torch.zeros_like(hidden)
         nll = _score(reader, hidden[0, first:-1].detach(), ids[0, first + 1 :], gradient[0, first:-1])
         torch.autograd.backward(hidden, gradient)
@@ -166,9 +158,3 @@ def _score(reader: Reader, hidden: Tensor, targets: Tensor, gradient: Tensor) ->
         (gradient[tile],) = torch.autograd.grad(nll.sum(), rows)
         parts.append(nll.detach())
     return torch.cat(parts)
-
-
-@contextmanager
-def _offloading(model: Any) -> Iterator[None]:
-    with torch.autograd.graph.save_on_cpu(pin_memory=model.device.type == "cuda"):
-        yield
