@@ -28,9 +28,9 @@ from transformers import AutoModelForCausalLM
 
 import ropewalk
 from evaluator import processor, publish
+from ropewalk.models.longrope_config import longrope_keys
 from ropewalk.models.model import load_model
 from ropewalk.models.scale_model import scale_model_path
-from ropewalk.models.training_checkpoint import pinned_keys
 
 WINDOW, TARGET = 256, 4096
 PREFILL, CONTEXT, STEPS = 2048, 1024, 32
@@ -40,7 +40,7 @@ SIDES = ("plain", "longrope", "runtime")
 def models() -> dict[str, Any]:
     plain = load_model("scale-model")
     short, long = (ropewalk.scheme_factors(name, plain.geometry, TARGET) for name in ("none", "yarn"))
-    keys = pinned_keys(long)["rope_parameters"]
+    keys = longrope_keys(long, long)["rope_parameters"]
     config = copy.deepcopy(plain.model.config)
     config.rope_parameters = {**keys, "short_factor": list(short.rescale_factors[0])}
     config.max_position_embeddings = TARGET

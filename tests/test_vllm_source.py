@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.training_checkpoint import pinned_keys
+from ropewalk.models.longrope_config import longrope_keys
 from ropewalk.rope.frequencies import cos_sin
 from ropewalk.vllm_plugin import FACTORS_NAME
 
@@ -44,7 +44,7 @@ FAR = [*POSITIONS, 64, 65, 1023, 2046, 2047]
 def write_checkpoint(folder, long, *, short=None, factors=None, **scaling):
     """A configuration as an export has it, and what lies beside it."""
     folder.mkdir()
-    keys = pinned_keys(long)
+    keys = longrope_keys(long, long)
     changed = {"short_factor": list((short or long).rescale_factors[0]), **scaling}
     for kind in ("rope_parameters", "rope_scaling"):
         # The two that only vLLM reads are a case of their own here.

@@ -17,8 +17,10 @@ from tokenizers.models import WordLevel
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from ropewalk.errors import ModelError
-from ropewalk.export.manifest import read_served
+from ropewalk.export import Served
+from ropewalk.export.manifest import MANIFEST
 from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.longrope_config import (
     LENGTH_KEYS,
     QUERY_KEY,
@@ -120,6 +122,13 @@ def test_a_query_scale_of_another_window_is_refused():
     own = {"rope_type": "yarn", QUERY_KEY: 0.1, "factor": 16.0, "original_max_position_embeddings": 32}
     with pytest.raises(ModelError, match=QUERY_KEY):
         kept_keys(own, FACTORS, "it")
+
+
+def read_served(folder):
+    """The factors that an exported folder's `ropewalk.json` states."""
+    document = json.loads((folder / MANIFEST).read_text())
+    short, long = (RescaleFactors.from_document(document[kind], kind) for kind in ("short", "long"))
+    return Served(mode=document["mode"], short=short, long=long)
 
 
 @pytest.fixture

@@ -32,8 +32,7 @@ from ropewalk.export.gguf.export import export_gguf
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import Provenance
 from ropewalk.models.fingerprint import OtherWeightsWarning, hash_stored_weights, hash_weights
-from ropewalk.models.model import load_model, load_tokenizer, read_config
-from ropewalk.models.scale_model import SCALE_MODEL
+from ropewalk.models.model import load_model, read_config
 from ropewalk.models.untrusted_config import without_chosen_code
 from ropewalk.models.weight_files import weight_files
 from ropewalk.rope.schemes import scheme_factors
@@ -264,22 +263,12 @@ def write_gguf(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, path
     return path
 
 
-def test_a_tokenizer_is_read_without_weights(tiny_model_folder: Path) -> None:
-    (tiny_model_folder / "model.safetensors").unlink()
-
-    assert load_tokenizer(tiny_model_folder).bos_token_id == 0
-    assert load_tokenizer(SCALE_MODEL).eos_token_id == 1
-
-
-def test_a_tokenizer_that_is_not_there_is_one_line(tiny_model_folder: Path, tmp_path: Path) -> None:
-    for name in (tmp_path, tmp_path / "missing", ""):
-        with pytest.raises(ModelError) as caught:
-            load_tokenizer(name)
-        assert "\n" not in str(caught.value)
+def test_a_tokenizer_that_is_not_there_is_one_line(tiny_model_folder: Path) -> None:
     for file in tiny_model_folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ModelError, match="no tokenizer"):
-        load_tokenizer(tiny_model_folder)
+    with pytest.raises(ModelError, match="no tokenizer") as caught:
+        load_model(tiny_model_folder)
+    assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- what a folder says, and is not followed
@@ -419,7 +408,7 @@ def test_older_phi_3_is_loaded_as_it_is_converted(tiny_tokenizer: Any, tmp_path:
     assert loaded.description.own is not None
     assert loaded.description.own.rescale_factors == ((2.0,) * 8,)
     assert loaded.description.own.target_length == 128
-    assert load_tokenizer(tmp_path).bos_token_id == 0
+    assert loaded.tokenizer.bos_token_id == 0
     edit(tmp_path, rope_scaling={"type": "longrope", **longrope})
     ids = torch.arange(100)[None]
     with torch.no_grad():
@@ -436,7 +425,7 @@ def test_a_tokenizer_of_nothing_is_none(copy: Path) -> None:
     edit(copy, model_type="qwen2")
     assert len(AutoTokenizer.from_pretrained(copy)) == 1
     with pytest.raises(ModelError, match="no tokenizer"):
-        load_tokenizer(copy)
+        load_model(copy)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"a":' * 5000, '{"model": {"type": "BPE"}}', "\udcff"])
@@ -446,7 +435,7 @@ def test_a_broken_tokenizer_is_one_line(copy: Path, content: str) -> None:
 
 
 def test_tokens_without_an_embedding_are_refused_where_they_are_used(copy: Path, folder: Path) -> None:
-    tokenizer = load_tokenizer(copy)
+    tokenizer = load_model(copy).tokenizer
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(copy)
     loaded = load_model(copy)  # such tokens are common, and most texts have none

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import ropewalk
+from ropewalk.models.longrope_config import longrope_keys
 from ropewalk.models.model import load_model
 from ropewalk.models.rope_config import describe
 from ropewalk.models.scale_model import scale_model_path
-from ropewalk.models.training_checkpoint import pinned_keys
 from ropewalk.text.tokens import token_documents
 
 WINDOW, TARGET = 256, 2048
@@ -26,7 +26,7 @@ def plain():
     """transformers' own switching model."""
     bundled = load_model("scale-model")
     long = ropewalk.scheme_factors("yarn", bundled.geometry, TARGET)
-    keys = pinned_keys(long)
+    keys = longrope_keys(long, long)
     keys["rope_parameters"]["short_factor"] = [1.0] * bundled.geometry.num_pairs
     config = copy.deepcopy(bundled.model.config)
     config.rope_parameters, config.max_position_embeddings = keys["rope_parameters"], TARGET

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk import __version__
-from ropewalk.errors import ExportError, FactorsError
+from ropewalk.errors import ExportError
 from ropewalk.export import Dropped, EngineNote, Mode, Served
 from ropewalk.export.fold import Folded
 from ropewalk.export.source_checkpoint import Checkpoint
-from ropewalk.factors.file import check_document
-from ropewalk.factors.rescale_factors import RescaleFactors
 
 MANIFEST = "ropewalk.json"
 FORMAT = "ropewalk.export"
@@ -90,19 +88,6 @@ def read_kept(folder: Path) -> dict[str, Any]:
     return kept
 
 
-def read_served(folder: Path) -> Served | None:
-    """The factors that the folder's configuration states; None where it does not say.
-
-    Raises:
-        ExportError: its manifest can't be read.
-    """
-    document = _read(folder)
-    if document is None:
-        return None
-    short, long = (_factors(document[kind], folder) for kind in ("short", "long"))
-    return Served(mode=document["mode"], short=short, long=long)
-
-
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
@@ -116,10 +101,3 @@ def _read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExportError(f"{path} can't be read ({error}): export again, or remove it.") from None
     return document
-
-
-def _factors(document: Any, folder: Path) -> RescaleFactors:
-    try:
-        return RescaleFactors.from_document(check_document(document, str(folder / MANIFEST)), str(folder))
-    except FactorsError as error:
-        raise ExportError(str(error)) from None

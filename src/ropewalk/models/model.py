@@ -159,21 +159,6 @@ def load_model(
     )
 
 
-def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """A model's tokenizer alone, named as in `load_model`.
-
-    Raises:
-        ModelError: not found, not reachable, or no tokenizer that can be read.
-    """
-    name = str(name)
-    path, options = where_from(name)
-    commit = _commit(path, revision)
-    options |= {"trust_remote_code": trust_remote_code, **_revision(path, commit)}
-    with one_line_errors(name, on_hub=not _is_local(path)):
-        older = None if "gguf_file" in options else _older_config(path, commit, name)
-    return read_tokenizer(path, name, config=older, **options)
-
-
 def describe_model(
     name: str | Path,
     *,

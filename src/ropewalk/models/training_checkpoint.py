@@ -7,7 +7,6 @@ theta inside, 4 and most other trainers read `rope_scaling` beside a top-level t
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ropewalk.errors import ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
@@ -43,11 +42,6 @@ def save_pinned(loaded: LoadedModel, factors: RescaleFactors, folder: Path) -> N
     keys = longrope_keys(factors, factors, loaded.description.model_type, kept)
     config = with_rope_part(with_longest(config, factors.target_length), keys)
     write_atomically(path, json.dumps(config, indent=2).encode() + b"\n")
-
-
-def pinned_keys(factors: RescaleFactors, model_type: str = "") -> dict[str, Any]:
-    """What stands in a `config.json`."""
-    return longrope_keys(factors, factors, model_type)
 
 
 def require_pinned(description: RopeDescription, factors: RescaleFactors, name: str) -> None:

@@ -11,7 +11,7 @@
 Lengths are written as tokens (32768), in units of 1024 (32k), or of the model's window (8x).
 """
 
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -107,7 +107,6 @@ class FinetuneStage(Stage):
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    settings_elsewhere: ClassVar[bool] = True
 
     kind: Literal["finetune"]
     length: Length

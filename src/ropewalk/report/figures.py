@@ -8,7 +8,6 @@ told apart by their dashes, every line named at its own end instead of in a lege
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ropewalk.search.space import nearest_ascending
-from ropewalk.store import write_atomically
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 150
@@ -140,11 +138,6 @@ def draw_factors(curves: Sequence[Curve], *, first_unfinished_pair: int, title: 
         _mark(axes, first_unfinished_pair - 0.5, "from here on: no full turn in the trained window", 0.2)
     _label_ends(axes, curves)
     return _png(figure)
-
-
-def save_figure(path: Path, png: bytes) -> None:
-    """Write the picture whole or not at all."""
-    write_atomically(path, png)
 
 
 def style_of(label: str, position: int = 0) -> tuple[str, Any]:

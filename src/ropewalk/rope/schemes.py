@@ -44,7 +44,6 @@ class SchemeSpec:
 @dataclass(frozen=True, kw_only=True)
 class _Scheme:
     rescale: Callable[[RopeGeometry, float, Parameters], Vector]
-    about: str
     defaults: Parameters = field(default_factory=dict)
     attention: Callable[[float], float] = lambda _: 1.0
 
@@ -151,7 +150,7 @@ def _outside_scheme(name: str) -> "_Scheme":
             )
         return found
 
-    return _Scheme(rescale=rescale, about="a scheme from outside")
+    return _Scheme(rescale=rescale)
 
 
 def _check_parameters(name: str, parameters: Parameters) -> None:
@@ -231,36 +230,36 @@ _COMMON = ("factor", "attention_factor")
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 _SCHEMES = {
-    "none": _Scheme(rescale=_none, about="the model as it was trained"),
-    "pi": _Scheme(rescale=_pi, about="position interpolation (2306.15595): every pair slower by s"),
-    "ntk": _Scheme(rescale=_ntk, about="NTK-aware: a larger base, the slowest pair slower by s"),
-    "dynamic-ntk": _Scheme(rescale=_ntk, about="NTK-aware with the ratio of each length"),
+    "none": _Scheme(rescale=_none),  # the model as it was trained
+    "pi": _Scheme(rescale=_pi),  # position interpolation (2306.15595): every pair slower by s
+    "ntk": _Scheme(rescale=_ntk),  # NTK-aware: a larger base, the slowest pair slower by s
+    "dynamic-ntk": _Scheme(rescale=_ntk),  # NTK-aware with the ratio of each length
     "yarn": _Scheme(
         rescale=_yarn_coded,
-        about="YaRN as coded: a ramp over the pair index",
+        # YaRN as coded: a ramp over the pair index
         defaults={**_BETAS, "truncate": 1.0},
         attention=yarn_attention_factor,
     ),
     "yarn-paper": _Scheme(
         rescale=_yarn_paper,
-        about="YaRN as published (2309.00071, Def. 2): a ramp over the turns",
+        # YaRN as published (2309.00071, Def. 2): a ramp over the turns
         defaults=_BETAS,
         attention=yarn_attention_factor,
     ),
     "llama3": _Scheme(
         rescale=_llama3,
-        about="Llama 3's ramp over the turns, from 1 to 4",
+        # Llama 3's ramp over the turns, from 1 to 4
         defaults={"low_freq_factor": 1.0, "high_freq_factor": 4.0},
     ),
     "mrrope-uni": _Scheme(
         rescale=_mrrope_uni,
-        about="MrRoPE-Uni (2601.22181): even steps over the band of 32 to 1 turns",
+        # MrRoPE-Uni (2601.22181): even steps over the band of 32 to 1 turns
         defaults=_BETAS,
         attention=yarn_attention_factor,
     ),
     "mrrope-pro": _Scheme(
         rescale=_mrrope_pro,
-        about="MrRoPE-Pro (2601.22181): growing steps over that band",
+        # MrRoPE-Pro (2601.22181): growing steps over that band
         defaults=_BETAS,
         attention=yarn_attention_factor,
     ),
@@ -269,8 +268,3 @@ _SCHEMES = {
 SCHEME_NAMES = tuple(_SCHEMES)
 # Every closed form, and YaRN without its attention factor: searches do without one too, unless asked.
 CLOSED_FORMS = (*SCHEME_NAMES, "yarn:attention_factor=1")
-
-
-def describe_scheme(name: str) -> str:
-    """One line about a scheme, with its source."""
-    return _SCHEMES[name].about

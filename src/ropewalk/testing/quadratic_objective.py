@@ -26,9 +26,6 @@ class Bowl(Objective):
     Nats of a document are a parabola in ln lambda and ln attention. Over all documents it is lowest where
     ln lambda_i = (i / n)^2 ln s, the attention factor is 1.1, and n-hat is 1; each document for itself is
     lowest a little beside that.
-
-    Attributes:
-        lowest_nats: the mean nats at that point, with n-hat 1.
     """
 
     def __init__(
@@ -49,7 +46,6 @@ class Bowl(Objective):
         shifts = spread * np.cos(pairs + 2.0 * np.arange(num_documents)[:, None])
         self._shifts = shifts - shifts.mean(axis=0)
         self._goals = (pairs / space.num_pairs) ** 2 * math.log(space.extension_ratio) + self._shifts
-        self.lowest_nats = 1.01 + float((self._shifts**2).sum(axis=1).mean())
 
     @property
     def name(self) -> str:
