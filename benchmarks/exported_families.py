@@ -38,8 +38,8 @@ from ropewalk.export.manifest import read_kept
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.longrope_config import foreign_keys
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import installed
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.verify.engines.transformers import transformers_4_engine
@@ -163,7 +163,7 @@ def export_family(family: str, scaling: dict[str, Any], folder: Path) -> Exporte
     model = _load(base)
     factors = _factors(model, family)
     export_hf(str(base), FactorSet.of([factors]), out)
-    with installed(model, factors):
+    with Model.wrap(model).using(factors):
         wanted = [read(model, length) for length in LENGTHS]
     untouched = [read(model, length) for length in LENGTHS]
     return Exported(base=base, out=out, wanted=wanted, untouched=untouched)

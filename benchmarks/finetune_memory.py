@@ -31,7 +31,7 @@ from ropewalk.finetune.data.documents import ListStream, TrainingDocument
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
 from ropewalk.models.activation_checkpointing import DifferentiableAttention
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.rope.schemes import scheme_factors
 
@@ -73,7 +73,7 @@ class StepSeconds(TrainerCallback):  # type: ignore[misc]
         self.seconds.append(time.process_time() - self._begun)
 
 
-def train(way: str, loaded: LoadedModel, length: int, folder: Path) -> float:
+def train(way: str, loaded: Model, length: int, folder: Path) -> float:
     """Seconds of the last step."""
     side, checkpointing, repeated = WAYS[way]
     ids = tokens(loaded.model, length).clamp(min=2)

@@ -29,7 +29,7 @@ from ropewalk.export.gguf.file import read_gguf
 from ropewalk.export.output import hash_file
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.models.training_checkpoint import save_pinned
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import DocumentSet, token_documents
@@ -76,10 +76,10 @@ def read(path: Path, documents: DocumentSet, python: str) -> float:
     return math.exp(torch.cat(answer.nats).mean())
 
 
-def read_by_us(loaded: LoadedModel, factors: RescaleFactors | None, documents: DocumentSet) -> float:
+def read_by_us(loaded: Model, factors: RescaleFactors | None, documents: DocumentSet) -> float:
     """The same in transformers, with the factors installed."""
     total, count = 0.0, 0
-    with loaded.installed(factors), torch.no_grad():
+    with loaded.using(factors), torch.no_grad():
         for document in documents.documents:
             logits = loaded.model(document.ids[None]).logits[0, :-1].double()
             total += torch.nn.functional.cross_entropy(logits, document.ids[1:], reduction="sum").item()

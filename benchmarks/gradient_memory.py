@@ -37,12 +37,11 @@ from evaluator import PACKAGES, forget_peak, load, peak_mib, publish, tokens
 from measurements import Measurements, default_folder, surroundings
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
-from ropewalk.evaluate.lm_head import believe_twin
 from ropewalk.evaluate.nll import score_windows, token_nll
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models import activation_checkpointing as recompute_module
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import install, installed
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.windows import TokenWindow
@@ -117,7 +116,7 @@ def measure_time(length: int, rounds: int) -> dict[str, list[float]]:
 def run_real(model: Any, factors: RescaleFactors, way: str, length: int) -> None:
     window = window_of(tokens(model, length))
     if way == EVALUATION:
-        with installed(model, factors):
+        with Model.wrap(model).using(factors):
             score_windows(model, [window])
         return
     arguments, is_tiled = WAYS[way]
@@ -189,8 +188,8 @@ def trace(way: str, length: int) -> dict[str, float]:
         ids = torch.zeros(length, dtype=torch.int64)
     model.model.rotary_emb = rotary  # a real one, whose layout can be learnt
     factors = factors_of(model, length)
-    install(model, factors)
-    believe_twin(model, twin())
+    Model.wrap(model).install(factors)
+    Model.wrap(model).share_head_of(Model.wrap(twin()))
     live = LiveBytes(device)
     for parameter in model.parameters():
         live.hold(parameter)

@@ -22,7 +22,7 @@ import torch
 from ropewalk.cli.progress import search_progress
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.recipe.run_folders import RunFolder
 from ropewalk.report.comparison import UNTOUCHED, closed_forms, constant, measure_sliding_window, untouched
 from ropewalk.search.loop import SearchOutcome
@@ -36,7 +36,7 @@ NUM_DOCUMENTS: dict[Literal["search", "held_out"], int] = {"search": 5, "held_ou
 MILESTONES = (64, 128, 256, 512, 1024, 1344)
 
 
-def search(loaded: LoadedModel, documents: DocumentSet, folder: RunFolder, seed: int) -> SearchResult:
+def search(loaded: Model, documents: DocumentSet, folder: RunFolder, seed: int) -> SearchResult:
     with search_progress() as on_trial:
         found = search_factors(
             loaded,
@@ -53,7 +53,7 @@ def search(loaded: LoadedModel, documents: DocumentSet, folder: RunFolder, seed:
     return found
 
 
-def measure(loaded: LoadedModel, documents: DocumentSet, found: SearchResult) -> list[EvalRecord]:
+def measure(loaded: Model, documents: DocumentSet, found: SearchResult) -> list[EvalRecord]:
     factors = {
         UNTOUCHED: untouched,
         **closed_forms(loaded.geometry, TARGET),

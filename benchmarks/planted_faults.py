@@ -21,7 +21,7 @@ from evaluator import processor, publish
 from ropewalk.export.hf import HfChoices, export_hf
 from ropewalk.export.manifest import read_folded, read_mode
 from ropewalk.factors.factor_set import FactorSet
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.testing.planted_faults import Fault, faults
@@ -67,7 +67,7 @@ def write_partial_model(folder: Path) -> None:
     AutoTokenizer.from_pretrained(scale_model_path()).save_pretrained(folder)
 
 
-def factor_set(loaded: LoadedModel, mode: str) -> FactorSet:
+def factor_set(loaded: Model, mode: str) -> FactorSet:
     window = loaded.geometry.original_length
     long = scheme_factors("yarn", loaded.geometry, 8 * window).replace(attention_factor=ATTENTION_FACTOR)
     short = scheme_factors("ntk:factor=1.5", loaded.geometry, window).replace(

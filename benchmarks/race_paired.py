@@ -52,7 +52,7 @@ def sums_of(model: str) -> Sums:
             factors[folder.name.removeprefix(f"{model}-8x-")] = RescaleFactors.load(folder / "factors.json")
     measured: Sums = {}
     for label, one in sorted(factors.items()):
-        with loaded.installed(one):
+        with loaded.using(one):
             windows = [truncate(document, LENGTH) for document in documents.documents]
             measured[label] = [score_windows(loaded.model, window) for window in windows]
     return measured

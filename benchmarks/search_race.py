@@ -30,7 +30,7 @@ import torch
 from ropewalk.cli.progress import search_progress
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.recipe.run_folders import RunFolder
 from ropewalk.report.figures import CostCurve, draw_cost
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
@@ -129,11 +129,11 @@ def entries() -> Iterator[Entry]:
 
 
 @cache
-def model_of(name: str, today: str) -> LoadedModel:
+def model_of(name: str, today: str) -> Model:
     return load_model("scale-model" if name == "scale" else today)
 
 
-def documents_of(entry: Entry, loaded: LoadedModel) -> tuple[DocumentSet, DocumentSet]:
+def documents_of(entry: Entry, loaded: Model) -> tuple[DocumentSet, DocumentSet]:
     """The search documents, and those of the stop set, which come after them."""
     both = token_documents(
         "stdlib",
@@ -206,9 +206,9 @@ def cost_to_reach(curve: Sequence[tuple[float, float, Trial]], target: float) ->
     return next((cost for cost, _, trial in curve if (trial.value or math.inf) <= target), math.inf)
 
 
-def perplexity(loaded: LoadedModel, documents: DocumentSet, factors: RescaleFactors, length: int) -> float:
+def perplexity(loaded: Model, documents: DocumentSet, factors: RescaleFactors, length: int) -> float:
     windows = [window for document in documents.documents for window in truncate(document, length)]
-    with loaded.installed(factors):
+    with loaded.using(factors):
         return score_windows(loaded.model, windows).perplexity
 
 

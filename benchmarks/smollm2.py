@@ -37,7 +37,7 @@ from ropewalk.evaluate.nll import NllSum
 from ropewalk.export.gguf.export import export_gguf
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
 from ropewalk.verify.engines import EngineRequest
@@ -134,7 +134,7 @@ def search(runs: Runs, gguf: Path, budget: int) -> None:
         file.write(json.dumps({"seconds": round(time.monotonic() - started), "budget": budget}) + "\n")
 
 
-def factors_of(label: str, loaded: LoadedModel, runs: Runs) -> RescaleFactors | None:
+def factors_of(label: str, loaded: Model, runs: Runs) -> RescaleFactors | None:
     if label == "untouched":
         return None
     if label == SEARCHED:
@@ -142,9 +142,9 @@ def factors_of(label: str, loaded: LoadedModel, runs: Runs) -> RescaleFactors | 
     return scheme_factors(label, loaded.geometry, TARGET)
 
 
-def read_by_us(loaded: LoadedModel, factors: RescaleFactors | None, ids: Tensor) -> Nats:
+def read_by_us(loaded: Model, factors: RescaleFactors | None, ids: Tensor) -> Nats:
     """Sums of nats by part; the logits of a few rows exist at a time."""
-    with loaded.installed(factors), torch.no_grad():
+    with loaded.using(factors), torch.no_grad():
         hidden = loaded.model.model(ids[None], use_cache=False).last_hidden_state[0, :-1]
         parts = [
             cross_entropy(

@@ -31,7 +31,7 @@ from transformers import DynamicCache
 import ropewalk
 from evaluator import processor, publish
 from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.rope.frequencies import angles
 from ropewalk.text.tokens import token_documents
 
@@ -52,15 +52,13 @@ def turn_keys(cache: Any, short: RescaleFactors, long: RescaleFactors) -> None:
         layer.keys = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def read(loaded: LoadedModel, ids: Tensor, cache: Any, factors: RescaleFactors) -> Tensor:
-    with loaded.installed(factors):
+def read(loaded: Model, ids: Tensor, cache: Any, factors: RescaleFactors) -> Tensor:
+    with loaded.using(factors):
         logits: Tensor = loaded.model(input_ids=ids, past_key_values=cache).logits
     return logits[0]
 
 
-def logits_of(
-    loaded: LoadedModel, ids: Tensor, way: str, short: RescaleFactors, long: RescaleFactors
-) -> Tensor:
+def logits_of(loaded: Model, ids: Tensor, way: str, short: RescaleFactors, long: RescaleFactors) -> Tensor:
     """Of every token of one document (1, tokens), as a generation in that way would have had them."""
     cache = DynamicCache(config=loaded.model.config)
     begin = long if way == "pin" else short
@@ -83,7 +81,7 @@ def nats(logits: Tensor, ids: Tensor) -> dict[str, float]:
     return {name: float(each[begin - 1 : end - 1].sum()) for name, (begin, end) in PARTS.items()}
 
 
-def key_errors(loaded: LoadedModel, ids: Tensor, short: RescaleFactors, long: RescaleFactors) -> list[float]:
+def key_errors(loaded: Model, ids: Tensor, short: RescaleFactors, long: RescaleFactors) -> list[float]:
     """By layer: how far turned keys are from those of a fresh reading, of the largest."""
     turned, fresh = (DynamicCache(config=loaded.model.config) for _ in range(2))
     read(loaded, ids[:, :WINDOW], turned, short)
@@ -104,13 +102,13 @@ def seconds_of(run: Callable[[], Any], rounds: int) -> float:
 
 
 def costs(
-    loaded: LoadedModel, short: RescaleFactors, long: RescaleFactors, rounds: int
+    loaded: Model, short: RescaleFactors, long: RescaleFactors, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Processor seconds of one switch and of one decoding step, by the length at the crossing."""
     found = {}
     for length in (256, 1024, 4096):
         ids = torch.randint(5, 2000, (1, length), generator=torch.Generator().manual_seed(0))
-        with loaded.installed(long):
+        with loaded.using(long):
             cache = loaded.model(input_ids=ids, logits_to_keep=1).past_key_values
 
             def again(ids: Tensor = ids) -> None:

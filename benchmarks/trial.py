@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from evaluator import matrix_rate, num_operations, processor, publish, timed
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
@@ -29,7 +29,7 @@ from ropewalk.text.tokens import DocumentSet, token_documents
 TARGET, NUM_DOCUMENTS = 2048, 5
 
 
-def ways(loaded: LoadedModel, documents: DocumentSet) -> dict[str, Callable[[], Any]]:
+def ways(loaded: Model, documents: DocumentSet) -> dict[str, Callable[[], Any]]:
     """Each reads all documents once, under YaRN's factors."""
     full = SearchSpace(geometry=loaded.geometry, target_length=TARGET)
     space = make_space("spline", full)
@@ -55,7 +55,7 @@ def ways(loaded: LoadedModel, documents: DocumentSet) -> dict[str, Callable[[], 
 
     def installed_once(run: Callable[[], None]) -> Callable[[], None]:
         def inside() -> None:
-            with loaded.installed(objective.factors(candidate)):
+            with loaded.using(objective.factors(candidate)):
                 run()
 
         return inside
@@ -87,7 +87,7 @@ def measure(rounds: int) -> dict[str, Any]:
             if "before" in label or label == "plain transformers":
                 seconds[label].append(timed(run))
             else:
-                with loaded.installed(throughout):
+                with loaded.using(throughout):
                     seconds[label].append(timed(run))
     rates.append(matrix_rate())
     operations = NUM_DOCUMENTS * num_operations(loaded.model, TARGET)

@@ -20,9 +20,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ropewalk.errors import ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.modules import find_rotary
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import install, installed
+from ropewalk.models.rotary_calls import find_rotary
 from ropewalk.models.rotary_layout import learn_layout
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.store import write_atomically
@@ -221,7 +221,7 @@ def _check(family: str, model: Any) -> str:
         return scheme_factors(scheme, geometry, TARGET_LENGTH).replace(**changes)
 
     def under(these: RescaleFactors) -> Tensor:
-        with installed(model, these, original_length=ORIGINAL_LENGTH):
+        with Model.wrap(model, original_length=ORIGINAL_LENGTH).using(these):
             return _logits(model)
 
     untouched, ones, pi = _logits(model), under(factors("none")), under(factors("pi"))
@@ -232,7 +232,7 @@ def _check(family: str, model: Any) -> str:
     late = under(factors("pi", num_start_tokens=NUM_TOKENS))
     _require(_difference(ones, late) < SAME, "start tokens do not keep their rotation")
     _require(_difference(pi, under(factors("pi", num_start_tokens=5))) > CHANGED, "start tokens do nothing")
-    notes = [_layout_in_words(find_rotary(model, family), geometry.num_pairs)]
+    notes = [_layout_in_words(find_rotary(model, family).rotary, geometry.num_pairs)]
     if linear is None:
         notes.append("reads no linear scaling")
     plain_row, pi_row = (factors(scheme).rescale_factors for scheme in ("none", "pi"))
@@ -266,13 +266,15 @@ def _check_windows(family: str, ones: RescaleFactors, *, wide: Tensor) -> None:
     narrow = build(tiny_config(family, **dict.fromkeys(limits, NARROW_WINDOW)))
     before = _logits(narrow)
     _require(_difference(wide, before) > CHANGED, "windows limit nothing")
+    description = describe(narrow.config, original_length=ORIGINAL_LENGTH)
+    all_slide = description.num_sliding_layers == description.num_attention_layers
     try:
-        install(narrow, ones, original_length=ORIGINAL_LENGTH)
+        Model.wrap(narrow, original_length=ORIGINAL_LENGTH).install(ones)
     except ModelError:
-        pass
+        _require(all_slide, "windows are refused though some layer sees beyond them")
     else:
-        raise AssertionError("windows shorter than the target are accepted")
-    with installed(narrow, ones, original_length=ORIGINAL_LENGTH, full_attention=True):
+        _require(not all_slide, "windows shorter than the target are accepted")
+    with Model.wrap(narrow, original_length=ORIGINAL_LENGTH, full_attention=True).using(ones):
         _require(_difference(wide, _logits(narrow)) < SAME, "lifted windows still limit")
     _require(torch.equal(before, _logits(narrow)), "lifting windows leaves a trace")
 

@@ -7,12 +7,12 @@ import torch
 
 from ropewalk.evaluate.lm_head import evaluating
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.text.tokens import TokenDocument
 
 
 def attention_on_first(
-    loaded: LoadedModel, document: TokenDocument, factors: RescaleFactors | None, num_first: Sequence[int]
+    loaded: Model, document: TokenDocument, factors: RescaleFactors | None, num_first: Sequence[int]
 ) -> dict[str, Any]:
     """The mean share of attention on a document's first tokens, by layer.
 
@@ -30,7 +30,7 @@ def attention_on_first(
     length = len(document.ids)
     half = length // 2
     assert max(num_first) <= half, (num_first, length)
-    with loaded.installed(factors), evaluating(loaded.model):
+    with loaded.using(factors), evaluating(loaded.model):
         output = loaded.model(
             input_ids=document.ids.unsqueeze(0), output_attentions=True, use_cache=False, logits_to_keep=1
         )

@@ -6,7 +6,7 @@ what is still to be done, to do it, and to show what there is; what is not there
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import MODEL, RESULT, finetune
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model as LoadedModel
+from ropewalk.models.model import load_model
 from ropewalk.recipe.progress import TRAINING_COST, forward_work
 from ropewalk.recipe.run_folders import RunFolder
 from ropewalk.report.comparison import measure_sliding_window
@@ -124,7 +125,8 @@ class Bench:
         """Named by its label: where it lies on this machine is no part of a record."""
         if (name, attention) not in self._loaded:
             loaded = load_model(name, attn_implementation=attention)
-            self._loaded[name, attention] = replace(loaded, name=label)
+            loaded.name = label
+            self._loaded[name, attention] = loaded
         return self._loaded[name, attention]
 
     # ------------------------------------------------------------ cells
@@ -345,9 +347,10 @@ class Bench:
                 return None
             started = time.perf_counter()
             loaded = load_model(self.settings.model)  # it is trained in place
+            loaded.name = self.settings.model
             stream = Mixture(data, loaded.tokenizer, settings.length)
             finetune(
-                replace(loaded, name=self.settings.model),
+                loaded,
                 factors,
                 stream,
                 settings,

@@ -7,7 +7,7 @@ How data runs through it, one way:
     search.search_factors: a strategy asks for a candidate, it is installed, the documents are scored
         (evaluate.nll), the strategy is told; the best one becomes RescaleFactors
     RescaleFactors.save ──> factors.json: which model, which lengths, how it was found
-    LoadedModel.installed(factors) ──> the same model, reading further; measure_perplexity shows how far
+    Model.using(factors) ──> the same model, reading further; measure_perplexity shows how far
     runtime.load, runtime.apply ──> transformers' own model, each row of a batch by the factors for its length
 
 The names below are the public ones. They are imported when first used: `import ropewalk` loads no torch.
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from ropewalk.factors.factor_set import FactorSet
     from ropewalk.factors.geometry import RopeGeometry
     from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
-    from ropewalk.models.model import LoadedModel, load_model
-    from ropewalk.models.rotary import install, installed, uninstall
+    from ropewalk.models.model import Model, load_model
     from ropewalk.rope.schemes import scheme_factors
     from ropewalk.runtime.load import apply, load
     from ropewalk.runtime.requests import pinned
@@ -37,13 +36,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "EvalRecord": "ropewalk.evaluate.records",
     "FactorSet": "ropewalk.factors.factor_set",
-    "LoadedModel": "ropewalk.models.model",
+    "Model": "ropewalk.models.model",
     "RescaleFactors": "ropewalk.factors.rescale_factors",
     "RopeGeometry": "ropewalk.factors.geometry",
     "RopewalkError": "ropewalk.errors",
     "apply": "ropewalk.runtime.load",
-    "install": "ropewalk.models.rotary",
-    "installed": "ropewalk.models.rotary",
     "load": "ropewalk.runtime.load",
     "load_factors": "ropewalk.factors.rescale_factors",
     "load_model": "ropewalk.models.model",
@@ -53,19 +50,16 @@ _HOMES = {
     "scheme_factors": "ropewalk.rope.schemes",
     "search_factors": "ropewalk.search.search",
     "token_documents": "ropewalk.text.tokens",
-    "uninstall": "ropewalk.models.rotary",
 }
 
 __all__ = [
     "EvalRecord",
     "FactorSet",
-    "LoadedModel",
+    "Model",
     "RescaleFactors",
     "RopeGeometry",
     "RopewalkError",
     "apply",
-    "install",
-    "installed",
     "load",
     "load_factors",
     "load_model",
@@ -75,7 +69,6 @@ __all__ = [
     "scheme_factors",
     "search_factors",
     "token_documents",
-    "uninstall",
 ]
 
 

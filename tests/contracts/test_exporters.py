@@ -83,7 +83,7 @@ def test_a_folder_gives_the_same_logits_back(tmp_path, mode):
     theirs = AutoModelForCausalLM.from_pretrained(exported.path).eval()
     for length in (256, 257):
         ids = torch.randint(2048, (1, length), generator=torch.Generator().manual_seed(0))
-        with torch.no_grad(), loaded.installed(exported.served.for_length(length)):
+        with torch.no_grad(), loaded.using(exported.served.for_length(length)):
             wanted = loaded.model(ids).logits
             given = theirs(ids).logits
         assert float((given - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())

@@ -15,12 +15,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.gradient import NllGradient, gradient_cost, kept_bytes, nll_gradient, will_checkpoint
-from ropewalk.evaluate.lm_head import believe_twin
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models import activation_checkpointing as recompute_module
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import find_installed, install, installed
 from ropewalk.text.windows import TokenWindow
 
 LENGTH, NUM_SCORED, VOCABULARY = 90, 71, 97
@@ -164,7 +163,7 @@ def test_its_value_is_that_of_scoring(
 ) -> None:
     factors = factors_for(tiny_model, **changes)
     read = window(LENGTH, num_scored)
-    with installed(tiny_model, factors):
+    with Model.wrap(tiny_model).using(factors):
         scored = score_windows(tiny_model, [read])
     found = nll_gradient(tiny_model, read, factors, checkpoint=True)
 
@@ -179,7 +178,7 @@ def test_bfloat16_is_near(tiny_model: LlamaForCausalLM) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))  # so that both have the same weights
     precise = nll_gradient(tiny_model, window(), factors)
     rough = nll_gradient(tiny_model.to(torch.bfloat16), window(), factors)
-    with installed(tiny_model, factors):
+    with Model.wrap(tiny_model).using(factors):
         scored = score_windows(tiny_model, [window()])
 
     assert rough.nll.nll_sum_nats == pytest.approx(scored.nll_sum_nats, rel=1e-6)
@@ -273,7 +272,7 @@ def test_the_model_is_left_as_it_was(
             assert not torch.is_grad_enabled()
 
     assert state(tiny_model) == before
-    assert find_installed(tiny_model) is None
+    assert Model.wrap(tiny_model).factors is None
 
 
 def interrupt(*_args: Any, **_kwargs: Any) -> None:
@@ -283,11 +282,11 @@ def interrupt(*_args: Any, **_kwargs: Any) -> None:
 def test_factors_that_were_installed_are_put_back(tiny_model: LlamaForCausalLM) -> None:
     factors = factors_for(tiny_model)
     earlier = factors.replace(attention_factor=1.0)
-    install(tiny_model, earlier)
+    Model.wrap(tiny_model).install(earlier)
     before = score_windows(tiny_model, [window()])
     nll_gradient(tiny_model, window(), factors)
 
-    current = find_installed(tiny_model)
+    current = Model.wrap(tiny_model)
     assert current is not None
     assert current.factors == earlier
     assert score_windows(tiny_model, [window()]) == before
@@ -317,7 +316,7 @@ def test_factors_per_layer_are_refused(tiny_model: LlamaForCausalLM) -> None:
 
     with pytest.raises(FactorsError, match="2 vectors"):
         nll_gradient(tiny_model, window(), factors)
-    assert find_installed(tiny_model) is None
+    assert Model.wrap(tiny_model).factors is None
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
@@ -365,13 +364,13 @@ def test_a_model_that_switches_gradients_off_is_refused(
         nll_gradient(tiny_model, window(), factors_for(tiny_model), checkpoint=checkpoint)
 
 
-def test_a_twin_is_believed(tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_is_shared_with_a_twin(tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LlamaForCausalLM(tiny_model.config).eval()
     factors = factors_for(model)
     expected = nll_gradient(model, window(), factors)
     other = LlamaForCausalLM(tiny_model.config).eval()
     other.load_state_dict(model.state_dict())
-    believe_twin(other, model)
-    monkeypatch.setattr("ropewalk.evaluate.lm_head._probe", interrupt)
+    Model.wrap(other).share_head_of(Model.wrap(model))
+    monkeypatch.setattr("ropewalk.models.model.find_head", interrupt)
 
     assert nll_gradient(other, window(), factors).nll == expected.nll

@@ -11,8 +11,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM
 
 from ropewalk.errors import EvaluationError
 from ropewalk.evaluate.nll import NllSum, score_windows, token_nll, window_nlls
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import installed
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
@@ -66,7 +66,7 @@ def test_chunks_change_nothing_while_factors_are_installed(tiny_model: LlamaForC
     factors = scheme_factors("yarn", geometry, 256).replace(num_start_tokens=16)
     read = window(200)
     untouched = token_nll(tiny_model, read)
-    with installed(tiny_model, factors):
+    with Model.wrap(tiny_model).using(factors):
         whole = token_nll(tiny_model, read)
         chunked = token_nll(tiny_model, read, read_chunk=30)
 

@@ -117,7 +117,7 @@ def test_a_prompt_that_was_read_just_before_is_answered_alike(
     ids = tuple(range(2, 42))
     prompts = [ids, ids, ids[:-5], ids]
     trials = [PasskeyTrial(key=key, depth=key / 4, room=5, ids=prompts[key]) for key in range(4)]
-    with loaded.installed(scheme_factors("yarn", loaded.geometry, 512)):
+    with loaded.using(scheme_factors("yarn", loaded.geometry, 512)):
         found = dict(answers(loaded.model, tiny_tokenizer, trials))
         expected = [tiny_tokenizer.decode(greedy(loaded.model, prompt, 5)) for prompt in prompts]
 
@@ -139,7 +139,7 @@ def test_what_long_prompts_begin_with_is_read_once(
         return read(reader, ids, keep=keep)
 
     monkeypatch.setattr(lm_head.Reader, "read", counting)
-    with loaded.installed(scheme_factors("yarn", loaded.geometry, 512)):
+    with loaded.using(scheme_factors("yarn", loaded.geometry, 512)):
         together = dict(answers(loaded.model, loaded.tokenizer, reversed(trials)))
         prompts = [num for num in num_read if num > 1]
         alone = {

@@ -12,14 +12,14 @@ from ropewalk.evaluate.nll import score_windows, token_nll
 from ropewalk.evaluate.perplexity import measure_perplexity, nll_by_position
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import DocumentSet, TokenDocument
 from ropewalk.text.windows import sliding, truncate
 
 
 @pytest.fixture
-def loaded(tiny_model_folder: Path) -> LoadedModel:
+def loaded(tiny_model_folder: Path) -> Model:
     return load_model(tiny_model_folder)
 
 
@@ -40,7 +40,7 @@ def untouched(length: int) -> None:
     return None
 
 
-def test_a_record_is_what_the_windows_sum_to(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_a_record_is_what_the_windows_sum_to(loaded: Model, documents: DocumentSet) -> None:
     (record,) = measure_perplexity(loaded, documents, [150], factors={"untouched": untouched})
     total = score_windows(loaded.model, [truncate(d, 150)[0] for d in documents.documents])
 
@@ -66,7 +66,7 @@ def test_a_record_is_what_the_windows_sum_to(loaded: LoadedModel, documents: Doc
     json.dumps(record.as_json(), allow_nan=False)
 
 
-def test_sliding_reads_the_models_own_window(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_sliding_reads_the_models_own_window(loaded: Model, documents: DocumentSet) -> None:
     (record,) = measure_perplexity(
         loaded, documents, [200], factors={"untouched": untouched}, mode="sliding", stride=16
     )
@@ -76,9 +76,7 @@ def test_sliding_reads_the_models_own_window(loaded: LoadedModel, documents: Doc
     assert (record.num_tokens, record.mode, record.stride, record.window) == (4 * 199, "sliding", 16, 64)
 
 
-def test_every_label_is_measured_at_every_length_as_it_comes(
-    loaded: LoadedModel, documents: DocumentSet
-) -> None:
+def test_every_label_is_measured_at_every_length_as_it_comes(loaded: Model, documents: DocumentSet) -> None:
     asked: list[tuple[str, int]] = []
     seen: list[EvalRecord] = []
 
@@ -96,12 +94,12 @@ def test_every_label_is_measured_at_every_length_as_it_comes(
     assert [(r.factors, r.length) for r in records] == asked
     assert seen == records
     assert len({r.value for r in records}) == 4
-    with loaded.installed(scheme_factors("ntk", loaded.geometry, 200)):
+    with loaded.using(scheme_factors("ntk", loaded.geometry, 200)):
         expected = score_windows(loaded.model, [truncate(d, 200)[0] for d in documents.documents])
     assert records[-1].value == pytest.approx(expected.perplexity, rel=1e-6)
 
 
-def test_sliding_asks_for_the_factors_of_the_window(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_sliding_asks_for_the_factors_of_the_window(loaded: Model, documents: DocumentSet) -> None:
     asked: list[int] = []
     measure_perplexity(
         loaded, documents, [50, 200], factors={"x": asked.append}, mode="sliding", stride=8, window=128
@@ -110,7 +108,7 @@ def test_sliding_asks_for_the_factors_of_the_window(loaded: LoadedModel, documen
     assert asked == [50, 128]
 
 
-def test_the_model_is_left_untouched(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_the_model_is_left_untouched(loaded: Model, documents: DocumentSet) -> None:
     window = truncate(documents.documents[0], 200)[0]
     before = token_nll(loaded.model, window)
     measure_perplexity(
@@ -120,7 +118,7 @@ def test_the_model_is_left_untouched(loaded: LoadedModel, documents: DocumentSet
     assert torch.equal(token_nll(loaded.model, window), before)
 
 
-def test_a_long_document_can_be_read_in_chunks(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_a_long_document_can_be_read_in_chunks(loaded: Model, documents: DocumentSet) -> None:
     whole, chunked = (
         measure_perplexity(loaded, documents, [200], factors={"u": untouched}, read_chunk=chunk)[0]
         for chunk in (None, 30)
@@ -130,14 +128,14 @@ def test_a_long_document_can_be_read_in_chunks(loaded: LoadedModel, documents: D
     assert chunked.nll_sum_nats == pytest.approx(whole.nll_sum_nats, rel=1e-6)
 
 
-def test_two_documents_have_no_interval(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_two_documents_have_no_interval(loaded: Model, documents: DocumentSet) -> None:
     few = replace(documents, documents=documents.documents[:2])
     (record,) = measure_perplexity(loaded, few, [100], factors={"u": untouched})
 
     assert (record.n, record.low, record.high) == (2, None, None)
 
 
-def test_nan_is_an_error_that_names_the_factors(loaded: LoadedModel, documents: DocumentSet) -> None:
+def test_nan_is_an_error_that_names_the_factors(loaded: Model, documents: DocumentSet) -> None:
     torch.nn.init.constant_(loaded.model.model.norm.weight, math.nan)
     with pytest.raises(EvaluationError, match="With pi the model gives NaN"):
         measure_perplexity(loaded, documents, [100], factors={"pi": untouched})
@@ -158,7 +156,7 @@ def test_nan_is_an_error_that_names_the_factors(loaded: LoadedModel, documents: 
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    loaded: LoadedModel, documents: DocumentSet, options: dict[str, Any], expected: str
+    loaded: Model, documents: DocumentSet, options: dict[str, Any], expected: str
 ) -> None:
     options = {"lengths": [100], **options}
     with pytest.raises(SettingError, match=expected):

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from ropewalk.errors import FactorsError, FinetuneError
 from ropewalk.finetune import train as train_module
 from ropewalk.finetune.trainer import StageTrainer
-from ropewalk.models.rotary import find_installed, uninstall
+from ropewalk.models.model import Model
+from ropewalk.models.rotary import OneSet
 
 
 def spoil_batches(monkeypatch, spoil):
@@ -71,23 +72,23 @@ def test_a_batch_that_is_not_what_is_evaluated(tiny_model_folder, tmp_path, monk
 
 
 def other_theta(trainer):
-    rotary = find_installed(trainer.model)
-    geometry = dataclasses.replace(rotary.factors.geometry, rope_theta=10000.0)
-    rotary.set_factors(rotary.factors.replace(geometry=geometry))
+    model = Model.wrap(trainer.model)
+    geometry = dataclasses.replace(model.factors.geometry, rope_theta=10000.0)
+    model.hook.set(OneSet(model.factors.replace(geometry=geometry)))
 
 
 def own_rotary(trainer):
-    uninstall(trainer.model)
+    Model.wrap(trainer.model).uninstall()
 
 
 def no_start_tokens(trainer):
-    rotary = find_installed(trainer.model)
-    rotary.set_factors(rotary.factors.replace(num_start_tokens=0))
+    model = Model.wrap(trainer.model)
+    model.install(model.factors.replace(num_start_tokens=0))
 
 
 def no_attention_factor(trainer):
-    rotary = find_installed(trainer.model)
-    rotary.set_factors(rotary.factors.replace(attention_factor=1.0))
+    model = Model.wrap(trainer.model)
+    model.install(model.factors.replace(attention_factor=1.0))
 
 
 @pytest.mark.parametrize("fault", [other_theta, own_rotary, no_start_tokens, no_attention_factor])

@@ -11,8 +11,8 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.documents import ListStream
 from ropewalk.finetune.data.packing import Packer, collate
 from ropewalk.finetune.loss import tiled_loss
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import installed
 from ropewalk.rope.schemes import scheme_factors
 
 
@@ -124,7 +124,7 @@ def test_gradients_are_those_of_transformers_own_longrope(tiny_model, per_layer)
             rescale_factors=factors.rescale_factors * 2,
             attention_factor=factors.attention_factor,
         )
-    with installed(tiny_model, factors), tiled_loss(tiny_model):
+    with Model.wrap(tiny_model).using(factors), tiled_loss(tiny_model):
         ours = tiny_model(**batch)["loss"]
         ours.backward()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)

@@ -70,7 +70,7 @@ class CompletionsServer:
                 self.fault == "goes wrong after its first token" and place > 0
             )
             factors = self.factors.replace(attention_factor=1.0) if is_off else self.factors
-            with self.lock, self.loaded.installed(factors), torch.no_grad():
+            with self.lock, self.loaded.using(factors), torch.no_grad():
                 logits = self.loaded.model(torch.tensor([ids])).logits[0, -1]
             found = logits.double().log_softmax(-1).topk(num_likeliest)
             likeliest = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))

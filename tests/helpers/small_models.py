@@ -19,8 +19,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ropewalk.factors.factor_set import FactorSet
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import install
 from ropewalk.rope.schemes import scheme_factors
 
 WINDOW, BOUNDARY, LONGEST = 16, 24, 64
@@ -105,7 +105,7 @@ class Fresh:
     def logits(self, ids: Tensor, serving: int) -> Tensor:
         """Of a sequence (1, tokens) under the factors for `serving` tokens, shape (tokens, words)."""
         window = self.entries.geometry.original_length
-        install(self.twin, self.entries.for_length(serving), original_length=window)
+        Model.wrap(self.twin, original_length=window).install(self.entries.for_length(serving))
         result: Tensor = self.twin(input_ids=ids, use_cache=False).logits[0]
         return result
 

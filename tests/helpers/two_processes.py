@@ -16,7 +16,7 @@ from finetune_stages import load, make_factors, train
 
 from ropewalk.errors import RopewalkError
 from ropewalk.finetune.trainer import StageTrainer
-from ropewalk.models.rotary import find_installed
+from ropewalk.models.model import Model
 
 CHANGES = {"num_steps": 3, "save_every": 2, "batch_size": 4}
 
@@ -46,8 +46,8 @@ def factors_lost_later(rank, model, folder):
 
     def lose(progress):
         if rank == 1 and progress.step == 1:
-            rotary = find_installed(seen[0].model)
-            rotary.set_factors(rotary.factors.replace(num_start_tokens=0))
+            model = Model.wrap(seen[0].model)
+            model.install(model.factors.replace(num_start_tokens=0))
 
     seen = spy()
     train(model, folder, on_step=lose, **CHANGES)

@@ -79,7 +79,7 @@ def test_the_window_can_be_corrected(folder: Path) -> None:
     loaded = load_model(folder, original_length=16)
     assert loaded.geometry.original_length == 16
     factors = scheme_factors("yarn", loaded.geometry, 64)
-    with loaded.installed(factors):
+    with loaded.using(factors):
         loaded.model(torch.zeros(1, 40, dtype=torch.long))
 
 
@@ -95,9 +95,9 @@ def test_installed_factors_act_and_leave_no_trace(folder: Path) -> None:
     ids = torch.arange(48)[None]
     with torch.no_grad():
         before = loaded.model(ids).logits
-        with loaded.installed(scheme_factors("yarn", loaded.geometry, 64)):
+        with loaded.using(scheme_factors("yarn", loaded.geometry, 64)):
             during = loaded.model(ids).logits
-        with loaded.installed(None):
+        with loaded.using(None):
             untouched = loaded.model(ids).logits
     assert not torch.equal(before, during)
     assert torch.equal(before, untouched)

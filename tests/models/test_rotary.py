@@ -24,9 +24,9 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models import rotary as install_module
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary import find_installed, install, installed, uninstall
+from ropewalk.models.rotary import float64_device
 from ropewalk.rope.frequencies import cos_sin
 from ropewalk.rope.schemes import scheme_factors
 
@@ -114,7 +114,7 @@ def test_factors_of_one_are_the_untouched_model_with_an_exact_rotary(
     model = build(FAMILIES[family])
     ids = tokens(1, 1500)
     plain = logits(model, ids)
-    with installed(model, factors_for(model, "none")):
+    with Model.wrap(model).using(factors_for(model, "none")):
         ours = logits(model, ids)
     rotary = model.base_model.rotary_emb
     geometry = describe(model.config).geometry
@@ -140,7 +140,7 @@ def test_every_layer_gets_cos_and_sin_that_are_right_at_four_million() -> None:
     )
     start = 4_194_304
     positions = torch.tensor([[0, 1, 2, 3, start - 1, start]])
-    with installed(model, factors), received(model) as seen:
+    with Model.wrap(model).using(factors), received(model) as seen:
         logits(model, tokens(1, 6), position_ids=positions)
     assert len(seen) == NUM_LAYERS
     geometry, row = factors.geometry, factors.rescale_factors[0]
@@ -165,14 +165,15 @@ def test_taking_factors_out_leaves_the_same_bits_and_nothing_behind(dtype: torch
     ids = tokens(2, 40)
     before, state_before = logits(model, ids), state(model)
     per_layer = factors_for(model).rescale_factors * NUM_LAYERS
-    install(model, factors_for(model, rescale_factors=per_layer), full_attention=True)
+    owner = Model.wrap(model, full_attention=True)
+    owner.install(factors_for(model, rescale_factors=per_layer))
     assert not torch.equal(logits(model, ids), before)
     assert state(model) != state_before
-    install(model, factors_for(model), full_attention=True)
-    uninstall(model)
+    owner.install(factors_for(model))
+    Model.wrap(model).uninstall()
     assert state(model) == state_before
     assert torch.equal(logits(model, ids), before)
-    uninstall(model)
+    Model.wrap(model).uninstall()
     assert state(model) == state_before
 
 
@@ -180,7 +181,7 @@ def test_half_precision_is_cast_last() -> None:
     model = llama().to(torch.bfloat16)
     factors = factors_for(model)
     positions = torch.arange(300).unsqueeze(0)
-    with installed(model, factors), received(model) as seen:
+    with Model.wrap(model).using(factors), received(model) as seen:
         logits(model, tokens(1, 300))
     cos, sin = cos_sin(factors, positions)
     assert torch.equal(seen[0][0], torch.cat((cos, cos), -1).to(torch.bfloat16))
@@ -190,7 +191,7 @@ def test_half_precision_is_cast_last() -> None:
 def test_start_tokens_keep_their_rotation() -> None:
     model = llama()
     factors = factors_for(model, num_start_tokens=4)
-    with installed(model, factors), received(model) as seen:
+    with Model.wrap(model).using(factors), received(model) as seen:
         logits(model, tokens(1, 10))
     cos = seen[0][0][0, :, : factors.geometry.num_pairs]
     ones = factors.replace(rescale_factors=((1.0,) * 8,))
@@ -202,7 +203,7 @@ def test_each_layer_can_have_a_vector_of_its_own() -> None:
     model = llama()
     rows = tuple(tuple(1.0 + layer + 0.1 * pair for pair in range(8)) for layer in range(NUM_LAYERS))
     factors = factors_for(model, rescale_factors=rows)
-    with installed(model, factors), received(model) as seen:
+    with Model.wrap(model).using(factors), received(model) as seen:
         logits(model, tokens(1, 20))
         logits(model, tokens(1, 20))
     for layer_index, (cos, sin) in enumerate(seen):
@@ -215,26 +216,26 @@ def test_installing_again_changes_the_values_and_never_serves_old_ones() -> None
     model, ids = llama(), tokens(1, 50)
     fresh = {}
     for scheme in ("pi", "yarn"):
-        with installed(model, factors_for(model, scheme)):
+        with Model.wrap(model).using(factors_for(model, scheme)):
             fresh[scheme] = logits(model, ids)
-    install(model, factors_for(model, "pi"))
-    standing = find_installed(model)
+    Model.wrap(model).install(factors_for(model, "pi"))
+    hooks = dict(model.model.rotary_emb._forward_hooks)
     for scheme in ("pi", "yarn", "yarn", "pi"):
-        install(model, factors_for(model, scheme))
+        Model.wrap(model).install(factors_for(model, scheme))
         assert torch.equal(logits(model, ids), fresh[scheme])
-    assert find_installed(model) is standing, "installing again took the model apart"
+    assert dict(model.model.rotary_emb._forward_hooks) == hooks, "installing again took the model apart"
     shifted = torch.arange(50).unsqueeze(0) * 2
-    with installed(model, factors_for(model, "yarn")):
+    with Model.wrap(model).using(factors_for(model, "yarn")):
         assert not torch.equal(logits(model, ids, position_ids=shifted), fresh["yarn"])
         assert torch.equal(logits(model, ids), fresh["yarn"])
     rows = factors_for(model, "pi").rescale_factors * NUM_LAYERS
-    install(model, factors_for(model, "pi", rescale_factors=rows))
+    Model.wrap(model).install(factors_for(model, "pi", rescale_factors=rows))
     assert torch.equal(logits(model, ids), fresh["pi"])
 
 
 def test_a_table_that_a_family_writes_into_is_made_again() -> None:
     model, ids = llama(), tokens(1, 12)
-    with installed(model, factors_for(model)):
+    with Model.wrap(model).using(factors_for(model)):
         clean = logits(model, ids)
         with received(model) as seen:
             logits(model, ids)
@@ -247,7 +248,7 @@ def test_rows_of_a_batch_have_positions_of_their_own() -> None:
     ids = tokens(2, 16)
     positions = torch.stack((torch.arange(16), torch.arange(100, 116)))
     mask = torch.ones(2, 1, 16, 16, dtype=torch.bool).tril()
-    with installed(model, factors_for(model, num_start_tokens=3)):
+    with Model.wrap(model).using(factors_for(model, num_start_tokens=3)):
         together = logits(model, ids, position_ids=positions, attention_mask=mask)
         for row in range(2):
             inputs = {"position_ids": positions[row : row + 1], "attention_mask": mask[:1]}
@@ -257,7 +258,7 @@ def test_rows_of_a_batch_have_positions_of_their_own() -> None:
 
 def test_decoding_with_a_cache_is_one_long_read() -> None:
     model, ids = llama(), tokens(1, 90)
-    with installed(model, factors_for(model, num_start_tokens=2)):
+    with Model.wrap(model).using(factors_for(model, num_start_tokens=2)):
         whole = logits(model, ids)
         cache = DynamicCache(config=model.config)
         parts = [logits(model, part, past_key_values=cache) for part in ids.split([60, 1, 1, 28], dim=1)]
@@ -274,7 +275,7 @@ def test_rules_that_follow_the_length_do_not_act(own: dict[str, Any]) -> None:
     model, ids = llama(rope_parameters=own, max_position_embeddings=longest), tokens(1, 3 * WINDOW)
     rotary = model.model.rotary_emb
     before = state(model)
-    with installed(model, factors_for(model)):
+    with Model.wrap(model).using(factors_for(model)):
         long, short = logits(model, ids), logits(model, ids[:, :32])
         assert difference(long[:, :32], short) < 1e-5
     assert state(model) == before
@@ -300,92 +301,99 @@ def test_phi_keeps_its_cache_across_the_original_window() -> None:
         return read
 
     assert max(lengths_read()[1:]) > 1, "the rule never acts"
-    with installed(model, factors_for(model)):
+    with Model.wrap(model).using(factors_for(model)):
         assert lengths_read()[1:] == [1] * 5
     assert max(lengths_read()[1:]) > 1
 
 
-@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
-def test_windows_shorter_than_the_target_are_refused_or_lifted(kind: str) -> None:
-    def model_with(window: int) -> Any:
-        config_class = {"mistral": MistralConfig, "gemma2": Gemma2Config}[kind]
-        return build(
-            config_class(
-                **SIZES, head_dim=16, num_key_value_heads=2, rope_parameters=PLAIN, sliding_window=window
-            )
-        )
+def with_window(kind: str, window: int) -> Any:
+    config_class = {"mistral": MistralConfig, "gemma2": Gemma2Config}[kind]
+    sizes = {**SIZES, "head_dim": 16, "num_key_value_heads": 2}
+    return build(config_class(**sizes, rope_parameters=PLAIN, sliding_window=window))
 
-    narrow, wide, ids = model_with(16), model_with(1024), tokens(1, 60)
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
+def test_windows_are_lifted_on_request(kind: str) -> None:
+    narrow, wide, ids = with_window(kind, 16), with_window(kind, 1024), tokens(1, 60)
     factors = factors_for(narrow)
     before = state(narrow)
-    with pytest.raises(
-        ModelError, match=r"layers of \w+ see only 16 tokens, but the target is 512.*--full-attention"
-    ):
-        install(narrow, factors)
-    assert state(narrow) == before
-    install(narrow, factors.replace(target_length=16))  # a window as long as the target is no obstacle
-    with installed(wide, factors), installed(narrow, factors, full_attention=True):
+    with Model.wrap(wide).using(factors), Model.wrap(narrow, full_attention=True).using(factors):
         expected = logits(wide, ids)
         assert torch.equal(logits(narrow, ids), expected)
         cache = DynamicCache(config=narrow.config)
         parts = [logits(narrow, part, past_key_values=cache) for part in ids.split([40, 1, 19], dim=1)]
         assert difference(expected, torch.cat(parts, dim=1)) < 1e-5
-        with pytest.raises(ModelError, match="see only 16 tokens"):
-            install(narrow, factors)
-        assert torch.equal(logits(narrow, ids), expected), "a refused install took the earlier factors out"
-    uninstall(narrow)
     assert state(narrow) == before
+
+
+def test_a_model_whose_every_layer_slides_is_refused_beyond_the_window() -> None:
+    narrow, ids = with_window("mistral", 16), tokens(1, 60)
+    owner, before = Model.wrap(narrow), state(narrow)
+    with pytest.raises(ModelError, match="window"):
+        owner.install(factors_for(narrow))
+    assert state(narrow) == before
+    owner.install(factors_for(narrow, target_length=16))  # a window as long as the target is no obstacle
+    within = logits(narrow, ids)
+    with pytest.raises(ModelError, match="window"):
+        owner.install(factors_for(narrow))
+    assert torch.equal(logits(narrow, ids), within), "a refused install took the earlier factors out"
+
+
+def test_sliding_layers_by_design_keep_their_window() -> None:
+    """Gemma 2 has one rotary for sliding and global layers: both rotate by the factors."""
+    narrow, wide, ids = with_window("gemma2", 16), with_window("gemma2", 1024), tokens(1, 60)
+    factors = factors_for(narrow)
+    with Model.wrap(narrow).using(factors), Model.wrap(wide).using(factors), received(narrow) as seen:
+        assert not torch.equal(logits(narrow, ids), logits(wide, ids))
+        assert narrow.config.sliding_window == 16
+    assert all(torch.equal(cos, seen[0][0]) for cos, _ in seen)
 
 
 def test_factors_of_another_geometry_are_refused_with_what_differs() -> None:
     model, other = llama(), llama(rope_parameters={**PLAIN, "rope_theta": 625.0})
     with pytest.raises(FactorsError, match=r"rope_theta is 625, not 100"):
-        install(model, factors_for(other))
-    assert find_installed(model) is None
-    install(model, factors_for(model))
+        Model.wrap(model).install(factors_for(other))
+    assert Model.wrap(model).factors is None
+    Model.wrap(model).install(factors_for(model))
     with pytest.raises(FactorsError, match="rope_theta"):
-        install(model, factors_for(other))
-    standing = find_installed(model)
-    assert standing is not None
-    assert standing.factors == factors_for(model), "a refused install took the earlier factors out"
+        Model.wrap(model).install(factors_for(other))
+    assert Model.wrap(model).factors == factors_for(model), "a refused install took the earlier factors out"
 
 
 def test_a_window_stated_wrongly_can_be_overridden() -> None:
     model = llama()
     factors = scheme_factors("pi", describe(model.config, original_length=32).geometry, TARGET_LENGTH)
     with pytest.raises(FactorsError, match="original_length"):
-        install(model, factors)
-    install(model, factors, original_length=32)
+        Model.wrap(model).install(factors)
+    Model.wrap(model, original_length=32).install(factors)
 
 
 def test_a_model_that_does_not_turn_as_configured_is_refused() -> None:
     model = llama()
     model.model.rotary_emb.inv_freq *= 0.9
     with pytest.raises(ModelError, match="does not turn at the frequencies"):
-        install(model, factors_for(model))
+        Model.wrap(model).install(factors_for(model))
 
 
 def test_several_rotaries_are_refused() -> None:
     model = llama()
     model.model.second = copy.deepcopy(model.model.rotary_emb)
     with pytest.raises(ModelError, match="has 2 rotaries"):
-        install(model, factors_for(model))
+        Model.wrap(model).install(factors_for(model))
 
 
 def test_installed_gives_back_what_was_there_before_even_after_an_error() -> None:
     model = llama()
     outer, inner = factors_for(model, "pi"), factors_for(model, "yarn")
-    install(model, outer)
-    with pytest.raises(RuntimeError), installed(model, inner):
+    Model.wrap(model).install(outer)
+    with pytest.raises(RuntimeError), Model.wrap(model).using(inner):
         raise RuntimeError
-    standing = find_installed(model)
-    assert standing is not None
-    assert standing.factors == outer
+    assert Model.wrap(model).factors == outer
 
 
 def test_one_table_serves_inference_and_training() -> None:
     model, ids = llama(), tokens(1, 20)
-    install(model, factors_for(model))
+    Model.wrap(model).install(factors_for(model))
     with torch.inference_mode():
         measured = model(input_ids=ids).logits.clone()
         model(input_ids=ids, position_ids=torch.arange(20).unsqueeze(0))
@@ -398,7 +406,7 @@ def test_one_table_serves_inference_and_training() -> None:
 def test_gradient_checkpointing_sees_each_layers_own_vector() -> None:
     model, ids = llama(), tokens(1, 20)
     rows = tuple((1.0 + layer,) * 8 for layer in range(NUM_LAYERS))
-    install(model, factors_for(model, rescale_factors=rows))
+    Model.wrap(model).install(factors_for(model, rescale_factors=rows))
 
     def gradient() -> Tensor:
         model.zero_grad()
@@ -412,19 +420,34 @@ def test_gradient_checkpointing_sees_each_layers_own_vector() -> None:
     assert difference(expected, gradient()) < 1e-5
 
 
+def test_a_compiled_model_follows_what_is_installed() -> None:
+    model, ids = llama(num_hidden_layers=2), tokens(1, 20)
+    owner, compiled = Model.wrap(model), torch.compile(model, backend="aot_eager")
+    base = logits(compiled, ids)
+    assert torch.equal(base, logits(model, ids))
+    for scheme, num_rows in (("pi", 1), ("yarn", 1), ("pi", 2)):
+        rows = factors_for(model, scheme).rescale_factors * num_rows
+        owner.install(factors_for(model, scheme, rescale_factors=rows))
+        assert torch.equal(logits(compiled, ids), logits(model, ids))
+        assert not torch.equal(logits(compiled, ids), base)
+    owner.uninstall()
+    assert torch.equal(logits(compiled, ids), base)
+    torch.compiler.reset()
+
+
 def test_a_copy_of_an_installed_model_is_its_own() -> None:
     model, ids = llama(), tokens(1, 20)
     untouched = logits(model, ids)
-    install(model, factors_for(model))
+    Model.wrap(model).install(factors_for(model))
     twin = copy.deepcopy(model)
-    uninstall(twin)
+    Model.wrap(twin).uninstall()
     assert torch.equal(logits(twin, ids), untouched)
     assert not torch.equal(logits(model, ids), untouched)
 
 
 def test_a_device_without_float64_gets_its_table_from_the_cpu() -> None:
-    assert install_module.float64_device(torch.device("mps")) == torch.device("cpu")
-    assert install_module.float64_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert float64_device(torch.device("mps")) == torch.device("cpu")
+    assert float64_device(torch.device("cuda:1")) == torch.device("cuda:1")
 
 
 def test_a_position_for_each_axis_is_plain_where_the_rows_are_equal() -> None:
@@ -437,10 +460,10 @@ def test_a_position_for_each_axis_is_plain_where_the_rows_are_equal() -> None:
     )
     plain = logits(model, ids)
     positions = torch.arange(20).expand(3, 1, 20)
-    with installed(model, factors_for(model, "none")):
+    with Model.wrap(model).using(factors_for(model, "none")):
         assert difference(plain, logits(model, ids)) < 1e-6
         assert torch.equal(logits(model, ids, position_ids=positions), logits(model, ids))
-    with installed(model, factors_for(model)):
+    with Model.wrap(model).using(factors_for(model)):
         assert difference(plain, logits(model, ids)) > 1e-3
         image = positions.clone()
         image[1, 0, 5:10] = 5

@@ -10,8 +10,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ropewalk.errors import ModelError
-from ropewalk.models.modules import find_rotary
 from ropewalk.models.rope_config import describe, factors_from_config
+from ropewalk.models.rotary_calls import find_rotary
 
 WINDOW, LONGEST, NUM_PAIRS = 64, 256, 8
 SIZES: dict[str, Any] = {
@@ -75,7 +75,7 @@ def test_hunyuans_alpha_rescales_the_base_whatever_its_factor_says() -> None:
     own = describe(config).own
     assert own is not None
     with torch.device("cpu"):
-        rotary: Any = find_rotary(AutoModelForCausalLM.from_config(config), "hunyuan")
+        rotary: Any = find_rotary(AutoModelForCausalLM.from_config(config), "hunyuan").rotary
     turned = own.geometry.inverse_frequencies() / own.array()[0]
     np.testing.assert_allclose(turned, rotary.inv_freq.double().numpy(), rtol=1e-5)
     assert own.array().max() == pytest.approx(1000)

@@ -64,7 +64,7 @@ def test_the_start_checkpoint_turns_by_the_factors_by_itself(waiting):
         assert own.attention_factor == factors.attention_factor
     assert pinned.description.own.target_length == 256
     ids = torch.arange(2, 200)[None]
-    with torch.no_grad(), base.installed(factors):
+    with torch.no_grad(), base.using(factors):
         expected = base.model(input_ids=ids).logits
     with torch.no_grad():
         for length in (20, 198):  # nothing switches at the window of 64

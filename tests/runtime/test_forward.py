@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 import ropewalk
 from ropewalk.errors import FactorsError, ModelError
-from ropewalk.models.rotary import find_installed
+from ropewalk.models.model import Model
 from ropewalk.rope.frequencies import StackedFactors, cos_sin
 
 
@@ -146,29 +146,29 @@ def test_taken_out_it_leaves_the_same_bits_and_nothing_behind(model):
     assert ropewalk.apply(model, entries) is model
     assert model.config.max_position_embeddings == LONGEST
     ropewalk.apply(model, entries)
-    ropewalk.uninstall(model)
+    Model.wrap(model).uninstall()
     assert state(model) == before
     assert torch.equal(model(input_ids=ids).logits, logits)
 
 
 @torch.no_grad()
 def test_other_factors_can_stand_in_for_a_while(model, fresh):
-    ids, standing = tokens(1, 20), find_installed(model)
+    ids, standing = tokens(1, 20), Model.wrap(model).installed
     followed = model(input_ids=ids).logits
-    with ropewalk.installed(model, fresh.entries.longest):
+    with Model.wrap(model).using(fresh.entries.longest):
         assert difference(fresh.logits(ids, LONGEST), model(input_ids=ids).logits[0]) < 1e-5
-    assert find_installed(model) is standing
+    assert Model.wrap(model).installed is standing
     assert torch.equal(model(input_ids=ids).logits, followed)
     elsewhere = dataclasses.replace(fresh.entries.geometry, rope_theta=99.0)
     with pytest.raises(FactorsError, match="rope_theta"):
         ropewalk.apply(model, ropewalk.scheme_factors("pi", elsewhere, LONGEST))
-    assert find_installed(model) is standing
+    assert Model.wrap(model).installed is standing
 
 
 @torch.no_grad()
 def test_a_copy_is_its_own_and_follows_dtype(model, fresh):
     twin = copy.deepcopy(model)
-    ropewalk.uninstall(model)
+    Model.wrap(model).uninstall()
     ids = tokens(1, 30)
     assert difference(fresh.logits(ids, 30), twin(input_ids=ids).logits[0]) < 1e-5
     assert difference(fresh.logits(ids, 30), twin.double()(input_ids=ids).logits[0].float()) < 1e-5

@@ -47,7 +47,7 @@ def test_a_row_gets_the_same_tokens_alone_and_in_any_batch(bundled, entries, pol
             for batch in batches
         ]
     finally:
-        ropewalk.uninstall(model)
+        ropewalk.Model.wrap(model).uninstall()
     for output, length in zip(alone, LENGTHS, strict=True):
         logits = torch.stack(output.logits, 1)[0]
         assert difference(fresh.steps(output.sequences, length, policy), logits) < 1e-5

@@ -212,7 +212,7 @@ def yarn_only(objective, candidate, document):
 
 def perplexity(loaded, documents, factors):
     windows = [window for document in documents.documents for window in truncate(document, TARGET)]
-    with loaded.installed(factors):
+    with loaded.using(factors):
         return score_windows(loaded.model, windows).perplexity
 
 

@@ -63,7 +63,7 @@ def test_perplexity_is_that_of_the_evaluator(loaded, task):
     objective = objective_of(loaded, task)
     candidate = candidate_of(objective, 0.1, 0.3, 0.6)
     windows = [window for document in task.documents.documents for window in truncate(document, TARGET)]
-    with loaded.installed(objective.factors(candidate)):
+    with loaded.using(objective.factors(candidate)):
         expected = score_windows(loaded.model, windows).perplexity
     found = measured(objective, candidate)
     assert found.value == pytest.approx(expected, rel=1e-12)
@@ -83,7 +83,7 @@ def test_the_tail_is_what_lies_beyond_the_window(loaded, task):
     objective = objective_of(loaded, task, "tail")
     candidate = candidate_of(objective, 0.1, 0.3, 0.6)
     found = measured(objective, candidate, documents=(0,))
-    with loaded.installed(objective.factors(candidate)):
+    with loaded.using(objective.factors(candidate)):
         (window,) = truncate(task.documents.documents[0], TARGET)
         nats = token_nll(loaded.model, window)
     assert found.value == pytest.approx(math.exp(float(nats[WINDOW - 1 :].mean())), rel=1e-5)

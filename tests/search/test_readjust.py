@@ -46,7 +46,7 @@ def texts(loaded, tmp_path):
 
 def perplexity(loaded, documents, factors, length):
     windows = [window for document in documents.documents for window in truncate(document, length)]
-    with loaded.installed(factors):
+    with loaded.using(factors):
         return score_windows(loaded.model, windows).perplexity
 
 

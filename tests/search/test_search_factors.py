@@ -52,7 +52,7 @@ def test_the_factors_are_the_best_trial_and_give_its_value_again(loaded, documen
     assert factors.geometry == loaded.geometry
     assert factors.target_length == TARGET
     windows = [window for document in documents.documents for window in truncate(document, TARGET)]
-    with loaded.installed(factors):
+    with loaded.using(factors):
         assert score_windows(loaded.model, windows).perplexity == result.value
     assert result.factors_without_start_tokens.num_start_tokens == 0
     assert result.nats_without_start_tokens >= 0
@@ -199,7 +199,7 @@ def test_as_is_multiplies_onto_the_model_s_own_scaling(linear, documents):
     assert result.factors.geometry == linear.geometry
     assert result.factors.target_length == TARGET
     assert result.factors.provenance.base == "as-is"
-    with linear.installed(result.factors):
+    with linear.using(result.factors):
         windows = [window for document in documents.documents for window in truncate(document, TARGET)]
         assert score_windows(linear.model, windows).perplexity == result.value
 
@@ -273,11 +273,10 @@ def test_budgets():
 def test_a_model_and_a_text_that_were_moved_are_the_same_run(loaded, documents, tmp_path):
     path = tmp_path / "journal.jsonl"
     expected = search(loaded, documents, journal=Journal(path))
-    moved = dataclasses.replace(
-        loaded, name="/elsewhere/model", revision="abc", where={**loaded.where, "revision": "abc"}
-    )
+    loaded.name, loaded.revision = "/elsewhere/model", "abc"
+    loaded.where["revision"] = "abc"
     before = path.read_bytes()
-    again = search(moved, dataclasses.replace(documents, source="/elsewhere/text"), journal=Journal(path))
+    again = search(loaded, dataclasses.replace(documents, source="/elsewhere/text"), journal=Journal(path))
     assert again.factors.rescale_factors == expected.factors.rescale_factors
     assert path.read_bytes() == before, "nothing was measured again"
 
@@ -285,8 +284,8 @@ def test_a_model_and_a_text_that_were_moved_are_the_same_run(loaded, documents, 
 def test_other_weights_in_the_same_place_are_another_run(loaded, documents, tmp_path):
     path = tmp_path / "journal.jsonl"
     search(loaded, documents, journal=Journal(path))
-    with pytest.raises(RunFolderError, match="weights_sha256"):
-        search(dataclasses.replace(loaded, weights_sha256="0" * 64), documents, journal=Journal(path))
-    other = dataclasses.replace(documents, data_sha256="0" * 64)
     with pytest.raises(RunFolderError, match="data_sha256"):
-        search(loaded, other, journal=Journal(path))
+        search(loaded, dataclasses.replace(documents, data_sha256="0" * 64), journal=Journal(path))
+    loaded.weights_sha256 = "0" * 64
+    with pytest.raises(RunFolderError, match="weights_sha256"):
+        search(loaded, documents, journal=Journal(path))

@@ -52,7 +52,7 @@ def test_the_total_is_the_product_and_gives_the_value_again_on_the_plain_base(lo
     assert total.array()[0] == pytest.approx(own.array()[0] * np.array(relative.rescale_factors))
     assert max(relative.rescale_factors) <= 1.25 * 4, "512 is 4 times 128, not 8 times 64"
     assert total.provenance.base == "native"
-    with loaded.installed(total):
+    with loaded.using(total):
         windows = [window for document in documents.documents for window in truncate(document, TARGET)]
         assert score_windows(loaded.model, windows).perplexity == result.value
 

@@ -20,7 +20,7 @@ from ropewalk.export.gguf.export import export_gguf, write_base_gguf
 from ropewalk.export.gguf.file import StoredTensor, Value, read_gguf, write_gguf
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
@@ -40,12 +40,12 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def scale() -> LoadedModel:
+def scale() -> Model:
     return load_model(SCALE_MODEL)
 
 
 @pytest.fixture(scope="module")
-def ids(scale: LoadedModel) -> Tensor:
+def ids(scale: Model) -> Tensor:
     """One document, as long as the longest length."""
     documents = token_documents("stdlib", scale.tokenizer, length=LONGEST, num_documents=1)
     return documents.documents[0].ids
@@ -58,15 +58,13 @@ def tiny_tokenizer() -> Any:
 
 
 @pytest.fixture
-def long(scale: LoadedModel) -> RescaleFactors:
+def long(scale: Model) -> RescaleFactors:
     return scheme_factors("yarn", scale.geometry, LONGEST)
 
 
 @needs_llama_cpp
 @pytest.mark.parametrize("length", [100, WINDOW, WINDOW + 1, LONGEST])
-def test_the_untouched_model_is_the_same(
-    scale: LoadedModel, ids: Tensor, tmp_path: Path, length: int
-) -> None:
+def test_the_untouched_model_is_the_same(scale: Model, ids: Tensor, tmp_path: Path, length: int) -> None:
     write_base_gguf(SCALE_MODEL, tmp_path / "base.gguf")
     same(tmp_path / "base.gguf", scale, None, ids[:length])
 
@@ -74,16 +72,14 @@ def test_the_untouched_model_is_the_same(
 @needs_llama_cpp
 @pytest.mark.parametrize("length", [100, WINDOW, WINDOW + 1, 1000, LONGEST])
 def test_pinned_factors_are_followed_at_every_length(
-    scale: LoadedModel, ids: Tensor, long: RescaleFactors, tmp_path: Path, length: int
+    scale: Model, ids: Tensor, long: RescaleFactors, tmp_path: Path, length: int
 ) -> None:
     export_gguf(SCALE_MODEL, FactorSet.of([long]), tmp_path / "out.gguf")
     same(tmp_path / "out.gguf", scale, long, ids[:length])
 
 
 @needs_llama_cpp
-def test_the_set_follows_the_context(
-    scale: LoadedModel, ids: Tensor, long: RescaleFactors, tmp_path: Path
-) -> None:
+def test_the_set_follows_the_context(scale: Model, ids: Tensor, long: RescaleFactors, tmp_path: Path) -> None:
     short = scheme_factors("pi:factor=1.5", scale.geometry, WINDOW).replace(
         attention_factor=long.attention_factor
     )
@@ -112,7 +108,7 @@ def test_a_window_between_steps_of_256_is_too_long_already(tiny_model_folder: Pa
 @needs_llama_cpp
 @pytest.mark.parametrize("fault", ["dropped", "swapped", "attention", "scaled twice"])
 def test_a_wrong_file_is_not_the_same(
-    scale: LoadedModel, ids: Tensor, long: RescaleFactors, tmp_path: Path, fault: str
+    scale: Model, ids: Tensor, long: RescaleFactors, tmp_path: Path, fault: str
 ) -> None:
     """Each of these loads without an error; `scaled twice` is why rope.scaling.factor is never written."""
     short = scheme_factors("none", scale.geometry, LONGEST).replace(
@@ -127,7 +123,7 @@ def test_a_wrong_file_is_not_the_same(
 
 @needs_llama_cpp
 def test_factors_go_into_a_rounded_file(
-    scale: LoadedModel, ids: Tensor, long: RescaleFactors, tmp_path: Path
+    scale: Model, ids: Tensor, long: RescaleFactors, tmp_path: Path
 ) -> None:
     """Q8_0 moves the untouched model a little; the factors move it as far as they do ours."""
     write_base_gguf(SCALE_MODEL, tmp_path / "full.gguf")
@@ -142,7 +138,7 @@ def test_factors_go_into_a_rounded_file(
 
 
 @needs_llama_cpp
-def test_token_ids_are_the_same(scale: LoadedModel, tmp_path: Path, stdlib_texts: list[str]) -> None:
+def test_token_ids_are_the_same(scale: Model, tmp_path: Path, stdlib_texts: list[str]) -> None:
     """By llama.cpp's own tokenizer, of the file alone."""
     write_base_gguf(SCALE_MODEL, tmp_path / "base.gguf")
     texts = TEXTS + stdlib_texts
@@ -187,7 +183,7 @@ def stdlib_texts() -> list[str]:
 
 
 def same(
-    path: Path, loaded: LoadedModel, factors: RescaleFactors | None, ids: Tensor, context: int | None = None
+    path: Path, loaded: Model, factors: RescaleFactors | None, ids: Tensor, context: int | None = None
 ) -> None:
     (logits, nats), (our_logits, our_nats) = read(path, loaded, factors, ids, context)
     assert (logits - our_logits).abs().max() <= LOGITS * our_logits.abs().max()
@@ -195,11 +191,11 @@ def same(
 
 
 def read(
-    path: Path, loaded: LoadedModel, factors: RescaleFactors | None, ids: Tensor, context: int | None = None
+    path: Path, loaded: Model, factors: RescaleFactors | None, ids: Tensor, context: int | None = None
 ) -> tuple[tuple[Tensor, float], tuple[Tensor, float]]:
     """(logits, mean nats) of llama.cpp, and ours."""
     answer = ask(path, ids, context)
-    with loaded.installed(factors), torch.no_grad():
+    with loaded.using(factors), torch.no_grad():
         logits = loaded.model(ids[None]).logits[0]
     nats = torch.nn.functional.cross_entropy(logits[:-1].double(), ids[1:]).item()
     return (answer.logits[0], float(answer.nats[0].mean())), (logits, nats)

@@ -124,7 +124,7 @@ class ToTheLastBit(InProcess):
 
     def ask(self, request):
         loaded, (sequence,) = self.loaded, request.sequences
-        with loaded.installed(None if request.path == loaded.name else self.factors):
+        with loaded.using(None if request.path == loaded.name else self.factors):
             read = _read(loaded, torch.tensor([sequence]))
         return EngineAnswer(
             engine=self.name, version="", logits=[read.logits], nats=[read.nats],

@@ -11,7 +11,7 @@ from ropewalk.cli.splits import Texts
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord, Role
     from ropewalk.factors.rescale_factors import RescaleFactors
-    from ropewalk.models.model import LoadedModel
+    from ropewalk.models.model import Model
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
 
@@ -55,9 +55,7 @@ class Compared:
         return "\n".join(parts)
 
 
-def compare(
-    loaded: "LoadedModel", texts: "Texts", found: "SearchResult", own: "RescaleFactors | None"
-) -> Compared:
+def compare(loaded: "Model", texts: "Texts", found: "SearchResult", own: "RescaleFactors | None") -> Compared:
     """The base model, every closed form and what was found, at the target.
 
     The report documents are read here and only here.

@@ -17,7 +17,7 @@ from ropewalk.cli.splits import Texts, read_texts
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord, FactorsAtLength
-    from ropewalk.models.model import LoadedModel
+    from ropewalk.models.model import Model
     from ropewalk.recipe.run_folders import RunFolder
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
@@ -97,9 +97,7 @@ def own_command(found: "SearchResult") -> str:
     )
 
 
-def _search(
-    loaded: "LoadedModel", texts: "Texts", folder: "RunFolder", target: int, budget: str
-) -> "SearchResult":
+def _search(loaded: "Model", texts: "Texts", folder: "RunFolder", target: int, budget: str) -> "SearchResult":
     from ropewalk.search.search import search_factors
 
     say(f"1/3 Search: {budget} evaluations of {len(texts.search.documents)} documents of {target} tokens.")
@@ -114,7 +112,7 @@ def _search(
     return found
 
 
-def _factors(loaded: "LoadedModel", found: "SearchResult") -> "dict[str, FactorsAtLength]":
+def _factors(loaded: "Model", found: "SearchResult") -> "dict[str, FactorsAtLength]":
     """What is measured at every length, by label."""
     from ropewalk.report.comparison import base_label, closed_forms, constant, untouched
     from ropewalk.report.figures import SEARCHED
@@ -126,7 +124,7 @@ def _factors(loaded: "LoadedModel", found: "SearchResult") -> "dict[str, Factors
     return {base: untouched, **schemes, SEARCHED: constant(found.searched_factors)}
 
 
-def _measure(loaded: "LoadedModel", texts: "Texts", found: "SearchResult", target: int) -> "list[EvalRecord]":
+def _measure(loaded: "Model", texts: "Texts", found: "SearchResult", target: int) -> "list[EvalRecord]":
     """Perplexities on the report documents, and passkeys."""
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
@@ -154,9 +152,7 @@ def doublings(shortest: int, longest: int) -> list[int]:
     return lengths
 
 
-def _draw(
-    loaded: "LoadedModel", found: "SearchResult", records: "list[EvalRecord]", folder: "RunFolder"
-) -> None:
+def _draw(loaded: "Model", found: "SearchResult", records: "list[EvalRecord]", folder: "RunFolder") -> None:
     from ropewalk.report.comparison import (
         closed_forms,
         factor_curves,
@@ -178,7 +174,7 @@ def _draw(
 
 
 def _report(
-    loaded: "LoadedModel",
+    loaded: "Model",
     found: "SearchResult",
     records: "list[EvalRecord]",
     gaps: "list[Gap]",

@@ -11,7 +11,7 @@ from ropewalk.units import LARGEST_SEED, LONGEST, MOST, parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors.rescale_factors import RescaleFactors
-    from ropewalk.models.model import LoadedModel
+    from ropewalk.models.model import Model as LoadedModel
     from ropewalk.models.rope_config import RopeDescription
     from ropewalk.text.tokens import DocumentSet
 

@@ -14,13 +14,13 @@ from ropewalk.cli.output import interruptible, one_line, result, result_json, sa
 if TYPE_CHECKING:
     from ropewalk.export import Mode, Served
     from ropewalk.factors.factor_set import FactorSet
-    from ropewalk.models.model import LoadedModel
+    from ropewalk.models.model import Model
     from ropewalk.verify.comparison import Check, Limits, Verification
     from ropewalk.verify.engines import Engine
     from ropewalk.verify.verification import Question
 
 MISMATCH_CODE = 1
-Comparison = Callable[["LoadedModel", "FactorSet", "Served", list[int], list[int]], "Verification"]
+Comparison = Callable[["Model", "FactorSet", "Served", list[int], list[int]], "Verification"]
 EngineName = Literal["transformers", "transformers4", "llama.cpp", "vllm"]
 
 
@@ -154,7 +154,7 @@ def _by_engine(path: Path, name: EngineName, python: str | None) -> Comparison:
     engine.version()
 
     def compare(
-        loaded: "LoadedModel", factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
+        loaded: "Model", factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
     ) -> "Verification":
         with tempfile.TemporaryDirectory(prefix="ropewalk-") as folder:
             question = _question(path, loaded, name, factor_set, served.mode, Path(folder))
@@ -177,7 +177,7 @@ def _by_server(
     server = Endpoint(url, served_model)
 
     def compare(
-        loaded: "LoadedModel", _factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
+        loaded: "Model", _factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
     ) -> "Verification":
         target = served.long.target_length
         room = target if context is None else context
@@ -264,7 +264,7 @@ def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":
 
 
 def _question(
-    path: Path, loaded: "LoadedModel", engine: EngineName, factor_set: "FactorSet", mode: "Mode", folder: Path
+    path: Path, loaded: "Model", engine: EngineName, factor_set: "FactorSet", mode: "Mode", folder: Path
 ) -> "Question":
     from ropewalk.export.manifest import read_folded
     from ropewalk.verify.base_models import base_folder
@@ -283,7 +283,7 @@ def _question(
 
 
 def _gguf_question(
-    path: Path, loaded: "LoadedModel", factor_set: "FactorSet", mode: "Mode", folder: Path
+    path: Path, loaded: "Model", factor_set: "FactorSet", mode: "Mode", folder: Path
 ) -> "Question":
     from ropewalk.export.gguf.export import write_base_gguf
     from ropewalk.verify.base_models import is_quantised_gguf

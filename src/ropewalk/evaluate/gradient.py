@@ -18,6 +18,7 @@ from ropewalk.evaluate.lm_head import Reader
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.activation_checkpointing import DifferentiableAttention, frozen, recomputing
+from ropewalk.models.model import Model
 from ropewalk.models.rotary_gradients import TableGradients, traced_tables
 from ropewalk.text.windows import TokenWindow
 
@@ -51,30 +52,25 @@ def nll_gradient(
     window: TokenWindow,
     factors: RescaleFactors,
     *,
-    original_length: int | None = None,
-    full_attention: bool = False,
     checkpoint: bool | None = None,
 ) -> NllGradient:
     """The gradient of one window's summed NLL at these factors; the model is afterwards as it was.
 
     Args:
-        model: a transformers causal model; its device is where the work is done.
-        factors: one vector for all layers; whatever is installed now is put back afterwards.
-        original_length, full_attention: as in `install`.
+        model: a `Model`, or a transformers causal model.
+        factors: one vector for all layers; what is installed now is installed again afterwards.
         checkpoint: compute activations twice instead of keeping them; None leaves it to `will_checkpoint`.
 
     Raises:
         FactorsError: the factors are per layer, or of another geometry.
-        ModelError: as in `install`; no list of layers to checkpoint is found; or the model switches gradients
-            off in its own forward pass.
+        ModelError: as in `Model.install`; no list of layers to checkpoint is found; or the model switches
+            gradients off in its own forward pass.
         EvaluationError: the model can't be measured in pieces, as in `score_windows`.
     """
     nll, by_factor, by_attention = gradient_tensors(
         model,
         window,
         factors,
-        original_length=original_length,
-        full_attention=full_attention,
         checkpoint=checkpoint,
     )
     by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]
@@ -90,8 +86,6 @@ def gradient_tensors(
     window: TokenWindow,
     factors: RescaleFactors,
     *,
-    original_length: int | None = None,
-    full_attention: bool = False,
     checkpoint: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `nll_gradient`, before anything is made a number.
@@ -100,14 +94,13 @@ def gradient_tensors(
         Nats of each scored token, shape (num_scored,); the derivatives of their sum with respect to (not the
         logarithm of) the rescale factors, float64, shape (num_pairs,), and the attention factor, shape ().
     """
-    again = will_checkpoint(model, len(window.ids)) if checkpoint is None else checkpoint
+    model = Model.wrap(model)
+    again = will_checkpoint(model.model, len(window.ids)) if checkpoint is None else checkpoint
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        frozen(model),
-        traced_tables(
-            model, factors, original_length=original_length, full_attention=full_attention
-        ) as tables,
+        frozen(model.model),
+        traced_tables(model, factors) as tables,
     ):
         nll = _backpropagate(model, window, tables, again)
         return nll, *tables.gradient()
@@ -131,13 +124,12 @@ def kept_bytes(model: Any, length: int) -> int:
     return int(length * config.num_hidden_layers * width * model.dtype.itemsize)
 
 
-def _backpropagate(model: Any, window: TokenWindow, tables: TableGradients, again: bool) -> Tensor:
+def _backpropagate(model: Model, window: TokenWindow, tables: TableGradients, again: bool) -> Tensor:
     """Nats of the scored tokens, shape (num_scored,), whose gradient is then on the tables."""
-    with torch.no_grad():
-        reader = Reader(model)
-    ids = window.ids.unsqueeze(0).to(model.device)
+    reader, device = Reader(model), model.model.device
+    ids = window.ids.unsqueeze(0).to(device)
     first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
-    with DifferentiableAttention(), recomputing(tables.decoder_layers(model)) if again else nullcontext():
+    with DifferentiableAttention(), recomputing(tables.decoder_layers()) if again else nullcontext():
         hidden = reader.read(ids, keep=False)
         gradient = torch.zeros_like(hidden)
         nll = _score(reader, hidden[0, first:-1].detach(), ids[0, first + 1 :], gradient[0, first:-1])

@@ -2,13 +2,13 @@
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme
 
 FOLLOWS_LENGTH = "dynamic-ntk"
 
 
-def length_note(loaded: LoadedModel, factors: RescaleFactors | None, length: int) -> str | None:
+def length_note(loaded: Model, factors: RescaleFactors | None, length: int) -> str | None:
     """A note where `length` tokens, read at once, are more than the factors, or the model itself, are for.
 
     Args:
@@ -40,7 +40,7 @@ def reach_of(factors: RescaleFactors) -> int:
     return min(factors.target_length, round(ratio * factors.geometry.original_length))
 
 
-def _reach_of_model(loaded: LoadedModel) -> int | None:
+def _reach_of_model(loaded: Model) -> int | None:
     """Up to how many tokens the model's configuration is for; None if its scaling can't be read."""
     description = loaded.description
     if description.own is not None:

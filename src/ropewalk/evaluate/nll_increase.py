@@ -9,16 +9,16 @@ from ropewalk.evaluate.intervals import paired_difference
 from ropewalk.evaluate.nll import NllSum, score_windows
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.text.tokens import DocumentSet
 from ropewalk.text.windows import truncate
 
 
 def document_sums(
-    loaded: LoadedModel, documents: DocumentSet, length: int, factors: RescaleFactors | None
+    loaded: Model, documents: DocumentSet, length: int, factors: RescaleFactors | None
 ) -> list[NllSum]:
     """Each document's NLL over its first `length` tokens; without factors, of the model as it stands."""
-    with loaded.installed(factors):
+    with loaded.using(factors):
         return [score_windows(loaded.model, truncate(d, length)) for d in documents.documents]
 
 
@@ -26,7 +26,7 @@ def rise_record(
     before: Sequence[NllSum],
     after: Sequence[NllSum],
     *,
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     length: int,
     label: str,

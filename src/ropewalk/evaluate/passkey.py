@@ -18,7 +18,7 @@ from ropewalk.evaluate.intervals import wilson
 from ropewalk.evaluate.length_notes import length_note
 from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, PasskeyAnswer, found_by
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.text.passkey_prompt import PasskeyTrial, draw_key, make_trial
 from ropewalk.text.tokens import Encoder
 
@@ -41,7 +41,7 @@ class PasskeyProgress:
 
 
 def measure_passkey(
-    loaded: LoadedModel,
+    loaded: Model,
     lengths: Sequence[int],
     *,
     factors: Mapping[str, FactorsAtLength],
@@ -79,7 +79,7 @@ def measure_passkey(
         for length in lengths:
             started = time.perf_counter()
             installed = factors_at(length)
-            with loaded.installed(installed):
+            with loaded.using(installed):
                 earlier = [
                     (trial, known.get((label, length, trial.key, trial.depth))) for trial in trials[length]
                 ]
@@ -110,7 +110,7 @@ def measure_passkey(
 
 
 def _ask(
-    loaded: LoadedModel,
+    loaded: Model,
     label: str,
     length: int,
     earlier: Sequence[tuple[PasskeyTrial, PasskeyAnswer | None]],

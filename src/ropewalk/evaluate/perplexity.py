@@ -15,7 +15,7 @@ from ropewalk.evaluate.intervals import perplexity_interval
 from ropewalk.evaluate.length_notes import length_note
 from ropewalk.evaluate.nll import NllSum, window_nlls
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, Mode, OnRecord, found_by
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.text.tokens import DocumentSet, TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
 
@@ -23,7 +23,7 @@ NUM_POSITION_BUCKETS = 16
 
 
 def measure_perplexity(
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     lengths: Sequence[int],
     *,
@@ -61,7 +61,7 @@ def measure_perplexity(
             started = time.perf_counter()
             num_read = min(length, window or length)
             installed = factors_at(num_read)
-            with loaded.installed(installed):
+            with loaded.using(installed):
                 nll = [
                     _document_nll(loaded.model, _windows(document, length, window, stride), read_chunk)
                     for document in documents.documents

@@ -4,13 +4,13 @@ from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import FactorsAtLength
 from ropewalk.export import Dropped, Served, entry_name
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.text.tokens import token_documents
 
 NUM_DOCUMENTS = 5
 
 
-def measure_left_out(loaded: LoadedModel, served: Served, text: str) -> list[Dropped]:
+def measure_left_out(loaded: Model, served: Served, text: str) -> list[Dropped]:
     """Perplexity at each left out entry's length, with it and with what serves that length instead.
 
     Raises:

@@ -178,7 +178,7 @@ def _logits(name: str, *choices: RescaleFactors) -> list[Tensor]:
     ids = torch.randint(vocabulary, (1, NUM_CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
     logits = []
     for factors in choices:
-        with loaded.installed(factors), evaluating(loaded.model):
+        with loaded.using(factors), evaluating(loaded.model):
             reader = Reader(loaded.model)
             logits.append(reader.logits(reader.read(ids, keep=False)[0]))
     return logits

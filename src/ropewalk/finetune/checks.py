@@ -21,7 +21,7 @@ from ropewalk.evaluate.nll import window_nlls
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.packing import UNCOUNTED, Packer, Segment
 from ropewalk.finetune.distributed import Ranks
-from ropewalk.models.model import LoadedModel, load_model
+from ropewalk.models.model import Model, load_model
 from ropewalk.text.windows import TokenWindow
 
 # Nats a token. In float32 forty times the rounding that was seen (5e-7, to 16384 tokens); in half precision
@@ -74,11 +74,11 @@ class CheckBatch:
                 digest.update(tensor.numpy().astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def evaluate(self, loaded: LoadedModel) -> list[float]:
+    def evaluate(self, loaded: Model) -> list[float]:
         """Mean nats of each segment, as the evaluator has them; whatever is installed stays."""
         found = []
         for segment in self.segments:
-            with loaded.installed(self.short if segment.is_short else self.long), self._autocast(loaded):
+            with loaded.using(self.short if segment.is_short else self.long), self._autocast(loaded):
                 windows, weights = _windows(segment)
                 nlls = torch.cat(list(window_nlls(loaded.model, windows)))
             found.append(float((nlls.double() * weights).sum()) / segment.num_counted)
@@ -108,7 +108,7 @@ class CheckBatch:
                         f"what is evaluated; nothing more is trained."
                     )
 
-    def require_reloaded(self, checkpoint: Path, trained: Sequence[float], like: LoadedModel) -> None:
+    def require_reloaded(self, checkpoint: Path, trained: Sequence[float], like: Model) -> None:
         """Load a checkpoint from the disk and score it.
 
         Raises:
@@ -145,7 +145,7 @@ class CheckBatch:
                     f"{TOLERANCE[self.precision]:g}: it was not kept."
                 )
 
-    def _autocast(self, loaded: LoadedModel) -> Any:
+    def _autocast(self, loaded: Model) -> Any:
         dtype = AUTOCAST.get(self.precision)
         return nullcontext() if dtype is None else torch.autocast(loaded.model.device.type, dtype=dtype)
 

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from ropewalk.evaluate.lm_head import evaluating, find_decoder
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.packing import UNCOUNTED
-from ropewalk.models.replaced import replacing
-from ropewalk.models.rotary import find_installed
+from ropewalk.models.model import Model
+from ropewalk.models.replaced_attribute import replaced
 
 TILE_LOGITS = 2**22  # logits that exist at once, where that is not too few tokens
 FEWEST_TOKENS = 256
@@ -46,8 +45,8 @@ class TiledLoss:
         long: RescaleFactors | None = None,
         short: RescaleFactors | None = None,
     ) -> None:
-        with evaluating(model):
-            self._decoder = find_decoder(model)
+        self._owner = Model.wrap(model)
+        self._decoder = self._owner.decoder
         vocabulary_size = model.config.get_text_config(decoder=True).vocab_size
         self._tile_tokens = tile_tokens or max(FEWEST_TOKENS, TILE_LOGITS // vocabulary_size)
         self._model = model
@@ -80,11 +79,9 @@ class TiledLoss:
         if self._short is None:
             return
         wanted = self._short if is_short else self._long
-        rotary = find_installed(self._model)
-        assert rotary is not None
         assert wanted is not None
-        if rotary.factors is not wanted:
-            rotary.set_factors(wanted)
+        if self._owner.factors is not wanted:
+            self._owner.install(wanted)
 
     def _sum(self, output: Any, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted nats of all counted tokens, shape ()."""
@@ -114,15 +111,13 @@ def _answering(decoder: nn.Module, output: Any, hidden: Tensor) -> Iterator[None
     """Meanwhile the decoder answers with these hidden states, and else as it did, whatever it is asked."""
     answer = copy.copy(output)
     answer.last_hidden_state = hidden
-    with replacing() as replacements:
-        replacements.replace(decoder, "forward", lambda *args, **kwargs: answer)
+    with replaced(decoder, "forward", lambda *args, **kwargs: answer):
         yield
 
 
 @contextmanager
 def tiled_loss(model: Any, **settings: Any) -> Iterator[TiledLoss]:
     """`TiledLoss` in the place of the model's forward; afterwards it is as it was."""
-    with replacing() as replacements:
-        loss = TiledLoss(model, **settings)
-        replacements.replace(model, "forward", loss)
+    loss = TiledLoss(model, **settings)
+    with replaced(model, "forward", loss):
         yield loss

@@ -21,9 +21,7 @@ from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.trainer import Progress, StageTrainer, StepProgress, is_float32, make_trainer
 from ropewalk.models.activation_checkpointing import recomputing
 from ropewalk.models.fingerprint import hash_stored_weights, hash_weights
-from ropewalk.models.model import LoadedModel, load_model
-from ropewalk.models.modules import find_decoder_layers
-from ropewalk.models.rotary import find_installed
+from ropewalk.models.model import Model, load_model
 from ropewalk.store import FolderLock, write_atomically
 
 FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1
@@ -53,7 +51,7 @@ class FinetuneResult:
 
 
 def finetune(
-    loaded: LoadedModel,
+    loaded: Model,
     factors: RescaleFactors,
     documents: TrainingStream,
     settings: FinetuneSettings,
@@ -88,7 +86,7 @@ def finetune(
     stage = Path(folder)
     short = _require_trainable(loaded, factors, settings)
     with _adapted(loaded, settings) as model, ExitStack() as stack:
-        stack.enter_context(loaded.installed(factors))
+        stack.enter_context(loaded.using(factors))
         layers = _recomputed_layers(loaded, settings)
         stack.enter_context(recomputing(layers, trained=True))
         trainer = make_trainer(model, settings, stage, recomputed=bool(layers), on_step=on_step)
@@ -122,7 +120,7 @@ def finetune(
 
 
 def _require_trainable(
-    loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings
+    loaded: Model, factors: RescaleFactors, settings: FinetuneSettings
 ) -> RescaleFactors | None:
     """Refuse what can't be trained; the factors of short segments, if there are any."""
     factors.require_geometry(loaded.geometry, loaded.name)
@@ -139,21 +137,14 @@ def _require_trainable(
     return _original_factors(loaded, factors, settings) if settings.mixed_window else None
 
 
-def _recomputed_layers(loaded: LoadedModel, settings: FinetuneSettings) -> list[Any]:
+def _recomputed_layers(loaded: Model, settings: FinetuneSettings) -> list[Any]:
     """The layers for `models.activation_checkpointing` on a processor; elsewhere Trainer does it."""
     if not settings.gradient_checkpointing or settings.is_sharded or loaded.model.device.type != "cpu":
         return []
-    rotary = find_installed(loaded.model)
-    assert rotary is not None
-    try:
-        return list(find_decoder_layers(loaded.model, rotary.rotary, loaded.geometry))
-    except ModelError:
-        return []
+    return list(loaded.decoder_layers or ())
 
 
-def _original_factors(
-    loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings
-) -> RescaleFactors:
+def _original_factors(loaded: Model, factors: RescaleFactors, settings: FinetuneSettings) -> RescaleFactors:
     """The original RoPE, in as many rows as `factors` has."""
     length, original = loaded.geometry.original_length, loaded.description.original_factors()
     if settings.length <= length:
@@ -174,7 +165,7 @@ def _original_factors(
 
 
 @contextmanager
-def _adapted(loaded: LoadedModel, settings: FinetuneSettings) -> Iterator[Any]:
+def _adapted(loaded: Model, settings: FinetuneSettings) -> Iterator[Any]:
     """What is trained: the model, or an adapter around it, which is out of it again afterwards."""
     if settings.lora is None:
         yield loaded.model
@@ -187,7 +178,7 @@ def _adapted(loaded: LoadedModel, settings: FinetuneSettings) -> Iterator[Any]:
 
 
 def _identity(
-    loaded: LoadedModel, factors: RescaleFactors, settings: FinetuneSettings, check: CheckBatch
+    loaded: Model, factors: RescaleFactors, settings: FinetuneSettings, check: CheckBatch
 ) -> dict[str, Any]:
     """What must be alike where a stage is gone on with."""
     return {
@@ -238,7 +229,7 @@ def _difference(found: Any, given: dict[str, Any]) -> str:
 
 def _set_up(
     trainer: StageTrainer,
-    loaded: LoadedModel,
+    loaded: Model,
     model: Any,
     factors: RescaleFactors,
     packer: Packer,
@@ -249,8 +240,7 @@ def _set_up(
     trainer.packer, trainer.check, trainer.progress = packer, check, Progress()
 
     def installed_digest() -> str:
-        rotary = find_installed(loaded.model)
-        held = None if rotary is None else rotary.factors
+        held = loaded.factors
         if held is None:
             return NO_FACTORS
         return factors_digest(factors if held is check.short else held)  # the last batch may be a short one
@@ -273,7 +263,7 @@ def _set_up(
     trainer.installed_digest, trainer.write_model, trainer.reload = installed_digest, write_model, reload
 
 
-def _go_on(trainer: StageTrainer, loaded: LoadedModel, model: Any) -> Path | None:
+def _go_on(trainer: StageTrainer, loaded: Model, model: Any) -> Path | None:
     """Load the last checkpoint, if there is one, and score the check batch with the evaluator."""
     complete = checkpoints.complete_checkpoints(trainer.stage)
     if not complete:
@@ -303,7 +293,7 @@ def _go_on(trainer: StageTrainer, loaded: LoadedModel, model: Any) -> Path | Non
 
 def _finish(
     trainer: StageTrainer,
-    loaded: LoadedModel,
+    loaded: Model,
     model: Any,
     factors: RescaleFactors,
     identity: dict[str, Any],
@@ -360,7 +350,7 @@ def _read_result(stage: Path) -> FinetuneResult:
 
 
 def _write_plain(
-    loaded: LoadedModel,
+    loaded: Model,
     factors: RescaleFactors,
     folder: Path,
     settings: FinetuneSettings,

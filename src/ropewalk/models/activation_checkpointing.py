@@ -9,7 +9,7 @@ import ctypes
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ropewalk.errors import ModelError
-from ropewalk.models.replaced import replacing
+from ropewalk.models.replaced_attribute import replaced
 
 MLP_NAMES = ("mlp", "feed_forward")
 MLP_TILE_TOKENS = 2048  # enough for the full rate of a matrix product
@@ -51,12 +51,13 @@ def recomputing(layers: Iterable[nn.Module], *, trained: bool = False) -> Iterat
     With `trained`, their parameters get gradients too, and dropout is the same the second time; feed-forward
     parts are then not cut into tiles.
     """
-    with replacing() as replacements:
+    with ExitStack() as stack:
         for layer in layers:
             mlp = None if trained else tokenwise_mlp(layer)
             if mlp is not None:
-                replacements.replace(mlp, "forward", _TiledForward(mlp.forward))
-            replacements.replace(layer, "forward", _CheckpointedForward(layer.forward, is_random=trained))
+                stack.enter_context(replaced(mlp, "forward", _TiledForward(mlp.forward)))
+            again = _CheckpointedForward(layer.forward, is_random=trained)
+            stack.enter_context(replaced(layer, "forward", again))
         yield
 
 

@@ -29,11 +29,13 @@ class AttentionLayers:
         window: tokens that layers in `sees_window` see, None if there are none.
         sees_window: for each layer, whether it sees only so far (sliding or chunked).
         rotates: for each layer, whether it rotates queries and keys.
+        attends: for each layer, whether it has attention.
     """
 
     window: int | None
     sees_window: tuple[bool, ...]
     rotates: tuple[bool, ...]
+    attends: tuple[bool, ...]
 
     def notes(self) -> Iterator[str]:
         """A sentence where factors can't do what they do elsewhere."""
@@ -53,15 +55,19 @@ def read_attention_layers(fields: Fields, num_layers: int) -> AttentionLayers:
     """
     kinds = fields.entries("layer_types", num_layers) or fields.entries("layers_block_type", num_layers)
     window, sees_window = _windows(fields, kinds, num_layers)
+    attends = [kind not in KINDS_WITHOUT_ATTENTION for kind in kinds or [""] * num_layers]
     model_type = str(fields.get("model_type"))
     by_window = model_type in ROTATE_SLIDING_LAYERS
     if by_window and (window is not None or model_type not in ROTATE_ALL_WITHOUT_WINDOW):
         rotates = list(map(operator.or_, sees_window, _dense_layers(fields, num_layers)))
     else:
         with_rope = fields.entries("no_rope_layers", num_layers) or [1] * num_layers  # 1: it rotates
-        with_attention = [kind not in KINDS_WITHOUT_ATTENTION for kind in kinds or [""] * num_layers]
-        rotates = [bool(rope) and attends for rope, attends in zip(with_rope, with_attention, strict=True)]
-    return AttentionLayers(window=window, sees_window=tuple(sees_window), rotates=tuple(rotates))
+        rotates = [
+            bool(rope) and has_attention for rope, has_attention in zip(with_rope, attends, strict=True)
+        ]
+    return AttentionLayers(
+        window=window, sees_window=tuple(sees_window), rotates=tuple(rotates), attends=tuple(attends)
+    )
 
 
 def _windows(fields: Fields, kinds: list[Any] | None, num_layers: int) -> tuple[int | None, list[bool]]:

@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from huggingface_hub import snapshot_download
+from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.utils.hub import cached_file, resolve_revision
 
@@ -18,11 +19,18 @@ from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.config_fields import require_countable
 from ropewalk.models.fingerprint import hash_weights, warn_if_other_weights
+from ropewalk.models.generation_cache import drops_cache_at_switch, keep_cache
 from ropewalk.models.gguf_scaling import require_plain
+from ropewalk.models.head import Head, find_head, head_of_twin
 from ropewalk.models.load_errors import first_line, one_line_errors
-from ropewalk.models.rope_config import RopeDescription, describe, with_todays_names
-from ropewalk.models.rotary import install, installed, uninstall
+from ropewalk.models.replaced_attribute import ReplacedAttribute
+from ropewalk.models.rope_config import RopeDescription, describe, read_description, with_todays_names
+from ropewalk.models.rotary import Attachment, Installable, OneSet, RotaryHook, guard_hooks
+from ropewalk.models.rotary_calls import find_decoder_layers, find_rotary, text_decoder
+from ropewalk.models.rotary_check import require_described
+from ropewalk.models.rotary_layout import learn_layout
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
+from ropewalk.models.sliding_windows import UNLIMITED_WINDOW, find_windows
 from ropewalk.models.tokenizer import read_tokenizer, require_embeddings
 from ropewalk.models.untrusted_config import without_chosen_code
 from ropewalk.models.weight_files import (
@@ -37,59 +45,301 @@ from ropewalk.models.weight_files import (
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 NAMES = f"a model's folder, a hub name, a .gguf file, or {SCALE_MODEL}"
 ADAPTER_CONFIG = "adapter_config.json"
+ATTRIBUTE = "_ropewalk_model"  # of a transformers model: its `Model`
+LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A causal language model, its tokenizer, and what a record says about where it came from and runs.
+class Model:
+    """A causal language model that owns its rotary embedding, its tokenizer, and what records say about it.
+
+    Factors get into it by `using`, `install` and `uninstall` only. What they need is learnt once, when it is
+    first needed: the rotary and its layout, the decoder and the head, and the places of sliding windows.
+
+    In families with one rotary for all kinds of layer, factors apply to every layer that reads it, sliding
+    layers too, as every engine computes it; a sliding layer keeps its window unless `full_attention`.
 
     Attributes:
-        model, tokenizer: transformers' own objects.
-        name, revision: as asked for, and the hub's commit (None for local files).
-        description: its geometry, and the scaling that it carries.
-        weights_sha256: `hash_weights` of the model.
-        where: device, dtype, attn_implementation and revision, for every record.
-        full_attention: whether installing lifts sliding windows that are shorter than the target.
+        model, tokenizer: transformers' own objects; the tokenizer is None where none was given.
+        name, revision: as given, and the hub's commit (None for local files).
+        full_attention: whether sliding windows that are shorter than the target are lifted while factors are
+            installed.
     """
 
-    model: Any = field(repr=False)
-    tokenizer: Any = field(repr=False)
-    name: str
-    revision: str | None
-    description: RopeDescription
-    weights_sha256: str
-    where: dict[str, str | None]
-    full_attention: bool = False
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tokenizer: Any = None,
+        name: str = "",
+        revision: str | None = None,
+        description: RopeDescription | None = None,
+        original_length: int | None = None,
+        full_attention: bool = False,
+    ) -> None:
+        config = model.config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name: str = name or getattr(config, "name_or_path", "") or config.model_type
+        self.revision = revision
+        self.full_attention = full_attention
+        self._description = description
+        self._original_length = original_length
+        self._head: Head | None = None
+        self._attached: list[Attachment] = []
+        vars(model)[ATTRIBUTE] = self
+        guard_hooks()
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {type(self.model).__name__}, factors={self.factors!r})"
+
+    @classmethod
+    def wrap(
+        cls, model: Any, *, original_length: int | None = None, full_attention: bool | None = None
+    ) -> "Model":
+        """The `Model` of a transformers model in memory, which is built once and stays with it.
+
+        Args:
+            model: any transformers causal model; a `Model` is returned as it is.
+            original_length: L in tokens, where the model's configuration states it wrongly.
+            full_attention: installing lifts sliding windows that are shorter than the target.
+                None, for either, keeps what an earlier `Model` of it has. Where they differ from it, what was
+                installed is uninstalled, and a new `Model` takes its place.
+        """
+        earlier = model if isinstance(model, Model) else vars(model).get(ATTRIBUTE)
+        if earlier is None:
+            return cls(model, original_length=original_length, full_attention=bool(full_attention))
+        other_length = original_length is not None and original_length != earlier.geometry.original_length
+        if not other_length and full_attention in (None, earlier.full_attention):
+            return earlier
+        earlier.uninstall()
+        return cls(
+            earlier.model,
+            tokenizer=earlier.tokenizer,
+            name=earlier.name,
+            revision=earlier.revision,
+            description=None if other_length else earlier.description,
+            original_length=original_length,
+            full_attention=earlier.full_attention if full_attention is None else full_attention,
+        )
+
+    # ------------------------------------------------------------ factors
+
+    def install(self, factors: RescaleFactors | Installable) -> None:
+        """Rotate by these factors until `uninstall`; other factors take the place of earlier ones.
+
+        Raises:
+            FactorsError: they were made for another geometry.
+            ModelError: the family can't be extended, or every layer slides over a window that is shorter than
+                the target and `full_attention` is off. Earlier factors then stay.
+        """
+        installed = OneSet(factors) if isinstance(factors, RescaleFactors) else factors
+        self._require_suitable(installed)
+        self._switch(installed)
+
+    def uninstall(self) -> None:
+        """Leave the base model, the same bits; without installed factors, nothing happens."""
+        if self._attached:
+            self._switch(None)
+
+    @contextmanager
+    def using(self, factors: RescaleFactors | Installable | None) -> Iterator[None]:
+        """`install` for the length of a `with`, then what was installed before; None changes nothing."""
+        if factors is None:
+            yield
+            return
+        before = self.installed
+        self.install(factors)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    @property
+    def installed(self) -> Installable | None:
+        """What the model rotates by now; None for its own rotary."""
+        return self.hook.installed if self._attached else None
+
+    @property
+    def factors(self) -> RescaleFactors | None:
+        """The installed factors, of several sets those of the longest; None for the base model."""
+        installed = self.installed
+        return None if installed is None else installed.factors
+
+    @contextmanager
+    def base_config(self) -> Iterator[None]:
+        """Inside the `with`, configurations are those of the base model, whatever is installed."""
+        replaced = [
+            attached
+            for attached in self._attached
+            if isinstance(attached, ReplacedAttribute) and isinstance(attached.owner, PreTrainedConfig)
+        ]
+        for attribute in replaced:
+            attribute.remove()
+        try:
+            yield
+        finally:
+            for attribute in replaced:
+                attribute.replace()
+
+    # ------------------------------------------------------------ what is learnt once
+
+    @property
+    def description(self) -> RopeDescription:
+        """Its geometry, and the scaling that it has."""
+        if self._description is None:
+            self._description = read_description(
+                self.model.config, original_length=self._original_length, name=self.name
+            )
+        return self._description
 
     @property
     def geometry(self) -> RopeGeometry:
         return self.description.geometry
 
-    def install(self, factors: RescaleFactors) -> None:
-        """Put factors into the model until `uninstall`; see `models.rotary`."""
-        install(self.model, factors, **self.how_installed)
+    @cached_property
+    def weights_sha256(self) -> str:
+        """`hash_weights` of the model."""
+        return hash_weights(self.model)
 
-    def uninstall(self) -> None:
-        """Give the model its own rotary back."""
-        uninstall(self.model)
+    @cached_property
+    def where(self) -> dict[str, str | None]:
+        """Device, dtype, attn_implementation and revision, for every record."""
+        return {
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "attn_implementation": self.model.config._attn_implementation,
+            "revision": self.revision,
+        }
 
-    @contextmanager
-    def installed(self, factors: RescaleFactors | None) -> Iterator[None]:
-        """Factors in the model for the length of a `with`; None leaves it untouched."""
-        if factors is None:
-            yield
-            return
-        with installed(self.model, factors, **self.how_installed):
-            yield
+    @cached_property
+    def hook(self) -> RotaryHook:
+        """The hook on the rotary, with the layout of cos and sin.
+
+        Raises:
+            ModelError: the family can't be extended, or does not rotate as its configuration states.
+        """
+        description = self.description
+        calls = find_rotary(self.model, self.name, description.layer_type)
+        layout = learn_layout(
+            calls.rotary, self.geometry.num_pairs, self.name, layer_type=description.layer_type
+        )
+        require_described(calls.rotary, layout, description, self.name)
+        return RotaryHook(calls, layout, self.name)
+
+    @cached_property
+    def decoder_layers(self) -> nn.ModuleList | None:
+        """The decoder layers, or None if the model has no list of them beside its rotary."""
+        return find_decoder_layers(self.model, self.hook.calls.rotary, self.geometry.num_layers)
 
     @property
-    def how_installed(self) -> dict[str, Any]:
-        """The further arguments of `models.rotary` for this model."""
-        return {"original_length": self.geometry.original_length, "full_attention": self.full_attention}
+    def head(self) -> Head:
+        """The decoder, and how logits are made of its last hidden states.
+
+        Raises:
+            EvaluationError: no decoder's hidden states give the model's own logits.
+        """
+        head = self._head or find_head(self.model)
+        if head.is_certain:
+            self._head = head
+        return head
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The module that reads tokens and returns last hidden states."""
+        return self.head.decoder
+
+    @property
+    def rotates_by_length(self) -> bool:
+        """Whether the model rotates otherwise in longer texts, by a rule of its own."""
+        return not self._attached and any(
+            rope_type in LENGTH_DEPENDENT for module in self._scaled_rotaries for rope_type in _types(module)
+        )
+
+    def share_head_of(self, twin: "Model") -> None:
+        """Take the head as found in a smaller model of the same class, instead of looking for it."""
+        self._head = head_of_twin(self.model, twin.head)
+
+    @cached_property
+    def _scaled_rotaries(self) -> list[nn.Module]:
+        return [module for module in self.model.modules() if getattr(module, "rope_type", None) is not None]
+
+    @cached_property
+    def _windows(self) -> list[tuple[Any, str]]:
+        return find_windows(text_decoder(self.model)) if self.full_attention else []
+
+    @cached_property
+    def _cache_droppers(self) -> list[nn.Module]:
+        return [module for module in self.model.modules() if drops_cache_at_switch(module)]
+
+    # ------------------------------------------------------------ attaching
+
+    def _require_suitable(self, installed: Installable) -> None:
+        installed.factors.require_geometry(self.geometry, self.name)
+        description, target = self.description, installed.factors.target_length
+        window, num_sliding = description.sliding_window, description.num_sliding_layers
+        all_slide = num_sliding >= description.num_attention_layers
+        if window is not None and window < target and all_slide and not self.full_attention:
+            raise ModelError(
+                f"All {num_sliding} attention layers of {self.name} see only a window of {window} tokens, "
+                f"but the target is {target}: lift their windows with --full-attention, or choose a target "
+                f"up to {window}."
+            )
+        self._layers_to_attach(installed)  # learns the hook, and refuses before anything changes
+
+    def _layers_to_attach(self, installed: Installable) -> Iterable[nn.Module]:
+        """The layers that need hooks of their own."""
+        shares_rotary = not self.hook.calls.layer_indices
+        if not (installed.per_layer and shares_rotary):
+            return ()
+        if self.decoder_layers is None:
+            raise ModelError(
+                f"No list of {self.geometry.num_layers} layers stands beside the rotary of {self.name}: give "
+                f"one vector of factors for all layers."
+            )
+        return self.decoder_layers
+
+    def _switch(self, installed: Installable | None) -> None:
+        before = self.installed
+        if _is_one_set(before) and _is_one_set(installed) and before.per_layer == installed.per_layer:
+            self.hook.set(installed)
+            return
+        self._detach()
+        if installed is None:
+            return
+        try:
+            self._attach(installed)
+        except BaseException:
+            self._detach()
+            if before is not None:
+                self._attach(before)
+            raise
+
+    def _attach(self, installed: Installable) -> None:
+        self.hook.set(installed)
+        self._attached.extend(self.hook.attach(self._layers_to_attach(installed)))
+        self._attached.extend(ReplacedAttribute(*window, UNLIMITED_WINDOW) for window in self._windows)
+        self._attached.extend(keep_cache(module) for module in self._cache_droppers)
+        self._attached.extend(installed.attach(self))
+
+    def _detach(self) -> None:
+        """The last first, so that an attribute that was replaced twice is as it was."""
+        while self._attached:
+            self._attached.pop().remove()
+        if "hook" in vars(self):
+            self.hook.set(None)
 
     def warn_if_other_weights(self, factors: RescaleFactors, source: str = "these factors") -> None:
         """Warn, naming both models, where factors were made on other weights of the same geometry."""
         warn_if_other_weights(factors, source, model=self.name, weights_sha256=self.weights_sha256)
+
+
+def _is_one_set(installed: Installable | None) -> TypeGuard[OneSet]:
+    return isinstance(installed, OneSet)
+
+
+def _types(rotary: Any) -> Iterable[Any]:
+    """The types of scaling of a rotary, of which some have one for each type of layer."""
+    return rotary.rope_type.values() if isinstance(rotary.rope_type, dict) else (rotary.rope_type,)
 
 
 def load_model(
@@ -102,7 +352,7 @@ def load_model(
     trust_remote_code: bool = False,
     original_length: int | None = None,
     full_attention: bool = False,
-) -> LoadedModel:
+) -> Model:
     """Load a model from a folder, the hub, a `.gguf` file, or `scale-model`, ready to be evaluated.
 
     Weights are read from safetensors or GGUF; pickles are refused, because reading one runs its code. The
@@ -114,7 +364,7 @@ def load_model(
         attn_implementation: as transformers names it.
         revision: branch, tag or commit on the hub.
         original_length: L in tokens, where the configuration states a wrong window.
-        full_attention: installing lifts sliding windows that are shorter than the target.
+        full_attention: installing factors lifts sliding windows that are shorter than the target.
 
     Raises:
         ModelError: not found, not reachable, not a causal model, no rotary embedding that can be rescaled,
@@ -142,21 +392,17 @@ def load_model(
         _require_complete(report, name)
         model = model.to(torch_device).eval()
     require_embeddings(model, tokenizer, name)
-    return LoadedModel(
-        model=model,
+    loaded = Model(
+        model,
         tokenizer=tokenizer,
         name=name,
         revision=commit,
         description=description,
-        weights_sha256=hash_weights(model),
-        where={
-            "device": str(torch_device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attn_implementation": attn_implementation,
-            "revision": commit,
-        },
         full_attention=full_attention,
     )
+    loaded.weights_sha256 = hash_weights(model)  # before anything can change them
+    loaded.where |= {"device": str(torch_device), "attn_implementation": attn_implementation}  # as given
+    return loaded
 
 
 def describe_model(

@@ -53,6 +53,9 @@ class RopeDescription:
         num_sliding_layers: how many layers those are.
         num_rotary_layers: how many layers rotate; others have no positions (NoPE), or no attention.
         own_reach: tokens that the model reads as it is, with its own scaling; at least the trained window.
+        num_attention_layers: how many layers have attention.
+        layer_type: the type of the layers whose rotary is described, where the rotary is called once for each
+            type; None where one rotary serves all layers.
         window_notes: a sentence for everything about its window that is not what it seems.
     """
 
@@ -63,8 +66,10 @@ class RopeDescription:
     sliding_window: int | None
     num_sliding_layers: int
     num_rotary_layers: int
+    num_attention_layers: int
     model_type: str
     own_reach: int
+    layer_type: str | None = None
     window_notes: tuple[str, ...] = ()
 
     @property
@@ -123,9 +128,10 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
     """
     description = read_description(config, original_length=original_length, name=name)
     text, name = _text_part(config, name)
-    rotary = build_rotary(text, name)
+    layer_type = description.layer_type
+    rotary = build_rotary(text, name, layer_type)
     if rotary is not None:
-        layout = learn_layout(rotary, description.geometry.num_pairs, name)
+        layout = learn_layout(rotary, description.geometry.num_pairs, name, layer_type=layer_type)
         if not require_described(rotary, layout, description, name):
             return dataclasses.replace(
                 description,
@@ -243,6 +249,7 @@ def _read(fields: Fields, original_length: int | None) -> RopeDescription:
         sliding_window=layers.window,
         num_sliding_layers=sum(layers.sees_window),
         num_rotary_layers=sum(layers.rotates),
+        num_attention_layers=sum(layers.attends),
         model_type=model_type,
         own_reach=stated.reach,
         window_notes=(*stated.notes(), *layers.notes()),

@@ -1,238 +1,235 @@
-"""Put factors into a loaded model, and take them out again.
+"""The hook by which a model rotates by given factors, exactly, until the hook is removed.
 
 Families with a model-level rotary compute cos and sin once and pass them to every layer. While factors are
-installed, that rotary's forward is replaced on the instance: it fills the family's own layout from the
-exact table of `rope.frequencies`, so none of transformers' dynamic or switching rules is ever asked.
-Whatever is replaced is remembered and put back, so that afterwards logits are the same bits.
+installed, a forward hook on that rotary replaces what it returns: the family's own layout, filled from the
+exact table of `rope.frequencies`. transformers' rules that follow the length of a text do not act then,
+because the type of the rotary is `default` while factors are installed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import GenerationMixin
 
-from ropewalk.errors import ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.modules import drops_cache_at_switch, find_decoder_layers, find_rotary, find_windows
-from ropewalk.models.replaced import Replacements
-from ropewalk.models.rope_config import RopeDescription, read_description
-from ropewalk.models.rotary_check import require_described
-from ropewalk.models.rotary_layout import RotaryLayout, learn_layout, leaves
+from ropewalk.models.replaced_attribute import ReplacedAttribute
+from ropewalk.models.rotary_calls import RotaryCalls
+from ropewalk.models.rotary_layout import RotaryLayout, leaves
 from ropewalk.rope.frequencies import cos_sin
 
-# A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
-# the rotary in families that turn only their sliding layers.
-UNLIMITED_WINDOW = 2**30
+if TYPE_CHECKING:
+    from ropewalk.models.model import Model
 
-# original_length, full_attention, and whether factors are per layer.
-Settings = tuple[int | None, bool, bool]
-Rotary = TypeVar("Rotary", bound="InstalledRotary")
+DEFAULT_TYPE = "default"
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def install(
-    model: nn.Module,
-    factors: RescaleFactors,
-    *,
-    original_length: int | None = None,
-    full_attention: bool = False,
-) -> None:
-    """Make the model's rotary turn by these factors, until `uninstall`.
+def not_compiled(function: Function) -> Function:
+    """Compiled models call it as it is: the table that it keeps would be a constant of the graph."""
+    return torch.compiler.disable(function)  # type: ignore[no-untyped-call,no-any-return]
 
-    Installing again replaces the factors, which is cheap: only values change.
 
-    Args:
-        model: any transformers causal model with one model-level rotary.
-        original_length: L in tokens, where the model's configuration states it wrongly.
-        full_attention: layers with a window shorter than the target attend to everything meanwhile.
+def guard_hooks() -> None:
+    """Make `torch.compile` notice hooks that come and go; by default, compiled code keeps its first ones.
 
-    Raises:
-        FactorsError: they were made for another geometry.
-        ModelError: the family can't be extended, or windows are too short and `full_attention` is not said.
+    It is a setting of the process, for models that are compiled later.
     """
-    current = find_installed(model)
-    settings = (original_length, full_attention, factors.per_layer)
-    if current is not None and current.takes(settings):
-        current.check(factors)
-        current.set_factors(factors)
-        return
-    if current is not None:
-        current.remove()  # so that the model is looked at as it came, its windows too
-    try:
-        prepare(model, factors, settings, InstalledRotary).put(model)
-    except BaseException:
-        if current is not None:
-            current.put(model)
-        raise
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
 
 
-def uninstall(model: nn.Module) -> None:
-    """Give the model back exactly what it had; without installed factors, nothing happens."""
-    current = find_installed(model)
-    if current is not None:
-        current.remove()
+class Attachment(Protocol):
+    """Something that stays in a model until it is removed: a hook's handle, or a replaced attribute."""
+
+    def remove(self) -> None: ...
 
 
-@contextmanager
-def installed(
-    model: nn.Module,
-    factors: RescaleFactors,
-    *,
-    original_length: int | None = None,
-    full_attention: bool = False,
-) -> Iterator[None]:
-    """`install` for the length of a `with`; afterwards the model is as it was, other factors included."""
-    before = find_installed(model)
-    earlier = None if before is None else before.factors
-    install(model, factors, original_length=original_length, full_attention=full_attention)
-    try:
-        yield
-    finally:
-        if before is not None and earlier is not None and find_installed(model) is before:
-            before.set_factors(earlier)
-        else:
-            uninstall(model)
-            if before is not None:
-                before.put(model)
+class CosSin(Protocol):
+    """What makes cos and sin for positions."""
+
+    def cos_sin(self, positions: Tensor, layer_index: int) -> tuple[Tensor, Tensor]:
+        """Float64, each of shape (*positions.shape, num_pairs)."""
+        ...
 
 
-def find_installed(model: nn.Module) -> "InstalledRotary | None":
-    """What stands in for the model's rotary now."""
-    for module in model.modules():
-        forward = module.__dict__.get("forward")
-        if isinstance(forward, InstalledRotary):
-            return forward
-    return None
+class Installable(Protocol):
+    """What a model can rotate by: one set of factors (`OneSet`), or several (`runtime.rotary`).
 
-
-class InstalledRotary:
-    """Stands in for the forward of a model's rotary: the same layout, from the exact table.
-
-    The last table is kept: a search reads the same positions thousands of times. It is used again only
-    for equal positions, dtype and device, and never after the factors change.
+    Attributes:
+        factors: what is compared with the model before it is installed; of several sets, the longest.
+        per_layer: whether layers rotate by different factors.
     """
-
-    def __init__(
-        self,
-        rotary: nn.Module,
-        layout: RotaryLayout,
-        description: RopeDescription,
-        name: str,
-        factors: RescaleFactors,
-        settings: Settings,
-    ) -> None:
-        self.rotary = rotary
-        self.layout = layout
-        self.description = description
-        self.name = name
-        self.settings = settings
-        self._replacements = Replacements()
-        self._tables: Any = WeakIdKeyDictionary()
-        self._table: Table | None = None
-        self._traced: list[Table] | None = None
-        self.set_factors(factors)
 
     @property
-    def per_layer(self) -> bool:
-        return self.factors.per_layer
+    def factors(self) -> RescaleFactors: ...
 
-    def takes(self, settings: Settings) -> bool:
-        """Whether other factors with these settings can simply take the place of the present ones."""
-        return self.settings == settings
+    @property
+    def per_layer(self) -> bool: ...
 
-    def set_factors(self, factors: RescaleFactors) -> None:
+    def choose(self, positions: Tensor) -> CosSin:
+        """By what the tokens at these positions, of shape (rows or 1, tokens), rotate."""
+        ...
+
+    def attach(self, model: "Model") -> Iterable[Attachment]:
+        """Attach what it needs besides the hook on the rotary."""
+        ...
+
+
+class OneSet:
+    """One set of factors for all texts."""
+
+    def __init__(self, factors: RescaleFactors) -> None:
         self.factors = factors
+        self.per_layer = factors.per_layer
+
+    def choose(self, positions: Tensor) -> CosSin:
+        return self
+
+    def cos_sin(self, positions: Tensor, layer_index: int) -> tuple[Tensor, Tensor]:
+        return cos_sin(self.factors, positions, layer_index)
+
+    def attach(self, model: "Model") -> Iterable[Attachment]:
+        return ()
+
+
+class RotaryHook:
+    """Replaces what a rotary returns, for the calls that factors apply to.
+
+    The last table is kept: a search reads the same positions thousands of times. It is used again only for
+    equal positions, dtype and device, and never after the factors change.
+
+    Attributes:
+        calls, layout: which calls, and how cos and sin are laid out in what they return.
+        name: how errors call the model.
+        installed: what the model rotates by now, None for its own rotary.
+    """
+
+    def __init__(self, calls: RotaryCalls, layout: RotaryLayout, name: str) -> None:
+        self.calls = calls
+        self.layout = layout
+        self.name = name
+        self.installed: Installable | None = None
+        self._table: Table | None = None
+        self._tables: Any = WeakIdKeyDictionary()
+        self._traced: list[Table] | None = None
+
+    def set(self, installed: Installable | None) -> None:
+        """Rotate by something else from now on."""
+        self.installed = installed
         self._table = None
 
-    def check(self, factors: RescaleFactors) -> None:
-        """Refuse factors of another geometry, or layers that never see as far as the target."""
-        factors.require_geometry(self.description.geometry, self.name)
-        window, num_layers = self.description.sliding_window, self.description.num_sliding_layers
-        full_attention = self.settings[1]
-        if window is not None and window < factors.target_length and not full_attention:
-            raise ModelError(
-                f"{num_layers} of {self.description.geometry.num_layers} layers of {self.name} see only "
-                f"{window} tokens, but the target is {factors.target_length}: lift their windows with "
-                f"--full-attention, or choose a target up to {window}."
-            )
+    def attach(self, layers: Iterable[nn.Module]) -> Iterator[Attachment]:
+        """Register the hooks.
 
-    def put(self, model: nn.Module) -> None:
-        """Replace the forward, and whatever else would act on its own."""
-        self._replacements.replace(self.rotary, "forward", self)
-        if self.per_layer:
-            for index, layer in enumerate(find_decoder_layers(model, self.rotary, self.description.geometry)):
-                self._replacements.replace(layer, "forward", _LayerForward(self, index, layer.forward))
-        if self.settings[1]:
-            for owner, attribute in find_windows(model):
-                self._replacements.replace(owner, attribute, UNLIMITED_WINDOW)
-        for module in model.modules():
-            if drops_cache_at_switch(module):
-                self._replacements.replace(module, "prepare_inputs_for_generation", _PlainPrepare(module))
+        Args:
+            layers: the decoder layers, where they rotate by different factors and share a rotary; else none.
+        """
+        for module, index in zip(self.calls.modules, self.calls.layer_indices or (0,), strict=True):
+            if hasattr(module, "rope_type"):
+                yield ReplacedAttribute(module, "rope_type", self._without_rule(module.rope_type))
+            yield module.register_forward_hook(partial(self._after_rotary, index), with_kwargs=True)
+        for index, layer in enumerate(layers):
+            yield layer.register_forward_pre_hook(partial(self._before_layer, index), with_kwargs=True)
 
-    def remove(self) -> None:
-        self._replacements.put_back()
+    def _without_rule(self, rope_type: Any) -> Any:
+        if isinstance(rope_type, dict):
+            return {**rope_type, self.calls.layer_type: DEFAULT_TYPE}
+        return DEFAULT_TYPE
 
     @contextmanager
     def traced(self) -> Iterator[list["Table"]]:
-        """Meanwhile tables are leaves that need gradients; those that were made are listed."""
+        """Inside the `with`, tables are leaves that need gradients; yields the list of them."""
         self._table, self._traced = None, []
         try:
             yield self._traced
         finally:
             self._table = self._traced = None
 
-    def __call__(self, x: Tensor, position_ids: Tensor) -> Any:
-        """As the original: hidden states, and positions of shape (rows, tokens), or one for each axis."""
-        position_ids = self.layout.one_position(position_ids, self.name)
-        table = self._table
-        if table is None or not table.serves(x, position_ids):
-            # A plain tensor in every mode: one made in inference mode could not be used in training later.
-            with torch.inference_mode(False):
-                positions = position_ids.clone()
-                like = torch.empty(0, dtype=x.dtype, device=x.device)
-                table = self._table = Table(positions, like, self._fill(positions, like, layer_index=0))
-            if self._traced is not None:
-                self._traced.append(table.require_gradients())
-        if self.per_layer:
-            self._tables[table.leaves[0]] = table
+    @not_compiled
+    def _after_rotary(
+        self, layer_index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        inputs = self.calls.inputs(args, kwargs)
+        installed = self.installed
+        if inputs is None or installed is None:
+            return output
+        hidden_states, positions = inputs
+        table = self._table_for(installed, hidden_states, self.layout.one_position(positions, self.name))
+        if not installed.per_layer:
+            return table.outputs
+        if self.calls.layer_indices:
+            return self._fill(table, layer_index)
+        self._tables[table.leaves[0]] = table
         return table.outputs
 
-    def outputs_for(self, value: Any, layer_index: int) -> Any:
-        """What layer `layer_index` gets in the place of `value`, if that came from here; else `value`."""
+    @not_compiled
+    def _before_layer(
+        self, layer_index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give a layer its own cos and sin in the place of those of layer 0."""
+        swapped = tuple(self._for_layer(value, layer_index) for value in args)
+        named = {name: self._for_layer(value, layer_index) for name, value in kwargs.items()}
+        return swapped, named
+
+    def _for_layer(self, value: Any, layer_index: int) -> Any:
+        """The layer's own table, if `value` is what this hook returned from the rotary; else `value`."""
         leaf = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(leaf, Tensor) or leaf not in self._tables:
             return value
-        table = self._tables[leaf]
-        # Made when the layer asks, and not kept: tables of all layers at once may not fit.
+        # Made when the layer runs, and not kept: tables of all layers at once may not fit.
+        return self._fill(self._tables[leaf], layer_index)
+
+    def _table_for(self, installed: Installable, hidden_states: Tensor, positions: Tensor) -> "Table":
+        chosen, table = installed.choose(positions), self._table
+        if table is not None and table.chosen is chosen and table.serves(hidden_states, positions):
+            return table
+        # Plain tensors in every mode: those made in inference mode could not be used in training later.
         with torch.inference_mode(False):
-            return self._refill(table, layer_index)
+            like = torch.empty(0, dtype=hidden_states.dtype, device=hidden_states.device)
+            table = Table(chosen, positions.clone(), like)
+            table.set_outputs(self._fill(table, layer_index=0))
+        self._table = table
+        if self._traced is not None:
+            self._traced.append(table.require_gradients())
+        return table
 
-    def _refill(self, table: "Table", layer_index: int) -> Any:
-        return self._fill(table.positions, table.like, layer_index)
-
-    def _fill(self, positions: Tensor, like: Tensor, layer_index: int) -> Any:
-        exact = positions.to(float64_device(positions.device))
-        return self.layout.fill(*cos_sin(self.factors, exact, layer_index), like=like)
+    def _fill(self, table: "Table", layer_index: int) -> Any:
+        with torch.inference_mode(False):
+            positions = table.positions.to(float64_device(table.positions.device))
+            return self.layout.fill(*table.chosen.cos_sin(positions, layer_index), like=table.like)
 
 
 class Table:
-    """What a rotary returned last, with what it was made for."""
+    """What a rotary returned last, with what it was made for.
 
-    def __init__(self, positions: Tensor, like: Tensor, outputs: Any) -> None:
+    Attributes:
+        chosen: what cos and sin were made by.
+        positions: (rows or 1, tokens).
+        like: an empty tensor of the dtype and device of the hidden states.
+        outputs: what the rotary returns.
+    """
+
+    outputs: Any
+
+    def __init__(self, chosen: CosSin, positions: Tensor, like: Tensor) -> None:
+        self.chosen = chosen
         self.positions = positions
         self.like = like
+
+    def set_outputs(self, outputs: Any) -> None:
         self.outputs = outputs
         self._versions = self._current_versions()
 
-    def serves(self, x: Tensor, position_ids: Tensor) -> bool:
+    def serves(self, hidden_states: Tensor, positions: Tensor) -> bool:
+        """Whether a call of these inputs returns the same."""
         return (
-            x.dtype == self.like.dtype
-            and x.device == self.like.device
-            and position_ids.device == self.positions.device
-            and torch.equal(position_ids, self.positions)
+            hidden_states.dtype == self.like.dtype
+            and hidden_states.device == self.like.device
+            and positions.device == self.positions.device
+            and torch.equal(positions, self.positions)
             and self._versions == self._current_versions()
         )
 
@@ -246,59 +243,8 @@ class Table:
         return self
 
     def _current_versions(self) -> list[int]:
-        """They change where a family writes into what it was given."""
+        """They change where a family writes into what its rotary returned."""
         return [leaf._version for leaf in self.leaves]
-
-
-class _LayerForward:
-    """Stands in for one decoder layer's forward, where factors are per layer."""
-
-    def __init__(self, rotary: InstalledRotary, layer_index: int, original: Any) -> None:
-        self.rotary = rotary
-        self.layer_index = layer_index
-        self.original = original
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        swapped = [self.rotary.outputs_for(value, self.layer_index) for value in args]
-        named = {name: self.rotary.outputs_for(value, self.layer_index) for name, value in kwargs.items()}
-        if named.get("position_embeddings") is not None:
-            # A family that passes something else than what the rotary returned would keep layer 0's factors.
-            assert named["position_embeddings"] is not kwargs["position_embeddings"]
-        return self.original(*swapped, **named)
-
-
-class _PlainPrepare:
-    """Generation as every model does it, without Phi's rule of dropping the cache where factors switch."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        # Its signature is asked for: whether it takes embeddings in the place of ids.
-        self.__wrapped__ = GenerationMixin.prepare_inputs_for_generation.__get__(model)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return GenerationMixin.prepare_inputs_for_generation(self.model, *args, **kwargs)
-
-
-def prepare(
-    model: nn.Module, factors: RescaleFactors, settings: Settings, make: Callable[..., Rotary]
-) -> Rotary:
-    """Everything that may refuse, before anything is touched; `put` then puts it in.
-
-    Raises:
-        FactorsError: they were made for another geometry.
-        ModelError: the family can't be extended, or windows are too short.
-    """
-    config: Any = model.config
-    name = getattr(config, "name_or_path", "") or config.model_type
-    description = read_description(config, original_length=settings[0], name=name)
-    rotary = find_rotary(model, name)
-    layout = learn_layout(rotary, description.geometry.num_pairs, name)
-    require_described(rotary, layout, description, name)
-    replacement = make(rotary, layout, description, name, factors, settings)
-    if replacement.per_layer:
-        find_decoder_layers(model, rotary, description.geometry)
-    replacement.check(factors)
-    return replacement
 
 
 def float64_device(device: torch.device) -> torch.device:

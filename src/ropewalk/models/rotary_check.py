@@ -5,6 +5,7 @@ The rotary is built by transformers' own code, without layers and without weight
 """
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,8 @@ from ropewalk.errors import ModelError, shown
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.config_fields import read_by_transformers
-from ropewalk.models.modules import find_rotary, is_rotary
-from ropewalk.models.rotary_layout import RotaryLayout, bare_forward, leaves
+from ropewalk.models.rotary_calls import find_rotary, is_rotary
+from ropewalk.models.rotary_layout import RotaryLayout, bare_forward, buffer_name, leaves
 from ropewalk.rope.frequencies import cos_sin
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ AUTO_CLASSES = (AutoModelForCausalLM, AutoModel)
 SWITCHES = {"position_embedding_type": "rope", "use_mem_rope": True}
 
 
-def build_rotary(config: Any, name: str) -> nn.Module | None:
+def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Module | None:
     """The rotary that a model of this configuration has, on the CPU.
 
     Args:
@@ -55,7 +56,7 @@ def build_rotary(config: Any, name: str) -> nn.Module | None:
             f"{name} can't be extended: its model has no rotary position embedding (`{key}` is "
             f"{shown(getattr(config, key))})."
         )
-    rotary = find_rotary(model, name)
+    rotary = find_rotary(model, name, layer_type).rotary
     with read_by_transformers(name):
         rotary.to_empty(device="cpu")
         model._init_weights(rotary)  # as `from_pretrained` fills what no checkpoint holds
@@ -79,11 +80,12 @@ def require_described(
         return True  # nothing is stated that could be compared
     if own is None:
         own = _factors_of_one(description.geometry)
-    if follows(rotary, layout, short or own, name) and (short is None or follows(rotary, layout, own, name)):
+    same = partial(follows, rotary, layout, name=name, layer_type=description.layer_type)
+    if same(short or own) and (short is None or same(own)):
         return True
     if short is not None:
         only_short = own.replace(rescale_factors=short.rescale_factors)
-        if follows(rotary, layout, short, name) and follows(rotary, layout, only_short, name):
+        if same(short) and same(only_short):
             return False
     raise ModelError(
         f"{name} can't be extended: its rotary does not turn at the frequencies that its configuration "
@@ -92,15 +94,22 @@ def require_described(
     )
 
 
-def follows(rotary: nn.Module, layout: RotaryLayout, factors: RescaleFactors, name: str) -> bool:
-    """Whether a rotary, as it came, turns by these factors when it reads as far as they reach."""
-    buffer = getattr(rotary, "inv_freq", None)
+def follows(
+    rotary: nn.Module,
+    layout: RotaryLayout,
+    factors: RescaleFactors,
+    *,
+    name: str,
+    layer_type: str | None = None,
+) -> bool:
+    """Whether a rotary of the base model rotates by these factors in a text as long as they are for."""
+    buffer = getattr(rotary, buffer_name("inv_freq", layer_type), None)
     is_half = isinstance(buffer, Tensor) and buffer.dtype in (torch.bfloat16, torch.float16)
     num_positions = min(4 if is_half else 64, factors.target_length)
     # Some rules follow the longest position of a call, so the last one is as far as these factors reach.
     positions = torch.cat((torch.arange(num_positions), torch.tensor([factors.target_length - 1])))
     with read_by_transformers(name):
-        original = bare_forward(copy.deepcopy(rotary).cpu(), positions.unsqueeze(0))
+        original = bare_forward(copy.deepcopy(rotary).cpu(), positions.unsqueeze(0), layer_type=layer_type)
     filled = layout.fill(*cos_sin(factors, positions.unsqueeze(0)), like=torch.zeros(1))
     return _agree(original, filled, num_positions, 0.05 if is_half else 1e-4)
 

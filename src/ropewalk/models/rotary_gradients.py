@@ -1,8 +1,8 @@
-"""From the cos and sin that layers were given back to the rescale factors and the attention factor.
+"""Gradients with respect to rescale factors and attention factor, from those of cos and sin.
 
-Every layer reads one table. While it is traced, the table is a leaf on which the layers leave their
-gradients; one step at the end leads from there to the factors. So no layer has float64 angles in its graph,
-and the way from table to factors is walked once, not once a layer.
+Every layer reads one table of cos and sin. While it is traced, the table is a leaf of the graph, where the
+gradients of all layers add up; one step at the end leads from there to the factors. So no layer has float64
+angles in its graph, and the derivative of the table is computed once, not once per layer.
 """
 
 from collections.abc import Iterator
@@ -13,39 +13,40 @@ from torch import Tensor, nn
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.modules import find_decoder_layers
-from ropewalk.models.rotary import InstalledRotary, Table, find_installed, float64_device, installed
+from ropewalk.models.model import Model
+from ropewalk.models.rotary import Table, float64_device
 from ropewalk.models.rotary_layout import leaves
 from ropewalk.rope.frequencies import rescaled_angles
 
 
 class TableGradients:
-    """What has been left on the tables of an installed rotary since the tracing began."""
+    """The gradients that were left on the tables of an installed rotary while it was traced."""
 
-    def __init__(self, rotary: InstalledRotary, tables: list[Table]) -> None:
-        self._rotary = rotary
+    def __init__(self, model: Model, factors: RescaleFactors, tables: list[Table]) -> None:
+        self._model = model
+        self._factors = factors
         self._tables = tables
 
-    def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
+    def decoder_layers(self) -> nn.ModuleList:
         """The layers that read the tables.
 
         Raises:
             ModelError: they do not stand beside the rotary.
         """
-        try:
-            return find_decoder_layers(model, self._rotary.rotary, self._rotary.description.geometry)
-        except ModelError:
+        layers = self._model.decoder_layers
+        if layers is None:
             raise ModelError(
-                f"A gradient of {self._rotary.name} that long must be computed layer by layer, but no list "
+                f"A gradient of {self._model.name} that long must be computed layer by layer, but no list "
                 f"of its layers stands beside its rotary: read shorter windows, or pass checkpoint=False."
-            ) from None
+            )
+        return layers
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """d / d lambda_i, shape (num_pairs,), and d / d attention factor, shape (); float64.
 
         They are derivatives of whatever was backpropagated; zero where nothing reached the tables.
         """
-        factors = self._rotary.factors
+        factors = self._factors
         device = float64_device(self._tables[0].positions.device) if self._tables else torch.device("cpu")
         rescale_factors = torch.tensor(factors.rescale_factors[0], dtype=torch.float64, device=device)
         attention_factor = torch.tensor(factors.attention_factor, dtype=torch.float64, device=device)
@@ -69,35 +70,24 @@ class TableGradients:
         turned = rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
         like = torch.empty(0, dtype=torch.float64, device=rescale_factors.device)
         cos, sin = turned.cos() * attention_factor, turned.sin() * attention_factor
-        return leaves(self._rotary.layout.fill(cos, sin, like=like))
+        return leaves(self._model.hook.layout.fill(cos, sin, like=like))
 
 
 @contextmanager
-def traced_tables(
-    model: nn.Module,
-    factors: RescaleFactors,
-    *,
-    original_length: int | None = None,
-    full_attention: bool = False,
-) -> Iterator[TableGradients]:
-    """`installed`, with tables that gather gradients; afterwards the model is as it was.
-
-    Args as in `install`.
+def traced_tables(model: Model, factors: RescaleFactors) -> Iterator[TableGradients]:
+    """`model.using(factors)`, with tables that collect gradients.
 
     Raises:
-        FactorsError: the factors are per layer, or as in `install`.
-        ModelError: as in `install`.
+        FactorsError: the factors are per layer, or as in `Model.install`.
+        ModelError: as in `Model.install`.
     """
     if factors.per_layer:
         raise FactorsError(
             f"Gradients are of one vector of factors for all layers, but {len(factors.rescale_factors)} "
             f"vectors were given: give one."
         )
-    with installed(model, factors, original_length=original_length, full_attention=full_attention):
-        rotary = find_installed(model)
-        assert rotary is not None
-        with rotary.traced() as tables:
-            yield TableGradients(rotary, tables)
+    with model.using(factors), model.hook.traced() as tables:
+        yield TableGradients(model, factors, tables)
 
 
 def _backward(outputs: tuple[Tensor, ...], gradients: list[Tensor | None]) -> None:

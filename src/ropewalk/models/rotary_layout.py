@@ -101,13 +101,18 @@ class RotaryLayout:
         return outputs if self.returns_tuple else outputs[0]
 
 
-def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
+def learn_layout(
+    rotary: nn.Module, num_pairs: int, name: str, *, layer_type: str | None = None
+) -> RotaryLayout:
     """Probe a copy of a rotary module, and verify what was learnt on other positions.
+
+    Args:
+        layer_type: the type of layer that the rotary is called for, where it has such a parameter.
 
     Raises:
         ModelError: what it returns is not the cos and sin of position times frequency, pair by pair.
     """
-    probe = _Probe(rotary, num_pairs, name)
+    probe = _Probe(rotary, num_pairs, name, layer_type)
     merges_axes = probe.merges_axes()
     positions = torch.arange(4 * num_pairs + 8).unsqueeze(0)
     outputs = probe.outputs(positions)
@@ -122,17 +127,30 @@ def learn_layout(rotary: nn.Module, num_pairs: int, name: str) -> RotaryLayout:
     return layout
 
 
-def bare_forward(rotary: nn.Module, positions: Tensor, dtype: torch.dtype = torch.float32) -> Any:
-    """What the class's own forward returns on this CPU module, whatever replaces it on the instance."""
+def bare_forward(
+    rotary: nn.Module,
+    positions: Tensor,
+    dtype: torch.dtype = torch.float32,
+    *,
+    layer_type: str | None = None,
+) -> Any:
+    """What the class's own forward returns on this CPU module, without hooks."""
     hidden_states = torch.zeros(*positions.shape, 1, dtype=dtype)
+    of_type = {} if layer_type is None else {"layer_type": layer_type}
     with torch.no_grad():
-        return type(rotary).forward(rotary, hidden_states, positions)
+        return type(rotary).forward(rotary, hidden_states, positions, **of_type)
+
+
+def buffer_name(name: str, layer_type: str | None) -> str:
+    """A rotary's buffer, of which there is one for each type of layer where the rotary knows types."""
+    return name if layer_type is None else f"{layer_type}_{name}"
 
 
 class _Probe:
     """A copy of a rotary that turns at frequencies which can be told apart, and never switches them."""
 
-    def __init__(self, rotary: nn.Module, num_pairs: int, name: str) -> None:
+    def __init__(self, rotary: nn.Module, num_pairs: int, name: str, layer_type: str | None) -> None:
+        self.layer_type = layer_type
         self.name = name
         self.num_pairs = num_pairs
         self.returns_tuple = False
@@ -142,9 +160,9 @@ class _Probe:
         self.module = copy.deepcopy(rotary).cpu()
         module: Any = self.module
         frequencies = self.frequencies.to(torch.float32)
-        module.inv_freq = frequencies
+        setattr(module, buffer_name("inv_freq", layer_type), frequencies)
         # Dynamic and longrope rules recompute the frequencies by rotary type, and Phi-MoE in every call.
-        module.rope_type = "default"
+        module.rope_type = "default" if layer_type is None else {**module.rope_type, layer_type: "default"}
         module.rope_init_fn = lambda *_, **__: (frequencies, 1.0)
 
     def refuse(self, reason: str) -> ModelError:
@@ -153,7 +171,7 @@ class _Probe:
     def outputs(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
         """The tensors returned at `positions`, which hold a 0, divided by what cos is there."""
         try:
-            returned = bare_forward(self.module, positions, dtype)
+            returned = bare_forward(self.module, positions, dtype, layer_type=self.layer_type)
         except FOREIGN_ERRORS as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise self.refuse(f"its rotary takes more than hidden states and positions ({reason})") from None
@@ -176,7 +194,7 @@ class _Probe:
         positions = torch.arange(NUM_CHECKED_POSITIONS).unsqueeze(0)
         alone = self.outputs(positions)
         try:
-            merged = leaves(bare_forward(self.module, positions.expand(3, 1, -1)))
+            merged = leaves(bare_forward(self.module, positions.expand(3, 1, -1), layer_type=self.layer_type))
         except FOREIGN_ERRORS:
             return False
         if all(tuple(output.shape[:-1]) == (3, *positions.shape) for output in merged):

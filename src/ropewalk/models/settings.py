@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.models.model import LoadedModel, describe_model, load_model
+from ropewalk.models.model import Model, describe_model, load_model
 from ropewalk.models.rope_config import RopeDescription
 
 
@@ -27,7 +27,7 @@ class ModelSettings(BaseModel):
     original_length: int | None = Field(default=None, ge=1)
     full_attention: bool = False
 
-    def load(self, name: str | None = None) -> LoadedModel:
+    def load(self, name: str | None = None) -> Model:
         """The model, or a checkpoint of it by another name; that one has no revision.
 
         Raises:

@@ -11,14 +11,14 @@ from pathlib import Path
 from ropewalk.errors import ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.longrope_config import kept_keys, longrope_keys, with_longest, with_rope_part
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.store import write_atomically
 
 TOLERANCE = 1e-6  # of a factor: what a trainer writes may have gone through float32
 
 
-def save_pinned(loaded: LoadedModel, factors: RescaleFactors, folder: Path) -> None:
+def save_pinned(loaded: Model, factors: RescaleFactors, folder: Path) -> None:
     """Write model and tokenizer, with these factors pinned, as transformers reads them.
 
     Raises:

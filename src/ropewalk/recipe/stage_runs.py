@@ -18,7 +18,7 @@ from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, found_by
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel, describe_model
+from ropewalk.models.model import Model, describe_model
 from ropewalk.models.training_checkpoint import require_pinned, save_pinned
 from ropewalk.recipe.progress import Watch
 from ropewalk.recipe.run_folders import StageFolder
@@ -349,7 +349,7 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
     if stage.short_rise and not records.has("nll_rise", EXTENDED, run.window):
         started = time.perf_counter()
         before = document_sums(run.models.base(), documents, run.window, None)
-        loaded: LoadedModel = run.models.current(run.state)
+        loaded: Model = run.models.current(run.state)
         factors = run.state.factor_set().for_length(run.window)
         after = document_sums(loaded, documents, run.window, factors)
         record = rise_record(

@@ -7,7 +7,7 @@ from typing import Any
 from ropewalk.errors import RunFolderError
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.models.settings import ModelSettings
 
 
@@ -98,13 +98,13 @@ class Models:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        self._loaded: tuple[tuple[Path | None, str], LoadedModel] | None = None
+        self._loaded: tuple[tuple[Path | None, str], Model] | None = None
 
-    def base(self) -> LoadedModel:
+    def base(self) -> Model:
         """The recipe's model."""
         return self._get(None, self._settings.dtype)
 
-    def current(self, state: State, *, dtype: str | None = None) -> LoadedModel:
+    def current(self, state: State, *, dtype: str | None = None) -> Model:
         """The model of a state, checked to be the one that the state speaks of.
 
         Raises:
@@ -116,11 +116,11 @@ class Models:
                 f"{loaded.name} holds other weights than this run noted: put them back, or begin anew in "
                 f"another folder."
             )
-        if state.tuned_in is None:
-            return loaded
-        return replace(loaded, name=f"{self._settings.name}, tuned in {state.tuned_in}")
+        if state.tuned_in is not None:
+            loaded.name = f"{self._settings.name}, tuned in {state.tuned_in}"
+        return loaded
 
-    def read(self, checkpoint: Path) -> LoadedModel:
+    def read(self, checkpoint: Path) -> Model:
         """A checkpoint, whatever it holds."""
         return self._get(checkpoint, self._settings.dtype)
 
@@ -128,7 +128,7 @@ class Models:
         """Drop what is in memory, e.g. because it was trained on."""
         self._loaded = None
 
-    def _get(self, checkpoint: Path | None, dtype: str) -> LoadedModel:
+    def _get(self, checkpoint: Path | None, dtype: str) -> Model:
         key = (checkpoint, dtype)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # the old one is gone before the new one is read

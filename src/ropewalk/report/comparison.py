@@ -12,7 +12,7 @@ from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, Role
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.report.figures import SEARCHED, Curve
 from ropewalk.rope.schemes import CLOSED_FORMS, parse_scheme, scheme_factors
@@ -75,7 +75,7 @@ def closed_forms(
 
 
 def measure_sliding_window(
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     lengths: Sequence[int],
     *,
@@ -136,7 +136,7 @@ class Gap:
 
 
 def measure_gaps(
-    loaded: LoadedModel,
+    loaded: Model,
     texts: Mapping[Role, DocumentSet],
     factors: Mapping[str, FactorsAtLength],
     *,

@@ -1,51 +1,53 @@
-"""The decoder's forward, seen before it runs: which rows are read, and so by which factors they turn."""
+"""Hooks on the decoder: which rows it reads, and so by which factors they rotate."""
 
 import inspect
-from typing import Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from ropewalk.errors import FactorsError, ModelError
+from ropewalk.models.model import Model
+from ropewalk.models.rotary import Attachment, not_compiled
 from ropewalk.runtime.caches import is_filled_under, note, noted, num_cached
 from ropewalk.runtime.requests import Request, current
 from ropewalk.runtime.rows import Rows, is_row_mask, own_lengths, own_positions
 
+if TYPE_CHECKING:
+    from ropewalk.runtime.rotary import FactorsByLength
+
 NEEDED = ("attention_mask", "position_ids", "past_key_values")
 
 
-def find_decoder(model: nn.Module, rotary: nn.Module, name: str) -> nn.Module:
-    """The module that calls the rotary and is told mask, positions and cache.
-
-    Raises:
-        ModelError: it is not told all of these.
-    """
-    for module in model.modules():
-        if any(child is rotary for child in module.children()):
-            missing = [
-                part for part in NEEDED if part not in inspect.signature(type(module).forward).parameters
-            ]
-            if missing:
-                raise ModelError(
-                    f"{name} can't follow a factor set: its decoder is not told {', '.join(missing)}, so its "
-                    f"rows can't be told apart; install one entry with ropewalk.install."
-                )
-            return module
-    raise AssertionError("a rotary that was found has a parent")
-
-
-class DecoderForward:
-    """Stands in for the decoder's forward: chooses each row's factors, then runs it.
+class DecoderHooks:
+    """Hooks on a decoder: each row's factors are chosen before it runs, and noted on its cache afterwards.
 
     Where no positions are given, each row's count from its own first token: left padding moves nothing.
     """
 
-    def __init__(self, rotary: Any, decoder: nn.Module) -> None:
-        self.rotary = rotary
-        self.original = decoder.forward
-        self.__wrapped__ = self.original
-        self._names = list(inspect.signature(type(decoder).forward).parameters)[1:]
+    def __init__(self, factors: "FactorsByLength", model: Model) -> None:
+        self.factors = factors
+        self.decoder = model.decoder
+        self._names = list(inspect.signature(type(self.decoder).forward).parameters)[1:]
+        missing = [part for part in NEEDED if part not in self._names]
+        if missing:
+            raise ModelError(
+                f"{model.name} can't follow a factor set: its decoder has no parameter {', '.join(missing)}, "
+                f"so its rows can't be told apart; install one entry with Model.install."
+            )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def attach(self) -> list[Attachment]:
+        """Register the hooks."""
+        return [
+            self.decoder.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.decoder.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+        ]
+
+    @not_compiled
+    def _before(
+        self, _decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _reading.set(None)
         inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
         num_rows, num_tokens = _shape(inputs)
         cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
@@ -55,15 +57,23 @@ class DecoderForward:
             assert isinstance(mask, Tensor)
             if not bool(mask.all()):
                 inputs["position_ids"] = own_positions(mask, num_tokens)
-        with self.rotary.reading(rows):
-            output = self.original(**inputs)
-        filled = _cache_of(output) or cache
+        _reading.set((self.factors, rows))
+        return (), inputs
+
+    @not_compiled
+    def _after(
+        self, _decoder: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        rows = rows_being_read(self.factors)
+        _reading.set(None)
+        if output is None or rows is None:  # the decoder failed
+            return
+        filled = _cache_of(output) or kwargs.get("past_key_values")
         if filled is not None and num_cached(filled):
             note(filled, rows)
-        return output
 
     def _choose(self, inputs: dict[str, Any], num_rows: int, num_tokens: int, cached: int) -> Rows:
-        cache, request = inputs.get("past_key_values"), current(self.rotary)
+        cache, request = inputs.get("past_key_values"), current(self.factors)
         if request is not None and request.is_generation:
             return _of_generation(request, cache, num_rows, cached)
         lengths = own_lengths(
@@ -81,9 +91,19 @@ class DecoderForward:
         elif cached:
             rows = _noted_or_refuse(cache).for_batch(num_rows)
         else:
-            rows = self.rotary.rows_for(lengths)
+            rows = self.factors.rows_for(lengths)
         _require_served(rows, lengths)
         return rows
+
+
+# The factors of the decoder that runs now in this thread, and the rows that it reads.
+_reading: ContextVar[tuple["FactorsByLength", Rows] | None] = ContextVar("ropewalk_reading", default=None)
+
+
+def rows_being_read(factors: "FactorsByLength") -> Rows | None:
+    """What the decoder with these factors reads now; None where something else calls its rotary."""
+    now = _reading.get()
+    return now[1] if now is not None and now[0] is factors else None
 
 
 def _of_generation(request: Request, cache: Any, num_rows: int, cached: int) -> Rows:

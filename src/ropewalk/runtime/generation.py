@@ -22,7 +22,7 @@ from transformers import GenerationMixin
 from transformers.generation.configuration_utils import GenerationMode
 
 from ropewalk.errors import FactorsError, ModelError, SettingError
-from ropewalk.models.replaced import Replacements
+from ropewalk.models.replaced_attribute import ReplacedAttribute
 from ropewalk.runtime.caches import empty_like, note, noted, num_cached, replace_rows
 from ropewalk.runtime.requests import Request, choose_policy, current, requesting
 from ropewalk.runtime.rows import Rows, own_lengths
@@ -32,25 +32,26 @@ KNOWN_INPUTS = ("attention_mask", "position_ids")
 PACKED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
-def replace_generation(rotary: Any, model: nn.Module, replacements: Replacements) -> None:
-    """Put the policies into a model that generates; without one, nothing happens."""
+def replace_generation(factors: Any, model: nn.Module) -> list[ReplacedAttribute]:
+    """Add the policies to a model that generates; without a generation loop, nothing is replaced."""
     owner: Any = next((module for module in model.modules() if isinstance(module, GenerationMixin)), None)
     if owner is None:
-        return
-    replacements.replace(owner, "generate", Generate(rotary, owner))
-    replacements.replace(owner, "_validate_generated_length", _ValidateLength(rotary, owner))
-    replacements.replace(owner, "_prepare_cache_for_generation", _PrepareCache(rotary, owner))
-    replacements.replace(owner, "prepare_inputs_for_generation", _PrepareInputs(rotary, owner))
-    for name in PACKED:
-        if hasattr(owner, name):
-            replacements.replace(owner, name, _refuse_packing)
+        return []
+    stand_ins = {
+        "generate": Generate(factors, owner),
+        "_validate_generated_length": _ValidateLength(factors, owner),
+        "_prepare_cache_for_generation": _PrepareCache(factors, owner),
+        "prepare_inputs_for_generation": _PrepareInputs(factors, owner),
+        **{name: _refuse_packing for name in PACKED if hasattr(owner, name)},
+    }
+    return [ReplacedAttribute(owner, name, stand_in) for name, stand_in in stand_ins.items()]
 
 
 class Generate:
     """Stands in for a model's `generate`, which takes `rope_policy` besides."""
 
-    def __init__(self, rotary: Any, owner: Any) -> None:
-        self.rotary = rotary
+    def __init__(self, factors: Any, owner: Any) -> None:
+        self.factors = factors
         self.owner = owner
         self.original = self.__wrapped__ = owner.generate
 
@@ -68,9 +69,9 @@ class Generate:
         """
         given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
         stated = (getattr(config, "rope_policy", None) for config in (given, self.owner.generation_config))
-        outer = current(self.rotary)
+        outer = current(self.factors)
         request = Request(
-            self.rotary,
+            self.factors,
             True,
             policy=choose_policy(rope_policy, *stated),
             pinned=None if outer is None else outer.pinned,
@@ -82,12 +83,12 @@ class Generate:
 class _ValidateLength:
     """Notes how wide the ids are, and whether the length they may grow to is a total."""
 
-    def __init__(self, rotary: Any, owner: Any) -> None:
-        self.rotary = rotary
+    def __init__(self, factors: Any, owner: Any) -> None:
+        self.factors = factors
         self.original = owner._validate_generated_length
 
     def __call__(self, generation_config: Any, input_ids_length: int, has_default_max_length: bool) -> Any:
-        request = current(self.rotary)
+        request = current(self.factors)
         if request is not None and request.is_generation:
             request.width = int(input_ids_length)
             request.is_total_stated = generation_config.max_new_tokens is None and not has_default_max_length
@@ -97,15 +98,15 @@ class _ValidateLength:
 class _PrepareCache:
     """Admits the request once its cache is there: chooses each row's factors."""
 
-    def __init__(self, rotary: Any, owner: Any) -> None:
-        self.rotary = rotary
+    def __init__(self, factors: Any, owner: Any) -> None:
+        self.factors = factors
         self.original = owner._prepare_cache_for_generation
 
     def __call__(
         self, generation_config: Any, model_kwargs: dict[str, Any], mode: Any, *args: Any, **kwargs: Any
     ) -> Any:
         result = self.original(generation_config, model_kwargs, mode, *args, **kwargs)
-        request = current(self.rotary)
+        request = current(self.factors)
         if request is not None and request.is_generation:
             _admit(request, generation_config, model_kwargs, mode)
         return result
@@ -114,15 +115,15 @@ class _PrepareCache:
 class _PrepareInputs:
     """Before each step of `recompute`: where rows cross an entry's end, their cache is rebuilt."""
 
-    def __init__(self, rotary: Any, owner: Any) -> None:
-        self.rotary = rotary
+    def __init__(self, factors: Any, owner: Any) -> None:
+        self.factors = factors
         self.owner = owner
         self.original = owner.prepare_inputs_for_generation
         # transformers asks for its signature: whether it takes embeddings, and which arguments are mistyped.
         self.__wrapped__ = getattr(self.original, "__wrapped__", self.original)
 
     def __call__(self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
-        request = current(self.rotary)
+        request = current(self.factors)
         grows = request is not None and request.policy == "recompute" and request.rows is not None
         if grows and not is_first_iteration:
             assert request is not None
@@ -131,7 +132,7 @@ class _PrepareInputs:
 
     def _follow(self, request: Request, input_ids: Tensor, kwargs: dict[str, Any]) -> None:
         grown = input_ids.shape[1] - request.width
-        rows = self.rotary.rows_for([length + grown for length in request.prompt_lengths])
+        rows = self.factors.rows_for([length + grown for length in request.prompt_lengths])
         assert request.rows is not None, "it was admitted"
         if rows is request.rows:
             return
@@ -194,9 +195,9 @@ def _admit(request: Request, generation_config: Any, model_kwargs: dict[str, Any
 
 
 def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
-    rotary, longest = request.rotary, max(ends)
+    factors, longest = request.factors, max(ends)
     if request.pinned is not None:
-        rows: Rows = rotary.rows_for([request.pinned] * len(prompts))
+        rows: Rows = factors.rows_for([request.pinned] * len(prompts))
         serves = rows.factors[0].target_length
         if longest > serves:
             raise FactorsError(
@@ -204,15 +205,15 @@ def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
                 f"pin them to {longest}, or lower max_new_tokens."
             )
         return rows
-    serves = rotary.factor_set.lengths[-1]
+    serves = factors.factor_set.lengths[-1]
     if longest > serves:
         prompt = prompts[ends.index(longest)]
         raise FactorsError(
             f"A prompt of {prompt} tokens may grow to {longest} here, but this factor set serves up to "
             f"{serves}: lower max_new_tokens, shorten the prompt, or extend the model further."
         )
-    at_the_end: Rows = rotary.rows_for(ends)
-    return at_the_end if request.policy == "pin" else rotary.rows_for(prompts)
+    at_the_end: Rows = factors.rows_for(ends)
+    return at_the_end if request.policy == "pin" else factors.rows_for(prompts)
 
 
 def _require_recomputable(

@@ -1,61 +1,43 @@
-"""A model and its factor set, together: the door of this room."""
+"""Loads a model with its factor set, or gives a factor set to a model in memory."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from torch import nn
 from transformers.utils import cached_file
 
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.factors.factor_set import FACTORS_NAME, FactorSet, load_set
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import load_model
-from ropewalk.models.rotary import find_installed, prepare
+from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import SCALE_MODEL
-from ropewalk.runtime.rotary import RuntimeRotary
-
-Model = TypeVar("Model", bound=nn.Module)
+from ropewalk.runtime.rotary import FactorsByLength
 
 
 def apply(
-    model: Model,
+    model: Any,
     factors: FactorSet | RescaleFactors,
     *,
     original_length: int | None = None,
-    full_attention: bool = False,
-) -> Model:
-    """Make a model follow a factor set, until `ropewalk.uninstall`; the same model is given back.
+    full_attention: bool | None = None,
+) -> Any:
+    """Make a model follow a factor set, until `Model.wrap(model).uninstall()`; returns the same model.
 
-    Each row of a batch turns by the factors for its own length, n-hat and attention factor included: in a
-    plain forward by the tokens that it holds, in `generate` by the request's `rope_policy`
+    Each row of a batch rotates by the factors for its own length, n-hat and attention factor included: in a
+    plain forward by the tokens that it has, in `generate` by the request's `rope_policy`
     (`runtime.generation`).
 
     Args:
-        model: any transformers causal model with one model-level rotary.
+        model: any transformers causal model, or a `Model`.
         factors: a set, or one entry, which then serves all lengths up to its target.
-        original_length: L in tokens, where the model's configuration states it wrongly.
-        full_attention: layers with a window shorter than the longest entry attend to everything meanwhile.
+        original_length, full_attention: as for `Model.wrap`.
 
     Raises:
         FactorsError: they were made for another geometry.
-        ModelError: the family can't be extended, or windows are too short and `full_attention` is not said.
+        ModelError: the family can't be extended, or every layer slides over a window that is shorter than the
+            longest entry, and `full_attention` is off.
     """
-    factor_set = factors if isinstance(factors, FactorSet) else FactorSet(entries=(factors,))
-    standing = find_installed(model)
-    if standing is not None:
-        standing.remove()  # so that the model is looked at as it came
-    settings = (original_length, full_attention, factor_set.longest.per_layer)
-
-    def make(*found: Any) -> RuntimeRotary:
-        rotary, layout, description, name, _, _ = found
-        return RuntimeRotary(factor_set, rotary, layout, description, name, settings)
-
-    try:
-        prepare(model, factor_set.longest, settings, make).put(model)
-    except BaseException:
-        if standing is not None:
-            standing.put(model)
-        raise
+    owner = Model.wrap(model, original_length=original_length, full_attention=full_attention)
+    owner.install(FactorsByLength(_as_set(factors)))
     return model
 
 
@@ -79,7 +61,7 @@ def load(
         factors: the set, or its file, where it stands elsewhere.
         device, dtype, attn_implementation, revision, trust_remote_code: as for `load_model`; `dtype` is the
             checkpoint's own.
-        original_length, full_attention: as for `apply`.
+        original_length, full_attention: as for `load_model`.
 
     Raises:
         FactorsError: no factor set, or one of another geometry.
@@ -103,7 +85,8 @@ def load(
     )
     factor_set.require_geometry(loaded.geometry, loaded.name)
     loaded.warn_if_other_weights(factor_set.longest)
-    return apply(loaded.model, factor_set, **loaded.how_installed)
+    loaded.install(FactorsByLength(factor_set))
+    return loaded.model
 
 
 def _as_set(factors: FactorSet | RescaleFactors | str | Path) -> FactorSet:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from ropewalk.errors import ModelError, SettingError
-from ropewalk.models.rotary import find_installed
+from ropewalk.models.model import Model
 from ropewalk.runtime.rows import Rows
 
 Policy = Literal["pin", "recompute"]
@@ -26,7 +26,7 @@ class Request:
     """One use of one model.
 
     Attributes:
-        rotary: of the model; other models' requests may stand around or inside this one.
+        factors: the model's `FactorsByLength`; other models' requests may be around or inside this one.
         is_generation: a `generate`; else a `with pinned(...)`.
         policy: how its factors follow its length.
         pinned: the length in tokens that `pinned` gave to all rows, or None.
@@ -37,7 +37,7 @@ class Request:
         prefill_chunk_size: as `generate` was told, for a cache that is rebuilt.
     """
 
-    rotary: Any
+    factors: Any
     is_generation: bool
     policy: Policy = DEFAULT_POLICY
     pinned: int | None = None
@@ -51,10 +51,10 @@ class Request:
 _requests: ContextVar[tuple[Request, ...]] = ContextVar("ropewalk_requests", default=())
 
 
-def current(rotary: Any) -> Request | None:
-    """The innermost request of this model in this thread."""
+def current(factors: Any) -> Request | None:
+    """The innermost request in this thread of the model with these `FactorsByLength`."""
     for request in reversed(_requests.get()):
-        if request.rotary is rotary:
+        if request.factors is factors:
             return request
     return None
 
@@ -70,7 +70,7 @@ def requesting(request: Request) -> Iterator[Request]:
 
 
 @contextmanager
-def pinned(model: nn.Module, length: int) -> Iterator[None]:
+def pinned(model: Model | nn.Module, length: int) -> Iterator[None]:
     """Meanwhile every row turns by the factors for `length` tokens, however short it is.
 
     For loops of one's own over `forward`, whose rows grow, and for conversations that keep their cache from
@@ -84,12 +84,12 @@ def pinned(model: nn.Module, length: int) -> Iterator[None]:
         FactorsError: longer than the longest entry of the factor set, or below 1.
         ModelError: the model has no factor set, or (inside) a row exceeds what those factors serve.
     """
-    rotary: Any = find_installed(model)
-    if not hasattr(rotary, "rows_for"):
+    factors: Any = Model.wrap(model).installed
+    if not hasattr(factors, "rows_for"):
         raise ModelError(
             "Nothing can be pinned: this model has no factor set; give it one by ropewalk.apply."
         )
-    with requesting(Request(rotary, False, pinned=length, rows=rotary.rows_for([length]))):
+    with requesting(Request(factors, False, pinned=length, rows=factors.rows_for([length]))):
         yield
 
 

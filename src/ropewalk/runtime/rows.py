@@ -56,6 +56,10 @@ class Rows:
         pairs = zip(self.factors, other.factors, strict=True)
         return [index for index, (a, b) in enumerate(pairs) if a is not b and a != b]
 
+    def cos_sin(self, positions: Tensor, layer_index: int) -> tuple[Tensor, Tensor]:
+        """Float64, for positions of shape (rows or 1, tokens)."""
+        return self.stacked(positions.device).cos_sin(positions, layer_index)
+
     def stacked(self, device: torch.device) -> StackedFactors:
         """Their numbers on a device, for one row where all are alike."""
         found = self._stacked.get(device)

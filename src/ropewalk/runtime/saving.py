@@ -1,33 +1,35 @@
-"""A model that follows a factor set is saved with it, and with its configuration as it came."""
+"""A model with an installed factor set is saved with it, and with the configuration of the base model."""
 
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from ropewalk.factors.factor_set import FACTORS_NAME, FactorSet
-from ropewalk.models.replaced import Replacements
+from ropewalk.models.model import Model
+from ropewalk.models.replaced_attribute import ReplacedAttribute
 from ropewalk.models.transformers4_config import CONFIG, rewrite_keys
 
 
-def replace_saving(factor_set: FactorSet, model: Any, replacements: Replacements) -> None:
-    """State the longest length where lengths are asked for, and keep the set with what is saved."""
-    for config in {
-        id(part): part for part in (model.config, model.config.get_text_config(decoder=True))
-    }.values():
-        if "max_position_embeddings" in config.__dict__:
-            replacements.replace(config, "max_position_embeddings", factor_set.lengths[-1])
+def replace_saving(factor_set: FactorSet, owner: Model) -> list[ReplacedAttribute]:
+    """State the longest length in the configuration, and keep the set with what is saved."""
+    model = owner.model
+    configs = {id(part): part for part in (model.config, model.config.get_text_config(decoder=True))}
+    replaced = [
+        ReplacedAttribute(config, "max_position_embeddings", factor_set.lengths[-1])
+        for config in configs.values()
+        if "max_position_embeddings" in vars(config)
+    ]
     if hasattr(model, "save_pretrained"):
-        replacements.replace(model, "save_pretrained", _SavePretrained(factor_set, model, replacements))
+        replaced.append(ReplacedAttribute(model, "save_pretrained", _SavePretrained(factor_set, owner)))
+    return replaced
 
 
 class _SavePretrained:
-    """Stands in for a model's `save_pretrained`."""
+    """In the place of a model's `save_pretrained`."""
 
-    def __init__(self, factor_set: FactorSet, model: Any, replacements: Replacements) -> None:
+    def __init__(self, factor_set: FactorSet, owner: Model) -> None:
         self.factor_set = factor_set
-        self.replacements = replacements
-        self.original = self.__wrapped__ = model.save_pretrained
+        self.owner = owner
+        self.original = self.__wrapped__ = owner.model.save_pretrained
 
     def __call__(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> Any:
         """As transformers' own, with the factor set beside: `ropewalk.load` reads both."""
@@ -35,7 +37,7 @@ class _SavePretrained:
         if is_main_process and not folder.is_file():  # transformers says so of a file
             folder.mkdir(parents=True, exist_ok=True)
             self.factor_set.save(folder / FACTORS_NAME)
-        with self.replacements.put_aside(PreTrainedConfig):
+        with self.owner.base_config():
             saved = self.original(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process and (folder / CONFIG).is_file():
             rewrite_keys(folder)  # version 5 leaves out what version 4 reads

@@ -20,7 +20,7 @@ from ropewalk.errors import SettingError
 from ropewalk.evaluate.gradient import gradient_cost, nll_gradient, will_checkpoint
 from ropewalk.evaluate.nll import NllSum, score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.trial import Parts
 from ropewalk.text.windows import TokenWindow
@@ -72,7 +72,7 @@ class Objective:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        loaded: Model,
         terms: Sequence[Term],
         space: SearchSpace,
         own: RescaleFactors | None = None,
@@ -115,14 +115,14 @@ class Objective:
 
     def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
         """Nats of one document, one a term."""
-        with self._loaded.installed(self.factors(candidate)):
+        with self._loaded.using(self.factors(candidate)):
             return tuple(
                 score_windows(self._loaded.model, term.windows[document]).nll_sum_nats for term in self.terms
             )
 
     def value_of(self, factors: RescaleFactors) -> float:
         """The value of factors that need not be a candidate of the space."""
-        with self._loaded.installed(factors):
+        with self._loaded.using(factors):
             parts = {
                 term.name: tuple(score_windows(self._loaded.model, w).nll_sum_nats for w in term.windows)
                 for term in self.terms
@@ -136,7 +136,7 @@ class Objective:
         for term in self.terms:
             total, row = NllSum(nll_sum_nats=0.0, num_tokens=0), np.zeros(self.space.num_knots + 1)
             for window in term.windows[document]:
-                found = nll_gradient(self._loaded.model, window, factors, **self._loaded.how_installed)
+                found = nll_gradient(self._loaded, window, factors)
                 total += found.nll
                 row += self.space.pull_back(found.by_log_factor, found.by_log_attention)
             nats.append(total.nll_sum_nats)

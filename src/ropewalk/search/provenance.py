@@ -10,7 +10,7 @@ import torch
 
 from ropewalk import __version__
 from ropewalk.factors.rescale_factors import Provenance
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.search.journal import differing
 from ropewalk.search.loop import SearchOutcome
 from ropewalk.search.trial import Trial
@@ -20,9 +20,7 @@ from ropewalk.text.tokens import DocumentSet
 PACKAGES = ("torch", "transformers", "numpy")
 
 
-def identify(
-    loaded: LoadedModel, documents: DocumentSet, stop_documents: DocumentSet | None
-) -> dict[str, Any]:
+def identify(loaded: Model, documents: DocumentSet, stop_documents: DocumentSet | None) -> dict[str, Any]:
     """The model and the text of a run; a resumed run must have the same."""
     return {
         "model": {
@@ -93,7 +91,7 @@ def _identify_text(documents: DocumentSet) -> dict[str, Any]:
     }
 
 
-def describe_environment(loaded: LoadedModel) -> dict[str, Any]:
+def describe_environment(loaded: Model) -> dict[str, Any]:
     """What may change the last bits of a value, and with them the way that a search goes."""
     versions = {"ropewalk": __version__, **{name: version(name) for name in PACKAGES}}
     if loaded.where.get("device") != "cpu":

@@ -23,7 +23,7 @@ from typing import Any
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.search.finalists import closed_form_candidates
 from ropewalk.search.journal import Journal
 from ropewalk.search.loop import Progress
@@ -60,7 +60,7 @@ class Readjusted:
 
 
 def readjust(
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     *,
     length: int,
@@ -101,7 +101,7 @@ def readjust(
 
 
 def short_space(
-    loaded: LoadedModel,
+    loaded: Model,
     length: int,
     longer: RescaleFactors,
     ceiling: float,

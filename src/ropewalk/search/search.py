@@ -6,12 +6,10 @@ from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.search.early_stopping import StopSet
 from ropewalk.search.engine_constraints import Probes
@@ -30,7 +28,7 @@ from ropewalk.text.tokens import DocumentSet
 
 
 def search_factors(
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     *,
     target_length: int,
@@ -128,7 +126,7 @@ def require_beyond_reach(description: RopeDescription, target_length: int, base:
 
 
 def space_on(
-    loaded: LoadedModel, target_length: int, chosen: SearchSettings, own: RescaleFactors | None = None
+    loaded: Model, target_length: int, chosen: SearchSettings, own: RescaleFactors | None = None
 ) -> tuple[SearchSpace, RescaleFactors | None]:
     """The space of a search, and what its candidates are multiplied onto.
 
@@ -156,7 +154,7 @@ def space_on(
 
 
 def make_objective(
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     space: SearchSpace,
     chosen: SearchSettings,
@@ -174,7 +172,7 @@ def make_objective(
 
 
 def search_in(
-    loaded: LoadedModel,
+    loaded: Model,
     documents: DocumentSet,
     *,
     space: SearchSpace,
@@ -221,13 +219,10 @@ def search_in(
     with nullcontext() if journal is None else journal:
         if journal is not None:
             journal.begin(identity, environment, compare=differing_runs)
-        # The model's rotary is learnt once: under factors that are installed, others cost next to nothing.
-        with loaded.installed(objective.factors(space.nearest(np.zeros(space.num_knots + 1)))):
-            outcome = run_search(
-                strategy, objective, journal, budget=chosen.num_evaluations,
-                max_minutes=chosen.max_minutes, stop_set=stop_set, probes=probes, closed_forms=closed_forms,
-                on_trial=on_trial,
-            )  # fmt: skip
+        outcome = run_search(
+            strategy, objective, journal, budget=chosen.num_evaluations, max_minutes=chosen.max_minutes,
+            stop_set=stop_set, probes=probes, closed_forms=closed_forms, on_trial=on_trial,
+        )  # fmt: skip
     same_throughout = journal is None or len(journal.environments) == 1
     return result_of(
         outcome,

@@ -29,7 +29,7 @@ from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.export import Served
 from ropewalk.export.gguf.export import CONTEXT_STEP
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.verify.comparison import NEARER, Check, Verification
 from ropewalk.verify.completions import Answer, Endpoint, Prompt, Step, Token
@@ -45,7 +45,7 @@ def verify_endpoint(
     path: str,
     served: Served,
     context: int,
-    loaded: LoadedModel,
+    loaded: Model,
     endpoint: Endpoint,
     prompts: Sequence[Prompt],
     *,
@@ -213,7 +213,7 @@ def _as_read(
 class _Ours:
     """What MODEL computes at the places of an answer."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: Model) -> None:
         self._loaded = loaded
         self._names = _Names(loaded.tokenizer)
 
@@ -228,7 +228,7 @@ class _Ours:
         """
         if not steps:
             return None
-        with self._loaded.installed(factors), evaluating(self._loaded.model):
+        with self._loaded.using(factors), evaluating(self._loaded.model):
             found = self._read(ids, [self._names.ids(step.chosen) for step in steps[:-1]])
         offs = [self._names.difference(step, row) for step, row in zip(steps, found, strict=False)]
         return _mean(offs)

@@ -24,7 +24,7 @@ from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.export import Mode, Served
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import LoadedModel
+from ropewalk.models.model import Model
 from ropewalk.verify.comparison import FLOAT32, LOGITS_UP_TO, NEARER, ROUNDING, Check, Limits, Verification
 from ropewalk.verify.engines import Engine, EngineAnswer, EngineRequest
 from ropewalk.verify.export_config import check_configuration
@@ -87,7 +87,7 @@ def default_lengths(served: Served) -> list[int]:
 
 def verify(
     question: Question,
-    loaded: LoadedModel,
+    loaded: Model,
     engine: Engine,
     ids: Sequence[int],
     lengths: Sequence[int],
@@ -130,7 +130,7 @@ def verify(
     for case, answer, base_answer in zip(cases, answers, base_answers, strict=True):
         tell(f"Ropewalk reads {case.length} tokens")
         text = torch.tensor([list(ids[: case.length])])
-        with loaded.installed(case.factors):
+        with loaded.using(case.factors):
             ours = _read(loaded, text)
         untouched = _read(loaded, text)
         base = _Distance.between(base_answer, untouched)
@@ -224,7 +224,7 @@ def _read_of(answer: EngineAnswer, place: int) -> _Read:
     )
 
 
-def _read(loaded: LoadedModel, text: Tensor) -> _Read:
+def _read(loaded: Model, text: Tensor) -> _Read:
     """What Ropewalk computes, with whatever is installed."""
     with evaluating(loaded.model):
         reader = Reader(loaded.model)
@@ -342,7 +342,7 @@ class _WrongSets:
         answer: _Read,
         ours: _Read,
         base: _Distance,
-        loaded: LoadedModel,
+        loaded: Model,
         text: Tensor,
     ) -> None:
         """Compare one answer with each wrong set, until that is told apart."""
@@ -354,7 +354,7 @@ class _WrongSets:
         for name, factors in wrong.items():
             if self._told.get(name):
                 continue
-            with loaded.installed(factors):
+            with loaded.using(factors):
                 read = _read(loaded, text)
             extra = _Distance.between(answer, read).beyond(base)
             is_within = extra.is_within(self._question.limits, case.length)

@@ -1,0 +1,139 @@
+"""The decoder of a causal model, and how the model makes its logits of the decoder's last hidden states.
+
+Families finish their logits differently (scaled in granite and cohere, capped in gemma2). So the
+output matrix is compared once with the model's own logits; where they differ, the model itself finishes
+hidden states.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropewalk.errors import EvaluationError
+
+PROBE_LENGTH = 4
+LARGE = 64.0  # a cap on logits shows where hidden states are this much larger
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Head:
+    """From hidden states to logits.
+
+    Attributes:
+        model: the causal model.
+        decoder: its module that returns the last hidden states.
+        is_plain: whether the output matrix alone makes the logits.
+        is_certain: whether that was seen on finite numbers.
+    """
+
+    model: Any
+    decoder: nn.Module
+    is_plain: bool
+    is_certain: bool = True
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's own logits, shape (n, vocabulary), for hidden states of shape (n, hidden_size)."""
+        if self.is_plain:
+            return self.model.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
+        return _finished_by(self.model, self.decoder)(hidden)
+
+    @property
+    def matrix(self) -> Tensor | None:
+        """The weights of a head that does nothing but multiply, where they can be used in parts, or None."""
+        head: Any = self.model.get_output_embeddings() if self.is_plain else None
+        bias = getattr(head, "bias", None)
+        if type(head) is not nn.Linear or bias is not None or "forward" in vars(head):
+            return None
+        weight: Tensor = head.weight
+        return weight if weight.dtype == torch.float32 and weight.device == self.model.device else None
+
+
+def find_head(model: Any) -> Head:
+    """Find the decoder by comparing logits on a few tokens.
+
+    Raises:
+        EvaluationError: no decoder's hidden states give the model's own logits.
+    """
+    ids = torch.arange(1, PROBE_LENGTH + 1, device=model.device).unsqueeze(0)
+    with evaluating(model):
+        own = model(input_ids=ids, use_cache=False).logits
+        for decoder in _candidates(model):
+            try:
+                hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+                finished = _finished_by(model, decoder)
+                if not _equal(finished(hidden), own[0]):
+                    continue
+            except (TypeError, AttributeError):
+                continue
+            matrix = model.get_output_embeddings()
+            is_plain = isinstance(matrix, nn.Module) and all(
+                _equal(matrix(hidden * scale), finished(hidden * scale)) for scale in (1.0, LARGE)
+            )
+            # NaN equals nothing, and so says nothing about the next text.
+            is_certain = bool(own.isfinite().all())
+            return Head(model=model, decoder=decoder, is_plain=is_plain, is_certain=is_certain)
+    raise EvaluationError(
+        f"{type(model).__name__} does not make its logits from its decoder's last hidden states, so it "
+        f"can't be measured in pieces: name a model of another family."
+    )
+
+
+def head_of_twin(model: Any, twin: Head) -> Head:
+    """The head of a model of the same class and configuration, except for its size, as that of the other.
+
+    It avoids a comparison that would be expensive, or impossible: fake tensors, on which memory is planned,
+    have no values.
+    """
+    assert type(model) is type(twin.model)
+    index = _candidates(twin.model).index(twin.decoder)
+    return Head(model=model, decoder=_candidates(model)[index], is_plain=twin.is_plain)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """No gradients, no dropout, and the model in its own mode again afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _candidates(model: Any) -> list[nn.Module]:
+    """Where the decoder may be; some families' `get_decoder` returns something else."""
+    found = [model.get_decoder(), model.base_model, getattr(model, "model", None)]
+    return [module for module in found if isinstance(module, nn.Module) and module is not model]
+
+
+def _finished_by(model: Any, decoder: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Hidden states to logits through the model's own last steps, whatever they are.
+
+    The model reads one token, and its decoder's answer is replaced by our hidden states on the way.
+    """
+
+    def finish(hidden: Tensor) -> Tensor:
+        def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            output.last_hidden_state = hidden.unsqueeze(0)
+            return output
+
+        hook = decoder.register_forward_hook(replace)
+        try:
+            token = torch.zeros((1, 1), dtype=torch.int64, device=hidden.device)
+            return model(input_ids=token, use_cache=False).logits[0]  # type: ignore[no-any-return]
+        finally:
+            hook.remove()
+
+    return finish
+
+
+def _equal(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    largest = float(theirs.abs().nan_to_num().max())
+    return torch.allclose(ours.float(), theirs.float(), rtol=0, atol=1e-6 * largest, equal_nan=True)

@@ -1,0 +1,109 @@
+"""The rotary modules of a model, and which of their calls factors apply to.
+
+Modules are found by what they are (class, signature, place in the tree), never by the name of a family.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+
+from ropewalk.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RotaryCalls:
+    """The calls of rotary modules that factors apply to; other calls pass through as they are.
+
+    A model has one rotary for all layers (most families), one that is called once for each type of layer,
+    with the type as its argument `layer_type` (Gemma 3, OLMo 3), or one in each attention layer (Moshi).
+
+    Attributes:
+        modules: the rotary, or the rotaries of the layers in their order.
+        layer_indices: of each module, the layer that it belongs to; empty where the layers share one.
+        layer_type: the argument `layer_type` of these calls, None where the rotary has no such parameter.
+    """
+
+    modules: tuple[nn.Module, ...]
+    layer_indices: tuple[int, ...] = ()
+    layer_type: str | None = None
+
+    def __post_init__(self) -> None:
+        assert self.modules, "a model that can be extended has a rotary"
+        assert len(self.layer_indices) in (0, len(self.modules))
+
+    @property
+    def rotary(self) -> nn.Module:
+        """The module whose layout is learnt; those of other layers have the same."""
+        return self.modules[0]
+
+    def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """(hidden states, position ids) of a call, or None if factors do not apply to it."""
+        module_class: Any = type(self.rotary)
+        names = _parameters(module_class)
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if self.layer_type is not None and given.get("layer_type") != self.layer_type:
+            return None
+        return given[names[0]], given["position_ids"]
+
+
+def find_rotary(model: nn.Module, name: str, layer_type: str | None = None) -> RotaryCalls:
+    """The rotary of the text decoder, for all layers or for those of one type.
+
+    Raises:
+        ModelError: there is none, or there are several for all layers.
+    """
+    rotaries = {path: module for path, module in text_decoder(model).named_modules() if is_rotary(module)}
+    indices = {path: _layer_index(path) for path in rotaries}
+    shared = [module for path, module in rotaries.items() if indices[path] is None]
+    if not rotaries:
+        raise ModelError(f"{name} can't be extended: it has no rotary module whose output could be replaced.")
+    if shared and len(rotaries) > 1:
+        raise ModelError(
+            f"{name} can't be extended: it has {len(rotaries)} rotaries, which one set of factors can't "
+            f"describe."
+        )
+    if shared:
+        return RotaryCalls(modules=tuple(shared), layer_type=layer_type)
+    return RotaryCalls(
+        modules=tuple(rotaries.values()),
+        layer_indices=tuple(index for index in indices.values() if index is not None),
+        layer_type=layer_type,
+    )
+
+
+def find_decoder_layers(model: nn.Module, rotary: nn.Module, num_layers: int) -> nn.ModuleList | None:
+    """The list of decoder layers beside the rotary; None if there is no such list."""
+    for parent in model.modules():
+        if any(child is rotary for child in parent.children()):
+            for child in parent.children():
+                if isinstance(child, nn.ModuleList) and len(child) == num_layers:
+                    return child
+    return None
+
+
+def text_decoder(model: nn.Module) -> nn.Module:
+    """The part that reads text, of a model that may see or hear as well."""
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder: nn.Module = model if get_decoder is None else get_decoder()
+    return decoder
+
+
+def is_rotary(module: nn.Module) -> bool:
+    """Whether a module makes cos and sin from positions."""
+    module_class: Any = type(module)
+    return "rotary" in module_class.__name__.lower() and "position_ids" in _parameters(module_class)
+
+
+@lru_cache(maxsize=256)
+def _parameters(module_class: Any) -> tuple[str, ...]:
+    """The names of a forward's parameters, without `self`."""
+    return tuple(inspect.signature(module_class.forward).parameters)[1:]
+
+
+def _layer_index(path: str) -> int | None:
+    """The index of the layer that a module belongs to, None outside the layers."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), None)
