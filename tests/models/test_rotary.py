@@ -1,6 +1,7 @@
 """Installed factors are what every layer gets, exactly; taken out, they leave the same bits."""
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import (
     CohereConfig,
     DynamicCache,
     Gemma2Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -347,6 +349,35 @@ def test_sliding_layers_by_design_keep_their_window() -> None:
         assert not torch.equal(logits(narrow, ids), logits(wide, ids))
         assert narrow.config.sliding_window == 16
     assert all(torch.equal(cos, seen[0][0]) for cos, _ in seen)
+
+
+def test_only_calls_for_one_type_of_layer_change() -> None:
+    """Gemma 3 calls one rotary once for each type of layer."""
+    kinds = ["sliding_attention", "full_attention"]
+    other = {"rope_type": "default", "rope_theta": 10.0}
+    sizes = {**SIZES, "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 16, "layer_types": kinds}
+    parameters = dict(zip(kinds, (other, PLAIN), strict=True))
+    model = build(Gemma3TextConfig(**sizes, rope_parameters=parameters, sliding_window=16))
+    described = dataclasses.replace(
+        describe(llama(num_hidden_layers=2).config),
+        layer_type="full_attention",
+        sliding_window=16,
+        num_sliding_layers=1,
+    )
+    owner, ids = Model(model, description=described), tokens(1, 40)
+    base = logits(model, ids)
+    one, pi = (scheme_factors(scheme, described.geometry, TARGET_LENGTH) for scheme in ("none", "pi"))
+    with received(model) as own:
+        logits(model, ids)
+    with owner.using(pi), received(model) as seen:
+        changed = logits(model, ids)
+    assert all(map(torch.equal, seen[0], own[0])), "the sliding layer's rotary is another"
+    assert torch.equal(seen[1][0][0, :, :8], cos_sin(pi, torch.arange(40))[0].float())
+    for first, second, expected in ((one, pi, changed), (pi, one, base)):
+        rows = first.rescale_factors + second.rescale_factors
+        with owner.using(pi.replace(rescale_factors=rows)):
+            assert difference(expected, logits(model, ids)) < 1e-5
+    assert torch.equal(logits(model, ids), base)
 
 
 def test_factors_of_another_geometry_are_refused_with_what_differs() -> None:
