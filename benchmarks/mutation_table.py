@@ -56,7 +56,7 @@ MUTATIONS = (
         breaks="In a batch, factors per layer are those of the first layer everywhere.",
         text="layer_index if self.rescale_factors.shape[1] > 1 else 0",
         replacement="0",
-        tests=ROPE,
+        tests=(*ROPE, *RUNTIME),
     ),
     Mutation(
         name="yarn-truncation",

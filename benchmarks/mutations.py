@@ -161,11 +161,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
         place = one.file.removeprefix("src/ropewalk/")
         lines.append(f"| {one.mutation.name} | {one.mutation.breaks} | {place} | {one.outcome} | {one.by} |")
     lines += ["", "| package | killed | tried |", "| --- | --- | --- |"]
+    tried = [one for one in outcomes if one.outcome != "error"]
     for package in (*PACKAGES, "all"):
-        tried = [
-            one for one in outcomes if package in ("all", one.mutation.package) and one.outcome != "error"
-        ]
-        lines.append(f"| {package} | {sum(one.outcome == 'killed' for one in tried)} | {len(tried)} |")
+        of_package = [one for one in tried if package in ("all", one.mutation.package)]
+        if of_package:
+            num_killed = sum(one.outcome == "killed" for one in of_package)
+            lines.append(f"| {package} | {num_killed} | {len(of_package)} |")
     return "\n".join(lines) + "\n"
 
 
