@@ -31,11 +31,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from ropewalk.errors import RunFolderError
-from ropewalk.factors import RescaleFactors
-from ropewalk.geometry import RopeGeometry, TunedGeometry
-from ropewalk.search.guard import StopSet
+from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.search.early_stopping import StopSet
+from ropewalk.search.engine_constraints import Probes
 from ropewalk.search.journal import Journal, read_trials
-from ropewalk.search.limits import Probes
 from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.objective import Objective
 from ropewalk.search.space import SearchSpace
@@ -64,7 +64,8 @@ class Recorded:
         header, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         return cls(
             path=path,
-            identity=header["identity"],
+            # Racing is removed; a resumed journal is read without its setting.
+            identity={key: value for key, value in header["identity"].items() if key != "racing"},
             environment=header["environment"],
             trials=tuple(map(_as_written_now, read_trials(path)) if is_older(path) else read_trials(path)),
             states=tuple(line["generator"] for line in lines if line["kind"] != "resumed"),
