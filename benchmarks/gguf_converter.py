@@ -26,12 +26,12 @@ import torch
 from evaluator import processor, publish
 from ropewalk.export.gguf.export import export_gguf, write_base_gguf
 from ropewalk.export.gguf.file import read_gguf
-from ropewalk.export.output import hash_file
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, load_model
 from ropewalk.models.training_checkpoint import save_pinned
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.store import hash_file
 from ropewalk.text.tokens import DocumentSet, token_documents
 from ropewalk.verify.engines import EngineRequest
 from ropewalk.verify.engines.llama_cpp import llama_cpp_engine

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluator import PACKAGES, processor, publish
-from ropewalk.store import LOCK, write_atomically
+from ropewalk.store import LOCK, is_lock, write_atomically
 
 RECIPE = Path(__file__).with_suffix(".yaml")
 NUM_RANDOM, NUM_STARTS = 10, 3
@@ -45,11 +45,11 @@ DIES_WITH_PARENT = 1  # Linux' PR_SET_PDEATHSIG
 # What is waited for in the aimed part, what tells that it is over, and the most processor seconds after it.
 TARGETS = [
     ("stages/01-near/.done.json.*", "stages/01-near/done.json", 0.0),
-    ("stages/03-tune/training/.partial-checkpoint-2", "stages/03-tune/training/checkpoint-2", 0.8),
-    ("stages/03-tune/training/.partial-checkpoint-6", "stages/03-tune/training/checkpoint-6", 0.8),
-    ("stages/05-more/training/.partial-model", "stages/05-more/training/model", 0.8),
+    ("stages/03-tune/training/.checkpoint-2.partial", "stages/03-tune/training/checkpoint-2", 0.8),
+    ("stages/03-tune/training/.checkpoint-6.partial", "stages/03-tune/training/checkpoint-6", 0.8),
+    ("stages/05-more/training/.model.partial", "stages/05-more/training/model", 0.8),
     ("stages/08-measure/.records.jsonl.*", "stages/08-measure/records.jsonl", 0.0),
-    (".result.partial", "result", 0.0),
+    (".result.*.partial", "result", 0.0),
 ]
 
 Place = tuple[int, int]  # number of the stage (0: none yet), and how much of it is on the disk
@@ -90,7 +90,7 @@ def describe(folder: Path) -> str:
 
 def half_written(folder: Path) -> list[str]:
     """Hidden files and folders, which no finished run has."""
-    found = [path.relative_to(folder) for path in folder.rglob(".*") if path.name != LOCK]
+    found = [path.relative_to(folder) for path in folder.rglob(".*") if not is_lock(path.name)]
     return sorted(map(str, found))
 
 

@@ -24,9 +24,8 @@ from miniature.extended import ExtensionRun
 from miniature.settings import Settings
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
-from ropewalk.finetune.train import MODEL, RESULT
-from ropewalk.recipe.run_disk import read_document
-from ropewalk.recipe.run_folders import StageFolder
+from ropewalk.finetune.training_folder import MODEL, RESULT
+from ropewalk.recipe.stage_folder import StageFolder
 
 SEARCHES = {
     "searched": "searched",
@@ -99,11 +98,6 @@ def _factors(values: dict[str, Any], geometry: RopeGeometry, length: int, weight
     )
 
 
-def made_of(stage: StageFolder) -> dict[str, Any] | None:
-    """As `StageFolder.done`, though the repository does not hold the weights that a stage made."""
-    return read_document(stage.done_path)["made"] if stage.done_path.is_file() else None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("document", type=Path, help="the JSON of `claims.py report`")
@@ -116,7 +110,7 @@ def main() -> None:
     measured, _, name = given.document.stem.rpartition("-")
     with (
         tempfile.TemporaryDirectory() as out,
-        patch.object(StageFolder, "done", made_of),
+        patch.object(StageFolder, "done", StageFolder.made),
         patch.object(claims, "processor", lambda: machine[1]),
     ):
         restore(document, Path(out))

@@ -31,10 +31,10 @@ from ropewalk.cli.progress import search_progress
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, load_model
-from ropewalk.recipe.run_folders import RunFolder
 from ropewalk.report.figures import CostCurve, draw_cost
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
 from ropewalk.search.journal import read_trials
+from ropewalk.search.run_folder import RunFolder
 from ropewalk.search.search import search_factors
 from ropewalk.search.trial import Trial
 from ropewalk.text.tokens import DocumentSet, token_documents

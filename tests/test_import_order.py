@@ -13,7 +13,6 @@ PACKAGE = Path(__file__).parents[1] / "src" / "ropewalk"
 ORDER = [
     "sanitize",
     "errors",
-    "strict_json",
     "store",
     "units",
     "plugins",

@@ -26,12 +26,13 @@ from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.finetune.train import MODEL, RESULT, finetune
+from ropewalk.finetune.train import finetune
+from ropewalk.finetune.training_folder import MODEL, RESULT
 from ropewalk.models.model import Model as LoadedModel
 from ropewalk.models.model import load_model
 from ropewalk.recipe.progress import TRAINING_COST, forward_work
-from ropewalk.recipe.run_folders import RunFolder
 from ropewalk.report.comparison import measure_sliding_window
+from ropewalk.search.run_folder import RunFolder
 from ropewalk.search.search import search_factors
 from ropewalk.text.tokens import DocumentSet, token_documents
 

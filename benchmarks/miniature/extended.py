@@ -11,8 +11,9 @@ from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.recipe.run_folders import PipelineFolder, StageFolder
+from ropewalk.recipe.run_folder import PipelineFolder
 from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.stage_folder import StageFolder
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage, Stage
 
 StageKind = TypeVar("StageKind", bound=Stage)

@@ -1,7 +1,7 @@
-"""Text of users, files and servers, made fit to be shown: without secrets, and without control characters.
+"""Makes text of users, files and servers safe to print: without secrets, and without control characters.
 
-A name in a file may hold what a terminal obeys (ANSI sequences) or what turns a line around (bidirectional
-overrides); a URL may hold a password.
+A name in a file may contain ANSI sequences, which a terminal executes, or bidirectional overrides, which
+reverse a line; a URL may contain a password.
 """
 
 import json
@@ -9,13 +9,13 @@ import os
 import re
 import unicodedata
 
-# Control, format (bidirectional overrides are of these), lone surrogates, line and paragraph separators.
+# Control, format (such as bidirectional overrides), lone surrogates, line and paragraph separators.
 ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_KEY")
-SHORTEST_SECRET = 8  # of a variable: less may stand anywhere by chance
+SHORTEST_SECRET = 8  # characters of a variable; a shorter one may be part of any word
 HIDDEN = "***"
-# A password may hold an unescaped @ or /, so what follows a colon is hidden up to the last @ of a word. A URL
-# that was taken for a path has lost one of its slashes.
+# A password may contain an unescaped @ or /, so what follows a colon is hidden up to the last @ of a word. A
+# URL that became a path has lost one of its slashes.
 _LOGIN = re.compile(r"([A-Za-z][\w+.-]+:/{1,2})(?:[^\s/?#:@]*:\S*|[^\s/?#]*)@")
 _PARAMETER = re.compile(
     r"(?i)([?&;#][^\s=&;#'\"]*(?:key|token|secret|pass|pwd|sig|auth|cred)[^\s=&;#'\"]*=)[^\s&;#'\"]+"
@@ -24,10 +24,11 @@ _TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[\w-]{16,})|(?i:(?<=\bbearer )
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    r"""The text with whatever is no visible character written as JSON does: `\u001b`.
+    r"""The text with every invisible character as JSON writes it: `\u001b`.
 
     Args:
-        keep: characters that stay, such as a line feed.
+        text: any text.
+        keep: characters to leave unchanged, such as a line feed.
     """
     if text.isprintable():
         return text

@@ -15,12 +15,12 @@ from ropewalk.errors import ExportError, FactorsError
 from ropewalk.export import Served
 from ropewalk.export.gguf.export import export_gguf
 from ropewalk.export.hf import HfChoices, export_hf
-from ropewalk.export.output import hash_file
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.models.model import load_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.store import hash_file
 
 SCALE = RopeGeometry(head_dim=64, rotary_dim=64, rope_theta=625.0, original_length=256, num_layers=4)
 COMPUTED = longrope_attention_factor(8, 256)

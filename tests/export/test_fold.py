@@ -20,11 +20,11 @@ from transformers import (
 
 from ropewalk.errors import ExportError
 from ropewalk.export.hf import HfChoices, export_hf
-from ropewalk.export.output import hash_file
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.model import describe_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.store import hash_file
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -94,8 +94,8 @@ def edited(**changes):
     [
         (make().to_json()[:-40], "not whole JSON"),
         ("[" * 100_000, "not whole JSON"),
-        ("[1, 2]", "not a factors file"),
-        ("{}", "not a factors file"),
+        ("[1, 2]", "factors file"),
+        ("{}", "factors file"),
         (edited(version=2), "update Ropewalk"),
         (edited(version="1"), "whole numbers"),
         (edited(rescale_factors=[1.0, 2.0]), "2 factors"),

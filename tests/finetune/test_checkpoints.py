@@ -1,5 +1,3 @@
-"""States through files and back, folders that are whole or not there, manifests of others' files."""
-
 import json
 import random
 
@@ -53,7 +51,7 @@ def test_an_optimizer_goes_on_as_it_was(tmp_path):
 def test_a_state_that_is_no_json_is_refused(tmp_path):
     optimizer = make_optimizer()
     optimizer.param_groups[0]["hook"] = print
-    with pytest.raises(FinetuneError, match="AdamW can't be written without a pickle"):
+    with pytest.raises(FinetuneError, match="pickle"):
         checkpoints.write_optimizer(tmp_path, optimizer)
 
 
@@ -80,7 +78,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         raise OSError(28, "No space left on device")
 
     save(tmp_path, "checkpoint-1")
-    with pytest.raises(FinetuneError, match="checkpoint-2 can't be written: no space left on device"):
+    with pytest.raises(FinetuneError, match=r"checkpoint-2 .*no space left"):
         checkpoints.saving(tmp_path, "checkpoint-2", ALONE, write=fail)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
@@ -89,7 +87,9 @@ def test_only_complete_ones_count_in_the_order_of_their_steps(tmp_path):
     for number in (9, 10, 2):
         save(tmp_path, f"checkpoint-{number}")
     (tmp_path / "checkpoint-11").mkdir()
-    (tmp_path / ".partial-checkpoint-12").mkdir()
+    (tmp_path / ".checkpoint-12.partial").mkdir()
+    for name in (".partial-checkpoint-13", ".removed-checkpoint-1"):  # of the first versions
+        (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-best").mkdir()
     assert [path.name for path in checkpoints.complete_checkpoints(tmp_path)] == [
         "checkpoint-2",
@@ -105,7 +105,7 @@ def test_only_complete_ones_count_in_the_order_of_their_steps(tmp_path):
     ]
 
 
-def test_a_manifest_guards_the_files_of_other_libraries(tmp_path):
+def test_a_manifest_covers_the_files_of_other_libraries(tmp_path):
     """As FSDP and DeepSpeed leave them: folders, and pickles among them, which are only hashed."""
 
     def write(folder):
@@ -122,17 +122,17 @@ def test_a_manifest_guards_the_files_of_other_libraries(tmp_path):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(FinetuneError, match=r"damaged \(optimizer_0/__0_0.distcp is not what was written\)"):
+    with pytest.raises(FinetuneError, match=r"optimizer_0/__0_0\.distcp"):
         checkpoints.check_manifest(folder)
     content[-1] ^= 1
     shard.write_bytes(content)
     (folder / "scheduler.pt").unlink()
-    with pytest.raises(FinetuneError, match=r"scheduler.pt is missing"):
+    with pytest.raises(FinetuneError, match=r"scheduler\.pt"):
         checkpoints.check_manifest(folder)
     (folder / "scheduler.pt").write_bytes(b"PK\x03\x04 a pickle")
     checkpoints.check_manifest(folder)
     (folder / "training_args.bin").write_bytes(b"planted")
-    with pytest.raises(FinetuneError, match=r"training_args.bin was not written with it"):
+    with pytest.raises(FinetuneError, match=r"training_args\.bin"):
         checkpoints.check_manifest(folder)
 
 
@@ -140,5 +140,5 @@ def test_a_manifest_guards_the_files_of_other_libraries(tmp_path):
 def test_a_manifest_that_is_none(tmp_path, content):
     folder = save(tmp_path, "checkpoint-1")
     (folder / "manifest.json").write_text(content)
-    with pytest.raises(FinetuneError, match=r"no whole manifest.json|not known here"):
+    with pytest.raises(FinetuneError, match=r"manifest\.json"):
         checkpoints.check_manifest(folder)

@@ -17,7 +17,7 @@ from ropewalk.finetune import checkpoints
 MOMENTS = {
     "in the second checkpoint's files": ("write_manifest", 2),
     "before it has its name": ("publish", 2),
-    "before the first one is removed": ("_remove", 1),
+    "before the first one is removed": ("remove_folder", 1),
     "while the tuned model is written": ("publish", 4),
 }
 CHANGES = {"num_steps": 3, "save_every": 1, "keep_checkpoints": 1}

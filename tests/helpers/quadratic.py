@@ -6,10 +6,10 @@ import time
 
 from ropewalk import testing
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.search.journal_lines import Lines
 from ropewalk.search.loop import left_for_strategy, run_search
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Task, make_strategy
+from ropewalk.store import ChecksummedLines
 
 
 def journal_values(path):
@@ -20,7 +20,7 @@ def journal_values(path):
 
 def write_journal(path, values, version=2):
     """A journal of these values, with right checksums where its version has them."""
-    lines = Lines(version)
+    lines = ChecksummedLines(version)
     path.write_bytes(b"".join(lines.write(line) for line in [values[0] | {"version": version}, *values[1:]]))
 
 

@@ -17,7 +17,7 @@ class Mixture:
         self.settings, self.length = settings, length
 
 
-def finetune(loaded, factors, stream, settings, folder, *, on_step=None):
+def finetune(loaded, factors, stream, settings, folder, *, on_step=None, part_of_recipe=False):
     """Move every weight a little at each step; what was done is on disk after each step."""
     if loaded.model.dtype != torch.float32:
         raise SettingError("trained in float32")

@@ -103,5 +103,5 @@ def test_a_process_that_is_not_the_first_reads_what_is_there(recipe_of, tmp_path
     assert (followed.folder, followed.factors, followed.records) == (made.folder, None, ())
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before
-    with pytest.raises(RunFolderError, match=r"another recipe: search\.budget is 4 here, but 9"):
+    with pytest.raises(RunFolderError, match=r"search\.budget"):
         run(recipe_of(stages, "search.budget=4"), tmp_path / "run")

@@ -278,10 +278,10 @@ def test_a_result_that_was_changed_is_made_again(recipe_of, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("search.seed=2", "seed is 2 here, but 1"),
+        ("search.seed=2", "search.seed"),
         ("stages.0.length=3x", "stages.01-search-3x"),
-        ("text.num_report_documents=3", "text.num_report_documents is 3 here, but 4"),
-        ("data.seed=9", "data.seed is 9 here"),
+        ("text.num_report_documents=3", "text.num_report_documents"),
+        ("data.seed=9", "data.seed"),
     ],
 )
 def test_a_folder_of_another_recipe_is_refused_and_left_alone(recipe_of, tmp_path, change, said):
@@ -290,7 +290,6 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(recipe_of, tmp_pat
     with pytest.raises(RunFolderError) as error:
         changed = (change,) if change != "stages.0.length=3x" else (change, "stages.1.perplexity=[1x]")
         extend(recipe_of(SHORT, *changed), tmp_path / "run")
-    assert "another recipe" in str(error.value)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
@@ -310,7 +309,7 @@ def test_inputs_that_changed_under_a_run_are_named(recipe_of, texts, tmp_path):
     extend(recipe, tmp_path / "run")
     file = texts / "searched.jsonl"
     file.write_text(file.read_text().replace("line", "word"))
-    with pytest.raises(RunFolderError, match=r"01-search-4x was begun with other inputs: text\.search is"):
+    with pytest.raises(RunFolderError, match=r"01-search-4x .*text\.search"):
         extend(recipe, tmp_path / "run")
 
 
@@ -340,7 +339,7 @@ def test_two_runs_in_one_folder_are_refused(recipe_of, tmp_path):
     recipe = recipe_of(SHORT)
 
     def again(*_):
-        with pytest.raises(RunFolderError, match="in use by another process"):
+        with pytest.raises(RunFolderError, match="in use"):
             extend(recipe, tmp_path / "run")
         raise KeyboardInterrupt
 
@@ -373,7 +372,7 @@ def test_foreign_files_are_left_alone(recipe_of, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     (tmp_path / "run" / ".thesis.txt.partial").write_text("mine too")
-    with pytest.raises(RunFolderError, match="holds other files"):
+    with pytest.raises(RunFolderError, match=r"thesis\.txt"):
         extend(recipe_of(SHORT), tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".thesis.txt.partial", "thesis.txt"]

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import ropewalk
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.models.fingerprint import OtherWeightsWarning
-from ropewalk.recipe.run_folders import PipelineFolder
+from ropewalk.recipe.run_folder import PipelineFolder
 
 
 @pytest.fixture

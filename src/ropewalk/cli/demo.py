@@ -18,9 +18,9 @@ from ropewalk.cli.splits import Texts, read_texts
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord, FactorsAtLength
     from ropewalk.models.model import Model
-    from ropewalk.recipe.run_folders import RunFolder
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
+    from ropewalk.search.run_folder import RunFolder
 
 RATIO = 8
 NUM_SEARCH_DOCUMENTS = 5
@@ -56,8 +56,8 @@ def demo(
 def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> None:
     """The demo on any model: search, report on other documents, draw, and say what came of it."""
     from ropewalk.models.model import load_model
-    from ropewalk.recipe.run_folders import RunFolder
     from ropewalk.report.comparison import measure_gaps, verdict
+    from ropewalk.search.run_folder import RunFolder
 
     started = time.monotonic()
     with RunFolder.resume(out) as folder:

@@ -199,14 +199,15 @@ def _records(run: Path | None) -> "list[EvalRecord]":
     """The measurements of a search's or a recipe's run."""
     if run is None:
         return []
-    from ropewalk.recipe.run_folders import read_records
+    from ropewalk.recipe.finished_run import read_records
 
     return read_records(run)
 
 
 def _origin(run: Path | None, model: str, factor_set: "FactorSet", factors: Path) -> "Origin | None":
     """The run that the model comes from: the one that was named, or that whose `result` the model is."""
-    from ropewalk.recipe.run_folders import PipelineFolder, read_origin, require_same_run
+    from ropewalk.recipe.finished_run import read_origin, require_same_search
+    from ropewalk.recipe.run_folder import PipelineFolder
 
     if run is None:
         around = PipelineFolder(Path(model).absolute().parent)
@@ -214,7 +215,7 @@ def _origin(run: Path | None, model: str, factor_set: "FactorSet", factors: Path
         return read_origin(around.path) if is_result else None
     origin = read_origin(run)
     if origin is not None:
-        require_same_run(origin, factor_set.longest.provenance.settings.get("run_id"), factors)
+        require_same_search(origin, factor_set.longest.provenance.settings.get("run_id"), factors)
     return origin
 
 

@@ -145,13 +145,11 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         SettingError: it can't be written there.
     """
-    from ropewalk.store import write_atomically
+    from ropewalk.store import disk_errors, write_atomically
 
-    try:
+    with disk_errors(path, SettingError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
-    except OSError as error:
-        raise SettingError(f"{path} can't be written ({error.strerror}): name another place.") from None
 
 
 def factors_by_label(

@@ -18,7 +18,7 @@ from ropewalk.errors import SettingError
 if TYPE_CHECKING:
     from ropewalk.factors.geometry import RopeGeometry
     from ropewalk.models.rope_config import RopeDescription
-    from ropewalk.recipe.run_folders import RunFolder
+    from ropewalk.search.run_folder import RunFolder
 
 
 def search(
@@ -145,7 +145,7 @@ def search(
     with interruptible(how_to_resume(context.obj, out)):
         check_sources(text, report_text)
         from ropewalk.models.model import describe_model, load_model
-        from ropewalk.recipe.run_folders import RunFolder
+        from ropewalk.search.run_folder import RunFolder
         from ropewalk.search.search import require_beyond_reach, search_factors
 
         description = describe_model(

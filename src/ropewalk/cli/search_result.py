@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from ropewalk.cli.output import clock
 
 if TYPE_CHECKING:
-    from ropewalk.recipe.run_folders import RunFolder
     from ropewalk.search.finalists import Finalist
     from ropewalk.search.result import SearchResult
+    from ropewalk.search.run_folder import RunFolder
 
 STOPPED_BY = {
     "budget": "the budget",

@@ -23,7 +23,7 @@ from ropewalk.export.card import Card, Origin, write_card
 from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
 from ropewalk.export.fold import Folded, check_folded, write_folded
 from ropewalk.export.manifest import MANIFEST, manifest
-from ropewalk.export.output import hash_files, new_folder, require_absent
+from ropewalk.export.output import new_folder, require_absent
 from ropewalk.export.source_checkpoint import (
     ADAPTER_CONFIG,
     Checkpoint,
@@ -45,6 +45,7 @@ from ropewalk.models.model import describe_model, load_model, read_config
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.models.transformers4_config import CONFIG
 from ropewalk.rope.attention_factor import longrope_attention_factor
+from ropewalk.store import hash_files
 
 AdapterAs = Literal["merged", "beside"]
 ADAPTER_FOLDER = "adapter"

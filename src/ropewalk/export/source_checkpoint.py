@@ -1,6 +1,5 @@
-"""The files of a checkpoint that is to be exported: where they are, if they are whole, which are taken."""
+"""The files of a checkpoint to export: found, checked, and chosen for the export."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 
+from ropewalk import store
 from ropewalk.errors import ExportError, ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.fingerprint import hash_stored_weights, warn_if_other_weights
@@ -22,19 +22,19 @@ from ropewalk.store import link_or_copy
 ADAPTER_CONFIG = "adapter_config.json"
 # Mistral's own format, often beside transformers'. vLLM prefers it, and then reads no config.json.
 OTHER_FORMAT = ("consolidated*", "params.json")
-# What a configuration may name that an engine would follow instead of our factors, and why.
+# What a configuration may name that an engine would follow instead of the factors, and why.
 OTHER_CODE = "an engine that follows it would run other code than was measured here"
 PREFERRED_KEYS = {
     "dual_chunk_attention_config": "vLLM and SGLang would read it instead of the factors",
     **dict.fromkeys(("auto_map", *CHOOSES_CODE), OTHER_CODE),
 }
-# What else belongs to a model that is served: tokenizer, templates, licence. No pickle, and no code.
+# What else belongs to a served model: tokenizer, templates, licence. No pickle, and no code.
 TAKEN = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "LICENSE*", "LICENCE*",
     "NOTICE*", "additional_chat_templates/*.jinja",
 )  # fmt: skip
-# Left behind: other weights and their indices, what trainers leave, our own files about other factors, and
-# what is written anew.
+# Left out: other weights and their indices, files of trainers, files of Ropewalk about other factors, and
+# files that the export writes itself.
 LEFT = (
     *OTHER_FORMAT, "*.index*.json", "pytorch_model*", "tf_model*", "flax_model*", "adapter_*",
     "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "optimizer*",
@@ -45,11 +45,11 @@ LEFT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A folder on this machine that holds one.
+    """A checkpoint in a folder on this machine.
 
     Attributes:
-        folder: where.
-        name: as the user called it.
+        folder: the folder.
+        name: the name that the user gave.
         revision: the hub's commit; None for local files.
         config: its `config.json`.
     """
@@ -61,7 +61,7 @@ class Checkpoint:
 
     @property
     def weights(self) -> list[Path]:
-        """Its weight files, as transformers finds them.
+        """The weight files, as transformers finds them.
 
         Raises:
             ModelError: none, or an index that names anything but safetensors files in the folder.
@@ -70,10 +70,10 @@ class Checkpoint:
 
     @property
     def others(self) -> list[Path]:
-        """What else an export takes along, as paths below `folder`.
+        """What else an export copies, as paths below `folder`.
 
         Raises:
-            ModelError: one is a link out of the folder, whose content would go out with the export.
+            ModelError: one is a link out of the folder, whose content the export would publish.
         """
         taken = {path for pattern in TAKEN for path in self.folder.glob(pattern) if path.is_file()}
         left = {path for pattern in LEFT for path in self.folder.glob(pattern)}
@@ -84,7 +84,7 @@ class Checkpoint:
 
     @property
     def preferred(self) -> dict[str, str]:
-        """What an engine would read instead of the factors, and is left out: its name, and why."""
+        """What an engine would read instead of the factors, and the export leaves out: its name, and why."""
         files = sorted({path.name for pattern in OTHER_FORMAT for path in self.folder.glob(pattern)})
         parts = (self.config, rope_part(self.config))
         keys = {key: why for key, why in PREFERRED_KEYS.items() if any(part.get(key) for part in parts)}
@@ -103,7 +103,7 @@ class Checkpoint:
             (out / name).write_bytes((self.folder / name).read_bytes())
 
     def take_weights(self, out: Path, *, copy: bool = False) -> None:
-        """Link the weight files; copy them on request, or where a link would not do (`link_or_copy`)."""
+        """Link the weight files; copy them on request, or where a link is not possible (`link_or_copy`)."""
         for path in self.weights:
             link_or_copy(path, out / path.name, copy=copy)
         self.take_index(out)
@@ -115,19 +115,19 @@ class Checkpoint:
 
     @cached_property
     def weights_sha256(self) -> str | None:
-        """The `hash_weights` of its model, from the files alone; None where that can't be known."""
+        """The `hash_weights` of its model, from the files alone; None if it can't be computed."""
         try:
             return hash_stored_weights(read_config(self.folder), self.weights)
-        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or not whole
+        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or incomplete
             return None
 
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
-        """Warn where factors were made on other weights, as far as these are known."""
+        """Warn where factors were made on other weights, if both are known."""
         found = None if factors.provenance.weights_sha256 is None else self.weights_sha256
         warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
 
     def require_whole(self) -> None:
-        """Refuse a checkpoint whose weights are missing or cut short, from their headers alone.
+        """Refuse a checkpoint whose weights are missing or truncated, by their headers alone.
 
         Raises:
             ModelError: names the file.
@@ -139,14 +139,14 @@ def is_adapter(folder: Path) -> bool:
     """Whether a folder is an adapter of peft.
 
     Raises:
-        ExportError: it is a model as well, of which transformers would load the adapter's base instead.
+        ExportError: it is a model as well; transformers would load the adapter's base instead of it.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         return False
     if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         raise ExportError(
             f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}), so programs load different ones: "
-            f"put the adapter into a folder of its own, and name it by --adapter if it is meant."
+            f"put the adapter into another folder, and name it by --adapter to export it."
         )
     return True
 
@@ -175,10 +175,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ModelError: it can't be read.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} can't be read as JSON ({error}): copy it again.") from None
+    return store.read_json(path, ModelError, remedy="copy it again", allow_nan=True)
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -192,6 +189,6 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's client raises many kinds
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"{name} is no local folder, and can't be had from the hub ({reason.strip()[:200]}): check the "
-            f"name and the network."
+            f"{name} is no local folder, and can't be downloaded from the hub ({reason.strip()[:200]}): "
+            f"check the name and the network."
         ) from None

@@ -11,10 +11,9 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ropewalk.errors import FactorsError, shown
-from ropewalk.store import read_bounded, write_atomically
-from ropewalk.strict_json import JsonError
-from ropewalk.strict_json import parse_json as parse_strictly
+from ropewalk.errors import FactorsError
+from ropewalk.store import JsonError, check_envelope, disk_errors, read_bounded, write_atomically
+from ropewalk.store import parse_json as parse_strictly
 
 FORMAT = "ropewalk.factors"
 SET_FORMAT = "ropewalk.factor-set"
@@ -151,21 +150,10 @@ def check_document(document: Any, source: str) -> dict[str, Any]:
     Raises:
         FactorsError: of another format, or of a newer version.
     """
-    if not isinstance(document, dict) or document.get("format") not in FORMATS:
-        raise FactorsError(
-            f'{source} is JSON, but not a factors file ("format": "{FORMAT}" is missing); '
-            f"`ropewalk factors convert` reads a model's configuration."
-        )
-    version: Any = document.get("version")
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
-        raise FactorsError(
-            f"{source} has format version {shown(version)}, above {FORMAT_VERSION}: update Ropewalk."
-        )
-    if version != FORMAT_VERSION:
-        raise FactorsError(
-            f"{source} has format version {shown(version)}, but versions are whole numbers from 1."
-        )
-    return document
+    remedy = "name a factors file, or make one of a model's configuration by `ropewalk factors convert`"
+    return check_envelope(
+        document, source, FactorsError, formats=FORMATS, versions=(FORMAT_VERSION,), remedy=remedy
+    )
 
 
 # ---------------------------------------------------------------- reading text
@@ -178,13 +166,10 @@ def read_text(path: Path) -> str:
         FactorsError: missing, too large, binary, or not readable.
     """
     try:
-        return read_bounded(path, LARGEST_FILE_BYTES).decode("utf-8")
-    except FileNotFoundError:
-        raise FactorsError(f"{path} does not exist: name a factors file (JSON) or a CSV.") from None
+        with disk_errors(path, FactorsError, action="read", remedy="name a factors file (JSON) or a CSV"):
+            return read_bounded(path, LARGEST_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         raise FactorsError(f"{path} is binary; factors are read from JSON or CSV text only.") from None
-    except OSError as error:
-        raise FactorsError(f"{path} can't be read: {error.strerror}.") from None
 
 
 def parse_json(text: str, source: str) -> Any:

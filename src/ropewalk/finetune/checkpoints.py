@@ -1,27 +1,25 @@
-"""A stage's checkpoints: folders that are there whole or not at all, and are checked before they are read.
+"""Checkpoints of a fine-tuning stage: complete or absent, and checked before they are read.
 
 <stage>/
 ├── checkpoint-<step>/
 │   ├── model.safetensors, config.json, tokenizer ...    a checkpoint as transformers reads it (or an adapter)
-│   ├── factors.json                                     what its positions are turned by
+│   ├── factors.json                                     the factors that it was trained with
 │   ├── optimizer.safetensors, optimizer.json            tensors, and everything else of AdamW
 │   ├── scheduler.json, scaler.json, trainer_state.json
-│   ├── generators-<rank>.safetensors, .json             torch's, and those of Python and numpy
+│   ├── generators-<rank>.safetensors, .json             of torch, Python and numpy
 │   ├── progress.json                                    the place in the text, seconds, tokens
-│   └── manifest.json                                    SHA-256 of every other file, written last
-└── model/                                               the tuned model, when the stage is done
+│   └── manifest.json                                    SHA-256 of every other file
+└── model/                                               the tuned model, when the stage is complete
 
-A checkpoint is written into a hidden folder, brought to the disk, and then renamed. Nothing here reads or
-writes a pickle. Where weights lie in parts on several processes (FSDP, DeepSpeed), the libraries' own files,
-pickles among them, stand in place of the optimizer's and are read only after their hashes were found right.
+This module never reads or writes a pickle. Where several processes hold parts of the weights (FSDP,
+DeepSpeed), the optimizer's files are those of the libraries, some of them pickles, which are read only after
+their hashes were compared.
 """
 
-import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +29,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ropewalk import store
 from ropewalk.errors import FinetuneError
 from ropewalk.finetune.distributed import Ranks
-from ropewalk.store import bring_to_disk, clear_partials, follow_umask, read_bounded
-from ropewalk.strict_json import JsonError, parse_json
+from ropewalk.store import (
+    clear_partials,
+    differences_from,
+    disk_errors,
+    envelope,
+    hash_files,
+    partial_path,
+    publish,
+    read_document,
+    remove_folder,
+)
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-PARTIAL, REMOVED = ".partial-", ".removed-"
 FORMAT, FORMAT_VERSION = "ropewalk.checkpoint", 1
-CHUNK_BYTES = 2**20
-LARGEST_JSON_BYTES = 2**28
+# What a killed process of the first versions left behind.
+OLD_LEFTOVERS = (".partial-*", ".removed-*")
+REMEDY = "free some space, and run the stage again to resume from the last checkpoint, which is complete"
 
-# ---------------------------------------------------------------- folders, whole or not at all
+# ---------------------------------------------------------------- folders
 
 
 def checkpoint_name(step: int) -> str:
-    """The folder of the checkpoint after that step."""
+    """The name of the checkpoint after a step."""
     return f"checkpoint-{step}"
 
 
 def step_of(checkpoint: Path) -> int:
-    """After which step a checkpoint was written."""
+    """The step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def complete_checkpoints(stage: Path) -> list[Path]:
-    """Those that were finished, the oldest first."""
+    """The complete checkpoints of a stage, the oldest first."""
     found = [
         folder
         for folder in stage.glob("checkpoint-*")
@@ -67,45 +75,21 @@ def complete_checkpoints(stage: Path) -> list[Path]:
 
 
 def clear_leftovers(stage: Path) -> None:
-    """Take away what a killed process left half-written, or half-removed."""
-    for pattern in (PARTIAL, REMOVED):
-        for folder in stage.glob(f"{pattern}*"):
+    """Removes what a killed process left half-written or half-removed.
+
+    Raises:
+        OSError: something can't be removed.
+    """
+    for pattern in OLD_LEFTOVERS:
+        for folder in stage.glob(pattern):
             shutil.rmtree(folder)
     clear_partials(stage)
 
 
-def partial_folder(stage: Path, name: str) -> Path:
-    """Where a folder is until it has its name."""
-    return stage / f"{PARTIAL}{name}"
-
-
-def publish(stage: Path, name: str) -> Path:
-    """Give a partial folder its name, once all of it is on the disk; one of that name makes way."""
-    partial, folder = partial_folder(stage, name), stage / name
-    write_manifest(partial)
-    follow_umask(partial)
-    for file in sorted(partial.rglob("*")):
-        bring_to_disk(file)
-    bring_to_disk(partial)
-    if folder.exists():
-        _remove(folder)
-    partial.rename(folder)
-    bring_to_disk(stage)
-    return folder
-
-
 def prune(stage: Path, keep: int) -> None:
-    """Remove all but the newest `keep` complete checkpoints."""
+    """Removes all but the newest `keep` complete checkpoints."""
     for folder in complete_checkpoints(stage)[:-keep]:
-        _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Out of sight first, so that a half-removed folder is never taken for a checkpoint."""
-    hidden = folder.with_name(f"{REMOVED}{folder.name}")
-    shutil.rmtree(hidden, ignore_errors=True)
-    folder.rename(hidden)
-    shutil.rmtree(hidden)
+        remove_folder(folder)
 
 
 def saving(
@@ -115,141 +99,92 @@ def saving(
     *,
     write: Callable[[Path], None],
     write_own: Callable[[Path], None] | None = None,
+    manifest: bool = True,
 ) -> Path:
-    """Write a folder and publish it; every process calls this, and the stage lies where all can see it.
+    """Writes a folder of a stage, complete or not at all; an existing one is replaced.
+
+    Every process calls this, and all of them see the stage's folder.
 
     Args:
-        write: by the first process alone.
-        write_own: by every process, before that.
+        stage: the stage's folder.
+        name: of the new folder.
+        ranks: the processes.
+        write: called by the first process only.
+        write_own: called by every process, before that.
+        manifest: whether to add a manifest, which makes the folder a checkpoint to resume from.
 
     Raises:
-        FinetuneError: it can't be written, by this process or another; nothing of it is left.
+        FinetuneError: this or another process can't write it.
     """
-    partial = partial_folder(stage, name)
+    folder = stage / name
+    partial = partial_path(folder, unique=False)
     try:
-        with ranks.together(), one_line_errors(stage / name):
+        with ranks.together(), training_disk_errors(folder):
             if ranks.is_first:
                 partial.mkdir()
-        with ranks.together(), one_line_errors(stage / name):
+        with ranks.together(), training_disk_errors(folder):
             if write_own is not None:
                 write_own(partial)
-        with ranks.together(), one_line_errors(stage / name):
+        with ranks.together(), training_disk_errors(folder):
             if ranks.is_first:
                 write(partial)
-                publish(stage, name)
+                if manifest:
+                    write_manifest(partial)
+                publish(partial, folder, replace=True)
     except BaseException:
         if ranks.is_first:
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    return stage / name
+    return folder
 
 
-@contextmanager
-def one_line_errors(what: Path) -> Iterator[None]:
-    """What goes wrong on the disk, as one line.
-
-    Raises:
-        FinetuneError: what was tried can't be written.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        # safetensors puts the system's words into its own.
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise FinetuneError(
-            f"{what} can't be written: {reason[:1].lower()}{reason[1:].rstrip('.')}; the checkpoints before "
-            f"it are whole: make room, and run the stage again to go on."
-        ) from error
+def training_disk_errors(path: Path) -> Any:
+    """`store.disk_errors` for files of a training; safetensors has an error class of its own."""
+    return disk_errors(path, FinetuneError, remedy=REMEDY, also=(SafetensorError,))
 
 
 # ---------------------------------------------------------------- the manifest
 
 
 def write_manifest(folder: Path) -> None:
-    """SHA-256 of every file in a folder."""
-    files = {name: _sha256(folder / name) for name in _files(folder)}
-    write_json(folder / MANIFEST, {"format": FORMAT, "version": FORMAT_VERSION, "files": files})
+    """Writes the SHA-256 of every file of a checkpoint."""
+    files = hash_files(folder, leave_out=(MANIFEST,))
+    write_json(folder / MANIFEST, envelope(FORMAT, FORMAT_VERSION, files=files))
 
 
 def check_manifest(folder: Path) -> None:
-    """Nothing of a checkpoint is read before this.
+    """Checks a checkpoint before anything of it is read.
 
     Raises:
-        FinetuneError: a file is missing, was added, or is not what was written.
+        FinetuneError: a file is missing, was added, or has changed.
     """
-    try:
-        manifest = parse_json(read_bounded(folder / MANIFEST, LARGEST_JSON_BYTES))
-        expected = dict(manifest["files"])
-        version = (manifest["format"], manifest["version"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FinetuneError(f"{folder} has no whole {MANIFEST}: {_advice(folder)}.") from None
-    if version != (FORMAT, FORMAT_VERSION):
-        raise FinetuneError(f"{folder} is a {version[0]} of version {version[1]}, which is not known here.")
-    present = set(_files(folder))
-    for name in sorted(present | set(expected)):
-        if name not in present:
-            trouble = "is missing"
-        elif name not in expected:
-            trouble = "was not written with it"
-        elif _sha256(folder / name) != expected[name]:
-            trouble = "is not what was written"
-        else:
-            continue
-        raise FinetuneError(f"{folder} is damaged ({name} {trouble}): {_advice(folder)}.")
-
-
-def _advice(folder: Path) -> str:
-    return f"remove {folder.name}, so that the stage goes on from the one before"
-
-
-def _files(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    names = sorted(path.relative_to(folder).as_posix() for path in paths)
-    return [name for name in names if name != MANIFEST]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    remedy = f"remove {folder.name} to resume from the checkpoint before it"
+    manifest = read_document(folder / MANIFEST, FinetuneError, file_format=FORMAT, remedy=remedy)
+    expected = manifest.get("files")
+    if not isinstance(expected, dict):
+        raise FinetuneError(f"{folder / MANIFEST} lists no files: {remedy}.")
+    for difference in differences_from(folder, expected, leave_out=(MANIFEST,)):
+        raise FinetuneError(f"{folder} is damaged ({difference}): {remedy}.")
 
 
 # ---------------------------------------------------------------- what Trainer would pickle
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON values into a folder that is not published yet."""
+    """Writes JSON values into a folder that is not complete yet."""
     path.write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_bytes())
-
-
-def read_whole(path: Path, remedy: str) -> dict[str, Any]:
-    """A file of one JSON object that no manifest vouches for.
-
-    Raises:
-        FinetuneError: it is damaged; says what to do.
-    """
-    try:
-        found = parse_json(read_bounded(path, LARGEST_JSON_BYTES))
-    except (OSError, JsonError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FinetuneError(f"{path} can't be read ({reason}): {remedy}.") from None
-    if not isinstance(found, dict):
-        raise FinetuneError(f"{path} is damaged: {remedy}.")
-    return found
+    """The values that `write_json` wrote; `check_manifest` comes first."""
+    return store.read_json(path, FinetuneError, remedy="remove its folder", allow_nan=True)
 
 
 def write_optimizer(folder: Path, optimizer: Any) -> None:
-    """Tensors to safetensors under `<parameter's number>.<name>`, all else to JSON.
+    """Writes tensors to safetensors as `<parameter's number>.<name>`, and everything else to JSON.
 
     Raises:
-        FinetuneError: the optimizer keeps something else than tensors and JSON values.
+        FinetuneError: the optimizer has something else than tensors and JSON values.
     """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -268,7 +203,7 @@ def write_optimizer(folder: Path, optimizer: Any) -> None:
 
 
 def read_optimizer(folder: Path, optimizer: Any) -> None:
-    """What `write_optimizer` wrote, into an optimizer of the same parameters."""
+    """Loads what `write_optimizer` wrote into an optimizer of the same parameters."""
     rest = read_json(folder / "optimizer.json")
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in rest["state"].items()}
     for key, value in load_file(folder / "optimizer.safetensors").items():
@@ -278,10 +213,10 @@ def read_optimizer(folder: Path, optimizer: Any) -> None:
 
 
 def write_state(path: Path, owner: Any) -> None:
-    """A scheduler's or a gradient scaler's state, which is JSON values.
+    """Writes the state of a scheduler or a gradient scaler.
 
     Raises:
-        FinetuneError: it is not.
+        FinetuneError: it has something else than JSON values.
     """
     state = owner.state_dict()
     _require_json(state, type(owner).__name__)
@@ -299,7 +234,7 @@ def _require_json(value: Any, owner: str) -> None:
 
 
 def write_generators(folder: Path, rank: int) -> None:
-    """The states of the global generators of Python, numpy and torch in this process."""
+    """Writes the states of this process's global generators of Python, numpy and torch."""
     version, python_state, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)
@@ -313,7 +248,7 @@ def write_generators(folder: Path, rank: int) -> None:
 
 
 def read_generators(folder: Path, rank: int) -> None:
-    """Set the states; a rank that the run did not have before keeps its own."""
+    """Sets the states; a rank that the run did not have before keeps its own."""
     if not (folder / f"generators-{rank}.json").is_file():
         return
     states = read_json(folder / f"generators-{rank}.json")

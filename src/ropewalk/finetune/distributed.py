@@ -1,6 +1,5 @@
 """The processes of a run: what they must have alike, and how one that fails takes the others with it."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from torch import distributed
 
 from ropewalk.errors import FinetuneError
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.store import hash_json
 
 
 class Ranks:
@@ -78,4 +78,4 @@ def factors_digest(factors: RescaleFactors) -> str:
     """SHA-256 of what the model is turned by: everything in the factors but where they come from."""
     values = json.loads(factors.to_json())
     del values["provenance"]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hash_json(values)

@@ -1,6 +1,5 @@
 """A model, factors and text in, a tuned model out: the fine-tuning room's front door."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -19,13 +18,11 @@ from ropewalk.finetune.distributed import factors_digest
 from ropewalk.finetune.loss import tiled_loss
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.trainer import Progress, StageTrainer, StepProgress, is_float32, make_trainer
+from ropewalk.finetune.training_folder import MODEL, RESULT, open_stage, read_result, write_result
 from ropewalk.models.activation_checkpointing import recomputing
 from ropewalk.models.fingerprint import hash_stored_weights, hash_weights
 from ropewalk.models.model import Model, load_model
-from ropewalk.store import FolderLock, write_atomically
 
-FORMAT, FORMAT_VERSION = "ropewalk.finetune", 1
-STAGE, RESULT, MODEL = "stage.json", "result.json", "model"
 NO_FACTORS = "00" * 32
 
 
@@ -58,6 +55,7 @@ def finetune(
     folder: str | Path,
     *,
     on_step: Callable[[StepProgress], None] | None = None,
+    part_of_recipe: bool = False,
 ) -> FinetuneResult:
     """Train a model on segments of `settings.length` tokens, turned by these factors all the time.
 
@@ -72,6 +70,7 @@ def finetune(
         documents: at its beginning; see `TrainingStream`.
         folder: for this stage alone; of several processes, one that all of them see.
         on_step: told of each step.
+        part_of_recipe: as `training_folder.open_stage`.
 
     Raises:
         FactorsError: factors of another geometry.
@@ -102,8 +101,7 @@ def finetune(
         identity = _identity(loaded, factors, settings, check)
         with trainer.ranks.together():
             if trainer.ranks.is_first:
-                stack.enter_context(_lock(stage))
-                _open(stage, identity)
+                stack.enter_context(open_stage(stage, identity, part_of_recipe=part_of_recipe))
         if (stage / RESULT).is_file():
             return _read_result(stage)
         _set_up(trainer, loaded, model, factors, packer, check)
@@ -113,7 +111,7 @@ def finetune(
         )
         stack.callback(_put_right, loaded.model)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        return _finish(trainer, loaded, model, factors, identity)
+        return _finish(trainer, loaded, model, factors)
 
 
 # ---------------------------------------------------------------- before the first step
@@ -189,44 +187,6 @@ def _identity(
     }
 
 
-def _lock(stage: Path) -> FolderLock:
-    """Only one run writes there: another's unfinished checkpoints would be taken for leftovers."""
-    with checkpoints.one_line_errors(stage):
-        stage.mkdir(parents=True, exist_ok=True)
-        return FolderLock(stage)
-
-
-def _open(stage: Path, identity: dict[str, Any]) -> None:
-    """Begin a stage in an empty folder, or find the same one in it."""
-    with checkpoints.one_line_errors(stage):
-        checkpoints.clear_leftovers(stage)
-        present = sorted(path.name for path in stage.iterdir() if not path.name.startswith("."))
-        if STAGE not in present:
-            if present:
-                raise FinetuneError(f"{stage} holds other files ({present[0]} ...): choose an empty folder.")
-            content = {"format": FORMAT, "version": FORMAT_VERSION, "identity": identity}
-            write_atomically(stage / STAGE, json.dumps(content, indent=2).encode() + b"\n")
-            return
-    found = checkpoints.read_whole(stage / STAGE, "choose another folder").get("identity")
-    if found != identity:
-        raise FinetuneError(
-            f"{stage} holds another stage ({_difference(found, identity)}): choose another folder, or give "
-            f"what it was begun with."
-        )
-
-
-def _difference(found: Any, given: dict[str, Any]) -> str:
-    """What differs first, in words."""
-    if not isinstance(found, dict) or set(found) != set(given) or not isinstance(found["settings"], dict):
-        return f"{STAGE} is damaged"
-    for name in ("model", "factors", "text"):
-        if found[name] != given[name]:
-            return f"its {name} was another"
-    theirs, ours = found["settings"], given["settings"]
-    name = next(name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name))
-    return f"{name} was {theirs.get(name)}, now {ours.get(name)}"
-
-
 def _set_up(
     trainer: StageTrainer,
     loaded: Model,
@@ -291,13 +251,7 @@ def _go_on(trainer: StageTrainer, loaded: Model, model: Any) -> Path | None:
 # ---------------------------------------------------------------- after the last step
 
 
-def _finish(
-    trainer: StageTrainer,
-    loaded: Model,
-    model: Any,
-    factors: RescaleFactors,
-    identity: dict[str, Any],
-) -> FinetuneResult:
+def _finish(trainer: StageTrainer, loaded: Model, model: Any, factors: RescaleFactors) -> FinetuneResult:
     """The tuned model and the result, on the disk."""
     settings, stage = trainer.settings, trainer.stage
     trained = trainer.check_layout()
@@ -309,19 +263,16 @@ def _finish(
         _write_plain(loaded, factors, folder, settings, weights=whole)
         trainer.check.require_reloaded(folder, trained, loaded)
 
-    checkpoints.saving(stage, MODEL, trainer.ranks, write=write)
-    with trainer.ranks.together(), checkpoints.one_line_errors(stage / RESULT):
+    checkpoints.saving(stage, MODEL, trainer.ranks, write=write, manifest=False)
+    with trainer.ranks.together():
         if trainer.ranks.is_first:
-            result = {
-                "format": FORMAT,
-                "version": FORMAT_VERSION,
-                "identity": identity,
-                "losses": trainer.progress.losses,
-                "seconds": trainer.progress.seconds,
-                "num_tokens": settings.num_steps * settings.batch_size * settings.length,
-                "checkpoint": checkpoints.checkpoint_name(settings.num_steps),
-            }
-            write_atomically(stage / RESULT, json.dumps(result, indent=2).encode() + b"\n")
+            write_result(
+                stage,
+                losses=trainer.progress.losses,
+                seconds=trainer.progress.seconds,
+                num_tokens=settings.num_steps * settings.batch_size * settings.length,
+                checkpoint=checkpoints.checkpoint_name(settings.num_steps),
+            )
     return _read_result(stage)
 
 
@@ -335,7 +286,7 @@ def _whole_weights(trainer: StageTrainer) -> dict[str, Any]:
 
 def _read_result(stage: Path) -> FinetuneResult:
     remedy = "remove it, so that the stage is finished again from its last checkpoint"
-    result = checkpoints.read_whole(stage / RESULT, remedy)
+    result = read_result(stage, remedy)
     try:
         return FinetuneResult(
             losses=tuple(map(float, result["losses"])),

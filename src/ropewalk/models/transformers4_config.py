@@ -11,7 +11,7 @@ from typing import Any
 
 from ropewalk.errors import ModelError
 from ropewalk.models.longrope_config import restore_keys
-from ropewalk.store import write_atomically
+from ropewalk.store import read_object, write_atomically
 
 CONFIG = "config.json"
 
@@ -53,15 +53,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is none.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path.parent} holds no {CONFIG}: name a checkpoint's folder.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} can't be read as JSON ({error}): copy it again.") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} is no model configuration: it holds no JSON object.")
-    return config
+    if not path.exists():
+        raise ModelError(f"{path.parent} holds no {CONFIG}: name a checkpoint's folder.")
+    return read_object(path, ModelError, remedy="copy it again", allow_nan=True)
 
 
 class _SavingBothForms:

@@ -1,10 +1,9 @@
-"""Which files hold a checkpoint's weights: safetensors inside its folder, checked before one is read.
+"""The weight files of a checkpoint: safetensors files inside its folder, checked before one is read.
 
-An index names a file for each tensor. transformers reads whatever stands there, a pickle or a file of another
-folder too; so the names are checked here first, and everything that reads weights asks here.
+An index names a file for each tensor. transformers reads any file that it names, even a pickle or a file of
+another folder; so this module checks the names first, and everything that reads weights calls it.
 """
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,16 +12,17 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ropewalk.errors import ModelError
+from ropewalk.store import read_object, reason_of
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth", "model*.pt", "*.ckpt")  # with weights
-# What transformers reads instead of `model.safetensors` wherever one lies: parts of a distributed checkpoint.
+# Parts of a distributed checkpoint, which transformers prefers to `model.safetensors`.
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-# One name of a file: no folder, drive or pattern.
+# The name of one file: no folder, drive or pattern.
 PLAIN_NAME = re.compile(r"[^/\\:*?\[\]]+\.safetensors")
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
-# What quantised checkpoints have beside, or in place of, a `weight`.
+# What quantised checkpoints have beside a `weight`, or in its place.
 QUANTISED = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight_absmax",
     ".weight.absmax", ".weight.quant_map", ".SCB", "_proj_blocks", ".codebooks",
@@ -34,7 +34,7 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
     Args:
         folder: a checkpoint on this machine.
-        name: how errors call it.
+        name: of the model, for messages.
 
     Raises:
         ModelError: no safetensors weights, or an index that names anything but safetensors files in `folder`.
@@ -42,8 +42,8 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     parts = sorted(file.name for file in folder.glob("*.safetensors") if DISTRIBUTED.fullmatch(file.name))
     if parts:
         raise ModelError(
-            f"{name} holds parts of a distributed checkpoint ({parts[0]}), which are not read here: save the "
-            f"model with save_pretrained, and name that folder."
+            f"{name} holds parts of a distributed checkpoint ({parts[0]}), which Ropewalk does not read: "
+            f"save the model with save_pretrained, and name that folder."
         )
     indexed = indexed_files(folder, name)
     if (folder / WEIGHTS).exists():  # transformers prefers it to an index
@@ -65,7 +65,7 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
 
 def indexed_files(folder: Path, name: str) -> dict[str, Path] | None:
-    """The file of each tensor, by an index; None where there is no index.
+    """The file of each tensor, by an index; None if there is no index.
 
     Raises:
         ModelError: an index that can't be read, or names anything but safetensors files in `folder`.
@@ -79,18 +79,12 @@ def indexed_files(folder: Path, name: str) -> dict[str, Path] | None:
 
 
 def read_index(index: Path, name: str) -> dict[str, str]:
-    """The name of the file of each tensor; that the files are there is not looked at.
+    """The name of the file of each tensor; the files may be missing.
 
     Raises:
         ModelError: not an index, or one that names anything but `*.safetensors` files without a folder.
     """
-    try:
-        read = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(
-            f"{name} has a {INDEX} that can't be read ({_reason(error)}): copy it again."
-        ) from None
-    names = read.get("weight_map") if isinstance(read, dict) else None
+    names = read_object(index, ModelError, remedy="copy it again", allow_nan=True).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ModelError(f"{name} has a {INDEX} without a weight_map of tensors to files: copy it again.")
     for file in names.values():
@@ -106,13 +100,13 @@ def stored_tensors(folder: Path, name: str) -> dict[str, Path]:
     """The file of each tensor that a checkpoint stores.
 
     Raises:
-        ModelError: as `weight_files`, or a file that is not whole.
+        ModelError: as `weight_files`, or an incomplete file.
     """
     return {tensor: file for file in weight_files(folder, name) for tensor in stored_dtypes(file, name)}
 
 
 def require_whole(files: Iterable[Path], name: str) -> None:
-    """Refuse files that are cut short or no safetensors, from their headers alone.
+    """Refuses files that are truncated or no safetensors, by their headers alone.
 
     Raises:
         ModelError: names the file.
@@ -122,13 +116,13 @@ def require_whole(files: Iterable[Path], name: str) -> None:
 
 
 def require_plain_weights(files: Iterable[Path], name: str, config: Any) -> None:
-    """Refuse quantised weights, whether the configuration says so or the files alone.
+    """Refuses quantised weights, which the configuration states or only the files show.
 
     What transformers makes of them depends on the machine and its packages: other dtypes in one model, or
-    kernels that are fetched from the hub.
+    kernels that it downloads from the hub.
 
     Args:
-        config: transformers' configuration, of a multi-modal model the whole.
+        config: transformers' whole configuration, also of a multi-modal model.
 
     Raises:
         ModelError: says how they are quantised; or as `require_whole`.
@@ -142,7 +136,7 @@ def require_plain_weights(files: Iterable[Path], name: str, config: Any) -> None
 
 
 def stated_quantisation(config: Any) -> str | None:
-    """How a configuration says that its weights are quantised; None where it does not.
+    """How a configuration states that its weights are quantised; None if it does not.
 
     Args:
         config: a transformers configuration, or a `config.json` as read.
@@ -156,7 +150,7 @@ def stated_quantisation(config: Any) -> str | None:
 
 
 def stored_quantisation(files: Iterable[Path], name: str) -> str | None:
-    """What in the files shows that their weights are quantised; None in plain ones.
+    """What in the files shows that their weights are quantised; None if nothing does.
 
     Raises:
         ModelError: as `require_whole`.
@@ -171,7 +165,7 @@ def stored_quantisation(files: Iterable[Path], name: str) -> str | None:
 
 
 def require_inside(folder: Path, file: str, name: str) -> Path:
-    """The path of a file in a folder, which is no link that leads out of it.
+    """The path of a file in a folder, unless it is a link out of it.
 
     Raises:
         ModelError: no such file, or such a link.
@@ -194,20 +188,17 @@ def stored_dtypes(file: Path, name: str = "The model") -> dict[str, str]:
     """Each tensor's dtype, as safetensors names it, from the header of a file.
 
     Raises:
-        ModelError: the file is not whole: its header must match its size.
+        ModelError: the file is incomplete: its header must match its size.
     """
     try:
         with safe_open(file, framework="pt") as opened:
             return {tensor: opened.get_slice(tensor).get_dtype() for tensor in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{name} has {file.name}, which is no whole safetensors file ({_reason(error)}): copy it again."
+            f"{name} has {file.name}, which is no complete safetensors file ({reason_of(error)}): "
+            f"copy it again."
         ) from None
 
 
 def _get(part: Any, key: str) -> Any:
     return part.get(key) if isinstance(part, dict) else getattr(part, key, None)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -1,7 +1,7 @@
-"""A run on several processes, launched by torchrun or what sets the same variables.
+"""A run on several processes, launched by torchrun or a launcher that sets the same variables.
 
-The first process does all that a process alone does. The others read in the run's folder, which all of them
-must see, what it has done, take the same way through the stages, and are there when a training begins.
+The first process does all that a single process does. The others follow it through the stages: they read in
+the run's folder, which all processes must see, what it has completed, and join each training.
 """
 
 import os
@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ropewalk.recipe.run_folders import PipelineFolder, StageFolder
+from ropewalk.recipe.run_folder import PipelineFolder
+from ropewalk.recipe.stage_folder import StageFolder
 from ropewalk.recipe.stage_runs import KINDS, Run, StopForExternal, train
 from ropewalk.recipe.stages import ExternalStage, FinetuneStage, Stage
 
@@ -18,27 +19,29 @@ POLL_S = 0.2
 
 
 def is_first_process() -> bool:
-    """Whether this process leads the run, as one that is alone does."""
+    """Whether this process runs the stages; true also for a single process."""
     return _number("WORLD_SIZE", 1) < 2 or _number("RANK", 0) == 0
 
 
 def take_own_device(device: str) -> None:
-    """Let `cuda` be this process's own device, where several processes of a machine have one each."""
+    """Make `cuda` this process's device, if the processes of a machine have one each."""
     if device == "cuda" and _number("LOCAL_WORLD_SIZE", 1) > 1:
         torch.cuda.set_device(_number("LOCAL_RANK", 0))
 
 
 def follow(run: Run, folder: PipelineFolder, identity: dict[str, Any]) -> None:
-    """Go through the stages behind the first process.
+    """Follow the first process through the stages, until the last one is complete.
 
-    It ends when the last stage is done; should the first process fail, the launcher ends the others.
+    If the first process fails, the launcher ends the others.
 
     Args:
-        identity: of the recipe, as the first process gives it.
+        run: the state of this process.
+        folder: the run's folder, not locked.
+        identity: of the recipe, as in the first process.
 
     Raises:
         RunFolderError: the folder holds another recipe's run.
-        StopForExternal: where the first process stops for it.
+        StopForExternal: the first process stops for an external training.
         FinetuneError: as `finetune`.
     """
     while not folder.holds(identity):
@@ -49,7 +52,7 @@ def follow(run: Run, folder: PipelineFolder, identity: dict[str, Any]) -> None:
 
 
 def _made(run: Run, stage: Stage, place: StageFolder) -> dict[str, Any]:
-    """What the first process made of a stage, with this one's help if it is a training."""
+    """What the first process made of a stage; this process joins a training."""
     has_joined = False
     while (made := place.done()) is None:
         if isinstance(stage, FinetuneStage) and place.inputs_path.is_file() and not has_joined:

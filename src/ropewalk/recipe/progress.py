@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and how long it may still take."""
+"""Progress of a run: callbacks, and an estimate of the time left."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, 
 from ropewalk.search.loop import Progress
 from ropewalk.search.settings import SearchSettings
 
-TRAINING_COST = 4.0  # of a forward pass: forwards twice, with activations computed again, and backwards
+TRAINING_COST = 4.0  # in forward passes: two with recomputed activations, and a backward pass
 
 
 def _nothing(*_: Any) -> None:
@@ -19,13 +19,13 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Called as things happen; each does nothing unless it is given.
+    """Callbacks for the progress of a run; by default they do nothing.
 
     Attributes:
-        on_stage: a stage begins: its number from 0, its title, whether the folder holds it already, and a
-            guess of the seconds that are left for it and all after it (None: nothing was timed yet).
+        on_stage: a stage begins. Gets its number from 0, its title, whether it is complete already, and an
+            estimate of the seconds left for it and all after it (None before anything was timed).
         on_trial, on_step, on_answer, on_record: of searches, trainings, passkeys and evaluations.
-        say: a sentence.
+        say: gets a message.
     """
 
     on_stage: Callable[[int, str, bool, float | None], None] = _nothing
@@ -37,10 +37,10 @@ class Watch:
 
 
 class Clock:
-    """How long what is left may take, from how long what was done took; a guess.
+    """Estimates the time left from the time that the completed stages took.
 
-    A forward pass over n tokens is counted as n (1 + n / c): attention grows with the length, and is as
-    dear as all the rest where c, about 8 hidden sizes, is reached.
+    A forward pass over n tokens counts as n (1 + n / c): the cost of attention grows with the length, and
+    equals that of all the rest at the length c, about 8 hidden sizes.
     """
 
     def __init__(self, stages: Sequence[Stage], hidden_size: int) -> None:
@@ -48,24 +48,24 @@ class Clock:
         self._done_cost = self._done_seconds = 0.0
 
     def took(self, index: int, seconds: float) -> None:
-        """A stage is done."""
+        """A stage is complete."""
         self._done_cost += self._costs[index]
         self._done_seconds += seconds
 
     def left(self, index: int) -> float | None:
-        """Seconds from the beginning of a stage to the end of the run; None before anything was timed."""
+        """Estimated seconds from the beginning of a stage to the end; None before anything was timed."""
         if self._done_cost == 0:
             return None
         return sum(self._costs[index:]) * self._done_seconds / self._done_cost
 
 
 def forward_work(length: int, doubling: float) -> float:
-    """A forward pass over `length` tokens, in those over one token without context; see `Clock`."""
+    """The cost of a forward pass over `length` tokens, in passes over one token; see `Clock`."""
     return length * (1 + length / doubling)
 
 
 def work(stage: Stage, doubling: float) -> float:
-    """What a resolved stage costs, in forward passes over one token without context."""
+    """The cost of a resolved stage, in forward passes over one token."""
 
     def passes(count: float, length: Any) -> float:
         return count * forward_work(int(length), doubling)

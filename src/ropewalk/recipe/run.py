@@ -1,13 +1,12 @@
-"""Recipe to result: the whole method, a stage after another, each done once.
+"""Runs a recipe: the whole method, one stage after another.
 
     base model ─ search ─> factors ─ finetune ─> tuned model ─ search ─> total factors ─ readjust ─> set
                                                                                                       │
                                                                                                   evaluate
 
-A stage that the run's folder holds already is taken from there: it was begun with the same inputs (weights,
-factors, text and settings, compared by content), was finished, and its files are still what they were. A
-stage that was killed in the middle goes on by itself: a search from its journal, a training from its last
-checkpoint, an evaluation after its last record.
+A stage that is complete in the run's folder does not run again: it began with the same inputs (weights,
+factors, text and settings, compared by content), and its files have not changed. A stage that was killed
+resumes: a search from its journal, a training from its last checkpoint, an evaluation after its last record.
 """
 
 import time
@@ -23,28 +22,27 @@ from ropewalk.recipe.acceptance import Verdict, judge
 from ropewalk.recipe.document_split import part_text, require_disjoint
 from ropewalk.recipe.processes import follow, is_first_process, take_own_device
 from ropewalk.recipe.progress import Clock, Watch
-from ropewalk.recipe.run_folders import PipelineFolder, StageFolder
+from ropewalk.recipe.run_folder import PipelineFolder
 from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.stage_folder import StageFolder
 from ropewalk.recipe.stage_runs import KINDS, Run, StopForExternal
 from ropewalk.recipe.stages import EvaluateStage, ExternalStage, SearchStage, Stage
 from ropewalk.recipe.state import Models, State
 from ropewalk.search.provenance import run_id
 
-FORMAT, FORMAT_VERSION = "ropewalk.result", 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Extended:
-    """What a run gives back.
+    """The result of a run.
 
     Attributes:
-        folder: `result`: the checkpoint, if one was tuned, and the factor set.
-        checkpoint: of the tuned model; None where the recipe's own is used.
-        factors: the set.
+        folder: `result`: the checkpoint, if one was trained, and the factor set.
+        checkpoint: the trained model; None if the recipe's own model is used.
+        factors: the factor set.
         records: of all evaluations; of a metric at a length, the last one counts.
-        verdicts: a limit each.
-        waits_for: set where the run stopped for external training: the folder to start from, and what the
-            recipe says to it. Nothing else is complete then.
+        verdicts: one per acceptance limit.
+        waits_for: if the run stopped for external training: the folder to start from, and the recipe's note
+            on it. Nothing else is complete then.
     """
 
     folder: Path
@@ -56,7 +54,7 @@ class Extended:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether every limit is held."""
+        """Whether every acceptance limit is met."""
         return all(verdict.is_held for verdict in self.verdicts)
 
 
@@ -68,19 +66,21 @@ def extend(
     cut_damaged: bool = False,
     watch: Watch | None = None,
 ) -> Extended:
-    """Run a recipe in a folder, from where it stands there.
-
-    Of several processes the first one gives back what comes out; the others, only where it is.
+    """Run a recipe in a folder, or resume it there.
 
     Args:
-        recipe: checked, as `load_recipe` gives it.
+        recipe: checked, as `load_recipe` returns it.
         path: the run's folder: new, empty, or of this recipe.
-        continue_with: the checkpoint that an external training made, where the run waits for one.
-        cut_damaged: as `Journal`, of every stage's journal.
+        continue_with: the checkpoint of an external training, if the run waits for one.
+        cut_damaged: as `Journal`, for the journal of every stage.
+        watch: callbacks for progress.
+
+    Returns:
+        The result. Of several processes, the first one returns all of it, and the others its folder only.
 
     Raises:
         RunFolderError: the folder is another recipe's, in use, or a stage's inputs have changed.
-        RopewalkError: whatever a stage can't do.
+        RopewalkError: a stage fails.
     """
     window = recipe.model.describe().geometry.original_length
     recipe = recipe.resolved(window)
@@ -89,7 +89,7 @@ def extend(
     with PipelineFolder.open(path, identity(recipe)) as folder:
         run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
         _tell_reach(run)
-        # All text is looked at first: what is too short for the last stage is said before the first one.
+        # All text is read first: a text too short for the last stage is an error before the first one runs.
         texts = [KINDS[type(stage)].texts(run, stage) for stage in recipe.stages]
         require_disjoint(run)
         clock = Clock(recipe.stages, run.hidden_size)
@@ -106,7 +106,7 @@ def extend(
 def _begin(
     recipe: Recipe, window: int, continue_with: str | Path | None, watch: Watch, *, cut_damaged: bool = False
 ) -> Run:
-    """Nothing done yet: the recipe's own model, untouched."""
+    """The state before the first stage: the recipe's own model."""
     take_own_device(recipe.model.device)
     models = Models(recipe.model)
     base = models.base()
@@ -127,7 +127,7 @@ def _begin(
 
 
 def _tell_reach(run: Run) -> None:
-    """What is not as it seems about the base model's window, and which searches lie within what it reads."""
+    """Tell notes on the base model's window, and searches at lengths that it already reads."""
     description = run.recipe.model.describe()
     for note in description.window_notes:
         run.watch.say(note)
@@ -135,14 +135,14 @@ def _tell_reach(run: Run) -> None:
     within = [str(length) for length in lengths if length <= description.own_reach]
     if within:
         run.watch.say(
-            f"The base model already reads {description.own_reach} tokens as it is. A recipe replaces its "
-            f"own scaling, so what is searched at {', '.join(within)} tokens may read no better: compare it "
-            f"with the base model's row, or search at longer lengths."
+            f"The base model already reads {description.own_reach} tokens. A recipe replaces its scaling, so "
+            f"factors searched at {', '.join(within)} tokens may be no better: compare them with the base "
+            f"model, or search at longer lengths."
         )
 
 
 def _follow(recipe: Recipe, window: int, path: str | Path, continue_with: str | Path | None) -> Extended:
-    """What a process does that is not the first."""
+    """The run in a process that is not the first."""
     folder = PipelineFolder(Path(path))
     try:
         follow(_begin(recipe, window, continue_with, Watch()), folder, identity(recipe))
@@ -154,7 +154,7 @@ def _follow(recipe: Recipe, window: int, path: str | Path, continue_with: str | 
 def _do(
     run: Run, clock: Clock, index: int, stage: Stage, folder: StageFolder, texts: Mapping[str, Any]
 ) -> None:
-    """One stage: held already, gone on with, or begun."""
+    """Run one stage, resume it, or use its complete result."""
     kind = KINDS[type(stage)]
     folder.begin({"settings": stage.model_dump(mode="json"), "text": texts, **run.state.as_values()})
     made = folder.done()
@@ -165,13 +165,13 @@ def _do(
         outputs = told.pop("outputs")
         folder.finish(outputs, **told, seconds=time.perf_counter() - started)
         made = folder.done()
-        assert made is not None, "what was written just now is there"
+        assert made is not None, "the stage has just been completed"
     clock.took(index, made["seconds"])
     kind.apply(run, stage, folder, made)
 
 
 def _finish(run: Run, folder: PipelineFolder) -> Extended:
-    """The result's folder, and the verdicts."""
+    """Write the result, and judge it."""
     records: list[EvalRecord] = []
     for index, stage in enumerate(run.recipe.stages):
         if isinstance(stage, EvaluateStage):
@@ -181,15 +181,11 @@ def _finish(run: Run, folder: PipelineFolder) -> Extended:
     if factors is not None:
         folder.write_result(run.state.checkpoint, factors.to_json())
     folder.write_summary(
-        {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "model": run.recipe.model.model_dump(mode="json"),
-            "weights_sha256": run.state.weights_sha256,
-            "run_id": run.run_id,
-            "records": [record.as_json() for record in records],
-            "verdicts": [verdict.as_json() for verdict in verdicts],
-        }
+        model=run.recipe.model.model_dump(mode="json"),
+        weights_sha256=run.state.weights_sha256,
+        run_id=run.run_id,
+        records=[record.as_json() for record in records],
+        verdicts=[verdict.as_json() for verdict in verdicts],
     )
     return Extended(
         folder=folder.result_path,
@@ -201,7 +197,7 @@ def _finish(run: Run, folder: PipelineFolder) -> Extended:
 
 
 def identity(recipe: Recipe) -> dict[str, Any]:
-    """What a folder's recipe is compared by; stages by number and name, so that a difference names one."""
+    """The identity of a recipe's run; stages by number and name, so that a difference names one."""
     values = recipe.as_dict()
     stages = {f"{n + 1:02d}-{stage['name']}": stage for n, stage in enumerate(values["stages"])}
     return {**values, "stages": stages}
@@ -211,10 +207,10 @@ def _nothing_waits(recipe: Recipe, checkpoint: Path) -> SettingError:
     external = [stage.title for stage in recipe.stages if isinstance(stage, ExternalStage)]
     if not external:
         return SettingError(
-            f"{checkpoint} was to be gone on with, but this recipe has no stage of kind external: leave it "
-            f"out."
+            f"{checkpoint} was given to continue with, but this recipe has no stage of kind external: leave "
+            f"it out."
         )
     return SettingError(
-        f"{checkpoint} was to be gone on with, but no external stage waits for one ({', '.join(external)} "
-        f"went on with another before): leave it out, or begin anew in another folder."
+        f"{checkpoint} was given to continue with, but no external stage waits for one "
+        f"({', '.join(external)} has one already): leave it out, or begin again in another folder."
     )

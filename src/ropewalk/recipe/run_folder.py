@@ -1,72 +1,61 @@
-"""PipelineFolder and StageFolder: the folder of a recipe's run, and those of its stages.
+"""PipelineFolder: the folder of a recipe's run, and the names of its files.
 
 runs/quick/                          of a recipe (`ropewalk extend`)
-├── recipe.json                      what is run; another recipe is refused
-├── stages/01-search-8x/             a folder a stage:
-│   ├── inputs.json                  what it was begun with
-│   ├── journal.jsonl, factors.json  of a search; of readjustment one each a length
-│   ├── training/                    of a fine-tuning: its checkpoints, and its model
-│   ├── start/                       of external training: the checkpoint to start from
-│   ├── records.jsonl                of an evaluation
-│   ├── passkey-answers.jsonl        what was answered, prompt by prompt
-│   └── done.json                    what it made, with hashes; written last
-├── result/                          the checkpoint, if one was tuned, and factors.json: the factor set
+├── recipe.json                      the recipe; another recipe is refused
+├── stages/01-search-8x/             one folder per stage, see `recipe.stage_folder`
+├── result/                          the checkpoint, if one was trained, and factors.json: the factor set
 └── result.json                      records, limits and verdicts
 """
 
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
 from ropewalk.factors.factor_set import FACTORS_NAME
-from ropewalk.recipe.run_disk import (
-    FORMAT,
-    FORMAT_VERSION,
-    as_line,
-    content_of,
-    digest,
-    explained,
-    locked,
+from ropewalk.recipe.stage_folder import StageFolder
+from ropewalk.search.run_folder import FORMAT, FORMAT_VERSION
+from ropewalk.store import (
+    Lock,
+    as_read,
+    atomic_folder,
+    clear_partials,
+    disk_errors,
+    envelope,
+    link_or_copy,
     make_folder,
     names_in,
     read_document,
-    read_lines,
     require_empty,
-    without_partials,
-    write_file,
-    write_lines,
+    require_same_run,
+    write_atomically,
+    write_document,
 )
-from ropewalk.search.journal import differing
-from ropewalk.store import LOCK, PARTIAL, FolderLock, follow_umask, link_or_copy, write_atomically
 
-STAGE_FORMAT = "ropewalk.stage"
-# Where a recipe finds a model and text. What lies there is compared by its content, stage by stage.
-PLACES = frozenset({"model.name", "model.revision", "text.search", "text.report"})
+SUMMARY_FORMAT, SUMMARY_VERSION = "ropewalk.result", 1
+REMEDY = "begin again in another folder"
 
 
 class PipelineFolder:
-    """The folder of a recipe's run; `open` makes or takes up one, and locks it until `close` (or `with`).
+    """The folder of a recipe's run; `open` locks it until `close` or the end of a `with` block.
 
-    Attributes:
+    Args:
         path: the folder.
+        lock: the lock on it. Without one it may only be read.
     """
 
-    def __init__(self, path: Path, lock: FolderLock | None = None) -> None:
-        """Without a lock it may only be read; others write there perhaps."""
+    def __init__(self, path: Path, lock: Lock | None = None) -> None:
         self.path = path
         self._lock = lock
 
     @classmethod
     def open(cls, path: str | Path, identity: Mapping[str, Any]) -> "PipelineFolder":
-        """The folder of a run of this recipe: a new or an empty one, or one in which it was begun.
+        """A new or empty folder for a run of this recipe, or a folder in which it was begun.
 
         Args:
+            path: the folder.
             identity: the recipe, as JSON values.
 
         Raises:
@@ -75,9 +64,10 @@ class PipelineFolder:
         """
         path = Path(path)
         make_folder(path)
-        folder = cls(path, locked(path))
+        with disk_errors(path, RunFolderError):
+            folder = cls(path, Lock(path))
         try:
-            folder._take_up(identity)
+            folder._begin(identity)
         except BaseException:
             folder.close()
             raise
@@ -91,18 +81,18 @@ class PipelineFolder:
         """
         if not self.recipe_path.is_file():
             return False
-        begun = read_document(self.recipe_path).get("recipe")
-        differences = [
-            line
-            for line in differing(json.loads(json.dumps(identity)), begun)
-            if line.partition(" is ")[0] not in PLACES
-        ]
-        if differences:
-            raise RunFolderError(
-                f"{self.path} holds a run of another recipe: {'; '.join(differences)} there. Go on with the "
-                f"recipe that it was begun with, or choose another folder."
-            )
+        # A model or a text in another place is no other recipe: each stage compares their content.
+        require_same_run(self.path, identity, self.read_recipe(), RunFolderError, by_hash=False)
         return True
+
+    def read_recipe(self) -> Any:
+        """The recipe of the run, as JSON values.
+
+        Raises:
+            RunFolderError: it can't be read.
+        """
+        found = read_document(self.recipe_path, RunFolderError, file_format=FORMAT, remedy=REMEDY)
+        return found.get("recipe")
 
     @property
     def recipe_path(self) -> Path:
@@ -110,7 +100,7 @@ class PipelineFolder:
 
     @property
     def result_path(self) -> Path:
-        """The folder of what comes out."""
+        """The folder with the result."""
         return self.path / "result"
 
     @property
@@ -121,41 +111,39 @@ class PipelineFolder:
     def summary_path(self) -> Path:
         return self.path / "result.json"
 
-    def stage(self, index: int, name: str) -> "StageFolder":
-        """A stage's folder; it is made when the stage begins."""
+    def stage(self, index: int, name: str) -> StageFolder:
+        """A stage's folder, which is created when the stage begins."""
         return StageFolder(self.path / "stages" / f"{index + 1:02d}-{name}")
 
+    def stages(self) -> list[StageFolder]:
+        """The folders of all stages that have begun, in order."""
+        return [StageFolder(path) for path in sorted(self.path.glob("stages/*"))]
+
     def write_result(self, checkpoint: Path | None, factors: str) -> None:
-        """Put the checkpoint (linked, not copied, where that can be) and the factor set into `result`.
-
-        It is made beside and then takes the place of the one before, so that it is never there in part.
+        """Write `result`: the checkpoint (hard links where possible) and the factor set.
 
         Raises:
             RunFolderError: it can't be written.
         """
-        partial = self.path / f".{self.result_path.name}{PARTIAL}"
-        with explained(self.result_path):
-            shutil.rmtree(partial, ignore_errors=True)
-            if checkpoint is None:
-                partial.mkdir()
-            else:
-                shutil.copytree(checkpoint, partial, copy_function=link_or_copy)
-                follow_umask(partial)
-            # Replaced, and so never written through a link.
+        with (
+            disk_errors(self.result_path, RunFolderError),
+            atomic_folder(self.result_path, replace=True) as partial,
+        ):
+            if checkpoint is not None:
+                shutil.copytree(checkpoint, partial, copy_function=link_or_copy, dirs_exist_ok=True)
+            # Replaces the checkpoint's own, which may be a link that must not be written through.
             write_atomically(partial / self.result_factors_path.name, factors.encode())
-            shutil.rmtree(self.result_path, ignore_errors=True)
-            partial.rename(self.result_path)
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the run in short.
+    def write_summary(self, **summary: Any) -> None:
+        """Write `result.json`.
 
         Raises:
             RunFolderError: it can't be written.
         """
-        write_file(self.summary_path, as_line(dict(summary), indent=2))
+        write_document(self.summary_path, envelope(SUMMARY_FORMAT, SUMMARY_VERSION, **summary))
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
 
@@ -167,163 +155,12 @@ class PipelineFolder:
     ) -> None:
         self.close()
 
-    def _take_up(self, identity: Mapping[str, Any]) -> None:
-        without_partials(self.path, self.recipe_path.name)  # killed before it was there
+    def _begin(self, identity: Mapping[str, Any]) -> None:
+        with disk_errors(self.path, RunFolderError):
+            clear_partials(self.path, self.recipe_path.name)  # the folder may be another's; only this is ours
         if self.holds(identity):
-            without_partials(self.path, self.summary_path.name)
+            with disk_errors(self.path, RunFolderError):
+                clear_partials(self.path)
             return
-        require_empty(self.path, [name for name in names_in(self.path) if name != LOCK])
-        document = {"format": FORMAT, "version": FORMAT_VERSION, "recipe": identity}
-        write_file(self.recipe_path, as_line(document, indent=2))
-
-
-class StageFolder:
-    """One stage's folder.
-
-    Attributes:
-        path: the folder; it is not there before `begin`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def training_path(self) -> Path:
-        return self.path / "training"
-
-    @property
-    def model_path(self) -> Path:
-        """The tuned model, where a fine-tuning leaves it."""
-        return self.training_path / "model"
-
-    @property
-    def start_path(self) -> Path:
-        return self.path / "start"
-
-    @property
-    def records_path(self) -> Path:
-        return self.path / "records.jsonl"
-
-    @property
-    def answers_path(self) -> Path:
-        return self.path / "passkey-answers.jsonl"
-
-    @property
-    def done_path(self) -> Path:
-        return self.path / "done.json"
-
-    @property
-    def inputs_path(self) -> Path:
-        return self.path / "inputs.json"
-
-    def journal_path(self, length: int | None = None) -> Path:
-        """Of the search, or of readjustment at one length."""
-        return self.path / ("journal.jsonl" if length is None else f"journal-{length}.jsonl")
-
-    def factors_path(self, length: int | None = None) -> Path:
-        """Of the search, or of readjustment at one length."""
-        return self.path / ("factors.json" if length is None else f"factors-{length}.json")
-
-    def begin(self, inputs: Mapping[str, Any]) -> None:
-        """Begin the stage, or go on with it; it must have been begun with the same inputs.
-
-        What a killed process left half-written is taken away.
-
-        Raises:
-            RunFolderError: with others, or it can't be written.
-        """
-        as_read = json.loads(json.dumps(inputs))
-        without_partials(self.path)
-        if self.inputs_path.is_file():
-            differences = differing(as_read, self._read_inputs())
-            if differences:
-                raise RunFolderError(
-                    f"{self.path} was begun with other inputs: {'; '.join(differences)} there. Give it those "
-                    f"again, or choose another folder for the run."
-                )
-            return
-        make_folder(self.path)
-        document = {"format": STAGE_FORMAT, "version": FORMAT_VERSION, "inputs": as_read}
-        write_file(self.inputs_path, as_line(document, indent=2))
-
-    def _read_inputs(self) -> Any:
-        remedy = f"remove {self.path}, so that the stage is done again"
-        return read_document(self.inputs_path, remedy).get("inputs")
-
-    def finish(self, outputs: Iterable[Path], **made: Any) -> None:
-        """Note that the stage is complete, and what lies there as its result.
-
-        Args:
-            outputs: files within the folder.
-            made: what else later stages need, as JSON values.
-
-        Raises:
-            RunFolderError: it can't be written.
-        """
-        files = {str(path.relative_to(self.path)): content_of(path) for path in sorted(outputs)}
-        document = {"format": STAGE_FORMAT, "version": FORMAT_VERSION, "outputs": files, "made": made}
-        write_file(self.done_path, as_line({**document, "checksum": digest(document)}, indent=2))
-
-    def done(self) -> dict[str, Any] | None:
-        """What `finish` was given, if the stage is complete and its outputs are still what they were.
-
-        None where that can't be read either: the stage is then gone through again, from what it left behind.
-        """
-        found = self._read_done()
-        if any(content_of(self.path / name) != content for name, content in found["outputs"].items()):
-            return None
-        made: dict[str, Any] | None = found["made"]
-        return made
-
-    def _read_done(self) -> dict[str, Any]:
-        """The outputs and what was made; no outputs and None where the file is missing or damaged."""
-        nothing: dict[str, Any] = {"outputs": {}, "made": None}
-        try:
-            found = read_document(self.done_path)
-        except RunFolderError:
-            return nothing
-        checksum = found.pop("checksum", None)  # stages that were finished by 0.1.0 have none
-        is_whole = isinstance(found.get("outputs"), dict) and isinstance(found.get("made"), dict)
-        return found if is_whole and checksum in (None, digest(found)) else nothing
-
-    def write(self, path: Path, content: str) -> None:
-        """Write a file of the stage whole or not at all.
-
-        Raises:
-            RunFolderError: it can't be written.
-        """
-        write_file(path, content.encode())
-
-    @contextmanager
-    def writing_start(self) -> Iterator[Path]:
-        """A folder that becomes `start_path` when all is written.
-
-        Raises:
-            RunFolderError: it can't be written.
-        """
-        partial = self.path / f".{self.start_path.name}{PARTIAL}"
-        with explained(self.start_path):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            yield partial
-            follow_umask(partial)
-            partial.rename(self.start_path)
-
-    def write_records(self, records: Iterable[EvalRecord]) -> None:
-        """As `RunFolder.write_records`."""
-        write_lines(self.records_path, (record.as_json() for record in records))
-
-    def read_records(self) -> list[EvalRecord]:
-        """Those that were written; none if there are none, if they can't be read, or if they were changed."""
-        finished = self._read_done()["outputs"].get(self.records_path.name)
-        if finished is not None and finished != content_of(self.records_path):
-            return []
-        return read_lines(self.records_path, EvalRecord.from_json)
-
-    def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
-        """As `write_records`; each of them may have taken minutes."""
-        write_lines(self.answers_path, (answer.as_json() for answer in answers))
-
-    def read_answers(self) -> list[PasskeyAnswer]:
-        """As `read_records`."""
-        return read_lines(self.answers_path, PasskeyAnswer.from_json)
+        require_empty(self.path, names_in(self.path))
+        write_document(self.recipe_path, envelope(FORMAT, FORMAT_VERSION, recipe=as_read(identity)))

@@ -1,8 +1,8 @@
-"""One function a kind of stage: how it is done, what it depends on, and what it changes.
+"""How each kind of stage runs: what it depends on, what it does, and what it changes.
 
-Each kind is three things: `texts` reads what it needs of text (so that a text that is too short is found
-before anything else is done), `work` does it and leaves its result in the stage's folder, and `apply` takes
-that result up from there, whether it was made just now or by a run before.
+A kind of stage has three functions: `texts` reads the texts it needs (so that a text that is too short is
+found before any stage runs), `work` runs it and leaves its result in the stage's folder, and `apply` loads
+that result, whether this or an earlier process made it.
 """
 
 import time
@@ -21,8 +21,8 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, describe_model
 from ropewalk.models.training_checkpoint import require_pinned, save_pinned
 from ropewalk.recipe.progress import Watch
-from ropewalk.recipe.run_folders import StageFolder
 from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.stage_folder import StageFolder
 from ropewalk.recipe.stages import (
     EvaluateStage,
     ExternalStage,
@@ -34,22 +34,22 @@ from ropewalk.recipe.stages import (
 )
 from ropewalk.recipe.state import Models, State
 from ropewalk.report.comparison import base_label, measure_sliding_window, untouched
-from ropewalk.search.journal import Journal
 from ropewalk.search.readjust import readjust
 from ropewalk.search.search import require_disjoint, search_factors
 from ropewalk.text.tokens import DocumentSet
 
 EXTENDED = "extended"
-READJUST_TOKENS = 16384  # followed at a short length: its few documents would be a page of text
+READJUST_TOKENS = 16384  # to measure at a short length, whose few documents would be a page of text
 
 Made = dict[str, Any]
 
 
-class StopForExternal(Exception):  # noqa: N818 (no mistake: the run waits for a checkpoint)
-    """A stage that others do is next.
+class StopForExternal(Exception):  # noqa: N818 (no error: the run waits for a checkpoint)
+    """The next stage is an external training.
 
     Attributes:
         folder: of the start checkpoint.
+        stage: the stage.
     """
 
     def __init__(self, folder: Path, stage: ExternalStage) -> None:
@@ -60,15 +60,20 @@ class StopForExternal(Exception):  # noqa: N818 (no mistake: the run waits for a
 
 @dataclass
 class Run:
-    """What stages share.
+    """The state that stages share.
 
     Attributes:
         recipe: resolved.
+        models, state: the model in memory, and the state between two stages.
+        watch: callbacks for progress.
+        window: L of the base model, tokens.
+        hidden_size: of the base model.
+        tokenizer: of the base model.
         run_id: for records.
-        continue_with: a checkpoint for the external stage that the run waits at; taken once.
+        continue_with: a checkpoint for the external stage that the run waits at; used once.
         cut_damaged: whether a stage's journal is cut where it is damaged.
-        border: where the text is parted (see `TextSettings.border`).
-        training_text: what trainings read; None where nothing is trained.
+        border: where the text is split (see `TextSettings.border`).
+        training_text: settings of the text for training; None without training.
         searched, reported: the documents of all stages, once they were read.
     """
 
@@ -107,30 +112,30 @@ def _search_texts(run: Run, stage: SearchStage) -> Made:
 def _check_sets(
     run: Run, stage: SearchStage | ReadjustStage, length: int, search: DocumentSet, stop: DocumentSet | None
 ) -> None:
-    """Say what is missing of the documents, and refuse a document in both sets before anything is done."""
+    """Tell how many documents are missing, and refuse a document that is in both sets."""
     text = run.recipe.text
-    asked = text.num_documents if stage.num_documents is None else stage.num_documents
-    asked_to_stop = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
+    requested = text.num_documents if stage.num_documents is None else stage.num_documents
+    num_validation = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
     if stop is not None:
         require_disjoint(search, stop, length)
-    if len(search.documents) < asked:
+    if len(search.documents) < requested:
         run.watch.say(
-            f"{stage.title}: {text.search} has {len(search.documents)} documents of {length} tokens, where "
-            f"{asked} were asked for."
+            f"{stage.title}: {text.search} has {len(search.documents)} documents of {length} tokens, but "
+            f"{requested} were requested."
         )
-    if stop is None and asked_to_stop:
+    if stop is None and num_validation:
         run.watch.say(
-            f"{stage.title}: {text.search} has no documents of {length} tokens left for the stop set, so "
-            f"factors are chosen on the documents that the search follows."
+            f"{stage.title}: {text.search} has no validation documents of {length} tokens left, so factors "
+            f"are chosen on the search documents."
         )
 
 
 def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
-    """Search on the current model; on a tuned one relative to what it was tuned with."""
+    """Search on the current model; on a trained one relative to the factors it was trained with."""
     documents, stop = _search_documents(run, stage)
     found = search_factors(
         run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
-        journal=Journal(folder.journal_path(), cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
+        journal=folder.journal(cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
         own=run.state.tuned_with, base="native", **stage.said(),
     )  # fmt: skip
     if found.closed_form is not None:
@@ -168,13 +173,13 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
         result = readjust(
             run.models.current(run.state), documents, length=length, longer=run.state.current,
             tuned_with=run.state.tuned_with, ceiling=stage.ceiling, stop_documents=stop,
-            journal=Journal(folder.journal_path(length), cut_damaged=run.cut_damaged),
+            journal=folder.journal(length, cut_damaged=run.cut_damaged),
             on_trial=run.watch.on_trial, **stage.said(),
         )  # fmt: skip
         if not result.is_better:
             run.watch.say(
-                f"At {length} tokens nothing was found that reads better than the factors of the long "
-                f"length, so these are kept."
+                f"At {length} tokens no factors were found that are better than those of the long length, so "
+                f"these are kept."
             )
         folder.write(folder.factors_path(length), result.factors.to_json())
         outputs.append(folder.factors_path(length))
@@ -192,7 +197,7 @@ def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made)
 
 
 def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
-    """The text is told by its settings; what it gives is checked by the training itself."""
+    """The settings of the text; the training itself compares the text that it reads."""
     settings = run.training_text
     import_module("ropewalk.finetune.data.mixture").Mixture(settings, run.tokenizer, int(stage.length))
     told: Made = settings.model_dump(mode="json")
@@ -200,9 +205,9 @@ def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
 
 
 def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
-    """Train with factors pinned, all processes together; killed, it goes on from its last checkpoint."""
+    """Train with pinned factors, all processes together; resumes from the last checkpoint."""
     settings = run.recipe.finetune_settings(stage)
-    # Small steps are lost in half precision; what is computed in is the stage's own setting.
+    # Half precision loses small steps; a setting of the stage says which precision computes.
     loaded = run.models.current(run.state, dtype="float32")
     stream = import_module("ropewalk.finetune.data.mixture").Mixture(
         run.training_text, run.tokenizer, int(stage.length)
@@ -211,7 +216,7 @@ def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
     try:
         finetune(
             loaded, run.state.named(stage.factors), stream, settings, folder.training_path,
-            on_step=run.watch.on_step,
+            on_step=run.watch.on_step, part_of_recipe=True,
         )  # fmt: skip
     finally:
         run.models.forget()  # it was trained in place
@@ -231,7 +236,7 @@ def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made)
 
 
 def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
-    """Write the start checkpoint, once; then take what was made of it, or stop."""
+    """Write the start checkpoint, once; then use the trained checkpoint, or stop until there is one."""
     factors = run.state.named(stage.factors)
     if not folder.start_path.is_dir():
         with folder.writing_start() as partial:
@@ -242,16 +247,16 @@ def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
     try:
         checkpoint, run.continue_with = run.continue_with.expanduser().resolve(), None
     except RuntimeError as error:  # no such home folder, or links in a circle
-        raise ModelError(f"{run.continue_with} is no place ({error}): name a checkpoint's folder.") from None
+        raise ModelError(f"{run.continue_with} is no folder ({error}): name a checkpoint's folder.") from None
     if checkpoint == folder.start_path.resolve():
         raise ModelError(
             f"{checkpoint} is the start checkpoint itself: name the folder that your trainer wrote."
         )
-    # The window is read from the checkpoint: that it came back is what is checked.
+    # The window comes from the checkpoint: the check is that the trainer kept it.
     require_pinned(describe_model(checkpoint), factors, str(checkpoint))
     weights = run.models.read(checkpoint).weights_sha256
     if weights == run.state.weights_sha256:
-        run.watch.say(f"{checkpoint} holds the very weights that it started with: it was not trained.")
+        run.watch.say(f"{checkpoint} has the weights that it started with: it was not trained.")
     return {"outputs": [], "weights_sha256": weights, "checkpoint": str(checkpoint)}
 
 
@@ -276,7 +281,7 @@ def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: Made) -
 
 
 def report_lengths(run: Run, stage: EvaluateStage) -> list[int]:
-    """Tokens that an evaluation reads of the report documents; none where it reads no text."""
+    """The lengths at which an evaluation reads the test documents, in tokens."""
     return [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
 
 
@@ -294,7 +299,7 @@ def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
 
 
 class _Records:
-    """Records of a stage and its passkey answers, on disk as each is made; none is measured again."""
+    """Records of a stage and its passkey answers, each written at once, so that none is measured again."""
 
     def __init__(self, folder: StageFolder, run: Run) -> None:
         self.all = folder.read_records()
@@ -339,7 +344,7 @@ def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
 
 
 def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
-    """What the base model does: as it is, with its window slid over the text, and its NLL on short inputs."""
+    """Measure the base model: unchanged, with a sliding window, and its NLL on short inputs."""
     for length in map(int, stage.perplexity):
         _as_it_is(run, documents, length, records)
     if stage.sliding_window:
@@ -360,7 +365,7 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
 
 
 def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) -> None:
-    """The base model with the scaling that it has; where it gives no number, that is said."""
+    """Measure the base model with its own scaling; tell if it gives no number."""
     label = base_label(run.recipe.model.describe())
     if records.has("perplexity", label, length):
         return
@@ -373,12 +378,12 @@ def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) 
 
 
 def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> None:
-    """Records change nothing for the stages after them."""
+    """Records change nothing for later stages."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a kind of stage is done; see above."""
+    """The three functions of a kind of stage; see the module's description."""
 
     texts: Callable[[Run, Any], Made]
     work: Callable[[Run, Any, StageFolder], Made]

@@ -1,4 +1,4 @@
-"""What one stage hands to the next: which model, turned by what; and the models in memory, one at a time."""
+"""The state between two stages: the current model and its factors. The models in memory, one at a time."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,17 +13,17 @@ from ropewalk.models.settings import ModelSettings
 
 @dataclass
 class State:
-    """Where a run stands.
+    """The state of a run between two stages.
 
     Attributes:
-        checkpoint: of the current model; None for the recipe's own.
-        tuned_in: the stage that made it, for its name: a folder's place is no part of what a run is.
+        checkpoint: the folder of the current model; None for the recipe's own model.
+        tuned_in: the stage that trained it. It names the model, because the place of a folder may change.
         weights_sha256: of the current model.
-        factors: what it is turned by at its longest; None before the first search.
-        tuned_with: what it was tuned with, and so what the next search is relative to; None if it was not.
-        found: what each search found, by its stage's name.
-        short: what readjustment found for `factors`; gone as soon as these change.
-        original: the original RoPE, where short inputs were trained with it (mixed windows).
+        factors: its factors for the longest inputs; None before the first search.
+        tuned_with: the factors it was trained with, which the next search is relative to; else None.
+        found: the factors that each search found, by the name of its stage.
+        short: the factors that readjustment found for `factors`; empty as soon as these change.
+        original: the original RoPE, if it was trained with it on short inputs (mixed windows).
     """
 
     weights_sha256: str
@@ -37,20 +37,19 @@ class State:
 
     @property
     def current(self) -> RescaleFactors:
-        """The factors, which a checked recipe has wherever a stage needs them."""
+        """The factors; a checked recipe has some wherever a stage needs them."""
         assert self.factors is not None, "a stage that needs factors comes after a search"
         return self.factors
 
     def factor_set(self) -> FactorSet:
-        """The current factors with what serves shorter inputs; what was readjusted comes first."""
+        """The current factors and those for shorter inputs; readjusted factors replace the original."""
         entries = {entry.target_length: entry for entry in (self.original, *self.short) if entry is not None}
         return FactorSet.of(map(self._for_these_weights, [*entries.values(), self.current]))
 
     def _for_these_weights(self, factors: RescaleFactors) -> RescaleFactors:
-        """The same factors, with the tuned weights as those that they are for.
+        """The same factors, with the trained weights in their provenance.
 
-        Factors of a search before the tuning (those that the model was tuned with, or swapped in after it)
-        were found on other weights; these are noted in their settings.
+        Factors of a search before the training were found on other weights, which their settings then name.
         """
         made = factors.provenance
         if self.tuned_in is None or made.weights_sha256 == self.weights_sha256:
@@ -62,7 +61,7 @@ class State:
         )
 
     def turn_by(self, factors: RescaleFactors) -> None:
-        """Make these the current factors; what was readjusted for others is gone."""
+        """Make these the current factors, and drop those that were readjusted for others."""
         self.factors, self.short = factors, ()
 
     def move_to(
@@ -73,13 +72,13 @@ class State:
         factors: RescaleFactors,
         original: RescaleFactors | None = None,
     ) -> None:
-        """Another model is the current one, tuned with these factors, on short inputs with `original`."""
+        """Make another model the current one, trained with these factors, on short inputs with `original`."""
         self.checkpoint, self.weights_sha256, self.tuned_in = checkpoint, weights_sha256, stage
         self.tuned_with, self.original = factors, original
         self.turn_by(factors)
 
     def named(self, name: str | None) -> RescaleFactors:
-        """An earlier search's factors; the current ones without a name."""
+        """The factors of an earlier search; without a name, the current ones."""
         return self.current if name is None else self.found[name]
 
     def as_values(self) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class State:
 
 
 class Models:
-    """Loads the recipe's model and checkpoints of it; only the last one stays in memory."""
+    """Loads the recipe's model and its checkpoints; keeps only the last one in memory."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
@@ -105,15 +104,15 @@ class Models:
         return self._get(None, self._settings.dtype)
 
     def current(self, state: State, *, dtype: str | None = None) -> Model:
-        """The model of a state, checked to be the one that the state speaks of.
+        """The model of a state, whose weights are checked.
 
         Raises:
-            RunFolderError: its weights are others than the run noted.
+            RunFolderError: its weights are not those of the run.
         """
         loaded = self._get(state.checkpoint, dtype or self._settings.dtype)
         if loaded.weights_sha256 != state.weights_sha256:
             raise RunFolderError(
-                f"{loaded.name} holds other weights than this run noted: put them back, or begin anew in "
+                f"{loaded.name} has other weights than this run trained: restore them, or begin again in "
                 f"another folder."
             )
         if state.tuned_in is not None:
@@ -121,17 +120,17 @@ class Models:
         return loaded
 
     def read(self, checkpoint: Path) -> Model:
-        """A checkpoint, whatever it holds."""
+        """A checkpoint, whatever its weights are."""
         return self._get(checkpoint, self._settings.dtype)
 
     def forget(self) -> None:
-        """Drop what is in memory, e.g. because it was trained on."""
+        """Drop the model in memory, e.g. because it was trained in place."""
         self._loaded = None
 
     def _get(self, checkpoint: Path | None, dtype: str) -> Model:
         key = (checkpoint, dtype)
         if self._loaded is None or self._loaded[0] != key:
-            self._loaded = None  # the old one is gone before the new one is read
+            self._loaded = None  # frees its memory before the new one is loaded
             settings = self._settings.model_copy(update={"dtype": dtype})
             self._loaded = key, settings.load(None if checkpoint is None else str(checkpoint))
         return self._loaded[1]

@@ -13,7 +13,7 @@ import yaml
 
 from ropewalk.errors import shown
 from ropewalk.recipe.mistakes import Mistake, RecipeError
-from ropewalk.strict_json import MOST_DIGITS, JsonError, require_text
+from ropewalk.store.strict_json import MOST_DIGITS, JsonError, require_text
 
 Path = tuple[str | int, ...]
 

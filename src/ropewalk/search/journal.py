@@ -1,124 +1,123 @@
-"""One JSON line a trial, on disk as each ends: what a killed run is resumed from.
+"""The journal of a search: one JSON line per trial, on disk as each ends. A killed search resumes from it.
 
     {"format": "ropewalk.journal", "version": 2, "identity": {...}, "environment": {...}, "checksum": "..."}
     {"index": 0, "kind": "trial", "candidate": {...}, "value": 9.5, "failure": null, ..., "checksum": "..."}
     {"index": 1, ...}
     {"kind": "resumed", "environment": {...}, "checksum": "..."}    where versions or machine differ
 
-The opening is written with the first trial. A line counts once its newline is written; a torn last line,
-from a kill in the middle, is cut off. The checksums (see `journal_lines`) tell a damaged line; version 1 had
-none. The file is locked while it is open; the lock dies with the process.
+The first line is written together with the first trial. `store.json_lines` describes torn lines and
+checksums; version 1 has no checksums. The journal is locked while it is open.
 """
 
 import errno
-import fcntl
-import json
-import os
-import stat
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from io import FileIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from ropewalk.errors import RunFolderError, shown
-from ropewalk.search.journal_lines import FORMAT_VERSION, VERSIONS, DamagedLine, JsonObject, Lines
+from ropewalk.errors import RunFolderError
 from ropewalk.search.trial import Trial
-from ropewalk.store import bring_to_disk, read_bounded
+from ropewalk.store import (
+    ChecksummedLines,
+    DamagedLine,
+    LineFile,
+    as_read,
+    check_envelope,
+    differences,
+    disk_errors,
+    envelope,
+    read_bounded,
+    require_same_run,
+    whole_lines,
+)
+from ropewalk.store.json_lines import JsonObject
 
-FORMAT = "ropewalk.journal"
+FORMAT, FORMAT_VERSION = "ropewalk.journal", 2
+VERSIONS = (1, FORMAT_VERSION)  # a journal is continued in its own version
 OPENING = f'{{"format": "{FORMAT}"'.encode()
 LARGEST_BYTES = 2**30
 HEADER = {"format", "version", "identity", "environment"}
 
-Compare = Callable[[JsonObject, JsonObject], list[str]]
-
 
 class Journal:
-    """The journal of one run; `begin` opens it, `close` (or `with`) gives it free.
+    """The journal of one search; `begin` opens it, `close` (or the end of a `with` block) closes it.
 
     Args:
-        path: of the file.
-        cut_damaged: where a line is damaged, cut it off with all that follow, and resume from what is before.
+        path: the file.
+        cut_damaged: whether to cut off a damaged line with all that follow it, and to resume from the rest.
+        lock: false where the caller has locked the folder.
 
     Attributes:
-        trials: those on disk, in order; `append` adds to them.
-        generator_states: what the strategy's generator was when each trial was asked for.
-        environments: the versions and machine of each session that differed from the one before it.
+        trials: the trials on disk, in order; `append` adds to them.
+        generator_states: the state of the strategy's generator before each trial.
+        environments: the versions and machine of each session that differs from the one before it.
     """
 
-    def __init__(self, path: Path, *, cut_damaged: bool = False) -> None:
+    def __init__(self, path: Path, *, cut_damaged: bool = False, lock: bool = True) -> None:
         self.path = path
         self.cut_damaged = cut_damaged
         self.trials: list[Trial] = []
         self.generator_states: list[JsonObject] = []
         self.environments: list[JsonObject] = []
-        self._file: FileIO | None = None
-        self._locked = False
+        self._has_own_lock = lock
+        self._file: LineFile | None = None
         self._pending: list[JsonObject] = []
-        self._lines = Lines()
-        # Of each trial that was read: where its line begins, and the checksum of the line before.
-        self._places: list[tuple[int, bytes]] = []
+        self._lines = ChecksummedLines(FORMAT_VERSION)
+        # Of each trial that was read: where its line begins, and the checksums up to there.
+        self._places: list[tuple[int, ChecksummedLines]] = []
 
-    def begin(self, identity: JsonObject, environment: JsonObject, *, compare: Compare | None = None) -> None:
-        """Start the journal, or resume the one that is there.
+    def begin(self, identity: JsonObject, environment: JsonObject) -> None:
+        """Start the journal, or resume an existing one.
 
         Args:
-            identity: what the run is; a journal of another identity is refused.
-            environment: versions and machine; a change is noted and warned of, because values may differ in a
-                last bit.
-            compare: gives what differs between two identities; `differing` by default.
+            identity: everything that the search depends on; a journal of another identity is refused.
+            environment: versions and machine; a change is recorded and warned of, because the last bits of
+                values may differ.
 
         Raises:
             RunFolderError: in use, of another run, damaged, not writable, disk full.
         """
         assert self._file is None, "this journal is open"
         try:
-            # Unbuffered: what could not be written must not be tried again at close.
-            self._file = self.path.open("a+b", buffering=0)
-            self._lock(self._file)
-            self._resume(self._file, _as_read(identity), _as_read(environment), compare or differing)
-        except BaseException as error:
+            with self._disk_errors():
+                self._file = LineFile(self.path, lock=self._has_own_lock)
+                self._resume(self._file, as_read(identity), as_read(environment))
+        except BaseException:
             self.close()
-            if isinstance(error, OSError):
-                raise self._explain(error) from error
             raise
 
     def append(self, trial: Trial, generator_state: JsonObject) -> None:
-        """Write one trial; when this returns, it is on the disk.
+        """Write one trial to the disk.
 
         Raises:
             RunFolderError: it can't be written; the journal then ends with the trial before.
         """
-        self._write(*self._pending, {**trial.as_dict(), "generator": generator_state})
-        self._pending = []
+        lines = self._lines.copy()
+        content = b"".join(
+            map(lines.write, [*self._pending, {**trial.as_dict(), "generator": generator_state}])
+        )
+        with self._disk_errors():
+            self._open_file().append(content)
+        self._lines, self._pending = lines, []
         self.trials.append(trial)
         self.generator_states.append(generator_state)
 
     def cut(self, index: int) -> None:
-        """Take away a trial that was read when the journal was begun, with all that follow.
+        """Remove a trial that `begin` read, with all that follow.
 
         Raises:
             RunFolderError: the file can't be written.
         """
-        assert self._file is not None, "this journal is not open"
-        offset, checksum = self._places[index]
-        try:
-            self._file.truncate(offset)
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._explain(error) from error
-        self._lines = Lines(self._lines.version, after=checksum)
+        num_bytes, lines = self._places[index]
+        with self._disk_errors():
+            self._open_file().truncate(num_bytes)
+        self._lines = lines.copy()
         del self.trials[index:], self.generator_states[index:], self._places[index:]
 
     def close(self) -> None:
-        """Give the file free; one without a trial is removed."""
+        """Close and unlock the file; a journal without a trial is removed."""
         if self._file is not None:
-            if self._locked and self._file.seek(0, os.SEEK_END) == 0:
-                self.path.unlink(missing_ok=True)
-            self._locked = False
             self._file.close()
             self._file = None
 
@@ -130,36 +129,40 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _lock(self, file: FileIO) -> None:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise RunFolderError(f"{self.path} is a pipe or a device: choose another folder.")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held the lock before may have removed the file; another process may have made a new one.
-            self._locked = os.fstat(file.fileno()).st_nlink > 0
-        except BlockingIOError:
-            self._locked = False
-        if not self._locked:
-            raise RunFolderError(
-                f"{self.path} is in use by another process: wait until it ends, or choose another folder."
-            )
+    def _open_file(self) -> LineFile:
+        assert self._file is not None, "this journal is not open"
+        return self._file
 
-    def _resume(self, file: FileIO, identity: JsonObject, environment: JsonObject, compare: Compare) -> None:
-        file.seek(0)
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            with disk_errors(self.path, RunFolderError):
+                yield
+        except RunFolderError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RunFolderError(
+                f"{self.path} can't grow, the disk is full: its {len(self.trials)} trials are safe; free "
+                f"some space and resume with --resume."
+            ) from cause
+
+    # ---------------------------------------------------------------- reading
+
+    def _resume(self, file: LineFile, identity: JsonObject, environment: JsonObject) -> None:
         content = file.read()
         self._require_journal(content)
-        lines = content.split(b"\n")[:-1]  # what is behind the last newline is torn
-        whole = sum(len(line) + 1 for line in lines)
+        lines = whole_lines(content)
+        num_good = sum(len(line) + 1 for line in lines)
         if lines:
-            self._read_header(lines[0], identity, compare)
-            whole = self._read_trials(lines)
-        if whole < len(content):
-            file.truncate(whole)
-            os.fsync(file.fileno())
+            header = self._read_header(lines[0])
+            require_same_run(self.path, identity, header["identity"], RunFolderError)
+            num_good = self._read_trials(lines)
+        if num_good < len(content):
+            file.truncate(num_good)
         if not lines:
             self.environments = [environment]
-            opening = {"format": FORMAT, "version": FORMAT_VERSION}
-            self._pending = [{**opening, "identity": identity, "environment": environment}]
+            self._pending = [envelope(FORMAT, FORMAT_VERSION, identity=identity, environment=environment)]
         elif environment != self.environments[-1]:
             self._note_change(environment)
 
@@ -168,25 +171,24 @@ class Journal:
             raise RunFolderError(f"{self.path} is not a journal of Ropewalk: choose another folder.")
 
     def _note_change(self, environment: JsonObject) -> None:
-        differences = differing(environment, self.environments[-1])
+        found = differences(environment, self.environments[-1])
         warnings.warn(
-            f"{self.path} is resumed in another environment: {'; '.join(differences)} there. Last bits of "
-            f"values may differ, so the result may not be that of an uninterrupted run.",
+            f"{self.path} is resumed in another environment: {'; '.join(found)} there. Last bits of values "
+            f"may differ, so the result may differ from that of an uninterrupted run.",
             stacklevel=2,
         )
         self._pending = [{"kind": "resumed", "environment": environment}]
         self.environments.append(environment)
 
-    def _read_header(self, line: bytes, identity: JsonObject, compare: Compare) -> None:
+    def _read_header(self, line: bytes) -> JsonObject:
         try:
-            version = Lines(version=1).read(line).get("version")
-            if version not in VERSIONS or isinstance(version, (bool, float)):
-                raise RunFolderError(
-                    f"{self.path} has format version {shown(version)}, but {FORMAT_VERSION} is known: resume "
-                    f"it with the version of Ropewalk that began it."
-                )
-            self._lines = Lines(version)
-            header = self._lines.read(line)
+            first = ChecksummedLines(version=1).read(line)
+            remedy = "begin again in another folder"
+            check_envelope(
+                first, self.path, RunFolderError, formats=(FORMAT,), versions=VERSIONS, remedy=remedy
+            )
+            self._lines = ChecksummedLines(first["version"])
+            header = _without_racing(self._lines.read(line))
         except DamagedLine:
             header = {}
         is_whole = all(isinstance(header.get(name), dict) for name in ("identity", "environment"))
@@ -194,30 +196,25 @@ class Journal:
             raise RunFolderError(
                 f"{self.path}, line 1 is damaged, which says what the run is: begin again in another folder."
             )
-        differences = compare(identity, header["identity"])
-        if differences:
-            raise RunFolderError(
-                f"{self.path} holds another run: {'; '.join(differences)} there. "
-                f"Go on with the settings it began with, or choose another folder."
-            )
         self.environments = [header["environment"]]
+        return header
 
     def _read_trials(self, lines: list[bytes]) -> int:
         """Read every line after the first; returns how many bytes are good, up to a damaged line."""
         num_bytes = len(lines[0]) + 1
         for number, line in enumerate(lines[1:], start=2):
-            place = Lines(self._lines.version, after=self._lines.last)
+            before = self._lines.copy()
             try:
-                self._read_line(self._lines.read(line), (num_bytes, place.last))
+                self._read_line(_without_racing(self._lines.read(line)), (num_bytes, before))
             except ValueError:  # DamagedLine, or a trial that breaks a rule
                 if not self.cut_damaged:
                     raise self._damaged(number, len(lines)) from None
-                self._lines = place
+                self._lines = before
                 break
             num_bytes += len(line) + 1
         return num_bytes
 
-    def _read_line(self, line: JsonObject, place: tuple[int, bytes]) -> None:
+    def _read_line(self, line: JsonObject, place: tuple[int, ChecksummedLines]) -> None:
         if line.get("kind") == "resumed":
             if set(line) != {"kind", "environment"} or not isinstance(line["environment"], dict):
                 raise DamagedLine
@@ -234,73 +231,34 @@ class Journal:
     def _damaged(self, number: int, num_lines: int) -> RunFolderError:
         return RunFolderError(
             f"{self.path}, line {number} of {num_lines} is damaged. Add --cut-damaged to cut it off there "
-            f"and measure again what follows, as after an interruption: the result is the same."
+            f"and measure what follows again, as after an interruption: the result is the same."
         )
 
-    def _write(self, *lines: JsonObject) -> None:
-        file = self._file
-        assert file is not None, "this journal is not open"
-        end = file.seek(0, os.SEEK_END)
-        written = Lines(self._lines.version, after=self._lines.last)
-        content = b"".join(map(written.write, lines))
-        try:
-            while content:
-                content = content[file.write(content) :]
-            os.fsync(file.fileno())
-            if end == 0:
-                bring_to_disk(self.path.parent)
-            self._lines = written
-        except OSError as error:
-            with suppress(OSError):  # what stays is cut off when the run goes on
-                file.truncate(end)
-            raise self._explain(error) from error
 
-    def _explain(self, error: OSError) -> RunFolderError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return RunFolderError(
-                f"{self.path} can't grow, the disk is full: its {len(self.trials)} trials are safe; "
-                f"free some room and go on with --resume."
-            )
-        return RunFolderError(f"{self.path} can't be written: {error.strerror or error}.")
+def _without_racing(line: JsonObject) -> JsonObject:
+    """A line without what searches wrote that could drop a candidate early (racing).
+
+    Their first line has the racing error, and a dropped trial an estimate of its value. A search without a
+    dropped trial is resumed as any other; one with a dropped trial is refused at that trial.
+    """
+    line.pop("estimate", None)
+    if isinstance(line.get("identity"), dict):
+        line["identity"].pop("racing", None)
+    return line
 
 
 def read_trials(path: Path) -> list[Trial]:
-    """The trials of a journal that is not gone on with, e.g. for a report.
+    """The trials of a journal that is not resumed, e.g. for a report.
 
     Raises:
         RunFolderError: missing, no journal, or damaged.
     """
     journal = Journal(path)
-    try:
+    with disk_errors(path, RunFolderError, action="read", remedy="name the folder of a run"):
         content = read_bounded(path, LARGEST_BYTES)
-    except OSError as error:
-        raise RunFolderError(f"{path} can't be read: {error.strerror}: name a run's folder.") from None
-    lines = content.split(b"\n")[:-1]
     journal._require_journal(content)
+    lines = whole_lines(content)
     if lines:
-        journal._read_header(lines[0], {}, lambda ours, theirs: [])
+        journal._read_header(lines[0])
         journal._read_trials(lines)
     return journal.trials
-
-
-def _as_read(given: JsonObject) -> JsonObject:
-    """As it comes back from a file: tuples are lists there."""
-    read: JsonObject = json.loads(json.dumps(given))
-    return read
-
-
-def differing(ours: Any, theirs: Any, name: str = "") -> list[str]:
-    """Every value that differs between two nested JSON objects, as `name is OURS here, but THEIRS`."""
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        keys = [*ours, *(key for key in theirs if key not in ours)]
-        return [
-            line
-            for key in keys
-            for line in differing(ours.get(key), theirs.get(key), f"{name}.{key}" if name else str(key))
-        ]
-    return [] if ours == theirs else [f"{name:.100} is {_short(ours)} here, but {_short(theirs)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

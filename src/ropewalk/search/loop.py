@@ -10,11 +10,12 @@ from ropewalk.search.early_stopping import StopSet
 from ropewalk.search.engine_constraints import Probes
 from ropewalk.search.evaluation import Measurer
 from ropewalk.search.finalists import Choice, ClosedForm, choose
-from ropewalk.search.journal import Journal, differing
+from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import Kind, Query, Trial
+from ropewalk.store import differences
 
 # The time left is guessed from so many trials, the last ones: machines get busy and idle.
 NUM_TIMED = 16
@@ -312,14 +313,14 @@ class _Search:
         if same_candidate and same_state and could_be and _answers(trial, query):
             return
         first, last = self.journal.environments[0], self.journal.environments[-1]
-        differences = differing(last, first)
-        if not differences and self.journal.cut_damaged:
+        changes = differences(last, first)
+        if not changes and self.journal.cut_damaged:
             self.journal.cut(trial.index)
             del self.recorded[trial.index :]
             return
         reason = (
-            f"what differs is {'; '.join(differences)} there"
-            if differences
+            f"what differs is {'; '.join(changes)} there"
+            if changes
             else "settings and versions are the same, so the journal or the code was changed: --cut-damaged "
             "cuts the journal off there"
         )

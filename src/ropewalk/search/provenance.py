@@ -1,7 +1,5 @@
-"""What a search was: the identity that a resumed one must share, and what its factors say of it."""
+"""The identity of a search, which a resumed one must share, and the provenance of its factors."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -11,17 +9,17 @@ import torch
 from ropewalk import __version__
 from ropewalk.factors.rescale_factors import Provenance
 from ropewalk.models.model import Model
-from ropewalk.search.journal import differing
 from ropewalk.search.loop import SearchOutcome
 from ropewalk.search.trial import Trial
+from ropewalk.store import hash_json, without_places
 from ropewalk.text.tokens import DocumentSet
 
-# Their versions may change a value's last bit.
+# Packages whose versions may change the last bits of a value.
 PACKAGES = ("torch", "transformers", "numpy")
 
 
 def identify(loaded: Model, documents: DocumentSet, stop_documents: DocumentSet | None) -> dict[str, Any]:
-    """The model and the text of a run; a resumed run must have the same."""
+    """The model and the texts of a search; a resumed search must have the same."""
     return {
         "model": {
             "name": loaded.name,
@@ -36,41 +34,12 @@ def identify(loaded: Model, documents: DocumentSet, stop_documents: DocumentSet 
     }
 
 
-# What only says where content was found, beside the hash that says what it is.
-PLACES = {"weights_sha256": ("name", "revision", "where.revision"), "data_sha256": ("source",)}
-
-
-def differing_runs(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What differs between two identities; a model or text of the same content may lie in another place."""
-    return differing(_by_content(ours), _by_content(theirs))
-
-
 def run_id(identity: Mapping[str, Any]) -> str:
     """16 hexadecimal digits that a run and its repetition share: a hash of weights, texts and settings.
 
-    Where a model or a text lies makes no difference.
+    The place of a model or a text makes no difference.
     """
-    text = json.dumps(_by_content(identity), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _by_content(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without the places of what it names by a hash."""
-    return {part: _without_places(about) for part, about in identity.items()}
-
-
-def _without_places(about: Any) -> Any:
-    if not isinstance(about, Mapping):
-        return about
-    kept = dict(about)
-    for content, places in PLACES.items():
-        for place in places if about.get(content) is not None else ():
-            outer, _, inner = place.partition(".")
-            if inner:
-                kept[outer] = {name: value for name, value in kept.get(outer, {}).items() if name != inner}
-            else:
-                kept.pop(outer, None)
-    return kept
+    return hash_json(without_places(identity))[:16]
 
 
 def search_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +61,7 @@ def _identify_text(documents: DocumentSet) -> dict[str, Any]:
 
 
 def describe_environment(loaded: Model) -> dict[str, Any]:
-    """What may change the last bits of a value, and with them the way that a search goes."""
+    """Versions and machine, which may change the last bits of a value, and so the course of a search."""
     versions = {"ropewalk": __version__, **{name: version(name) for name in PACKAGES}}
     if loaded.where.get("device") != "cpu":
         return {"versions": versions}

@@ -19,7 +19,7 @@ from ropewalk.search.loop import Progress, left_for_strategy, run_search
 from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
 from ropewalk.search.objective_terms import TermTask, make_terms
-from ropewalk.search.provenance import describe_environment, differing_runs, identify
+from ropewalk.search.provenance import describe_environment, identify
 from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import REFERENCE_STRATEGIES, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
@@ -218,7 +218,7 @@ def search_in(
     environment = describe_environment(loaded)
     with nullcontext() if journal is None else journal:
         if journal is not None:
-            journal.begin(identity, environment, compare=differing_runs)
+            journal.begin(identity, environment)
         outcome = run_search(
             strategy, objective, journal, budget=chosen.num_evaluations, max_minutes=chosen.max_minutes,
             stop_set=stop_set, probes=probes, closed_forms=closed_forms, on_trial=on_trial,

@@ -19,8 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ropewalk.errors import RopewalkError
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.store import envelope, read_document
 
 FOLDER = Path(__file__).parent / "golden"
 VECTORS = FOLDER / "golden.safetensors"
@@ -66,9 +68,7 @@ def golden_vectors() -> tuple[GoldenVector, ...]:
 
 def golden_sets() -> dict[str, tuple[str, FactorSet]]:
     """Name to what it is and the factor set, without any table."""
-    document = json.loads(DESCRIPTION.read_text(encoding="utf-8"))
-    assert document["format"] == FORMAT
-    assert document["version"] == FORMAT_VERSION
+    document = read_document(DESCRIPTION, RopewalkError, file_format=FORMAT, remedy="install Ropewalk again")
     return {
         part["name"]: (part["about"], FactorSet.from_json(json.dumps(part["factor_set"]), part["name"]))
         for part in document["sets"]
@@ -81,7 +81,7 @@ def describe_sets(sets: Mapping[str, tuple[str, FactorSet]]) -> bytes:
         {"name": name, "about": about, "factor_set": json.loads(factor_set.to_json())}
         for name, (about, factor_set) in sets.items()
     ]
-    document = {"format": FORMAT, "version": FORMAT_VERSION, "sets": parts}
+    document = envelope(FORMAT, FORMAT_VERSION, sets=parts)
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 

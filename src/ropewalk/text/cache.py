@@ -1,7 +1,7 @@
-"""Token ids that were worked out before, a file each in the user's cache folder.
+"""A cache of token ids: one file per text in the user's cache folder.
 
-A cache is only ever a saving: a file that is damaged is worked out again, a folder that can't be written
-is done without. Delete the folder at any time.
+The cache only saves time: a damaged file is computed again, and without a folder that can be written there is
+no cache. It can be deleted at any time.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from safetensors.numpy import save
 from ropewalk.store import write_atomically
 
 FORMAT_VERSION = "1"
-UNUSABLE = (OSError, RuntimeError)  # of a folder: it can't be written, or the home folder is not known
+UNUSABLE = (OSError, RuntimeError)  # the folder can't be written, or the home folder is unknown
 
 
 def cache_folder() -> Path:
-    """`ROPEWALK_CACHE`, else `ropewalk` where this platform keeps caches."""
+    """The folder `ROPEWALK_CACHE`, or else `ropewalk` in the platform's folder for caches."""
     if own := os.environ.get("ROPEWALK_CACHE"):
         return Path(own).expanduser()
     if sys.platform == "darwin":
@@ -33,7 +33,7 @@ def cache_folder() -> Path:
 
 
 def cached_ids(key: str) -> list[int] | None:
-    """The ids stored under a key; None where there are none, or they are damaged."""
+    """The ids stored under a key; None if there are none, or they are damaged."""
     try:
         with safe_open(_file(key), framework="numpy") as file:
             ids = file.get_tensor("ids")
@@ -46,7 +46,7 @@ def cached_ids(key: str) -> list[int] | None:
 
 
 def store_ids(key: str, ids: list[int]) -> None:
-    """Keep ids for the next time, where the folder can be written."""
+    """Stores ids, if the folder can be written."""
     array = np.array(ids, dtype=np.int32)
     try:
         _file(key).parent.mkdir(parents=True, exist_ok=True)
@@ -60,5 +60,5 @@ def _file(key: str) -> Path:
 
 
 def _about(key: str, ids: np.ndarray) -> dict[str, str]:
-    """What the file says of itself, with a hash that tells damage."""
+    """The metadata of the file, with a hash that shows damage."""
     return {"version": FORMAT_VERSION, "key": key, "ids_sha256": hashlib.sha256(ids.tobytes()).hexdigest()}

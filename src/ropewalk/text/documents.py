@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.errors import DataError
-from ropewalk.strict_json import JsonError, parse_json, require_text
+from ropewalk.store.strict_json import JsonError, parse_json, require_text
 from ropewalk.text.folders import files_below, files_matching
 from ropewalk.text.stdlib import Split, stdlib_files, stdlib_folder
 

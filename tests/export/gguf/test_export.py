@@ -361,7 +361,7 @@ def test_a_full_disk_leaves_nothing(base: Path, tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", fail)
-    refused(base, tmp_path / "out.gguf", "half-written")
+    refused(base, tmp_path / "out.gguf", "space")
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_tokens_beyond_the_embeddings_are_refused(tiny_model_folder: Path, tmp_p
     ("file", "content", "said"),
     [
         ("tokenizer_config.json", "{", "JSON"),
-        ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "UTF-8"),
+        ("tokenizer_config.json", '{"chat_template": "\\ud800"}', "surrogate"),
         ("chat_template.jinja", "\udcff", "UTF-8"),
     ],
 )

@@ -38,12 +38,13 @@ from ropewalk.export.gguf.file import (
 )
 from ropewalk.export.gguf.llama import read_llama_checkpoint
 from ropewalk.export.gguf.weights import require_same_weights
-from ropewalk.export.output import hash_file, new_file, require_absent
+from ropewalk.export.output import new_file, require_absent
 from ropewalk.export.source_checkpoint import find_checkpoint
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.models.gguf_scaling import find_scaling
 from ropewalk.models.scale_model import SCALE_MODEL, scale_model_path
+from ropewalk.store import hash_file
 
 # Those whose graph turns by the factor tensors, in llama.cpp's src/models as of llama-cpp-python 0.3.36.
 ARCHITECTURES = ("llama", "mistral3", "granite", "granitemoe", "minicpm", "phi3", "phimoe", "apertus")

@@ -1,7 +1,8 @@
-"""Reads JSON that others wrote or a disk damaged; the only reader of such JSON.
+"""Parses JSON that other programs wrote or a disk damaged.
 
-Python's own reader accepts what no file of Ropewalk holds: a key twice (the last one wins), NaN and Infinity,
-numbers and nesting of any size, and strings that can't be written as UTF-8. All of these are errors here.
+Python's own parser accepts what no file of Ropewalk contains: a key twice (the last one counts), NaN and
+Infinity, numbers and nesting of any size, and strings that can't be written as UTF-8. All of these are errors
+here.
 """
 
 import json
@@ -10,23 +11,26 @@ from collections import Counter
 from typing import Any
 
 DEEPEST = 64
-MOST_DIGITS = 64  # of a whole number; the 128 bits of a generator's state have 39
-SHOWN = 40  # characters of what was found, in messages
+MOST_DIGITS = 64  # of an integer; the 128 bits of a generator's state have 39
+SHOWN = 40  # characters of a key or number, in messages
 
 
 class JsonError(ValueError):
-    """Not JSON, or JSON that is not read here; the message is a part of a line."""
+    """Not JSON, or JSON beyond the limits of this module; the message is a part of a line."""
 
 
 def parse_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
-    """What the text says, as Python values.
+    """The value of a JSON text.
 
     Args:
-        text: UTF-8 where it is bytes.
-        allow_nan: whether NaN and Infinity are numbers; many tools write them into rows.
+        text: bytes must be UTF-8.
+        allow_nan: whether to accept NaN and Infinity, which many programs write.
+
+    Returns:
+        Python values: dict, list, str, int, float, bool or None.
 
     Raises:
-        JsonError: not one whole JSON value, or beyond the limits above.
+        JsonError: not one complete JSON value, or beyond the limits of this module.
     """
     constant = float if allow_nan else _refuse_constant
     try:
@@ -48,7 +52,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
-        raise JsonError(f"the key {twice[:SHOWN]!r} is there twice")
+        raise JsonError(f"the key {twice[:SHOWN]!r} occurs twice")
     return found
 
 
@@ -70,7 +74,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _require_plain(value: Any) -> None:
-    """Refuse deep nesting and lone surrogates, level by level: a call a level would overflow the stack."""
+    """Refuses deep nesting and lone surrogates; a loop, because recursion would overflow the stack."""
     level = [value]
     for _ in range(DEEPEST + 1):
         for entry in level:
@@ -89,10 +93,10 @@ def _inside(value: Any) -> list[Any]:
 
 
 def require_text(text: str) -> None:
-    """Refuse half a character (a lone surrogate), which no tokenizer, file or terminal takes.
+    """Refuses half a character (a lone surrogate), which no tokenizer, file or terminal accepts.
 
     Raises:
-        JsonError: it holds one.
+        JsonError: the text has one.
     """
     if text.isascii():
         return
@@ -100,7 +104,7 @@ def require_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = ascii(text[error.start]).strip("'")
-        raise JsonError(f"a string holds a lone surrogate ({half}), which is half a character") from None
+        raise JsonError(f"a string has a lone surrogate ({half}), which is half a character") from None
 
 
 def _too_deep() -> JsonError:

@@ -1,12 +1,12 @@
-"""RunFolder: the folder of one search.
+"""RunFolder: the folder of one search, and the names of its files.
 
-runs/my-model/                       of a search
+runs/my-model/
 ├── journal.jsonl                    every trial, as it ended
-├── factors.json                     the best
-├── factors-searched.json            the best searched candidate, where a closed form is better
-├── factors-no-start-tokens.json     the best with n-hat 0
-├── run.json                         what was run, and the result in short
-├── records.jsonl                    measurements, one a line
+├── factors.json                     the best factors
+├── factors-searched.json            the best searched candidate, where a closed-form scheme is better
+├── factors-no-start-tokens.json     the best with num_start_tokens 0
+├── run.json                         what was run, and a summary of the result
+├── records.jsonl                    measurements, one per line
 └── *.png                            figures
 """
 
@@ -16,42 +16,41 @@ from types import TracebackType
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.recipe.run_disk import (
-    FORMAT,
-    FORMAT_VERSION,
-    as_line,
+from ropewalk.search.journal import Journal
+from ropewalk.search.provenance import run_id
+from ropewalk.search.result import SearchResult
+from ropewalk.store import (
+    envelope,
     make_folder,
     names_in,
     remove_empty,
     require_empty,
+    write_document,
     write_file,
     write_lines,
 )
-from ropewalk.search.journal import Journal
-from ropewalk.search.provenance import run_id
-from ropewalk.search.result import SearchResult
 
-RUN_NAME = "run.json"
+FORMAT, FORMAT_VERSION = "ropewalk.run", 1
 
 
 class RunFolder:
-    """One run's folder; made by `create` or `resume`.
+    """The folder of one search; `create` or `resume` returns one.
 
-    As a context manager it takes back the folders that it made, if nothing was written into them.
+    At the end of a `with` block the folders that it created are removed, if nothing was written into them.
 
     Attributes:
         path: the folder.
-        journal: of its search, not begun.
+        journal: the journal of the search, not begun.
     """
 
-    def __init__(self, path: Path, made: list[Path], *, cut_damaged: bool = False) -> None:
+    def __init__(self, path: Path, created: list[Path] | None = None, *, cut_damaged: bool = False) -> None:
         self.path = path
         self.journal = Journal(self.journal_path, cut_damaged=cut_damaged)
-        self._made = made
+        self._created = created or []
 
     @classmethod
     def create(cls, path: str | Path) -> "RunFolder":
-        """A folder for a new run: a new one, or an empty one.
+        """A new or an empty folder for a new search.
 
         Raises:
             RunFolderError: it holds another run or other files, is no folder, or can't be written.
@@ -60,19 +59,19 @@ class RunFolder:
         present = names_in(folder.path)
         if folder.journal_path.name in present:
             raise RunFolderError(
-                f"{path} holds another run: go on with it by --resume, or choose another folder."
+                f"{path} holds another run: resume it with --resume, or choose another folder."
             )
         require_empty(folder.path, present)
         return folder
 
     @classmethod
     def resume(cls, path: str | Path, *, cut_damaged: bool = False) -> "RunFolder":
-        """The folder of a run that was begun; one in which nothing was written yet begins anew.
+        """The folder of a search to resume, or to begin if nothing was written yet.
 
-        Whether it is the same run is known when its journal is begun.
+        `journal.begin` checks that it is the same search.
 
         Args:
-            path: of the folder.
+            path: the folder.
             cut_damaged: as `Journal`.
 
         Raises:
@@ -102,18 +101,18 @@ class RunFolder:
 
     @property
     def run_path(self) -> Path:
-        return self.path / RUN_NAME
+        return self.path / "run.json"
 
     @property
     def records_path(self) -> Path:
         return self.path / "records.jsonl"
 
     def figure_path(self, name: str) -> Path:
-        """Where a figure called e.g. `perplexity` lies."""
+        """The file of a figure with a name such as `perplexity`."""
         return self.path / f"{name}.png"
 
     def write_search(self, result: SearchResult) -> None:
-        """Write what a search found: its factors, and the run in short.
+        """Write what a search found: its factors, and a summary.
 
         Raises:
             RunFolderError: it can't be written.
@@ -124,18 +123,18 @@ class RunFolder:
             write_file(self.factors_without_start_tokens_path, plain.to_json().encode())
         if result.not_written is not None:
             write_file(self.searched_factors_path, result.not_written.to_json().encode())
-        summary = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "run_id": run_id(result.identity),
-            "identity": result.identity,
-            "environment": result.environment,
-            "result": result.as_dict(),
-        }
-        write_file(self.run_path, as_line(summary, indent=2))
+        summary = envelope(
+            FORMAT,
+            FORMAT_VERSION,
+            run_id=run_id(result.identity),
+            identity=result.identity,
+            environment=result.environment,
+            result=result.as_dict(),
+        )
+        write_document(self.run_path, summary)
 
     def write_records(self, records: Iterable[EvalRecord]) -> None:
-        """Write measurements in the place of those before.
+        """Write measurements; they replace those of an earlier call.
 
         Raises:
             RunFolderError: it can't be written.
@@ -143,7 +142,7 @@ class RunFolder:
         write_lines(self.records_path, (record.as_json() for record in records))
 
     def write_figure(self, name: str, png: bytes) -> Path:
-        """Write one figure and say where.
+        """Write one figure, and return its file.
 
         Raises:
             RunFolderError: it can't be written.
@@ -159,7 +158,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.journal.close()
-        remove_empty(self._made)
+        remove_empty(self._created)
 
     @classmethod
     def _open(cls, path: Path, *, cut_damaged: bool = False) -> "RunFolder":

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ropewalk.strict_json import DEEPEST, JsonError, parse_json
+from ropewalk.store.strict_json import DEEPEST, JsonError, parse_json
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
-from ropewalk.recipe.run_folders import read_records
+from ropewalk.recipe.finished_run import read_records
 
 RECORD = EvalRecord(
     metric="perplexity", value=8.5, length=256, factors="yarn", n=3, low=None, high=None, seed=0, seconds=1.0,
