@@ -97,19 +97,19 @@ class Checkpoint:
         )
 
     def take_along(self, out: Path) -> None:
-        """Copy everything but weights and configuration."""
+        """Copies everything but weights and configuration."""
         for name in self.others:
             (out / name).parent.mkdir(exist_ok=True)
             (out / name).write_bytes((self.folder / name).read_bytes())
 
     def take_weights(self, out: Path, *, copy: bool = False) -> None:
-        """Link the weight files; copy them on request, or where a link is not possible (`link_or_copy`)."""
+        """Links the weight files, or copies them on request or where needed; see `link_or_copy`."""
         for path in self.weights:
             link_or_copy(path, out / path.name, copy=copy)
         self.take_index(out)
 
     def take_index(self, out: Path) -> None:
-        """Copy the index of the weight files, if they have one."""
+        """Copies the index of the weight files, if they have one."""
         if self.weights != [self.folder / WEIGHTS]:
             (out / INDEX).write_bytes((self.folder / INDEX).read_bytes())
 
@@ -122,12 +122,12 @@ class Checkpoint:
             return None
 
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
-        """Warn where factors were made on other weights, if both are known."""
+        """Warns where factors were made on other weights, if both are known."""
         found = None if factors.provenance.weights_sha256 is None else self.weights_sha256
         warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
 
     def require_whole(self) -> None:
-        """Refuse a checkpoint whose weights are missing or truncated, by their headers alone.
+        """Refuses a checkpoint whose weights are missing or truncated, by their headers alone.
 
         Raises:
             ModelError: names the file.

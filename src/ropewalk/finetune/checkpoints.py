@@ -20,6 +20,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def saving(
     return folder
 
 
-def training_disk_errors(path: Path) -> Any:
+def training_disk_errors(path: Path) -> AbstractContextManager[None]:
     """`store.disk_errors` for files of a training; safetensors has an error class of its own."""
     return disk_errors(path, FinetuneError, remedy=REMEDY, also=(SafetensorError,))
 

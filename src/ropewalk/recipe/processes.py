@@ -24,13 +24,13 @@ def is_first_process() -> bool:
 
 
 def take_own_device(device: str) -> None:
-    """Make `cuda` this process's device, if the processes of a machine have one each."""
+    """Makes `cuda` this process's device, if the processes of a machine have one each."""
     if device == "cuda" and _number("LOCAL_WORLD_SIZE", 1) > 1:
         torch.cuda.set_device(_number("LOCAL_RANK", 0))
 
 
 def follow(run: Run, folder: PipelineFolder, identity: dict[str, Any]) -> None:
-    """Follow the first process through the stages, until the last one is complete.
+    """Follows the first process through the stages, until the last one is complete.
 
     If the first process fails, the launcher ends the others.
 

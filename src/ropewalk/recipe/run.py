@@ -66,7 +66,7 @@ def extend(
     cut_damaged: bool = False,
     watch: Watch | None = None,
 ) -> Extended:
-    """Run a recipe in a folder, or resume it there.
+    """Runs a recipe in a folder, or resumes it there.
 
     Args:
         recipe: checked, as `load_recipe` returns it.
@@ -127,7 +127,7 @@ def _begin(
 
 
 def _tell_reach(run: Run) -> None:
-    """Tell notes on the base model's window, and searches at lengths that it already reads."""
+    """Tells notes on the base model's window, and searches at lengths that it already reads."""
     description = run.recipe.model.describe()
     for note in description.window_notes:
         run.watch.say(note)
@@ -154,7 +154,7 @@ def _follow(recipe: Recipe, window: int, path: str | Path, continue_with: str | 
 def _do(
     run: Run, clock: Clock, index: int, stage: Stage, folder: StageFolder, texts: Mapping[str, Any]
 ) -> None:
-    """Run one stage, resume it, or use its complete result."""
+    """Runs one stage, resumes it, or uses its complete result."""
     kind = KINDS[type(stage)]
     folder.begin({"settings": stage.model_dump(mode="json"), "text": texts, **run.state.as_values()})
     made = folder.done()
@@ -171,7 +171,7 @@ def _do(
 
 
 def _finish(run: Run, folder: PipelineFolder) -> Extended:
-    """Write the result, and judge it."""
+    """Writes the result, and judges it."""
     records: list[EvalRecord] = []
     for index, stage in enumerate(run.recipe.stages):
         if isinstance(stage, EvaluateStage):

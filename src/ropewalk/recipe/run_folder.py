@@ -120,7 +120,7 @@ class PipelineFolder:
         return [StageFolder(path) for path in sorted(self.path.glob("stages/*"))]
 
     def write_result(self, checkpoint: Path | None, factors: str) -> None:
-        """Write `result`: the checkpoint (hard links where possible) and the factor set.
+        """Writes `result`: the checkpoint (hard links where possible) and the factor set.
 
         Raises:
             RunFolderError: it can't be written.
@@ -135,7 +135,7 @@ class PipelineFolder:
             write_atomically(partial / self.result_factors_path.name, factors.encode())
 
     def write_summary(self, **summary: Any) -> None:
-        """Write `result.json`.
+        """Writes `result.json`.
 
         Raises:
             RunFolderError: it can't be written.
@@ -143,7 +143,7 @@ class PipelineFolder:
         write_document(self.summary_path, envelope(SUMMARY_FORMAT, SUMMARY_VERSION, **summary))
 
     def close(self) -> None:
-        """Release the lock."""
+        """Releases the lock."""
         if self._lock is not None:
             self._lock.close()
 

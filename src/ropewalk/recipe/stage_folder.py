@@ -90,7 +90,7 @@ class StageFolder:
         return self.path / ("factors.json" if length is None else f"factors-{length}.json")
 
     def begin(self, inputs: Mapping[str, Any]) -> None:
-        """Begin the stage, or resume it; it must have begun with the same inputs.
+        """Begins the stage, or resumes it; it must have begun with the same inputs.
 
         Files that a killed process left half-written are removed.
 
@@ -108,7 +108,7 @@ class StageFolder:
         write_document(self.inputs_path, envelope(FORMAT, FORMAT_VERSION, inputs=as_read(inputs)))
 
     def finish(self, outputs: Iterable[Path], **made: Any) -> None:
-        """Record that the stage is complete.
+        """Records that the stage is complete.
 
         Args:
             outputs: the files in the folder that are its result.
@@ -158,7 +158,7 @@ class StageFolder:
         return found if is_whole and checksum in (None, hash_json(found)) else nothing
 
     def write(self, path: Path, content: str) -> None:
-        """Write a file of the stage, complete or not at all.
+        """Writes a file of the stage, complete or not at all.
 
         Raises:
             RunFolderError: it can't be written.
@@ -176,7 +176,7 @@ class StageFolder:
             yield partial
 
     def write_records(self, records: Iterable[EvalRecord]) -> None:
-        """Write measurements; they replace those of an earlier call."""
+        """Writes measurements; they replace those of an earlier call."""
         write_lines(self.records_path, (record.as_json() for record in records))
 
     def read_records(self) -> list[EvalRecord]:
@@ -187,7 +187,7 @@ class StageFolder:
         return _lines_or_none(self.records_path, EvalRecord.from_json)
 
     def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
-        """Write passkey answers, each of which may have taken minutes."""
+        """Writes passkey answers, each of which may have taken minutes."""
         write_lines(self.answers_path, (answer.as_json() for answer in answers))
 
     def read_answers(self) -> list[PasskeyAnswer]:

@@ -112,7 +112,7 @@ def _search_texts(run: Run, stage: SearchStage) -> Made:
 def _check_sets(
     run: Run, stage: SearchStage | ReadjustStage, length: int, search: DocumentSet, stop: DocumentSet | None
 ) -> None:
-    """Tell how many documents are missing, and refuse a document that is in both sets."""
+    """Tells how many documents are missing, and refuses a document that is in both sets."""
     text = run.recipe.text
     requested = text.num_documents if stage.num_documents is None else stage.num_documents
     num_validation = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
@@ -131,7 +131,7 @@ def _check_sets(
 
 
 def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
-    """Search on the current model; on a trained one relative to the factors it was trained with."""
+    """Searches on the current model; on a trained one relative to the factors it was trained with."""
     documents, stop = _search_documents(run, stage)
     found = search_factors(
         run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
@@ -205,7 +205,7 @@ def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
 
 
 def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
-    """Train with pinned factors, all processes together; resumes from the last checkpoint."""
+    """Trains with pinned factors, all processes together; resumes from the last checkpoint."""
     settings = run.recipe.finetune_settings(stage)
     # Half precision loses small steps; a setting of the stage says which precision computes.
     loaded = run.models.current(run.state, dtype="float32")
@@ -236,7 +236,7 @@ def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made)
 
 
 def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
-    """Write the start checkpoint, once; then use the trained checkpoint, or stop until there is one."""
+    """Writes the start checkpoint, once; then uses the trained checkpoint, or stops until there is one."""
     factors = run.state.named(stage.factors)
     if not folder.start_path.is_dir():
         with folder.writing_start() as partial:
@@ -344,7 +344,7 @@ def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
 
 
 def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
-    """Measure the base model: unchanged, with a sliding window, and its NLL on short inputs."""
+    """Measures the base model: unchanged, with a sliding window, and its NLL on short inputs."""
     for length in map(int, stage.perplexity):
         _as_it_is(run, documents, length, records)
     if stage.sliding_window:
@@ -365,7 +365,7 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
 
 
 def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) -> None:
-    """Measure the base model with its own scaling; tell if it gives no number."""
+    """Measures the base model with its own scaling; tells if it gives no number."""
     label = base_label(run.recipe.model.describe())
     if records.has("perplexity", label, length):
         return

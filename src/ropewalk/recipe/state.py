@@ -61,7 +61,7 @@ class State:
         )
 
     def turn_by(self, factors: RescaleFactors) -> None:
-        """Make these the current factors, and drop those that were readjusted for others."""
+        """Makes these the current factors, and drops those that were readjusted for others."""
         self.factors, self.short = factors, ()
 
     def move_to(
@@ -72,7 +72,7 @@ class State:
         factors: RescaleFactors,
         original: RescaleFactors | None = None,
     ) -> None:
-        """Make another model the current one, trained with these factors, on short inputs with `original`."""
+        """Makes another model the current one, trained with these factors; `original` on short inputs."""
         self.checkpoint, self.weights_sha256, self.tuned_in = checkpoint, weights_sha256, stage
         self.tuned_with, self.original = factors, original
         self.turn_by(factors)
@@ -124,7 +124,7 @@ class Models:
         return self._get(checkpoint, self._settings.dtype)
 
     def forget(self) -> None:
-        """Drop the model in memory, e.g. because it was trained in place."""
+        """Drops the model in memory, e.g. because it was trained in place."""
         self._loaded = None
 
     def _get(self, checkpoint: Path | None, dtype: str) -> Model:

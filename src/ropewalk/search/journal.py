@@ -68,7 +68,7 @@ class Journal:
         self._places: list[tuple[int, ChecksummedLines]] = []
 
     def begin(self, identity: JsonObject, environment: JsonObject) -> None:
-        """Start the journal, or resume an existing one.
+        """Starts the journal, or resumes an existing one.
 
         Args:
             identity: everything that the search depends on; a journal of another identity is refused.
@@ -88,7 +88,7 @@ class Journal:
             raise
 
     def append(self, trial: Trial, generator_state: JsonObject) -> None:
-        """Write one trial to the disk.
+        """Writes one trial to the disk.
 
         Raises:
             RunFolderError: it can't be written; the journal then ends with the trial before.
@@ -104,7 +104,7 @@ class Journal:
         self.generator_states.append(generator_state)
 
     def cut(self, index: int) -> None:
-        """Remove a trial that `begin` read, with all that follow.
+        """Removes a trial that `begin` read, with all that follow.
 
         Raises:
             RunFolderError: the file can't be written.
@@ -116,7 +116,7 @@ class Journal:
         del self.trials[index:], self.generator_states[index:], self._places[index:]
 
     def close(self) -> None:
-        """Close and unlock the file; a journal without a trial is removed."""
+        """Closes and unlocks the file; a journal without a trial is removed."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -200,7 +200,7 @@ class Journal:
         return header
 
     def _read_trials(self, lines: list[bytes]) -> int:
-        """Read every line after the first; returns how many bytes are good, up to a damaged line."""
+        """Reads every line after the first; returns how many bytes are good, up to a damaged line."""
         num_bytes = len(lines[0]) + 1
         for number, line in enumerate(lines[1:], start=2):
             before = self._lines.copy()

@@ -112,7 +112,7 @@ class RunFolder:
         return self.path / f"{name}.png"
 
     def write_search(self, result: SearchResult) -> None:
-        """Write what a search found: its factors, and a summary.
+        """Writes what a search found: its factors, and a summary.
 
         Raises:
             RunFolderError: it can't be written.
@@ -134,7 +134,7 @@ class RunFolder:
         write_document(self.run_path, summary)
 
     def write_records(self, records: Iterable[EvalRecord]) -> None:
-        """Write measurements; they replace those of an earlier call.
+        """Writes measurements; they replace those of an earlier call.
 
         Raises:
             RunFolderError: it can't be written.
@@ -142,7 +142,7 @@ class RunFolder:
         write_lines(self.records_path, (record.as_json() for record in records))
 
     def write_figure(self, name: str, png: bytes) -> Path:
-        """Write one figure, and return its file.
+        """Writes one figure, and returns its file.
 
         Raises:
             RunFolderError: it can't be written.
