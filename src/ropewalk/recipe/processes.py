@@ -12,7 +12,7 @@ import torch
 
 from ropewalk.recipe.run_folder import PipelineFolder
 from ropewalk.recipe.stage_folder import StageFolder
-from ropewalk.recipe.stage_runs import KINDS, Run, StopForExternal, train
+from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS, Run, StopForExternal, train
 from ropewalk.recipe.stages import ExternalStage, FinetuneStage, Stage
 
 POLL_S = 0.2
@@ -48,7 +48,7 @@ def follow(run: Run, folder: PipelineFolder, identity: dict[str, Any]) -> None:
         time.sleep(POLL_S)
     for index, stage in enumerate(run.recipe.stages):
         place = folder.stage(index, stage.title)
-        KINDS[type(stage)].apply(run, stage, place, _made(run, stage, place))
+        STAGE_FUNCTIONS[type(stage)].apply(run, stage, place, _made(run, stage, place))
 
 
 def _made(run: Run, stage: Stage, place: StageFolder) -> dict[str, Any]:

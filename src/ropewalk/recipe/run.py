@@ -25,7 +25,7 @@ from ropewalk.recipe.progress import Clock, Watch
 from ropewalk.recipe.run_folder import PipelineFolder
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stage_folder import StageFolder
-from ropewalk.recipe.stage_runs import KINDS, Run, StopForExternal
+from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS, Run, StopForExternal
 from ropewalk.recipe.stages import EvaluateStage, ExternalStage, SearchStage, Stage
 from ropewalk.recipe.state import Models, State
 from ropewalk.search.provenance import run_id
@@ -90,7 +90,7 @@ def extend(
         run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
         _tell_reach(run)
         # All text is read first: a text too short for the last stage is an error before the first one runs.
-        texts = [KINDS[type(stage)].texts(run, stage) for stage in recipe.stages]
+        texts = [STAGE_FUNCTIONS[type(stage)].texts(run, stage) for stage in recipe.stages]
         require_disjoint(run)
         clock = Clock(recipe.stages, run.hidden_size)
         try:
@@ -155,19 +155,19 @@ def _do(
     run: Run, clock: Clock, index: int, stage: Stage, folder: StageFolder, texts: Mapping[str, Any]
 ) -> None:
     """Runs one stage, resumes it, or uses its complete result."""
-    kind = KINDS[type(stage)]
+    functions = STAGE_FUNCTIONS[type(stage)]
     folder.begin({"settings": stage.model_dump(mode="json"), "text": texts, **run.state.as_values()})
     made = folder.done()
     run.watch.on_stage(index, stage.title, made is not None, clock.left(index))
     if made is None:
         started = time.perf_counter()
-        told = kind.work(run, stage, folder)
-        outputs = told.pop("outputs")
-        folder.finish(outputs, **told, seconds=time.perf_counter() - started)
+        result = functions.work(run, stage, folder)
+        outputs = result.pop("outputs")
+        folder.finish(outputs, **result, seconds=time.perf_counter() - started)
         made = folder.done()
         assert made is not None, "the stage has just been completed"
     clock.took(index, made["seconds"])
-    kind.apply(run, stage, folder, made)
+    functions.apply(run, stage, folder, made)
 
 
 def _finish(run: Run, folder: PipelineFolder) -> Extended:

@@ -147,7 +147,7 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
 def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -> None:
     factors = RescaleFactors.load(folder.factors_path())
     run.state.found[stage.title] = factors
-    run.state.turn_by(factors)
+    run.state.use(factors)
 
 
 def _short_texts(run: Run, stage: ReadjustStage, length: int) -> tuple[DocumentSet, DocumentSet | None]:
@@ -167,7 +167,7 @@ def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
 
 
 def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
-    told, outputs = {}, []
+    readjusted, outputs = {}, []
     for length in map(int, stage.lengths):
         documents, stop = _short_texts(run, stage, length)
         result = readjust(
@@ -183,10 +183,10 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
             )
         folder.write(folder.factors_path(length), result.factors.to_json())
         outputs.append(folder.factors_path(length))
-        told[str(length)] = {
+        readjusted[str(length)] = {
             "value": result.value, "longer_value": result.longer_value, "is_better": result.is_better,
         }  # fmt: skip
-    return {"outputs": outputs, "readjusted": told}
+    return {"outputs": outputs, "readjusted": readjusted}
 
 
 def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made) -> None:
@@ -200,8 +200,8 @@ def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
     """The settings of the text; the training itself compares the text that it reads."""
     settings = run.training_text
     import_module("ropewalk.finetune.data.mixture").Mixture(settings, run.tokenizer, int(stage.length))
-    told: Made = settings.model_dump(mode="json")
-    return told
+    values: Made = settings.model_dump(mode="json")
+    return values
 
 
 def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
@@ -277,7 +277,7 @@ def _swap(run: Run, stage: SwapStage, folder: StageFolder) -> Made:
 
 
 def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: Made) -> None:
-    run.state.turn_by(run.state.named(stage.factors))
+    run.state.use(run.state.named(stage.factors))
 
 
 def report_lengths(run: Run, stage: EvaluateStage) -> list[int]:
@@ -382,7 +382,7 @@ def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> No
 
 
 @dataclass(frozen=True)
-class Kind:
+class StageFunctions:
     """The three functions of a kind of stage; see the module's description."""
 
     texts: Callable[[Run, Any], Made]
@@ -390,11 +390,11 @@ class Kind:
     apply: Callable[[Run, Any, StageFolder, Made], None]
 
 
-KINDS: dict[type[Stage], Kind] = {
-    SearchStage: Kind(_search_texts, _search, _take_found),
-    FinetuneStage: Kind(_finetune_texts, _finetune, _take_tuned),
-    SwapStage: Kind(_nothing_to_read, _swap, _take_swapped),
-    ReadjustStage: Kind(_readjust_texts, _readjust, _take_short),
-    EvaluateStage: Kind(_evaluate_texts, _evaluate, _take_nothing),
-    ExternalStage: Kind(_nothing_to_read, _external, _take_external),
+STAGE_FUNCTIONS: dict[type[Stage], StageFunctions] = {
+    SearchStage: StageFunctions(_search_texts, _search, _take_found),
+    FinetuneStage: StageFunctions(_finetune_texts, _finetune, _take_tuned),
+    SwapStage: StageFunctions(_nothing_to_read, _swap, _take_swapped),
+    ReadjustStage: StageFunctions(_readjust_texts, _readjust, _take_short),
+    EvaluateStage: StageFunctions(_evaluate_texts, _evaluate, _take_nothing),
+    ExternalStage: StageFunctions(_nothing_to_read, _external, _take_external),
 }

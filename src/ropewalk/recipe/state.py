@@ -60,7 +60,7 @@ class State:
             provenance=replace(made, weights_sha256=self.weights_sha256, settings=settings)
         )
 
-    def turn_by(self, factors: RescaleFactors) -> None:
+    def use(self, factors: RescaleFactors) -> None:
         """Makes these the current factors, and drops those that were readjusted for others."""
         self.factors, self.short = factors, ()
 
@@ -75,7 +75,7 @@ class State:
         """Makes another model the current one, trained with these factors; `original` on short inputs."""
         self.checkpoint, self.weights_sha256, self.tuned_in = checkpoint, weights_sha256, stage
         self.tuned_with, self.original = factors, original
-        self.turn_by(factors)
+        self.use(factors)
 
     def named(self, name: str | None) -> RescaleFactors:
         """The factors of an earlier search; without a name, the current ones."""

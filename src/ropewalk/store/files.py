@@ -1,6 +1,6 @@
 """Files and folders that appear complete or not at all, and stay after a power cut.
 
-A writer fills a hidden neighbour, `.NAME.RANDOM.partial`; `publish` brings it to the disk and renames it.
+A writer fills `.NAME.RANDOM.partial` in the same folder; `publish` brings it to the disk and renames it.
 """
 
 import errno
@@ -65,7 +65,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def partial_path(path: Path, *, unique: bool = True) -> Path:
-    """The hidden name beside `path` under which it is written.
+    """The hidden name, in the same folder, under which `path` is written.
 
     Args:
         path: the final name.
@@ -97,7 +97,7 @@ def publish(partial: Path, path: Path, *, replace: bool) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder; a process that is killed meanwhile leaves no half of it under its name.
+    """Removes a folder; a killed process leaves no part of it under its name.
 
     Raises:
         OSError: it can't be removed.
