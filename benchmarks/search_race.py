@@ -97,7 +97,7 @@ def entries() -> Iterator[Entry]:
     attention_1 = {"attention_factor": "1", "start_tokens": "none"}
     for model, num_documents in (("scale", 5), ("today", 3)):
         common: dict[str, Any] = {"model": model, "ratio": 8, "num_documents": num_documents}
-        yield Entry(**common, label="evolution", seeds=(0, 1, 2), settings=paper, stop_set=False)
+        yield Entry(**common, label="evolution", seeds=(0, 1, 2), settings=paper, early_stopping=False)
         for strategy in ("gradient", "hybrid", "cma"):
             yield Entry(**common, label=strategy, seeds=(0, 1, 2, 3, 4), settings={"strategy": strategy})
         plain = {"strategy": "gradient", **attention_1}
@@ -110,7 +110,7 @@ def entries() -> Iterator[Entry]:
         )
     scale: dict[str, Any] = {"model": "scale", "ratio": 8}
     searched = {**paper, "attention_factor": "search"}
-    yield Entry(**scale, label="evolution-attention", seeds=(0,), settings=searched, stop_set=False)
+    yield Entry(**scale, label="evolution-attention", seeds=(0,), settings=searched, early_stopping=False)
     released = {
         **paper,
         "strategy": RELEASED,
@@ -118,10 +118,10 @@ def entries() -> Iterator[Entry]:
         "attention_factor": "1",
         "start_tokens": "none",
     }
-    yield Entry(**scale, label="evolution-released", seeds=(0,), settings=released, stop_set=False)
+    yield Entry(**scale, label="evolution-released", seeds=(0,), settings=released, early_stopping=False)
     for ratio, num_documents in ((4, 5), (32, 1)):
         other: dict[str, Any] = {"model": "scale", "ratio": ratio, "num_documents": num_documents}
-        yield Entry(**other, label="evolution", seeds=(0,), settings=paper, stop_set=False)
+        yield Entry(**other, label="evolution", seeds=(0,), settings=paper, early_stopping=False)
         yield Entry(**other, label="gradient", seeds=(0, 1, 2), settings={"strategy": "gradient"})
 
 
@@ -157,7 +157,7 @@ def run(entry: Entry, seed: int, runs: Path, today: str) -> None:
             loaded,
             documents,
             target_length=entry.target_length,
-            stop_documents=stop if entry.stop_set else None,
+            validation_documents=stop if entry.stop_set else None,
             journal=folder.journal,
             on_trial=on_trial,
             closed_forms=False,

@@ -125,7 +125,8 @@ def search(runs: Runs, gguf: Path, budget: int) -> None:
     started = time.monotonic()
     command = [
         sys.executable, "-m", "ropewalk", "search", str(gguf), "--target-length", str(TARGET),
-        "--num-documents", "1", "--stop-documents", "0", "--report-documents", "0", "--budget", str(budget),
+        "--num-documents", "1", "--num-validation-documents", "0", "--num-test-documents", "0",
+        "--budget", str(budget),
         "--serve-with", "llama.cpp", "--seed", "0", "--out", str(runs.search),
         *(["--resume"] if runs.search.exists() else []),
     ]  # fmt: skip

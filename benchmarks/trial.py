@@ -22,7 +22,7 @@ from ropewalk.models.model import Model, load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
-from ropewalk.search.objective_terms import TermTask, perplexity
+from ropewalk.search.objectives import ObjectiveTask, perplexity
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.text.tokens import DocumentSet, token_documents
 
@@ -35,7 +35,7 @@ def ways(loaded: Model, documents: DocumentSet) -> dict[str, Callable[[], Any]]:
     space = make_space("spline", full)
     factors = scheme_factors("yarn", loaded.geometry, TARGET)
     candidate: Candidate = space.snap(factors)
-    task = TermTask(
+    task = ObjectiveTask(
         documents=documents,
         tokenizer=loaded.tokenizer,
         original_length=loaded.geometry.original_length,

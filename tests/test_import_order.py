@@ -15,6 +15,7 @@ ORDER = [
     "errors",
     "store",
     "units",
+    "settings",
     "plugins",
     "factors",
     "rope",

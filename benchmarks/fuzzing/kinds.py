@@ -27,8 +27,9 @@ from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.recipe.reading import FOLDER as RECIPES
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.budget import strategy_budget
 from ropewalk.search.journal import Journal, read_trials
-from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.loop import SearchLoop
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.testing import Bowl, spaces
 from ropewalk.text.documents import Kind, read_documents
@@ -158,13 +159,13 @@ def journals(folder: Path) -> Attempt:
         task = Task(
             space=space,
             seed=0,
-            budget=left_for_strategy(budget, objective, space),
+            budget=strategy_budget(budget, objective, space),
             num_documents=objective.num_documents,
             gradient_cost=objective.gradient_cost,
         )
         with Journal(path) as journal:
             journal.begin({"strategy": name, "space": space.as_dict()}, {"python": "3"})
-            run_search(make_strategy(name, task), objective, journal, budget=budget)
+            SearchLoop(make_strategy(name, task), objective, journal, budget=budget).run()
 
     samples = {}
     for name in ("evolution", "gradient", "hybrid"):

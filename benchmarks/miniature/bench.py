@@ -318,7 +318,7 @@ class Bench:
                     self.base_loaded,
                     both.part(0, min(num_documents, found)),
                     target_length=length,
-                    stop_documents=stop,
+                    validation_documents=stop,
                     journal=folder.journal,
                     on_trial=lambda at: self.tell(f"search {title}: {at.cost:.1f} of {at.budget:g} passes"),
                     closed_forms=False,

@@ -1,35 +1,36 @@
-"""Strategies, schemes and objectives of a user's own, named `package.module:Name` and imported from there."""
+"""Strategies, schemes and objectives that a user names `package.module:Name`, imported from there."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 from ropewalk.errors import SettingError
+from ropewalk.settings import suggest
 
 
 def find_named(name: str, known: Mapping[str, Any], what: str, plural: str) -> Any:
-    """One of ours by its name, or what `package.module:Name` stands for.
+    """A known one by its name, or the object that `package.module:Name` names.
 
     Raises:
-        SettingError: neither of the two, or as `load_outside`.
+        SettingError: neither of the two, or as `load_named`.
     """
     if name in known:
         return known[name]
     if ":" not in name:
         raise unknown_name(name, known, what, plural)
-    return load_outside(name, what)
+    return load_named(name, what)
 
 
 def unknown_name(name: str, known: Iterable[str], what: str, plural: str) -> SettingError:
-    """The error that lists the names that there are."""
+    """The error for an unknown name, with the nearest one and all that there are."""
     return SettingError(
-        f"There is no {what} {name!r}; the {plural} are {', '.join(known)}, or package.module:Name for one "
-        f"of your own."
+        f"There is no {what} {name!r}{suggest(name, known)}; the {plural} are {', '.join(known)}, or "
+        f"package.module:Name for your own."
     )
 
 
-def load_outside(name: str, what: str) -> Any:
-    """What `package.module:Name` stands for. Importing runs that module's code: the user asked for it.
+def load_named(name: str, what: str) -> Any:
+    """The object that `package.module:Name` names. Importing runs that module's code: the user named it.
 
     Raises:
         SettingError: the module can't be imported, or has no such name.

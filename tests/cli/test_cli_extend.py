@@ -31,7 +31,7 @@ def recipe(model, shelf, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         f"# Mine.\nmodel: {{name: {model}}}\n"
-        f"text: {{search: {shelf}, report: {other}, num_report_documents: 4}}\n"
+        f"text: {{search: {shelf}, test: {other}, num_test_documents: 4}}\n"
         f"search: {{budget: 9}}\nstages:\n{STAGES}"
     )
     return path

@@ -122,7 +122,7 @@ def test_a_closed_form_that_is_better_on_the_stop_documents_is_written_and_said(
 
 def test_a_searched_candidate_that_is_better_there_is_written(search, monkeypatch):
     monkeypatch.setattr(Objective, "measure", no_closed_form)
-    ended, run = search("--strategy", "random", "--stop-documents", "0", "--report-text", "stdlib")
+    ended, run = search("--strategy", "random", "--num-validation-documents", "0", "--test-text", "stdlib")
     assert ended.code == 0, ended.err
     assert {file.name for file in run.iterdir()} == FILES
     assert RescaleFactors.load(run / "factors.json").provenance.strategy == "random"
@@ -233,7 +233,7 @@ def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, boo
     assert "Stop documents: 1 more" in ended.err
     assert "(3 were asked for)" in ended.err
     assert "No report documents" in ended.err
-    assert "--report-text" in ended.err
+    assert "--test-text" in ended.err
     document = json.loads(ended.out)
     assert {record["documents"] for record in document["records"]} == {"search", "stop"}
     assert "on the 2 search documents" in document["verdict"]
@@ -250,14 +250,16 @@ def test_with_no_document_left_there_is_no_stop_set(search, books):
 
 
 def test_sets_can_be_left_out_and_the_report_come_from_elsewhere(search, books, tmp_path):
-    ended, _ = search("--stop-documents", "0", "--report-text", books, "--report-documents", "2", "--json")
+    ended, _ = search(
+        "--num-validation-documents", "0", "--test-text", books, "--num-test-documents", "2", "--json"
+    )
     assert ended.code == 0, ended.err
     records = json.loads(ended.out)["records"]
     assert {(r["documents"], r["source"] == str(books)) for r in records} == {
         ("search", False), ("report", True),
     }  # fmt: skip
     assert {record["n"] for record in records if record["documents"] == "report"} == {2}
-    ended, _ = search("--stop-documents", "0", "--report-documents", "0", out="other")
+    ended, _ = search("--num-validation-documents", "0", "--num-test-documents", "0", out="other")
     assert "No report" not in ended.err  # nothing is missing: none was asked for
     assert "the search has not seen" in ended.out
 
@@ -303,7 +305,7 @@ OWN = """
 import numpy as np
 from ropewalk.search.strategies import Strategy
 from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
-from ropewalk.search.objective_terms import tail
+from ropewalk.search.objectives import tail
 
 class Mine(RandomSearch):
     Settings = RandomSettings

@@ -58,7 +58,7 @@ def test_a_search_goes_on_without_its_progress(stderr, model, shelf, tmp_path, m
     monkeypatch.setattr("ropewalk.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     code = run([
         "search", str(model), "--text", str(shelf), "--target-length", "4x", "--num-documents", "2",
-        "--budget", "10", "--report-documents", "0", "--out", str(tmp_path / "run"),
+        "--budget", "10", "--num-test-documents", "0", "--out", str(tmp_path / "run"),
     ])  # fmt: skip
     assert code == 0
     assert (tmp_path / "run" / "factors.json").is_file()

@@ -115,22 +115,22 @@ def test_an_unknown_strategy(search, weightless):
         ("--budget", "0", "budget"), ("--budget", "many", "budget"), ("--budget", "2.5", "budget"),
         ("--budget", "9" * 5000, "budget"), ("--budget", "99999999999", "budget"),
         ("--seed", "9" * 5000, "seed"), ("--seed", "9" * 400, "seed"),
-        ("--num-documents", "9" * 400, "documents"), ("--stop-documents", "9" * 400, "documents"),
+        ("--num-documents", "9" * 400, "documents"), ("--num-validation-documents", "9" * 400, "documents"),
         ("--original-length", "9" * 400, "length"),
         ("--attention-factor", "1e308", "attention"), ("--attention-factor", "1e-308", "attention"),
         ("--num-knots", "99999999999", "knots"), ("--short-weight", "9" * 400, "weight"),
         ("--max-minutes", "9" * 400, "minutes"),
-        ("--budget", "3", "need at least 4"), ("--start-tokens", "some", "start tokens"),
+        ("--budget", "3", "need at least 4"), ("--start-tokens", "some", "--start-tokens"),
         ("--attention-factor", "-1", "attention"), ("--max-minutes", "-1", "max-minutes"),
         ("--num-documents", "0", "num-documents"), ("--seed", "-1", "seed"),
-        ("--stop-documents", "-1", "stop-documents"), ("--report-documents", "-1", "report-documents"),
-        ("--report-text", "nowhere.txt", "does not exist"), ("--report-text", "", "empty name"),
+        ("--num-validation-documents", "-1", "validation"), ("--num-test-documents", "-1", "test"),
+        ("--test-text", "nowhere.txt", "does not exist"), ("--test-text", "", "empty name"),
         ("--space", "sphere", "full, spline, longrope2"), ("--num-knots", "1", "num-knots"),
         ("--num-knots", "99", "99 knots"), ("--critical-pair", "0", "critical-pair"),
         ("--serve-with", "onnx", "any, transformers, vllm, llama.cpp, ropewalk"),
         ("--objective", "bleu", "perplexity, tail, needle"),
-        ("--short-weight", "-1", "short weight"), ("--short-weight", "nan", "short weight"),
-        ("--short-weight", "inf", "short weight"),
+        ("--short-weight", "-1", "--short-weight"), ("--short-weight", "nan", "--short-weight"),
+        ("--short-weight", "inf", "--short-weight"),
     ],
 )  # fmt: skip
 def test_a_setting_out_of_its_range(search, weightless, option, value, said):
@@ -151,7 +151,7 @@ def test_a_setting_that_is_known_to_be_wrong_as_weights_are_read(search, option,
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--serve-with", "vllm", "--start-tokens", "search"], "holds no n-hat"),
+        (["--serve-with", "vllm", "--start-tokens", "search"], "n-hat"),
         (["--serve-with", "any", "--attention-factor", "1.2"], "not every engine reads one"),
         (["--space", "full", "--num-knots", "4"], "say --space spline"),
         (["--critical-pair", "3"], "say --space longrope2"),
@@ -226,8 +226,8 @@ def test_a_scheme_of_ones_own_that_is_wrong(refused, model, books, tmp_path, mon
 
 
 def test_a_report_on_the_documents_of_the_search(search, books, weightless):
-    assert "--report-text" in search("--report-text", books, of=weightless)
-    said = search("--report-text", books / "*.txt", preamble="Text: |documents: ")
+    assert str(books) in search("--test-text", books, of=weightless)
+    said = search("--test-text", books / "*.txt", preamble="Text: |documents: ")
     assert "is a search document too" in said
 
 
@@ -235,7 +235,7 @@ def test_a_text_that_repeats_itself(search, books, tmp_path):
     text = json.dumps({"text": (books / "book-0.txt").read_text()})
     (tmp_path / "twice.jsonl").write_text(f"{text}\n{text}\n")
     said = search("--num-documents", "1", text=tmp_path / "twice.jsonl", preamble="Text: |documents: |No ")
-    assert "--stop-documents 0" in said
+    assert "num_validation_documents" in said
 
 
 def test_a_family_without_a_rotary(search, tmp_path):

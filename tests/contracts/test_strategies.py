@@ -7,7 +7,8 @@ import pytest
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.budget import strategy_budget
+from ropewalk.search.loop import SearchLoop
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import STRATEGY_NAMES, Strategy, Task, make_strategy
 from ropewalk.search.strategies.random_search import RandomSearch, RandomSettings
@@ -44,7 +45,7 @@ def test_later_generations_keep_every_contract(name: str, space: str) -> None:
 def test_what_is_drawn_whole_is_asked_for_once(name: str, space: str) -> None:
     task = Task(space=spaces()[space], seed=5, budget=130.0)
     strategy = make_strategy(name, task, SMALL.get(name))
-    outcome = run_search(strategy, Bowl(task.space, num_documents=1), budget=131.0)
+    outcome = SearchLoop(strategy, Bowl(task.space, num_documents=1), budget=131.0).run()
     asked = [trial.candidate for trial in outcome.trials if trial.kind == "trial"]
     assert len(asked) == 130
     assert len(set(asked)) == len(asked)
@@ -145,11 +146,11 @@ def test_it_finds_the_bottom_of_the_bowl(name: str, above: float) -> None:
     task = Task(
         space=space,
         seed=0,
-        budget=left_for_strategy(60.0, objective, space),
+        budget=strategy_budget(60.0, objective, space),
         num_documents=objective.num_documents,
         gradient_cost=objective.gradient_cost,
     )
-    outcome = run_search(make_strategy(name, task), objective, budget=60.0)
+    outcome = SearchLoop(make_strategy(name, task), objective, budget=60.0).run()
     start = outcome.trials[0].value
     assert outcome.best.value is not None
     assert start is not None

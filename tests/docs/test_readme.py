@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORTER_COMMANDS = {
     "ropewalk extend scale-model-quick --out runs/quick": [
         "text.num_documents=1",
-        "text.num_stop_documents=0",
+        "text.num_validation_documents=0",
         "search.budget=6",
         "stages.tune.num_steps=2",
         "finetune.batch_size=1",

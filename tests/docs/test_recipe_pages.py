@@ -1,27 +1,25 @@
 """The pages about recipes are run: commands, recipes, Python; and their tables of keys are the settings."""
 
+import importlib.util
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
-from pydantic import BaseModel
 
 import ropewalk
 from ropewalk.cli.main import run
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.finetune.data.mixture import MixtureSettings
-from ropewalk.finetune.settings import FinetuneSettings
+from ropewalk.finetune.data.sources import SourceSettings
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.recipe.reading import load_recipe, parse_recipe, shipped_recipes
-from ropewalk.recipe.schema import Recipe
-from ropewalk.recipe.stages import AnyStage, Stage
 from ropewalk.recipe.yaml_document import Document, read_document
-from ropewalk.search.settings import SearchChoices, SearchSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
+SCRIPT = DOCS.parent / "scripts" / "settings_tables.py"
 PAGES = ("recipes.md", "fine-tuning.md")
 REQUIRED = "must be given"
 
@@ -51,7 +49,6 @@ def test_commands_run_in_their_order(page, tmp_path, monkeypatch, capfd):
     for name, block in yaml_files().items():
         (tmp_path / name).write_text(block)
     lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
-    assert lines
     for line in lines:
         program, *arguments = shlex.split(line)
         assert program == "ropewalk"
@@ -101,72 +98,44 @@ def test_every_shipped_recipe_is_named():
 # ---------------------------------------------------------------- every key, and no other
 
 
-def models_in(annotation):
-    """Every settings model that a recipe's value may hold, at any depth."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-        for field in annotation.model_fields.values():
-            yield from models_in(field.annotation)
-    for inner in get_args(annotation):
-        yield from models_in(inner)
+def load_script():
+    spec = importlib.util.spec_from_file_location("settings_tables", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-MODELS = {
-    model.__name__: model
-    for root in (Recipe, FinetuneSettings, MixtureSettings)
-    for model in models_in(root)
-    if not issubclass(model, Stage)
-} | {"SearchChoices": SearchChoices}
-STAGES = {
-    model.model_fields["kind"].annotation.__args__[0]: model for model in set(get_args(get_args(AnyStage)[0]))
-}
+TABLES = load_script()
+MARKERS = re.findall(r"<!-- (\w+) of (\w+) -->", "".join(page.read_text() for page in DOCS.glob("*.md")))
 
 
-def table_after(marker):
-    """The cells of the table that follows a marker, without backticks, on whichever page it is."""
-    text = "\n".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
-    ((_, table),) = re.findall(rf"<!-- keys of ({marker}) -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
-    rows = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in table.splitlines()]
-    return rows[2:]
+@pytest.mark.parametrize("page", sorted(page.name for page in DOCS.glob("*.md")))
+def test_tables_of_settings_are_as_the_script_writes_them(page):
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert TABLES.with_tables(text) == text
 
 
-def written(cell):
-    """A default as a recipe has it."""
-    return REQUIRED if cell == REQUIRED else read_document(f"value: {cell}", "the page").values["value"]
+def test_every_field_has_a_description():
+    for model in (*TABLES.CLASSES.values(), *TABLES.STAGES.values()):
+        nameless = [name for name, field in model.model_fields.items() if not field.description]
+        assert nameless in ([], ["kind"]), model
 
 
-def default(model, name):
-    field = model.model_fields[name]
-    if field.is_required():
-        return REQUIRED
-    value = field.get_default(call_default_factory=True)
-    if model is SearchChoices:
-        value = getattr(SearchSettings(), name)  # what a recipe leaves out is left to these
-    if isinstance(value, BaseModel):
-        assert value == type(value)()
-        return {}
-    return list(value) if isinstance(value, tuple) else value
+def test_there_is_a_table_for_every_class():
+    assert {name for what, name in MARKERS if what == "keys"} == {
+        *TABLES.CLASSES, "stages", "MixtureSettings", "SourceSettings",
+    }  # fmt: skip
 
 
-def test_there_is_a_table_for_every_model():
-    text = "\n".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
-    assert sorted(re.findall(r"<!-- keys of (\w+) -->", text)) == sorted([*MODELS, "stages"])
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_keys_and_defaults_are_the_settings(name):
-    model, rows = MODELS[name], table_after(name)
+@pytest.mark.parametrize("model", [MixtureSettings, SourceSettings], ids=lambda model: model.__name__)
+def test_keys_and_defaults_of_training_text_are_its_settings(model):
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
+    (table,) = re.findall(rf"<!-- keys of {model.__name__} -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
+    rows = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
     assert [key for key, *_ in rows] == list(model.model_fields)
-    for key, shown, _ in rows:
-        assert written(shown) == default(model, key), key
-
-
-@pytest.mark.parametrize("kind", sorted(STAGES))
-def test_keys_of_stages_are_their_settings(kind):
-    model, rows = STAGES[kind], table_after("stages")
-    assert {row[0] for row in rows} == {"every", *STAGES}
-    mine = {key: shown for of, key, shown, _ in rows if of in ("every", kind)}
-    shared = set(SearchChoices.model_fields) if issubclass(model, SearchChoices) else set()
-    assert set(mine) == set(model.model_fields) - shared
-    for key, shown in mine.items():
-        assert written(shown) == default(model, key), key
+    for key, shown, *_ in rows:
+        field = model.model_fields[key]
+        value = REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
+        given = read_document(f"value: {shown}", "the page").values["value"]
+        assert (shown if shown == REQUIRED else given) == (list(value) if isinstance(value, tuple) else value)

@@ -31,7 +31,7 @@ def test_it_searches_a_model(tiny_model_folder: Path, tmp_path: Path) -> None:
     for name in "abcdefghij":
         (text / f"{name}.txt").write_text(f"def {name}(x): return x + 1\n" * 20)
     arguments = ["--target-length", "256", "--text", str(text), "--budget", "12", "--strategy", NAME,
-                 "--num-documents", "2", "--report-documents", "3", "--json",
+                 "--num-documents", "2", "--num-test-documents", "3", "--json",
                  "--out", str(tmp_path / "run")]  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-m", "ropewalk", "search", str(tiny_model_folder), *arguments],

@@ -6,7 +6,8 @@ import time
 
 from ropewalk import testing
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.budget import strategy_budget
+from ropewalk.search.loop import SearchLoop
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.store import ChecksummedLines
@@ -74,10 +75,12 @@ def strategy_for(
 
 def search_on(name, objective, journal=None, *, seed=0, budget=100, settings=None, **how):
     """A search from its front, without a model."""
-    left = left_for_strategy(budget, objective, objective.space, how.get("stop_set"), how.get("probes"))
+    left = strategy_budget(
+        budget, objective, objective.space, how.get("early_stopping"), how.get("unconstrained")
+    )
     strategy = strategy_for(
         name, objective.space, seed=seed, budget=left, settings=settings,
         num_documents=objective.num_documents, evaluation_cost=objective.cost,
         gradient_cost=objective.gradient_cost,
     )  # fmt: skip
-    return run_search(strategy, objective, journal, budget=budget, **how)
+    return SearchLoop(strategy, objective, journal, budget=budget, **how).run()

@@ -1,4 +1,4 @@
-"""Stand-ins for the rooms that train: a training that costs nothing, with the real settings."""
+"""Stand-ins for the packages that train: a training that costs nothing, with the real settings."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def _starts(folder: Path) -> list[int]:
 
 
 def stand_in(monkeypatch: Any) -> None:
-    """Put the stand-ins where the recipe and the pipeline look for the rooms."""
+    """Put the stand-ins where the stages use the packages."""
     calls.clear()
-    monkeypatch.setattr("ropewalk.finetune.train.finetune", finetune)
-    monkeypatch.setattr("ropewalk.finetune.data.mixture.Mixture", Mixture)
+    monkeypatch.setattr("ropewalk.recipe.stage_runs.finetune", finetune)
+    monkeypatch.setattr("ropewalk.recipe.stage_runs.Mixture", Mixture)

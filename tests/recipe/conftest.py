@@ -30,10 +30,10 @@ def recipe_of(tiny_model_folder, texts):
 model: {{name: {tiny_model_folder}}}
 text:
   search: {texts / "searched.jsonl"}
-  report: {texts / "reported.jsonl"}
+  test: {texts / "reported.jsonl"}
   num_documents: 2
-  num_stop_documents: 1
-  num_report_documents: 4
+  num_validation_documents: 1
+  num_test_documents: 4
 search: {{budget: 9, seed: 1}}
 finetune: {{batch_size: 2}}
 data: {{sources: [{{name: all, text: {texts / "searched.jsonl"}}}]}}

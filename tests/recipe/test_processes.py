@@ -18,10 +18,10 @@ RECIPE = """\
 model: {{name: {model}}}
 text:
   search: {texts}/searched.jsonl
-  report: {texts}/reported.jsonl
+  test: {texts}/reported.jsonl
   num_documents: 2
-  num_stop_documents: 1
-  num_report_documents: 3
+  num_validation_documents: 1
+  num_test_documents: 3
 search: {{budget: 5, seed: 1}}
 finetune: {{batch_size: 2, learning_rate: 1.0e-2, save_every: 2}}
 data: {{sources: [{{name: all, text: {texts}/searched.jsonl}}]}}

@@ -280,7 +280,7 @@ def test_a_result_that_was_changed_is_made_again(recipe_of, tmp_path):
     [
         ("search.seed=2", "search.seed"),
         ("stages.0.length=3x", "stages.01-search-3x"),
-        ("text.num_report_documents=3", "text.num_report_documents"),
+        ("text.num_test_documents=3", "text.num_test_documents"),
         ("data.seed=9", "data.seed"),
     ],
 )
@@ -330,7 +330,7 @@ def test_a_stage_longer_than_any_document_is_found_before_the_first_one(recipe_o
         extend(recipe_of(long_search), tmp_path / "run", watch=seen.watch())
     with pytest.raises(DataError, match="No document has 6400"):
         far = "  - {kind: search, length: 100x}\n  - {kind: finetune, length: 100x, num_steps: 1}\n"
-        recipe = recipe_of(far, "text.search=stdlib:search", "text.report=stdlib:held-out")
+        recipe = recipe_of(far, "text.search=stdlib:search", "text.test=stdlib:held-out")
         extend(recipe, tmp_path / "other", watch=seen.watch())
     assert seen.stages == []
 
@@ -398,7 +398,7 @@ def test_a_model_and_texts_that_were_moved_are_the_same_run(recipe_of, texts, tm
     shutil.copy(texts / "reported.jsonl", tmp_path / "moved" / "b.jsonl")
     moved = recipe_of(
         SHORT, f"model.name={tmp_path / 'moved' / 'model'}", f"text.search={tmp_path / 'moved' / 'a.jsonl'}",
-        f"text.report={tmp_path / 'moved' / 'b.jsonl'}",
+        f"text.test={tmp_path / 'moved' / 'b.jsonl'}",
     )  # fmt: skip
     again = extend(moved, tmp_path / "run", watch=seen.watch())
     assert all(is_held for _, is_held in seen.stages)
@@ -470,7 +470,7 @@ def test_one_text_is_parted_into_searched_and_reported_documents(recipe_of, text
         + SHORT.splitlines()[1]
     )
     said = []
-    recipe = recipe_of(stages, "text.report=null")
+    recipe = recipe_of(stages, "text.test=null")
     result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
     assert any("first 3 documents" in line for line in said)
     (record,) = [r for r in result.records if (r.factors, r.length) == ("extended", 256)]
@@ -485,8 +485,8 @@ def test_one_text_is_parted_into_searched_and_reported_documents(recipe_of, text
 @pytest.mark.parametrize(
     ("changes", "error", "noun"),
     [
-        (("text.report=null", "text.num_documents=6"), DataError, "report"),
-        (("text.report=null", "text.num_documents=7"), DataError, "report"),
+        (("text.test=null", "text.num_documents=6"), DataError, "test documents"),
+        (("text.test=null", "text.num_documents=7"), DataError, "test documents"),
     ],
 )
 def test_a_text_that_is_too_small_to_be_parted_is_refused(recipe_of, tmp_path, changes, error, noun):
@@ -498,7 +498,7 @@ def test_a_text_that_is_too_small_to_be_parted_is_refused(recipe_of, tmp_path, c
 def test_a_text_that_is_trained_on_too_is_parted_in_three(recipe_of, tmp_path):
     stages = SHORT + "  - {kind: finetune, name: tune, length: 4x, num_steps: 1}\n"
     said = []
-    parted = ("text.report=null", "text.num_report_documents=2")
+    parted = ("text.test=null", "text.num_test_documents=2")
     extend(recipe_of(stages, *parted), tmp_path / "run", watch=Watch(say=said.append))
     assert any("first 3" in line and "next 2" in line and "training" in line for line in said)
     (inputs,) = (tmp_path / "run").rglob("03-tune/inputs.json")
@@ -512,7 +512,7 @@ def test_a_document_in_both_texts_is_refused(recipe_of, texts, tmp_path):
     with (texts / "reported.jsonl").open("a") as file:
         file.write(lines[0])
     with pytest.raises(SettingError, match="search document too"):
-        extend(recipe_of(SHORT, "text.num_report_documents=9"), tmp_path / "run")
+        extend(recipe_of(SHORT, "text.num_test_documents=9"), tmp_path / "run")
 
 
 def test_the_base_model_is_measured_as_it_is_and_a_search_within_its_reach_is_said(recipe_of, tmp_path):

@@ -1,15 +1,17 @@
-"""What a search offers to choose from: the front of several terms, probes, and names from outside."""
+"""The front of several terms, unconstrained candidates, and strategies and objectives of plugins."""
 
 import re
+from typing import get_args
 
 import numpy as np
 import pytest
 from quadratic import make_space
 
 from ropewalk.errors import SettingError
-from ropewalk.search.engine_constraints import ENGINES, Probes
-from ropewalk.search.objective_terms import make_terms, objective_maker
+from ropewalk.search.engine_constraints import UnconstrainedCandidates
+from ropewalk.search.objectives import objective_maker
 from ropewalk.search.result import pareto_front
+from ropewalk.search.settings import SearchEngine
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.search.trial import Trial
 
@@ -65,24 +67,19 @@ def test_one_term_has_no_front():
     assert pareto_front([]) == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", get_args(SearchEngine))
 @pytest.mark.parametrize("count", [0, 4])
-def test_as_many_probes_as_are_budgeted_for(engine, count):
-    probes = Probes.outside(engine)
+def test_as_many_unconstrained_candidates_as_are_budgeted_for(engine, count):
+    unconstrained = UnconstrainedCandidates.beyond(engine)
     if engine == "ropewalk":
-        assert probes is None
+        assert unconstrained is None
         return
     best = SPACE.candidate(np.arange(12), count, 1.2)
-    found = probes.candidates(best)
-    assert len(found) == probes.num_candidates
+    found = unconstrained.candidates(best)
+    assert len(found) == unconstrained.num_candidates
     assert {one.rescale_factors for one in found} == {best.rescale_factors}
     attentions = [one.attention_factor for one in found if one.attention_factor != 1.2]
     assert attentions == ([1.14, 1.26] if engine == "any" else [])
-
-
-def test_an_unknown_engine_is_one_line():
-    with pytest.raises(SettingError, match=r"no engine 'tgi'; the engines are any, transformers, vllm"):
-        Probes.outside("tgi")
 
 
 MODULE = """
@@ -93,7 +90,7 @@ class NoSettings(RandomSearch):
 class Mine(RandomSearch):
     pass
 def no_weight(task):
-    from ropewalk.search.objective_terms import perplexity
+    from ropewalk.search.objectives import perplexity
     from dataclasses import replace
     return [replace(perplexity(task)[0], weight=0.0)]
 """
@@ -139,9 +136,3 @@ def test_an_objective_that_can_not_be_had_is_one_line(mine, name, said):
 def test_a_strategy_and_an_objective_from_outside_are_taken(mine):
     assert make_strategy("outside_mine:Mine", Task(space=SPACE, seed=0, budget=9)).ask() is not None
     assert callable(objective_maker("outside_mine:no_weight"))
-
-
-@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
-def test_short_weights_that_make_no_sense_are_refused(weight):
-    with pytest.raises(SettingError, match="The short weight is"):
-        make_terms("perplexity", None, weight)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from quadratic import Bowl, make_space
 
-from ropewalk.search.evaluation import Measurer
+from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.trial import Query
 
 SPACE = dataclasses.replace(make_space(), start_tokens=(0,))
@@ -24,7 +24,7 @@ def test_a_failure_costs_what_was_read_of_it(wrong):
         def measure(self, candidate, document):
             return (wrong,) if document == 2 else super().measure(candidate, document)
 
-    found = Measurer(FailsAtTheThird(SPACE, NUM_DOCUMENTS)).measure(Query(candidate=at(3)))
+    found = Evaluator(FailsAtTheThird(SPACE, NUM_DOCUMENTS)).evaluate(Query(candidate=at(3)))
     assert (found.value, found.failure) == (None, f"the value is {wrong}")
     assert found.cost == pytest.approx(3 / NUM_DOCUMENTS)
 
@@ -35,7 +35,7 @@ def test_out_of_memory_in_a_gradient_is_a_failure_of_its_full_cost():
             raise MemoryError
 
     query = Query(candidate=at(3), documents=(0, 4), gradient=True)
-    found = Measurer(Full(SPACE, NUM_DOCUMENTS)).measure(query)
+    found = Evaluator(Full(SPACE, NUM_DOCUMENTS)).evaluate(query)
     assert (found.failure, found.gradient) == ("out of memory", None)
     assert found.cost == pytest.approx(3 * 2 / NUM_DOCUMENTS)
 
@@ -46,7 +46,7 @@ def test_a_gradient_that_is_not_finite_is_a_failure():
             nats, rows = super().differentiate(candidate, document)
             return nats, rows + math.inf
 
-    found = Measurer(Steep(SPACE, 2)).measure(Query(candidate=at(3), gradient=True))
+    found = Evaluator(Steep(SPACE, 2)).evaluate(Query(candidate=at(3), gradient=True))
     assert (found.value, found.failure) == (None, "the gradient is not finite")
 
 
@@ -55,10 +55,10 @@ def test_the_bowl_s_gradient_is_that_of_ln_value(documents):
     """Central differences in the space's coordinates, with the attention factor searched."""
     space = dataclasses.replace(SPACE, attention_factors=(1.0, 1.1, 1.2), step=1e-9, monotone=False)
     objective = Bowl(space, NUM_DOCUMENTS)
-    measurer = Measurer(objective)
+    evaluator = Evaluator(objective)
     middle = space.candidate(np.full(12, 3 * 10**8), 0, 1.0)
     asked = Query(candidate=middle, documents=documents, gradient=True)
-    gradient = np.array(measurer.measure(asked).gradient)
+    gradient = np.array(evaluator.evaluate(asked).gradient)
     here = space.coordinates(middle)
 
     def ln_value(coordinates):
@@ -66,7 +66,7 @@ def test_the_bowl_s_gradient_is_that_of_ln_value(documents):
         moved = dataclasses.replace(
             middle, rescale_factors=lambdas, attention_factor=float(np.exp(coordinates[-1]))
         )
-        return math.log(measurer.measure(Query(candidate=moved, documents=documents)).value)
+        return math.log(evaluator.evaluate(Query(candidate=moved, documents=documents)).value)
 
     for index, row in enumerate(np.eye(13) * 1e-4):
         slope = (ln_value(here + row) - ln_value(here - row)) / 2e-4

@@ -13,12 +13,13 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
-from ropewalk.search.early_stopping import StopSet
+from ropewalk.search.early_stopping import EarlyStopping
 from ropewalk.search.finalists import closed_form_candidates
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
+from ropewalk.search.plan import plan_search, search_space
 from ropewalk.search.readjust import readjust
-from ropewalk.search.search import make_objective, search_factors, search_space
+from ropewalk.search.search import search_factors
 from ropewalk.search.settings import SearchSettings
 from ropewalk.text.windows import truncate
 
@@ -30,7 +31,7 @@ ENGINES_OWN = math.sqrt(1 + math.log(8) / math.log(256))  # attention factor fro
 
 
 def candidates(**settings):
-    chosen = SearchSettings.choose(**settings)
+    chosen = SearchSettings(**settings)
     space = search_space(make_space().geometry, 2048, chosen)
     return {form.label: form for form in closed_form_candidates(space, chosen)}, space
 
@@ -71,7 +72,7 @@ def test_an_attention_factor_of_the_caller_s_holds_for_closed_forms_too(strategy
 
 
 def test_the_model_s_own_scaling_is_one_of_them():
-    chosen = SearchSettings.choose(serve_with="vllm")
+    chosen = SearchSettings(serve_with="vllm")
     space = search_space(make_space().geometry, 2048, chosen)
     own = RescaleFactors.single(
         geometry=space.geometry, target_length=4096, rescale_factors=[16.0] * 12, attention_factor=1.1
@@ -84,7 +85,7 @@ def test_the_model_s_own_scaling_is_one_of_them():
 # ---------------------------------------------------------------- what is chosen, and where
 
 SPACE = make_space()
-FORMS = closed_form_candidates(SPACE, SearchSettings.choose(strategy="evolution"))
+FORMS = closed_form_candidates(SPACE, SearchSettings(strategy="evolution"))
 YARN = next(form.candidate for form in FORMS if form.label == "yarn")
 
 
@@ -100,9 +101,9 @@ def no_closed_form(candidate):
 
 def chosen_on(search, stop=None, *, forms=FORMS, budget=40.0, journal=None, **how):
     objective = Valued(SPACE, search)
-    stop_set = None if stop is None else StopSet(Valued(SPACE, stop), objective, budget)
+    stop_set = None if stop is None else EarlyStopping(Valued(SPACE, stop), objective, budget)
     return search_on(
-        "random", objective, journal, budget=budget, stop_set=stop_set, closed_forms=forms, **how
+        "random", objective, journal, budget=budget, early_stopping=stop_set, closed_forms=forms, **how
     )
 
 
@@ -118,7 +119,7 @@ def test_a_closed_form_that_is_better_on_the_stop_documents_is_chosen():
 def test_a_searched_candidate_that_is_better_there_is_chosen_whatever_the_search_documents_say():
     outcome = chosen_on(only_yarn, no_closed_form)
     assert outcome.choice.closed_form is None
-    assert outcome.choice.searched.value == outcome.on_stop_set.value < 99.0
+    assert outcome.choice.searched.value == outcome.on_validation.value < 99.0
 
 
 def test_without_stop_documents_the_search_documents_decide():
@@ -200,7 +201,7 @@ def documents(loaded, tmp_path):
 
 def search(loaded, documents, **changes):
     settings = {"target_length": TARGET, "strategy": "evolution", "budget": 12, "seed": 3, **changes}
-    return search_factors(loaded, documents.part(0, 2), stop_documents=documents.part(2, 4), **settings)
+    return search_factors(loaded, documents.part(0, 2), validation_documents=documents.part(2, 4), **settings)
 
 
 def yarn_only(objective, candidate, document):
@@ -223,7 +224,9 @@ def test_what_is_written_has_the_lowest_value_of_all_on_the_stop_documents(loade
     known = [choice.searched.value, *(one.trial.value for one in choice.closed_forms)]
     assert result.deciding_value == min(known)
     assert perplexity(loaded, stop, result.factors) == pytest.approx(min(known), rel=1e-6)
-    assert perplexity(loaded, stop, result.searched_factors) == pytest.approx(result.stop_value, rel=1e-6)
+    assert perplexity(loaded, stop, result.searched_factors) == pytest.approx(
+        result.validation_value, rel=1e-6
+    )
     for one in choice.closed_forms:
         factors = result.factors.replace(
             rescale_factors=(one.trial.candidate.rescale_factors,), num_start_tokens=0,
@@ -235,9 +238,8 @@ def test_what_is_written_has_the_lowest_value_of_all_on_the_stop_documents(loade
 @pytest.mark.parametrize("objective", ["tail", "needle"])
 def test_another_objective_compares_closed_forms_by_itself(loaded, documents, objective):
     result = search(loaded, documents, objective=objective, budget=40)
-    chosen = SearchSettings.choose(strategy="evolution", objective=objective, seed=3)
-    space = search_space(loaded.geometry, TARGET, chosen)
-    on_stop = make_objective(loaded, documents.part(2, 4), space, chosen)
+    settings = SearchSettings(strategy="evolution", objective=objective, seed=3)
+    on_stop = plan_search(loaded.description, TARGET, settings).objective(loaded, documents.part(2, 4))
     for factors in (result.factors, result.searched_factors):
         assert result.deciding_value <= on_stop.value_of(factors) * (1 + 1e-6)
     assert on_stop.value_of(result.factors) == pytest.approx(result.deciding_value, rel=1e-6)
@@ -254,11 +256,11 @@ def test_a_closed_form_says_that_it_is_one_and_where_it_was_chosen(loaded, docum
     assert made.strategy.startswith("yarn")
     assert (made.model, made.weights_sha256) == (loaded.name, loaded.weights_sha256)
     assert made.data_sha256 == documents.part(2, 4).data_sha256
-    assert made.objective_value == result.deciding_value < result.stop_value
+    assert made.objective_value == result.deciding_value < result.validation_value
     assert made.settings["num_documents"] == 2
     assert made.settings["search"]["strategy"] == "evolution"
     assert made.settings["search"]["objective_value"] == result.value
-    assert made.settings["choice"]["searched"] == result.stop_value
+    assert made.settings["choice"]["searched"] == result.validation_value
     assert made.settings["choice"]["documents"] == "stop"
     assert result.factors_without_start_tokens == result.factors
     assert result.searched_factors.provenance.strategy == "evolution"
@@ -308,14 +310,14 @@ def test_a_second_search_compares_with_closed_forms_on_top_of_what_the_model_was
     own = RescaleFactors.single(
         geometry=loaded.geometry, target_length=128, rescale_factors=[1.0, 1.3, 1.7, 2.0]
     )
-    result = search(loaded, documents, own=own, strategy="gradient")
+    result = search(loaded, documents, base_factors=own, strategy="gradient")
     forms = {one.label.partition(":")[0]: one.trial.candidate for one in result.outcome.choice.closed_forms}
     assert forms["none"].rescale_factors == (1.0,) * 4, "what it was tuned with, kept"
     assert forms["pi"].rescale_factors == (2.0,) * 4, "256 is twice 128"
     engine = math.sqrt(1 + math.log(4) / math.log(64))
     assert result.factors.attention_factor == pytest.approx(engine)
     lowest = min(one.trial.value for one in result.outcome.choice.closed_forms)
-    assert result.deciding_value == min(lowest, result.stop_value)
+    assert result.deciding_value == min(lowest, result.validation_value)
 
 
 def test_readjustment_keeps_the_attention_factor_of_the_long_factors(loaded, documents):
@@ -327,8 +329,8 @@ def test_readjustment_keeps_the_attention_factor_of_the_long_factors(loaded, doc
     )
     for strategy in ("gradient", "evolution"):
         result = readjust(
-            loaded, documents.part(0, 2), length=TARGET, longer=longer, budget=9, strategy=strategy,
-            stop_documents=documents.part(2, 4),
+            loaded, documents.part(0, 2), length=TARGET, long_factors=longer, budget=9, strategy=strategy,
+            validation_documents=documents.part(2, 4),
         )  # fmt: skip
         choice = result.found.outcome.choice
         assert {one.trial.candidate.attention_factor for one in choice.closed_forms} == {1.2}

@@ -86,7 +86,7 @@ def test_a_better_check_is_the_best(space, bowl):
 
 
 def test_a_budget_too_small_is_refused(space, bowl):
-    with pytest.raises(SettingError, match=r"one trial and the checks need 2: give more"):
+    with pytest.raises(SettingError, match="budget"):
         evolve(space, bowl, budget=1)
     assert len(evolve(without_start_tokens(space), bowl, budget=1).trials) == 1
 

@@ -8,10 +8,11 @@ import pytest
 from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
-from ropewalk.search.early_stopping import StopSet
-from ropewalk.search.engine_constraints import Probes
+from ropewalk.search.budget import strategy_budget
+from ropewalk.search.early_stopping import EarlyStopping
+from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.journal import Journal
-from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.loop import SearchLoop
 from ropewalk.search.strategies import STRATEGY_NAMES, Task
 from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import Query, Trial
@@ -19,7 +20,7 @@ from ropewalk.testing import Bowl as PlainBowl
 from ropewalk.testing import spaces
 
 PLAIN = dataclasses.replace(make_space(), start_tokens=(0,))
-ANY = Probes.outside("any")
+ANY = UnconstrainedCandidates.beyond("any")
 
 
 class Scripted(Strategy):
@@ -45,28 +46,28 @@ def at(space, level, num_start_tokens=0):
 
 def test_the_strategy_is_left_what_the_checks_do_not_need(space):
     objective, stop = Bowl(space, 4), Bowl(space, 2)
-    assert left_for_strategy(50, objective, space) == 49
-    assert left_for_strategy(50, objective, PLAIN) == 50
-    assert left_for_strategy(50, objective, PLAIN, probes=ANY) == 50 - 3, "two attention factors, one n-hat"
-    stop_set = StopSet(stop, objective, 50)
+    assert strategy_budget(50, objective, space) == 49
+    assert strategy_budget(50, objective, PLAIN) == 50
+    assert strategy_budget(50, objective, PLAIN, unconstrained=ANY) == 50 - 3, (
+        "two attention factors, one n-hat"
+    )
+    stop_set = EarlyStopping(stop, objective, 50)
     assert stop_set.cost == 0.5, "half as many documents"
-    assert left_for_strategy(50, objective, PLAIN, stop_set) == 50 - 0.5 * stop_set.num_checks
-    all_of_them = left_for_strategy(50, objective, space, stop_set, ANY)
+    assert strategy_budget(50, objective, PLAIN, stop_set) == 50 - 0.5 * stop_set.num_checks
+    all_of_them = strategy_budget(50, objective, space, stop_set, ANY)
     assert all_of_them == 50 - 1 - 3 - 0.5 * stop_set.num_checks
 
 
 def test_dear_values_have_dear_checks(space):
     objective = Bowl(space, 4, cost=2.0)
-    assert left_for_strategy(50, objective, space, probes=ANY) == 50 - 2 - 3 * 2
+    assert strategy_budget(50, objective, space, unconstrained=ANY) == 50 - 2 - 3 * 2
 
 
 def test_a_budget_without_room_for_one_trial_is_refused(space):
     objective = Bowl(space, 4)
-    with pytest.raises(
-        SettingError, match=r"The budget is 4 evaluations, but one trial and the checks need 5"
-    ):
-        left_for_strategy(4, objective, space, probes=ANY)
-    assert left_for_strategy(5, objective, space, probes=ANY) == 1
+    with pytest.raises(SettingError, match="budget"):
+        strategy_budget(4, objective, space, unconstrained=ANY)
+    assert strategy_budget(5, objective, space, unconstrained=ANY) == 1
 
 
 @pytest.mark.parametrize("name", STRATEGY_NAMES)
@@ -75,8 +76,8 @@ def test_a_budget_without_room_for_one_trial_is_refused(space):
 def test_never_above_the_budget(name, where, budget):
     space = spaces()[where]
     objective = Bowl(space, 4)
-    stop_set = StopSet(Bowl(space, 3), objective, budget)
-    outcome = search_on(name, objective, budget=budget, stop_set=stop_set, probes=ANY)
+    stop_set = EarlyStopping(Bowl(space, 3), objective, budget)
+    outcome = search_on(name, objective, budget=budget, early_stopping=stop_set, unconstrained=ANY)
     assert outcome.cost <= budget + 1e-9
     assert outcome.cost == pytest.approx(sum(trial.cost for trial in outcome.trials))
     kinds = [trial.kind for trial in outcome.trials]
@@ -93,7 +94,7 @@ def test_the_twin_read_in_part_is_read_whole(space):
     best = at(space, 0, 1)
     twin = best.without_start_tokens()
     queries = [Query(candidate=twin, documents=(1,), gradient=True), Query(candidate=best)]
-    outcome = run_search(Scripted(space, queries, 20), Bowl(space, 4), budget=21)
+    outcome = SearchLoop(Scripted(space, queries, 20), Bowl(space, 4), budget=21).run()
     assert outcome.best.candidate == best
     check = outcome.trials[-1]
     assert (check.kind, check.candidate, check.documents) == ("check", twin, None)
@@ -104,15 +105,15 @@ def test_a_twin_that_failed_is_not_tried_again(space):
     best = at(space, 0, 1)
     objective = Valued(space, lambda c: 2.0 if c.num_start_tokens else math.nan)
     queries = [Query(candidate=best.without_start_tokens()), Query(candidate=best)]
-    outcome = run_search(Scripted(space, queries, 20, num_documents=1), objective, budget=21)
+    outcome = SearchLoop(Scripted(space, queries, 20, num_documents=1), objective, budget=21).run()
     assert [trial.kind for trial in outcome.trials] == ["trial", "trial"]
     assert outcome.best_without_start_tokens is None
 
 
 def test_values_of_some_documents_alone_are_no_result(space):
     queries = [Query(candidate=at(space, 0), documents=(0,))]
-    with pytest.raises(EvaluationError, match=r"No candidate was read on all documents") as error:
-        run_search(Scripted(space, queries, 20), Bowl(space, 4), budget=21)
+    with pytest.raises(EvaluationError, match="documents") as error:
+        SearchLoop(Scripted(space, queries, 20), Bowl(space, 4), budget=21).run()
     assert "None" not in str(error.value)
 
 
@@ -134,11 +135,13 @@ class Rising(PlainBowl):
 def test_a_search_that_only_fits_is_ended_and_the_first_check_chosen():
     objective, stop = Bowl(PLAIN, 4), Rising(PLAIN)
     budget = 300
-    outcome = search_on("evolution", objective, budget=budget, stop_set=StopSet(stop, objective, budget))
+    outcome = search_on(
+        "evolution", objective, budget=budget, early_stopping=EarlyStopping(stop, objective, budget)
+    )
     assert outcome.stopped_by == "stop set"
     checks = [trial for trial in outcome.trials if trial.kind == "stop"]
     assert len(checks) == 3, "one, and as many as the patience that are no better"
-    assert outcome.on_stop_set == checks[0]
+    assert outcome.on_validation == checks[0]
     assert outcome.best.candidate == checks[0].candidate
     lowest = min(trial.value for trial in outcome.trials if trial.is_complete)
     assert outcome.best.value > lowest, "what fits the search documents best is not chosen"
@@ -147,11 +150,11 @@ def test_a_search_that_only_fits_is_ended_and_the_first_check_chosen():
 
 def test_a_search_that_gets_better_everywhere_is_not_ended():
     objective = Bowl(PLAIN, 4)
-    stop_set = StopSet(Bowl(PLAIN, 4), objective, 300)
-    outcome = search_on("evolution", objective, budget=300, stop_set=stop_set)
+    stop_set = EarlyStopping(Bowl(PLAIN, 4), objective, 300)
+    outcome = search_on("evolution", objective, budget=300, early_stopping=stop_set)
     assert outcome.stopped_by == "budget"
     assert outcome.best.value == min(trial.value for trial in outcome.trials if trial.is_complete)
-    assert outcome.on_stop_set.candidate == outcome.best.candidate
+    assert outcome.on_validation.candidate == outcome.best.candidate
 
 
 # ---------------------------------------------------------------- probes
@@ -160,12 +163,12 @@ def test_a_search_that_gets_better_everywhere_is_not_ended():
 def test_probes_tell_of_the_free_space_and_are_never_best():
     """The bowl wants attention 1.1, which is not in this space, but near a probe."""
     objective = Bowl(PLAIN, 4)
-    outcome = search_on("evolution", objective, budget=60, probes=ANY)
+    outcome = search_on("evolution", objective, budget=60, unconstrained=ANY)
     free = [trial for trial in outcome.trials if trial.kind == "free"]
     assert [trial.candidate.attention_factor for trial in free] == [0.95, 1.05, 1.0]
     assert [trial.candidate.num_start_tokens for trial in free] == [0, 0, 4]
-    assert outcome.free == min(free, key=lambda trial: trial.value)
-    assert outcome.free.value < outcome.best.value
+    assert outcome.unconstrained == min(free, key=lambda trial: trial.value)
+    assert outcome.unconstrained.value < outcome.best.value
     assert outcome.best.kind == "trial"
 
 
@@ -174,10 +177,12 @@ def test_probes_tell_of_the_free_space_and_are_never_best():
 
 def run(path, strategy="evolution", **how):
     objective = Bowl(make_space(), 4)
-    stop_set = StopSet(Bowl(make_space(), 2), objective, 60)
+    stop_set = EarlyStopping(Bowl(make_space(), 2), objective, 60)
     with Journal(path) as journal:
         journal.begin({}, {})
-        outcome = search_on(strategy, objective, journal, budget=60, stop_set=stop_set, probes=ANY, **how)
+        outcome = search_on(
+            strategy, objective, journal, budget=60, early_stopping=stop_set, unconstrained=ANY, **how
+        )
     return outcome, objective, stop_set
 
 
@@ -201,7 +206,13 @@ def test_a_replay_with_every_kind_of_trial_ends_alike(tmp_path, monkeypatch, str
 
 def outline(outcome):
     trials = [dataclasses.replace(trial, seconds=0.0) for trial in outcome.trials]
-    return trials, outcome.best.index, outcome.on_stop_set.index, outcome.free.index, outcome.stopped_by
+    return (
+        trials,
+        outcome.best.index,
+        outcome.on_validation.index,
+        outcome.unconstrained.index,
+        outcome.stopped_by,
+    )
 
 
 @pytest.mark.parametrize("change", [{"documents": [3]}, {"documents": None}, {"gradient": None}])
@@ -212,7 +223,7 @@ def test_a_replay_of_other_documents_or_without_the_gradient_is_refused(tmp_path
     values = journal_values(path)
     values[index + 1] |= change
     write_journal(path, values)
-    with pytest.raises(RunFolderError, match=f"ask for trial {index} again"):
+    with pytest.raises(RunFolderError, match=f"trial {index}"):
         run(path, "gradient")
 
 

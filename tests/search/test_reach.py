@@ -9,7 +9,9 @@ from transformers import CONFIG_MAPPING
 from ropewalk.errors import SettingError
 from ropewalk.models.model import load_model
 from ropewalk.models.rope_config import describe
-from ropewalk.search.search import require_beyond_reach, search_factors
+from ropewalk.search.plan import require_beyond_reach
+from ropewalk.search.search import search_factors
+from ropewalk.search.settings import SearchSettings
 
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 100.0, "factor": 32.0, "low_freq_factor": 1.0,
@@ -45,15 +47,15 @@ def test_a_target_within_the_model_s_own_reach_needs_its_base_named(described, r
     assert described.geometry.original_length == 64
     for target in (128, reach):
         with pytest.raises(SettingError, match=str(reach)) as refused:
-            require_beyond_reach(described, target, None)
-        assert "--base" in str(refused.value)
+            require_beyond_reach(described, target, SearchSettings())
+        assert "base" in str(refused.value)
         assert ("as-is" in str(refused.value)) == described.has_own_scaling
-        require_beyond_reach(described, target, "native")
-    require_beyond_reach(described, reach + 1, None)
+        require_beyond_reach(described, target, SearchSettings(base="native"))
+    require_beyond_reach(described, reach + 1, SearchSettings())
 
 
 def test_a_plain_model_is_asked_nothing():
-    require_beyond_reach(description(PLAIN, 64), 65, None)
+    require_beyond_reach(description(PLAIN, 64), 65, SearchSettings())
 
 
 @pytest.fixture

@@ -53,13 +53,15 @@ def perplexity(loaded, documents, factors, length):
 @pytest.mark.parametrize("length", [32, WINDOW, 96, 256])
 def test_at_lengths_below_at_and_above_the_trained_window(loaded, longer, texts, length):
     search, stop = texts(length)
-    result = readjust(loaded, search, stop_documents=stop, length=length, longer=longer, budget=16)
+    result = readjust(
+        loaded, search, validation_documents=stop, length=length, long_factors=longer, budget=16
+    )
     assert result.factors.target_length == length
     assert result.factors.geometry == loaded.geometry
     assert max(result.found.factors.rescale_factors[0]) <= 0.5 * 8 + 1e-9, "a lower ceiling"
     assert result.factors.attention_factor == longer.attention_factor
-    assert perplexity(loaded, stop, result.factors, length) == min(result.value, result.longer_value)
-    assert perplexity(loaded, stop, longer, length) == result.longer_value
+    assert perplexity(loaded, stop, result.factors, length) == min(result.value, result.long_value)
+    assert perplexity(loaded, stop, longer, length) == result.long_value
     assert FactorSet.of([longer, result.factors]).for_length(length) == result.factors
 
 
@@ -67,15 +69,15 @@ def test_it_is_never_worse_than_the_long_factors(loaded, longer, texts):
     """Where every start is hopeless the long ones stay: here the model was trained on them, in effect."""
     search, _ = texts(WINDOW)
     good = longer.replace(rescale_factors=((1.0, 1.0, 1.0, 1.0),), num_start_tokens=0)
-    result = readjust(loaded, search, length=WINDOW, longer=good, budget=9, attention_factor="3")
+    result = readjust(loaded, search, length=WINDOW, long_factors=good, budget=9, attention_factor="3")
     assert not result.is_better
     assert result.factors == good.replace(target_length=WINDOW)
-    assert result.longer_value < result.value
+    assert result.long_value < result.value
 
 
 def test_search_starts_from_the_long_factors_and_from_none_at_all(loaded, longer):
-    chosen = SearchSettings.choose(space="full")
-    space = short_space(loaded, WINDOW, longer, 1.0, chosen)
+    chosen = SearchSettings(space="full")
+    space = short_space(loaded.geometry, WINDOW, longer, chosen, ceiling=1.0)
     starts = first_candidates(space, ("yarn", "ntk"))
     assert [start.rescale_factors for start in starts] == [(1.0, 2.0, 4.0, 8.0), (1.0, 1.0, 1.0, 1.0)]
     assert {start.attention_factor for start in starts} == {1.2}
@@ -85,8 +87,8 @@ def test_search_starts_from_what_the_model_was_tuned_with(loaded, longer):
     tuned_with = longer.replace(
         target_length=128, rescale_factors=((1.0, 1.5, 2.0, 2.5),), attention_factor=1.1
     )
-    chosen = SearchSettings.choose(space="full", attention_factor="search")
-    space = short_space(loaded, WINDOW, longer, 1.0, chosen, tuned_with)
+    chosen = SearchSettings(space="full", attention_factor="search")
+    space = short_space(loaded.geometry, WINDOW, longer, chosen, tuned_with, 1.0)
     _, second, *_ = first_candidates(space, ("yarn",))
     assert second.rescale_factors == (1.0, 1.5, 2.0, 2.5)
     assert second.attention_factor == pytest.approx(1.1)
@@ -95,14 +97,14 @@ def test_search_starts_from_what_the_model_was_tuned_with(loaded, longer):
 @pytest.mark.parametrize(("ceiling", "largest"), [(0.5, 4.0), (1.0, 8.0), (0.01, 1.0)])
 def test_the_ceiling_is_a_share_of_what_the_model_was_extended_by(loaded, longer, ceiling, largest):
     for name in ("full", "spline"):
-        space = short_space(loaded, WINDOW, longer, ceiling, SearchSettings.choose(space=name))
+        space = short_space(loaded.geometry, WINDOW, longer, SearchSettings(space=name), ceiling=ceiling)
         assert space.largest == pytest.approx(largest)
         assert max(space.snap(longer).rescale_factors) == pytest.approx(largest)
 
 
 def test_engines_that_read_an_attention_factor_may_search_it(loaded, longer):
-    chosen = SearchSettings.choose(attention_factor="search")
-    space = short_space(loaded, WINDOW, longer, 0.5, chosen)
+    chosen = SearchSettings(attention_factor="search")
+    space = short_space(loaded.geometry, WINDOW, longer, chosen, ceiling=0.5)
     assert space.attention_factors[0] == 1.0
     assert space.nearest_attention(1.2) == 1.2
 
@@ -115,14 +117,14 @@ def test_a_journal_goes_on_and_knows_its_long_factors(loaded, longer, texts, tmp
         if progress.num_trials == 3:
             raise KeyboardInterrupt
 
-    again = {"length": WINDOW, "longer": longer, "budget": 12}
+    again = {"length": WINDOW, "long_factors": longer, "budget": 12}
     expected = readjust(loaded, search, **again)
     with pytest.raises(KeyboardInterrupt):
         readjust(loaded, search, journal=Journal(path), on_trial=stop, **again)
     result = readjust(loaded, search, journal=Journal(path), **again)
     assert result.found.factors.to_json() == expected.found.factors.to_json()
     assert json.loads(path.read_text().splitlines()[0])["identity"]["space"]["longer"] == longer.as_values()
-    again["longer"] = longer.replace(attention_factor=1.1)
+    again["long_factors"] = longer.replace(attention_factor=1.1)
     with pytest.raises(RunFolderError, match=r"space.longer.attention_factor is 1.1 here, but 1.2"):
         readjust(loaded, search, journal=Journal(path), **again)
 
@@ -136,7 +138,7 @@ def test_the_model_is_left_as_it_was(loaded, longer, texts):
     ids = search.documents[0].ids[None]
     with torch.no_grad():
         before = loaded.model(input_ids=ids).logits
-        readjust(loaded, search, length=32, longer=longer, budget=8)
+        readjust(loaded, search, length=32, long_factors=longer, budget=8)
         assert torch.equal(loaded.model(input_ids=ids).logits, before)
 
 
@@ -158,7 +160,9 @@ def test_wrong_settings_are_one_line(loaded, longer, texts, tmp_path, changes, e
     search, _ = texts(WINDOW)
     path = tmp_path / "journal.jsonl"
     with pytest.raises(error) as caught:
-        readjust(loaded, search, journal=Journal(path), **{"length": WINDOW, "longer": longer, **changes})
+        readjust(
+            loaded, search, journal=Journal(path), **{"length": WINDOW, "long_factors": longer, **changes}
+        )
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not path.exists()
@@ -168,7 +172,7 @@ def test_factors_of_another_model_and_of_layers_are_refused(loaded, longer, text
     search, _ = texts(WINDOW)
     geometry = loaded.geometry.__class__(**{**loaded.geometry.as_dict(), "original_length": 128})
     with pytest.raises(FactorsError, match="original_length is 128, not 64"):
-        readjust(loaded, search, length=WINDOW, longer=longer.replace(geometry=geometry))
+        readjust(loaded, search, length=WINDOW, long_factors=longer.replace(geometry=geometry))
     rows = longer.replace(rescale_factors=longer.rescale_factors * 2)
     with pytest.raises(SettingError, match="differ between layers"):
-        readjust(loaded, search, length=WINDOW, longer=rows)
+        readjust(loaded, search, length=WINDOW, long_factors=rows)

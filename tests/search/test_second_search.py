@@ -41,7 +41,7 @@ def own(loaded):
 
 def search(loaded, documents, own, **changes):
     settings = {"target_length": TARGET, "strategy": "gradient", "budget": 12, "seed": 3, **changes}
-    return search_factors(loaded, documents, own=own, **settings)
+    return search_factors(loaded, documents, base_factors=own, **settings)
 
 
 def test_the_total_is_the_product_and_gives_the_value_again_on_the_plain_base(loaded, documents, own):

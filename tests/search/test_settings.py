@@ -1,32 +1,29 @@
-"""What follows from what a user said, and what contradicts itself."""
+"""What follows from the given settings, what contradicts itself, and the nearest key of a misspelling."""
 
 import math
+from typing import get_type_hints
 
 import pytest
 
 from ropewalk.errors import SettingError
-from ropewalk.search.engine_constraints import ENGINES, Probes
-from ropewalk.search.settings import SearchSettings
-from ropewalk.search.space import Candidate
-
-BEST = Candidate(rescale_factors=(1.0, 2.0), num_start_tokens=0, attention_factor=1.2)
+from ropewalk.search.settings import SearchOptions, SearchSettings
 
 
 def chosen(**given):
-    settings = SearchSettings.choose(**given)
-    return settings.serve_with, settings.space, str(settings.attention_factor), settings.start_tokens
+    settings = SearchSettings(**given)
+    return settings.serve_with, settings.space, settings.attention_factor, settings.start_tokens
 
 
 def test_the_default_serves_everywhere():
     assert chosen() == ("any", "spline", "longrope", "none")
-    settings = SearchSettings.choose(budget=None, seed=None)
+    settings = SearchSettings(budget=None, seed=None)
     assert (settings.strategy, settings.num_evaluations) == ("gradient", 27)
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "random"])
 def test_the_reference_searches_as_the_paper_does(strategy):
-    assert chosen(strategy=strategy) == ("ropewalk", "full", "1", "search")
-    assert SearchSettings.choose(strategy=strategy).num_evaluations == 1344
+    assert chosen(strategy=strategy) == ("ropewalk", "full", 1.0, "search")
+    assert SearchSettings(strategy=strategy).num_evaluations == 1344
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm", "llama.cpp"])
@@ -39,44 +36,60 @@ def test_our_own_runtime_holds_everything():
 
 
 def test_who_chooses_by_hand_is_not_limited():
-    assert chosen(attention_factor="1") == ("ropewalk", "spline", "1", "search")
+    assert chosen(attention_factor="1") == ("ropewalk", "spline", 1.0, "search")
     assert chosen(start_tokens="none") == ("ropewalk", "spline", "search", "none")
 
 
 def test_the_reference_can_be_limited():
     assert chosen(strategy="evolution", serve_with="any") == ("any", "full", "longrope", "none")
-    assert chosen(strategy="evolution", serve_with="vllm") == ("vllm", "full", "1", "none")
+    assert chosen(strategy="evolution", serve_with="vllm") == ("vllm", "full", 1.0, "none")
+
+
+def test_what_is_given_is_told_from_defaults_that_follow():
+    settings = SearchSettings(strategy="evolution", seed=None)
+    assert settings.given() == {"strategy": "evolution"}
+    assert SearchSettings(**settings.given()) == settings
+
+
+def test_a_strategy_that_keeps_attention_keeps_that_of_known_factors():
+    assert SearchSettings(strategy="evolution").beside(1.1).attention_factor == 1.1
+    for given in ({}, {"attention_factor": 1.0}, {"serve_with": "any"}):
+        settings = SearchSettings(strategy="gradient" if not given else "evolution", **given)
+        assert settings.beside(1.1) is settings
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "noun"),
     [
-        ({"serve_with": "any", "attention_factor": "1.1"}, "not every engine reads one"),
-        ({"serve_with": "vllm", "start_tokens": "search"}, "vllm holds no n-hat"),
-        ({"budget": 0}, "The budget is 0"),
-        ({"budget": "all"}, "or `paper`"),
-        ({"seed": -1}, "The seed is -1"),
-        ({"max_minutes": 0.0}, "limit in minutes"),
-        ({"max_minutes": math.nan}, "limit in minutes"),
+        ({"serve_with": "any", "attention_factor": "1.1"}, "attention_factor"),
+        ({"serve_with": "vllm", "start_tokens": "search"}, "n-hat"),
+        ({"serve_with": "sglang"}, "serve_with"),
+        ({"budget": 0}, "budget"), ({"budget": "all"}, "paper"), ({"budget": 2.5}, "budget"),
+        ({"budget": "²"}, "budget"), ({"budget": ""}, "budget"),
+        ({"seed": -1}, "seed"), ({"attention_factor": "free"}, "longrope"), ({"start_tokens": "8"}, "none"),
+        ({"base": "own"}, "as-is"), ({"short_weight": math.inf}, "short_weight"),
+        ({"max_minutes": 0.0}, "max_minutes"), ({"max_minutes": math.nan}, "max_minutes"),
     ],
-)
-def test_contradictions_and_wrong_numbers_are_one_line(given, said):
-    with pytest.raises(SettingError, match=said) as caught:
-        SearchSettings.choose(**given)
+)  # fmt: skip
+def test_contradictions_and_wrong_values_are_one_line(given, noun):
+    with pytest.raises(SettingError, match=noun) as caught:
+        SearchSettings(**given)
     assert "\n" not in str(caught.value)
 
 
-def test_probes_lie_outside_the_limits():
-    for engine in ENGINES:
-        probes = Probes.outside(engine)
-        if engine == "ropewalk":
-            assert probes is None
-            continue
-        candidates = probes.candidates(BEST)
-        assert len(candidates) == probes.num_candidates == len(set(candidates))
-        assert BEST not in candidates
-        assert any(candidate.num_start_tokens > 0 for candidate in candidates)
-        moved = [c for c in candidates if c.attention_factor != BEST.attention_factor]
-        assert bool(moved) == (engine == "any"), "only there is the attention factor not free"
-    with pytest.raises(SettingError, match="no engine 'sglang'"):
-        Probes.outside("sglang")
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [({"budgt": 3}, "budget"), ({"space": "splines"}, "spline"), ({"serve_with": "vlm"}, "vllm")],
+)
+def test_a_misspelling_names_the_nearest(given, nearest):
+    with pytest.raises(SettingError, match=f"'{nearest}'"):
+        SearchSettings(**given)
+
+
+def test_a_budget_is_a_number_or_the_paper_s():
+    assert SearchSettings(budget="paper").num_evaluations == 1344
+    assert SearchSettings(budget=7).num_evaluations == SearchSettings(budget="07").num_evaluations == 7
+
+
+def test_keyword_arguments_are_the_fields():
+    assert list(get_type_hints(SearchOptions)) == list(SearchSettings.model_fields)

@@ -155,7 +155,9 @@ def test_coordinates_are_clipped_to_the_grid_s_ends_and_to_the_nearest_order():
 def test_a_length_to_readjust_is_below_the_longest():
     longer = scheme_factors("yarn", GEOMETRY, 2048)
     for target in (2, 2047):
-        assert SearchSpace(geometry=GEOMETRY, target_length=target, longer=longer).target_length == target
+        assert (
+            SearchSpace(geometry=GEOMETRY, target_length=target, long_factors=longer).target_length == target
+        )
     for target in (1, 2048, 4096):
         with pytest.raises(SettingError, match="below the 2048"):
-            SearchSpace(geometry=GEOMETRY, target_length=target, longer=longer)
+            SearchSpace(geometry=GEOMETRY, target_length=target, long_factors=longer)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ropewalk.errors import SettingError
-from ropewalk.search.objective_terms import NEEDLE_DEPTHS, TermTask, make_terms
+from ropewalk.search.objectives import NEEDLE_DEPTHS, ObjectiveTask, make_terms
 from ropewalk.text.needles import hide, make_needle, needle_windows
 from ropewalk.text.tokens import DocumentSet, Encoder, TokenDocument
 
@@ -74,7 +74,7 @@ def test_five_documents_have_each_depth_twice(tiny_tokenizer: Any) -> None:
         documents=tuple(document(name) for name in "abcde"), num_read=5, num_too_short=0, source="x",
         data_sha256="",
     )  # fmt: skip
-    task = TermTask(
+    task = ObjectiveTask(
         documents=documents, tokenizer=tiny_tokenizer, original_length=64, target_length=LENGTH, seed=0
     )
     (term,) = make_terms("needle", task)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, tell
 from ropewalk.cli.output import say, table
-from ropewalk.cli.splits import Texts
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.records import EvalRecord, Role
+    from ropewalk.evaluate.records import EvalRecord
     from ropewalk.factors.rescale_factors import RescaleFactors
     from ropewalk.models.model import Model
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
+    from ropewalk.text.splits import DocumentSplit, Role
 
 # What may be said of a difference on documents that the factors come from.
 NOT_DECIDED = {"search": "fitted to these", "stop": "chosen by these"}
@@ -55,7 +55,9 @@ class Compared:
         return "\n".join(parts)
 
 
-def compare(loaded: "Model", texts: "Texts", found: "SearchResult", own: "RescaleFactors | None") -> Compared:
+def compare(
+    loaded: "Model", split: "DocumentSplit", found: "SearchResult", own: "RescaleFactors | None"
+) -> Compared:
     """The base model, every closed form and what was found, at the target.
 
     The report documents are read here and only here.
@@ -83,18 +85,18 @@ def compare(loaded: "Model", texts: "Texts", found: "SearchResult", own: "Rescal
     if found.closed_form is not None:
         factors.setdefault(found.closed_form.label, constant(found.factors))
     factors[SEARCHED] = constant(found.searched_factors)
-    role: Role = "search" if texts.report is None else "report"
+    role: Role = "search" if split.test is None else "report"
     main = []
     for label, at in factors.items():
         try:
             records = measure_perplexity(
-                loaded, texts.by_role[role], [target], factors={label: at}, on_record=tell
+                loaded, split.by_role[role], [target], factors={label: at}, on_record=tell
             )
             main += [replace(record, documents=role) for record in records]
         except EvaluationError as error:
             say(f"left out: {error}")
     whole = SEARCHED in {record.factors for record in main} and best_closed_form(main, length=target)
-    gaps, extra = measure_gaps(loaded, texts.by_role, factors, known=main, length=target)
+    gaps, extra = measure_gaps(loaded, split.by_role, factors, known=main, length=target)
     return Compared(
         main=of_search(main, found), extra=of_search(extra, found), gaps=gaps,
         verdict=verdict(main, length=target, documents=role) if whole else None,

@@ -10,10 +10,13 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.comparison_table import gap_table, of_search
 from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
+from ropewalk.cli.from_settings import option
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import search_progress
 from ropewalk.cli.search_result import files, story
-from ropewalk.cli.splits import Texts, read_texts
+from ropewalk.cli.splits import read_split
+from ropewalk.search.settings import SearchSettings
+from ropewalk.text.settings import TextSplit
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord, FactorsAtLength
@@ -21,23 +24,17 @@ if TYPE_CHECKING:
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
     from ropewalk.search.run_folder import RunFolder
+    from ropewalk.text.splits import DocumentSplit
 
 RATIO = 8
-NUM_SEARCH_DOCUMENTS = 5
-NUM_STOP_DOCUMENTS = 3
-NUM_REPORT_DOCUMENTS = 10
 NUM_PASSKEYS = 20
-BUDGET = 27  # evaluations: half a minute on two cores
-SEED = 0
 
 
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where factors, records and pictures go.")] = Path(
         "runs/demo"
     ),
-    budget: Annotated[
-        str, typer.Option(metavar="N", help="Evaluations of the search; more find better factors.")
-    ] = str(BUDGET),
+    budget: Annotated[str | None, option(SearchSettings, "budget")] = None,
     json: options.Json = False,
 ) -> None:
     """Extend the bundled model eight times past its window, and show what that is worth.
@@ -50,10 +47,10 @@ def demo(
         ropewalk demo --out runs/demo
     """
     with interruptible(f"What was done so far is kept in {out}; the same command goes on from there."):
-        demonstrate("scale-model", out, budget, json=json)
+        demonstrate("scale-model", out, SearchSettings.checked({"budget": budget}), json=json)
 
 
-def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> None:
+def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool = False) -> None:
     """The demo on any model: search, report on other documents, draw, and say what came of it."""
     from ropewalk.models.model import load_model
     from ropewalk.report.comparison import measure_gaps, verdict
@@ -64,14 +61,11 @@ def demonstrate(model: str, out: Path, budget: str, *, json: bool = False) -> No
         loaded = load_model(model)
         target = RATIO * loaded.geometry.original_length
         say(f"{model} was trained on {loaded.geometry.original_length} tokens; it shall read {target}.\n")
-        texts = read_texts(
-            "stdlib", loaded.tokenizer, length=target, num_search=NUM_SEARCH_DOCUMENTS,
-            num_stop=NUM_STOP_DOCUMENTS, num_report=NUM_REPORT_DOCUMENTS,
-        )  # fmt: skip
-        found = _search(loaded, texts, folder, target, budget)
-        records = _measure(loaded, texts, found, target)
+        split = read_split(TextSplit(), loaded.tokenizer, target)
+        found = _search(loaded, split, folder, target, settings)
+        records = _measure(loaded, split, found, target)
         gaps, extra = measure_gaps(
-            loaded, texts.by_role, _factors(loaded, found), known=records, length=target
+            loaded, split.by_role, _factors(loaded, found), known=records, length=target
         )
         records, extra = of_search(records, found), of_search(extra, found)
         folder.write_records(records + extra)
@@ -93,20 +87,23 @@ def own_command(found: "SearchResult") -> str:
     budget = found.identity["budget"]
     return (
         f"ropewalk search YOUR-MODEL --target-length {RATIO}x --text YOUR-TEXT --budget {budget} "
-        f"--num-documents {NUM_SEARCH_DOCUMENTS} --out runs/mine"
+        f"--num-documents {TextSplit().num_documents} --out runs/mine"
     )
 
 
-def _search(loaded: "Model", texts: "Texts", folder: "RunFolder", target: int, budget: str) -> "SearchResult":
+def _search(
+    loaded: "Model", split: "DocumentSplit", folder: "RunFolder", target: int, settings: SearchSettings
+) -> "SearchResult":
     from ropewalk.search.search import search_factors
 
-    say(f"1/3 Search: {budget} evaluations of {len(texts.search.documents)} documents of {target} tokens.")
+    num_documents = len(split.search.documents)
+    say(f"1/3 Search: {settings.budget} evaluations of {num_documents} documents of {target} tokens.")
     if folder.journal_path.exists():
         say(f"{folder.path} holds trials already: they count, and are not computed again.")
     with search_progress() as on_trial:
         found = search_factors(
-            loaded, texts.search, target_length=target, stop_documents=texts.stop, budget=budget, seed=SEED,
-            journal=folder.journal, on_trial=on_trial,
+            loaded, split.search, target_length=target, settings=settings,
+            validation_documents=split.validation, journal=folder.journal, on_trial=on_trial,
         )  # fmt: skip
     folder.write_search(found)
     return found
@@ -124,14 +121,16 @@ def _factors(loaded: "Model", found: "SearchResult") -> "dict[str, FactorsAtLeng
     return {base: untouched, **schemes, SEARCHED: constant(found.searched_factors)}
 
 
-def _measure(loaded: "Model", texts: "Texts", found: "SearchResult", target: int) -> "list[EvalRecord]":
+def _measure(
+    loaded: "Model", split: "DocumentSplit", found: "SearchResult", target: int
+) -> "list[EvalRecord]":
     """Perplexities on the report documents, and passkeys."""
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
     from ropewalk.report.comparison import measure_sliding_window
 
     lengths = doublings(loaded.geometry.original_length, target)
-    documents = texts.report
+    documents = split.test
     assert documents is not None, "the library has a held-out part"
     factors = _factors(loaded, found)
     say(f"\n2/3 Perplexity on {len(documents.documents)} held-out documents, which the search has not seen.")
@@ -140,7 +139,7 @@ def _measure(loaded: "Model", texts: "Texts", found: "SearchResult", target: int
     records = [replace(record, documents="report") for record in records]
     say(f"\n3/3 Passkey: a number hidden in repeated text, {NUM_PASSKEYS} times at each length.")
     return records + measure_passkey(
-        loaded, lengths, factors=factors, num_trials=NUM_PASSKEYS, seed=SEED, on_record=tell
+        loaded, lengths, factors=factors, num_trials=NUM_PASSKEYS, seed=0, on_record=tell
     )
 
 

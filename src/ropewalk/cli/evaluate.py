@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ropewalk.cli import options
+from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
 from ropewalk.cli.progress import answer_progress
+from ropewalk.models.settings import ModelSettings
+from ropewalk.units import LONGEST, MOST
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
@@ -22,8 +25,9 @@ NOTHING_WRITTEN = "Nothing was written; run the same command again."
 
 
 @app.command()
+@from_settings(model=ModelSettings)
 def perplexity(
-    model: options.Model,
+    *,
     lengths: Lengths,
     factors: options.FactorFiles = None,
     scheme: options.Schemes = None,
@@ -32,24 +36,17 @@ def perplexity(
         options.Mode, typer.Option(help="One pass over the first tokens, or a window that slides over them.")
     ] = "truncate",
     stride: Annotated[
-        int | None, typer.Option(min=1, max=options.LONGEST, help="Tokens that a sliding window moves on by.")
+        int | None, typer.Option(min=1, max=LONGEST, help="Tokens that a sliding window moves on by.")
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(
-            min=2, max=options.LONGEST, help="Tokens of a sliding window; by default the trained window."
-        ),
+        typer.Option(min=2, max=LONGEST, help="Tokens of a sliding window; by default the trained window."),
     ] = None,
     num_documents: options.NumDocuments = 10,
     base: options.BaseOption = "native",
     json: options.Json = False,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
-    attn_implementation: options.Attention = "sdpa",
-    revision: options.Revision = None,
+    model: ModelSettings,
     trust_remote_code: options.TrustRemoteCode = False,
-    original_length: options.OriginalLength = None,
-    full_attention: options.FullAttention = False,
 ) -> None:
     """Perplexity at several lengths, on the same documents at each, with a 95% interval.
 
@@ -68,11 +65,7 @@ def perplexity(
         from ropewalk.models.model import load_model
         from ropewalk.text.tokens import token_documents
 
-        loaded = load_model(
-            model, device=device, dtype=dtype, attn_implementation=attn_implementation,
-            revision=revision, trust_remote_code=trust_remote_code,
-            original_length=original_length, full_attention=full_attention,
-        )  # fmt: skip
+        loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
         tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
         labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
         documents = token_documents(text, loaded.tokenizer, length=tokens[-1], num_documents=num_documents)
@@ -92,24 +85,20 @@ def perplexity(
 
 
 @app.command()
+@from_settings(model=ModelSettings)
 def passkey(
-    model: options.Model,
+    *,
     lengths: Lengths,
     factors: options.FactorFiles = None,
     scheme: options.Schemes = None,
     num_trials: Annotated[
-        int, typer.Option(min=1, max=options.MOST, help="Prompts at each length, at several depths.")
+        int, typer.Option(min=1, max=MOST, help="Prompts at each length, at several depths.")
     ] = 20,
     seed: options.Seed = 0,
     base: options.BaseOption = "native",
     json: options.Json = False,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
-    attn_implementation: options.Attention = "sdpa",
-    revision: options.Revision = None,
+    model: ModelSettings,
     trust_remote_code: options.TrustRemoteCode = False,
-    original_length: options.OriginalLength = None,
-    full_attention: options.FullAttention = False,
 ) -> None:
     """Share of hidden numbers that the model finds again, at exact prompt lengths and several depths.
 
@@ -124,11 +113,7 @@ def passkey(
         from ropewalk.evaluate.passkey import measure_passkey
         from ropewalk.models.model import load_model
 
-        loaded = load_model(
-            model, device=device, dtype=dtype, attn_implementation=attn_implementation,
-            revision=revision, trust_remote_code=trust_remote_code,
-            original_length=original_length, full_attention=full_attention,
-        )  # fmt: skip
+        loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
         tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
         labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
         records = measure_passkey(

@@ -9,7 +9,7 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.output import one_line, result, result_json, say, table
 from ropewalk.errors import FactorsError, SettingError
-from ropewalk.units import parse_length
+from ropewalk.units import LONGEST, parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors.geometry import RopeGeometry
@@ -95,9 +95,7 @@ def convert(
     ] = None,
     num_layers: Annotated[int | None, typer.Option(help="CSV without --model: decoder layers.")] = None,
     original_length: options.OriginalLength = None,
-    num_start_tokens: Annotated[
-        int, typer.Option(min=0, max=options.LONGEST, help="CSV: n-hat, tokens.")
-    ] = 0,
+    num_start_tokens: Annotated[int, typer.Option(min=0, max=LONGEST, help="CSV: n-hat, tokens.")] = 0,
     attention_factor: Annotated[float, typer.Option(help="CSV: multiplies cos and sin.")] = 1.0,
     revision: options.Revision = None,
 ) -> None:

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ropewalk.cli.from_settings import option
 from ropewalk.errors import SettingError
-from ropewalk.units import LARGEST_SEED, LONGEST, MOST, parse_length
+from ropewalk.factors.base import Base
+from ropewalk.models.settings import ModelSettings
+from ropewalk.search.settings import SearchSettings
+from ropewalk.text.settings import TextSplit
+from ropewalk.units import MOST, parse_length
 
 if TYPE_CHECKING:
     from ropewalk.factors.rescale_factors import RescaleFactors
@@ -15,23 +20,15 @@ if TYPE_CHECKING:
     from ropewalk.models.rope_config import RopeDescription
     from ropewalk.text.tokens import DocumentSet
 
-Base = Literal["native", "as-is"]
 Mode = Literal["truncate", "sliding"]
 FactorsAtLength = Callable[[int], "RescaleFactors | None"]
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or scale-model.")
 ]
-Text = Annotated[
-    str,
-    typer.Option(
-        metavar="SOURCE",
-        help="A file (.txt .md .py .jsonl .parquet), folder, glob, hub data set, or stdlib "
-        "(the Python standard library's source on this machine).",
-    ),
-]
+Text = Annotated[str, option(TextSplit, "search")]
 NumDocuments = Annotated[int, typer.Option(min=1, max=MOST, help="How many documents to read.")]
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Everything random follows from it.")]
+Seed = Annotated[int, option(SearchSettings, "seed")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 Schemes = Annotated[
     list[str] | None,
@@ -49,33 +46,13 @@ FactorFiles = Annotated[
 ]
 BaseOption = Annotated[
     Base,
-    typer.Option(
-        "--base", help="Factors replace the scaling that the model carries, or are multiplied onto it."
-    ),
+    typer.Option("--base", help="Factors replace the scaling that the model has, or are multiplied onto it."),
 ]
-BaseOrNone = Annotated[
-    Base | None,
-    typer.Option(
-        "--base",
-        help="native (default): factors replace the scaling that the model has; as-is: they are multiplied "
-        "onto it.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the checkpoint's own).")]
-Attention = Annotated[str, typer.Option(help="As transformers names it: sdpa, eager, flash_attention_2 ...")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Revision = Annotated[str | None, option(ModelSettings, "revision")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that the model brings along. Read it first.")
 ]
-OriginalLength = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=LONGEST,
-        help="The trained window in tokens, where the configuration states a wrong one.",
-    ),
-]
+OriginalLength = Annotated[int | None, option(ModelSettings, "original_length")]
 CutDamaged = Annotated[
     bool,
     typer.Option(
@@ -83,9 +60,7 @@ CutDamaged = Annotated[
         help="Where a line of the journal is damaged, cut it off there, and go on from before.",
     ),
 ]
-FullAttention = Annotated[
-    bool, typer.Option("--full-attention", help="Lift sliding windows that are shorter than the target.")
-]
+FullAttention = Annotated[bool, option(ModelSettings, "full_attention")]
 
 
 def parse_lengths(text: str, original_length: int) -> list[int]:

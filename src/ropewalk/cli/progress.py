@@ -10,11 +10,11 @@ from ropewalk.cli.output import clock, say
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.passkey import OnAnswer, PasskeyProgress
-    from ropewalk.search.loop import Progress
+    from ropewalk.search.outcome import SearchProgress
 
 SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file or a pipe
 
-OnTrial = Callable[["Progress"], None]
+OnTrial = Callable[["SearchProgress"], None]
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def step_line(step: Any) -> str:
     return f"step {step.step} of {step.num_steps} · loss {step.loss:.4f} · {clock(left)} left"
 
 
-def progress_line(progress: "Progress") -> str:
+def progress_line(progress: "SearchProgress") -> str:
     """`best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`.
 
     When the search has ended, `closed-form schemes: 3 of 9` stands before the time.
@@ -100,7 +100,7 @@ def _bar() -> Iterator[OnTrial]:
     with rich_progress.Progress(*columns, console=Console(stderr=True)) as drawn:
         task = drawn.add_task("starting", total=None)
 
-        def on_trial(progress: "Progress") -> None:
+        def on_trial(progress: "SearchProgress") -> None:
             drawn.update(
                 task, total=progress.budget, completed=progress.cost, description=progress_line(progress)
             )
@@ -112,7 +112,7 @@ def _bar() -> Iterator[OnTrial]:
 def _lines() -> Iterator[OnTrial]:
     last_said, unsaid = time.monotonic(), ""
 
-    def on_trial(progress: "Progress") -> None:
+    def on_trial(progress: "SearchProgress") -> None:
         nonlocal last_said, unsaid
         unsaid = progress_line(progress)
         if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:

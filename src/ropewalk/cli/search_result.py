@@ -66,7 +66,9 @@ def _about_searched(found: "SearchResult") -> list[str]:
     """The best searched candidate, and what it cost to find it."""
     outcome, factors = found.outcome, found.searched_factors
     failed = f", {outcome.num_failed} failed" if outcome.num_failed else ""
-    stopped = "" if found.stop_value is None else f" ({found.stop_value:.4f} on the stop documents)"
+    stopped = (
+        "" if found.validation_value is None else f" ({found.validation_value:.4f} on the stop documents)"
+    )
     return [
         f"  {found.value_name} {found.value:.4f} on the search documents{stopped} at "
         f"{factors.target_length} tokens, n-hat {factors.num_start_tokens}, attention factor "
@@ -122,7 +124,7 @@ def _closed_form_plain(found: "SearchResult") -> str:
 
 
 def _cost_of_limits(found: "SearchResult") -> str:
-    engine, free, cost = found.identity["serve_with"], found.outcome.free, found.nats_of_limits
+    engine, free, cost = found.identity["serve_with"], found.outcome.unconstrained, found.nats_of_constraints
     limits = f"limited to what {'every engine' if engine == 'any' else engine} can run: n-hat 0" + (
         " and the attention factor sqrt(1 + ln s / ln L)" if engine == "any" else ""
     )

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from ropewalk.evaluate.intervals import Difference, paired_difference
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.text.splits import Role
 
 Mode = Literal["truncate", "sliding"]
-Role = Literal["search", "stop", "report"]
 FactorsAtLength = Callable[[int], RescaleFactors | None]
 OnRecord = Callable[["EvalRecord"], None]
 

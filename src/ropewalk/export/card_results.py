@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from ropewalk.evaluate.records import EvalRecord, Role
+from ropewalk.evaluate.records import EvalRecord
 from ropewalk.export.markdown import escape, table
+from ropewalk.text.splits import Role
 
 ROLES: dict[Role, str] = {
     "report": "the report documents, which no search has read",

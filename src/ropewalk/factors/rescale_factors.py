@@ -9,12 +9,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import FactorsError, ModelError, shown
+from ropewalk.factors.base import Base
 from ropewalk.factors.file import (
     FORMAT,
     FORMAT_VERSION,
@@ -27,15 +28,11 @@ from ropewalk.factors.file import (
     read_text,
 )
 from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
-from ropewalk.units import LONGEST
+from ropewalk.units import ATTENTION_FACTORS, LONGEST
 
 # No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
 # change by the square of the attention factor.
 FACTORS = (0.01, float(LONGEST))
-ATTENTION_FACTORS = (0.01, 100.0)
-
-# Whether new factors replace the scaling that a model carries, or are multiplied onto it.
-Base = Literal["native", "as-is"]
 
 
 @dataclass(frozen=True, kw_only=True)

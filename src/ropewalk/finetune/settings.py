@@ -1,13 +1,11 @@
-"""FinetuneSettings: all that can be chosen about a fine-tuning stage, besides model, factors and text."""
+"""FinetuneSettings: everything that can be chosen about a training, besides model, factors and text."""
 
-import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from ropewalk.errors import SettingError, shown
+from ropewalk.settings import Settings, suggest
 
 Schedule = Literal["linear", "constant", "cosine"]
 Precision = Literal["float32", "bf16", "fp16"]
@@ -59,113 +57,98 @@ OURS = {
 
 
 LARGEST = 2**31 - 1  # what all generators and counters of a training take
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-def _at_least(low: int) -> AfterValidator:
-    def check(value: int) -> int:
-        if not low <= value <= LARGEST:
-            most = f", at most {LARGEST}" if value > LARGEST else ""
-            raise ValueError(
-                f"{shown(value)} was given, but it must be a whole number of at least {low}{most}"
-            )
-        return value
+class LoraSettings(Settings):
+    """A low-rank adapter instead of the weights themselves, through peft."""
 
-    return AfterValidator(check)
-
-
-def _between(low: float, high: float, *, above: bool = False) -> AfterValidator:
-    """`low <= value < high`, or `low < value < high` with `above`."""
-
-    def check(value: float) -> float:
-        if not (low < value if above else low <= value) or not value < high:
-            least = f"above {low:g}" if above else f"at least {low:g}"
-            most = "finite" if math.isinf(high) else f"below {high:g}"
-            raise ValueError(f"{value:g} was given, but it must be {least} and {most}")
-        return value
-
-    return AfterValidator(check)
+    rank: int = Field(default=8, ge=1, le=LARGEST, description="Rank of the adapter's matrices.")
+    alpha: float = Field(default=16.0, gt=0, description="The adapter is scaled by alpha / rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the adapter's inputs.")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj"),
+        description="Names of linear modules, or `all-linear`.",
+    )
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+class FinetuneSettings(Settings):
+    """How a stage is trained. The defaults are the paper's for LLaMA2: batch 32, 2e-5, linear to 0.
 
-
-class LoraSettings(_Strict):
-    """A low-rank adapter in the place of the weights themselves, through peft.
-
-    Attributes:
-        rank, alpha, dropout: as peft means them.
-        target_modules: names of linear modules, or `all-linear`.
+    Raises:
+        SettingError: a value out of its range, an unknown name, or values that contradict each other.
     """
 
-    rank: Annotated[int, _at_least(1)] = 8
-    alpha: Annotated[float, _between(0, math.inf, above=True)] = 16.0
-    dropout: Annotated[float, _between(0, 1)] = 0.0
-    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-class FinetuneSettings(_Strict):
-    """How a stage is trained; the defaults are the paper's for LLaMA2: batch 32, 2e-5, linear to 0.
-
-    Attributes:
-        length: tokens in a segment.
-        num_steps: optimizer steps.
-        batch_size: segments a step, over all processes.
-        per_device_batch_size: of these, how many are in memory at once on a device; it changes memory and
-            time, never the result beyond rounding.
-        learning_rate, schedule, warmup_steps: from 0 to the rate in the warm-up, then linearly or as a
-            cosine to 0 at the last step, or constant.
-        weight_decay, betas: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; 0 leaves them.
-        seed: of dropout, and of an adapter's first weights. The order of the text is the text's own.
-        save_every: steps between checkpoints; the last step is saved in any case.
-        keep_checkpoints: how many of them stay.
-        gradient_checkpointing: compute a layer's activations again in the backward pass instead of keeping
-        them. precision: what is computed in; what is trained is float32 in any case.
-        lora: train an adapter; None trains every weight.
-        report_to: loggers as transformers names them (tensorboard, trackio, wandb).
-        mixed_window: LongRoPE2's: documents that fit the original window keep the original RoPE and see no
-            other, longer ones are turned by the factors.
-        loss_tile_tokens: tokens whose logits exist at once; None takes what suits the vocabulary.
-        parallel: `fsdp` (a dictionary for transformers' fsdp_config, or true), `deepspeed` (a dictionary or a
-            file), `cp_size` (processes that share a segment; needs fsdp). Without any, several processes
-            each hold the whole model.
-        trainer: further TrainingArguments of transformers, for what has no setting here.
-    """
-
-    length: Annotated[int, _at_least(8)]
-    num_steps: Annotated[int, _at_least(1)]
-    batch_size: Annotated[int, _at_least(1)] = 32
-    per_device_batch_size: Annotated[int, _at_least(1)] = 1
-    learning_rate: Annotated[float, _between(0, math.inf, above=True)] = 2e-5
-    schedule: Schedule = "linear"
-    warmup_steps: Annotated[int, _at_least(0)] = 0
-    weight_decay: Annotated[float, _between(0, math.inf)] = 0.0
-    max_grad_norm: Annotated[float, _between(0, math.inf)] = 1.0
-    betas: tuple[Annotated[float, _between(0, 1)], Annotated[float, _between(0, 1)]] = (0.9, 0.95)
-    seed: Annotated[int, _at_least(0)] = 0
-    save_every: Annotated[int, _at_least(1)] = 50
-    keep_checkpoints: Annotated[int, _at_least(1)] = 2
-    gradient_checkpointing: bool = True
-    precision: Precision = "float32"
-    lora: LoraSettings | None = None
-    report_to: tuple[str, ...] = ()
-    mixed_window: bool = False
-    loss_tile_tokens: Annotated[int, _at_least(1)] | None = None
-    parallel: dict[str, Any] = Field(default_factory=dict)
-    trainer: dict[str, Any] = Field(default_factory=dict)
-
-    @classmethod
-    def checked(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from a mapping.
-
-        Raises:
-            SettingError: every mistake, on one line.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise SettingError("; ".join(map(_line, error.errors())) + ".") from None
+    length: int = Field(ge=8, le=LARGEST, description="Tokens in a segment.")
+    num_steps: int = Field(ge=1, le=LARGEST, description="Optimizer steps.")
+    batch_size: int = Field(
+        default=32, ge=1, le=LARGEST, description="Segments in a step, over all processes."
+    )
+    per_device_batch_size: int = Field(
+        default=1,
+        ge=1,
+        le=LARGEST,
+        description="Of these, how many are in a device's memory at once. It changes memory and time, and "
+        "the result only by rounding.",
+    )
+    learning_rate: float = Field(default=2e-5, gt=0, description="After the warm-up.")
+    schedule: Schedule = Field(
+        default="linear",
+        description="From the learning rate to 0 at the last step, as a line or a cosine, or constant.",
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, le=LARGEST, description="Steps from 0 to the learning rate; fewer than `num_steps`."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW.")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="Gradients are scaled down to this norm; 0 leaves them."
+    )
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="Of AdamW.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=LARGEST,
+        description="Of dropout and an adapter's first weights. The data have their own seed for the order "
+        "of the text.",
+    )
+    save_every: int = Field(
+        default=50, ge=1, le=LARGEST, description="Steps between checkpoints; the last step is always saved."
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, le=LARGEST, description="How many checkpoints stay.")
+    gradient_checkpointing: bool = Field(
+        default=True,
+        description="Compute a layer's activations again in the backward pass instead of storing them.",
+    )
+    precision: Precision = Field(
+        default="float32", description="Of the computation; what is trained is float32 in any case."
+    )
+    lora: LoraSettings | None = Field(
+        default=None, description="Train an adapter with these settings; null trains every weight."
+    )
+    report_to: tuple[str, ...] = Field(
+        default=(), description="Loggers as transformers names them: tensorboard, trackio, wandb."
+    )
+    mixed_window: bool = Field(
+        default=False,
+        description="LongRoPE2's: documents that fit the trained window keep the original RoPE and attend "
+        "to no other document; longer ones use the factors.",
+    )
+    loss_tile_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=LARGEST,
+        description="Tokens whose logits exist at once; null takes what suits the vocabulary.",
+    )
+    parallel: dict[str, Any] = Field(
+        default_factory=dict,
+        description="`fsdp` (a dictionary for transformers' fsdp_config, or true), `deepspeed` (a "
+        "dictionary or a file), `cp_size` (processes that share a segment; needs fsdp). Without any, each "
+        "process has the whole model.",
+    )
+    trainer: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further TrainingArguments of transformers, for what has no setting here.",
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -199,7 +182,7 @@ class FinetuneSettings(_Strict):
         return bool(self.parallel.get("fsdp") or self.parallel.get("deepspeed"))
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that decide what is computed: a stage that is gone on with must have them alike."""
+        """JSON values that decide what is computed: a resumed stage must have the same."""
         free = {
             "per_device_batch_size",
             "save_every",
@@ -217,7 +200,7 @@ def _check_parallel(settings: FinetuneSettings) -> None:
     unknown = sorted(set(parallel) - set(PARALLEL))
     if unknown:
         raise ValueError(
-            f"parallel has no {unknown[0]!r}{_near(unknown[0], PARALLEL)}: it may hold {PARALLEL}"
+            f"parallel has no {unknown[0]!r}{suggest(unknown[0], PARALLEL)}: it may hold {PARALLEL}"
         )
     if parallel.get("fsdp") and parallel.get("deepspeed"):
         raise ValueError(
@@ -253,18 +236,5 @@ def _check_trainer(arguments: Mapping[str, Any]) -> None:
         if name not in known:
             raise ValueError(
                 f"trainer holds {name!r}, which transformers' TrainingArguments do not have"
-                f"{_near(name, known)}"
+                f"{suggest(name, known)}"
             )
-
-
-def _near(name: str, known: Any) -> str:
-    close = get_close_matches(name, list(known), n=1)
-    return f" (do you mean {close[0]!r}?)" if close else ""
-
-
-def _line(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        message = f"there is no such setting{_near(str(error['loc'][-1]), FinetuneSettings.model_fields)}"
-    return f"{where}: {message}" if where else message

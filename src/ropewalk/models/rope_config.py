@@ -15,8 +15,9 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from ropewalk.errors import FactorsError, ModelError, SettingError, shown
+from ropewalk.factors.base import Base
 from ropewalk.factors.geometry import LARGEST, RopeGeometry
-from ropewalk.factors.rescale_factors import Base, Provenance, RescaleFactors
+from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
 from ropewalk.models.attention_layers import read_attention_layers
 from ropewalk.models.config_fields import Fields, read_by_transformers, require_countable
 from ropewalk.models.context_window import StatedWindow, is_length, stated_window

@@ -1,47 +1,68 @@
-"""ModelSettings: which model a recipe takes, and how it is loaded."""
+"""ModelSettings: which model is loaded, and how."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING
 
-from ropewalk.models.model import Model, describe_model, load_model
-from ropewalk.models.rope_config import RopeDescription
+from pydantic import Field
+
+from ropewalk.settings import Settings
+from ropewalk.units import LONGEST
+
+if TYPE_CHECKING:
+    from ropewalk.models.model import Model
+    from ropewalk.models.rope_config import RopeDescription
 
 
-class ModelSettings(BaseModel):
-    """Arguments of `load_model`, except that no model's own code is run: a recipe comes from others.
+class ModelSettings(Settings):
+    """Arguments of `load_model`, except that no code of the model is run: recipes come from others.
 
-    Attributes:
-        name: a folder, a hub name, a .gguf file, or scale-model.
-        device, dtype, attn_implementation, revision: as `load_model`.
-        original_length: L in tokens, where the configuration states a wrong window, or to let a recipe be
-            checked where the model can't be reached.
-        full_attention: lift sliding windows that are shorter than the target.
+    Raises:
+        SettingError: a value out of its range, or an unknown name.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str = Field(
+        min_length=1, title="MODEL", description="A folder, a hub name, a .gguf file, or scale-model."
+    )
+    device: str = Field(default="cpu", description="cpu, cuda, cuda:1, mps, or auto.")
+    dtype: str = Field(
+        default="float32",
+        description="float32, bfloat16, float16, or auto (the checkpoint's own); trained weights are always "
+        "float32.",
+    )
+    attn_implementation: str = Field(
+        default="sdpa", description="As transformers names it: sdpa, eager, flash_attention_2 ..."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    original_length: int | None = Field(
+        default=None,
+        ge=1,
+        le=LONGEST,
+        description="The trained window in tokens, where the configuration states a wrong one.",
+    )
+    full_attention: bool = Field(
+        default=False, description="Lift sliding windows that are shorter than the target."
+    )
 
-    name: str = Field(min_length=1)
-    device: str = "cpu"
-    dtype: str = "float32"
-    attn_implementation: str = "sdpa"
-    revision: str | None = None
-    original_length: int | None = Field(default=None, ge=1)
-    full_attention: bool = False
+    # Imported in the methods: the command line reads the fields for --help, without torch.
 
-    def load(self, name: str | None = None) -> Model:
+    def load(self, name: str | None = None) -> "Model":
         """The model, or a checkpoint of it by another name; that one has no revision.
 
         Raises:
             ModelError: as `load_model`.
         """
+        from ropewalk.models.model import load_model  # noqa: PLC0415
+
         options = self.model_dump()
         if name is not None:
             options |= {"name": name, "revision": None}
         return load_model(**options)
 
-    def describe(self) -> RopeDescription:
+    def describe(self) -> "RopeDescription":
         """As `describe_model`: no weights are read.
 
         Raises:
             ModelError: as `describe_model`.
         """
+        from ropewalk.models.model import describe_model  # noqa: PLC0415
+
         return describe_model(self.name, revision=self.revision, original_length=self.original_length)

@@ -1,43 +1,47 @@
-"""One text for searches and reports: which of its documents are whose."""
+"""One text for searches, tests and trainings: which of its documents are for which."""
 
 from ropewalk.errors import SettingError
 from ropewalk.recipe.stage_runs import Run, report_lengths
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage
-from ropewalk.text.splits import TextSettings, same_place
+from ropewalk.text.settings import TextSplit, same_place
+from ropewalk.text.splits import find_boundary, read_test_documents
 
 
-def part_text(run: Run) -> None:
-    """Find what of the text is for searches, reports and trainings, where they share a source, and say it.
+def divide_text(run: Run) -> None:
+    """Find which documents are for searches, tests and trainings if they share a source, and say it.
 
-    The first documents that are long enough for every stage are those of the searches, as many as the largest
-    search takes; those after them are reported on; those after these are trained on. Documents that are too
-    short for some stage are only read by others of their part.
+    The first documents that are long enough for every stage are for searches, as many as the largest search
+    takes; those after them are for tests; those after these are for training. Other stages of the same part
+    read the documents that are too short for some stage.
 
     Raises:
-        DataError: no document is long enough, or none is left for reports.
+        DataError: no document is long enough, or none is left for tests.
         SettingError: a training source that is the same text is joined by folder.
     """
     recipe, text = run.recipe, run.recipe.text
     if any(isinstance(stage, FinetuneStage) for stage in recipe.stages):
-        run.training_text = recipe.mixture_settings()
+        run.training_text = recipe.data
     searches = [stage for stage in recipe.stages if isinstance(stage, (SearchStage, ReadjustStage))]
-    reports = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
-    if not text.is_parted or not searches:
+    tests = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
+    if not text.shares_source or not searches:
         return
     lengths = [int(length) for stage in searches for length in stage.at_lengths]
-    lengths += [length for stage in reports for length in report_lengths(run, stage)]
-    run.border = text.border(run.tokenizer, max(lengths), max(_num_taken(stage, text) for stage in searches))
-    said = f"Text: the first {run.border} documents of {text.search} are for searches"
-    if any(report_lengths(run, stage) for stage in reports):
-        count = max(stage.num_documents or text.num_report_documents for stage in reports)
-        report = text.for_report(run.tokenizer, max(lengths), count, border=run.border)
-        said += f", the next {report.num_read} for reports"
-        said += _skip_in_training(run, (run.border or 0) + report.num_read)
-    run.watch.say(f"{said}.")
+    lengths += [length for stage in tests for length in report_lengths(run, stage)]
+    most = max(_num_taken(stage, text) for stage in searches)
+    run.boundary = find_boundary(text, run.tokenizer, max(lengths), most)
+    message = f"Text: the first {run.boundary} documents of {text.search} are for searches"
+    if any(report_lengths(run, stage) for stage in tests):
+        count = max(stage.num_documents or text.num_test_documents for stage in tests)
+        test = read_test_documents(
+            text, run.tokenizer, max(lengths), num_documents=count, boundary=run.boundary
+        )
+        message += f", the next {test.num_read} for tests"
+        message += _skip_in_training(run, (run.boundary or 0) + test.num_read)
+    run.watch.say(f"{message}.")
 
 
 def _skip_in_training(run: Run, num_documents: int) -> str:
-    """Leave the first documents out of every training source that is the same text; what is said of it."""
+    """Leave the first documents out of every training source that is the same text; returns the message."""
     settings, text = run.training_text, run.recipe.text.search
     if settings is None:
         return ""
@@ -48,7 +52,7 @@ def _skip_in_training(run: Run, num_documents: int) -> str:
     if joined is not None:
         raise SettingError(
             f"The data source {joined} is the text that is measured on, and joined by folder, so documents "
-            f"can't be left out of it: set its join to none, or name another text for reports (text.report)."
+            f"can't be left out of it: set its join to none, or name another text for tests (text.test)."
         )
     sources = tuple(
         source.model_validate({**source.model_dump(), "skip": max(source.skip, num_documents)})
@@ -61,7 +65,7 @@ def _skip_in_training(run: Run, num_documents: int) -> str:
 
 
 def require_disjoint(run: Run) -> None:
-    """Refuse a report document that is a search document too, once all documents were read.
+    """Refuse a test document that is a search document too, once all documents were read.
 
     Raises:
         SettingError: there is one.
@@ -69,13 +73,13 @@ def require_disjoint(run: Run) -> None:
     for report in run.reported:
         if any(report.shares_documents_with(searched) for searched in run.searched):
             raise SettingError(
-                f"A report document from {report.source} is a search document too: name a text without "
-                f"repetitions, or another source for reports (text.report)."
+                f"A test document from {report.source} is a search document too: name a text without "
+                f"repetitions, or another source for tests (text.test)."
             )
 
 
-def _num_taken(stage: SearchStage | ReadjustStage, text: TextSettings) -> int:
-    num_documents, num_stop = stage.num_documents, stage.num_stop_documents
-    return (text.num_documents if num_documents is None else num_documents) + (
-        text.num_stop_documents if num_stop is None else num_stop
+def _num_taken(stage: SearchStage | ReadjustStage, text: TextSplit) -> int:
+    followed, others = stage.num_documents, stage.num_validation_documents
+    return (text.num_documents if followed is None else followed) + (
+        text.num_validation_documents if others is None else others
     )

@@ -1,14 +1,13 @@
 """What is wrong with a recipe: every mistake at once, each with its place, the rule, and what was meant."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ropewalk.errors import RopewalkError, shown
+from ropewalk.errors import RopewalkError
+from ropewalk.settings import in_words
 
 Path = tuple[str | int, ...]
 
@@ -44,48 +43,20 @@ class RecipeError(RopewalkError):
         super().__init__(" ".join(self.lines))
 
 
-def explain(error: ValidationError, root: type[BaseModel], values: Any) -> Iterator[tuple[Path, str]]:
+def explain(
+    error: ValidationError, root: type[BaseModel], values: Any, others: Iterable[str] = ()
+) -> Iterator[tuple[Path, str]]:
     """Every mistake that pydantic found: the path in the values, and a message in words.
 
     Args:
         root: the model that was validated.
         values: what it was validated from; pydantic's names for branches of a union are no part of it.
+        others: keys beside those of `root` that may stand there, to suggest them.
     """
     for entry in error.errors():
         path = _path_in(values, entry["loc"])
-        yield path, _message(entry, root, path)
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """` (do you mean 'budget'?)`, or nothing."""
-    close = get_close_matches(name, sorted(known), n=1)
-    return f" (do you mean {close[0]!r}?)" if close else ""
-
-
-def _message(entry: Any, root: type[BaseModel], path: Path) -> str:
-    kind, given = entry["type"], entry.get("input")
-    context = entry.get("ctx", {})
-    if kind == "extra_forbidden":
         known = {name for model in models_at(root, path[:-1], entry["loc"]) for name in model.model_fields}
-        near = suggest(str(path[-1]), known)
-        return f"there is no such key{near}" if near else f"there is no such key; there are {_list(known)}"
-    if kind == "missing":
-        return f"it is missing: give {entry['loc'][-1]!r}"
-    if kind == "union_tag_not_found":
-        return "it is missing: give 'kind'"
-    if kind == "union_tag_invalid":
-        tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
-        tag = str(context["tag"])
-        return f"there is no kind {shown(tag)}{suggest(tag, tags)}: there are {_list(tags)}"
-    said = str(entry["msg"]).removeprefix("Value error, ")
-    said = said[:1].lower() + said[1:]
-    if kind == "value_error":
-        return said
-    return f"it is {given!r:.60}, but {re.sub('^[a-z]+ should', 'it should', said)}"
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(filter(None, names)))
+        yield path, in_words(entry, known | (set(others) if len(path) == 1 else set()))
 
 
 def _path_in(values: Any, location: Sequence[str | int]) -> Path:

@@ -1,11 +1,9 @@
 """Whether a recipe's stages can follow one another: what each needs from those before it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
-from ropewalk.errors import RopewalkError, SettingError
-from ropewalk.recipe.mistakes import suggest
+from ropewalk.errors import RopewalkError
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import (
     EvaluateStage,
@@ -17,9 +15,10 @@ from ropewalk.recipe.stages import (
     SwapStage,
 )
 from ropewalk.recipe.yaml_document import Path
-from ropewalk.search.objective_terms import objective_maker
-from ropewalk.search.settings import SearchChoices, SearchSettings
-from ropewalk.search.strategies import strategy_class, strategy_settings
+from ropewalk.search.objectives import objective_maker
+from ropewalk.search.settings import SearchSettings
+from ropewalk.search.strategies import strategy_settings
+from ropewalk.settings import suggest
 from ropewalk.units import parse_length
 
 Found = Iterator[tuple[Path, str]]
@@ -97,31 +96,14 @@ def _follow(walk: _Walk, recipe: Recipe, stage: Stage, at: Path) -> Found:
             yield from _within(walk, stage.passkey, (*at, "passkey"), "measure")
 
 
-def _settings(recipe: Recipe, stage: Any, at: Path) -> Found:
-    """A stage's search settings beside the shared ones, as the search itself checks them."""
-    own = {name: getattr(stage, name) for name in SearchChoices.model_fields}
-    shared = recipe.search.said()
+def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: Path) -> Found:
+    """The strategy, its settings and the objective, as the search itself checks them."""
     try:
-        said = {name: shared[name] if own[name] is None else own[name] for name in own}
-        chosen = SearchSettings.choose(**said)
-        _check_strategy(chosen)
-        objective_maker(chosen.objective)
+        settings = SearchSettings.checked(recipe.search_values(stage))
+        strategy_settings(settings.strategy, settings.strategy_settings)
+        objective_maker(settings.objective)
     except RopewalkError as error:
         yield at, str(error)
-
-
-def _check_strategy(chosen: SearchSettings) -> None:
-    """The strategy's own settings, as far as they can be checked without a task."""
-    settings = strategy_class(chosen.strategy).Settings
-    known = [entry.name for entry in fields(settings)]
-    for key in chosen.strategy_settings:
-        if key not in known:
-            near = suggest(key, known)
-            raise SettingError(
-                f"the strategy {chosen.strategy} has no setting {key!r}{near}; it takes "
-                f"{', '.join(known) or 'none'}"
-            )
-    strategy_settings(chosen.strategy, chosen.strategy_settings)
 
 
 def _take(walk: _Walk, name: str | None, at: Path) -> Found:

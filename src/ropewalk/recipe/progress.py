@@ -7,8 +7,7 @@ from typing import Any
 from ropewalk.evaluate.passkey import OnAnswer
 from ropewalk.evaluate.records import OnRecord
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage, Stage
-from ropewalk.search.loop import Progress
-from ropewalk.search.settings import SearchSettings
+from ropewalk.search.outcome import SearchProgress
 
 TRAINING_COST = 4.0  # in forward passes: two with recomputed activations, and a backward pass
 
@@ -29,7 +28,7 @@ class Watch:
     """
 
     on_stage: Callable[[int, str, bool, float | None], None] = _nothing
-    on_trial: Callable[[Progress], None] = _nothing
+    on_trial: Callable[[SearchProgress], None] = _nothing
     on_step: Callable[[Any], None] = _nothing
     on_answer: OnAnswer = _nothing
     on_record: OnRecord = _nothing
@@ -86,4 +85,4 @@ def work(stage: Stage, doubling: float) -> float:
 
 
 def _evaluations(stage: SearchStage | ReadjustStage) -> int:
-    return SearchSettings.choose(**stage.said()).num_evaluations
+    return stage.settings.num_evaluations

@@ -7,16 +7,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError
-from ropewalk.recipe.mistakes import Mistake, RecipeError, explain, suggest
+from ropewalk.finetune.settings import FinetuneSettings
+from ropewalk.recipe.mistakes import Mistake, RecipeError, explain
 from ropewalk.recipe.order import order_mistakes
-from ropewalk.recipe.schema import Recipe, finetune_settings_class, finetune_values, mixture_settings_class
+from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.stages import FinetuneStage, ReadjustStage, SearchStage, Stage
 from ropewalk.recipe.yaml_document import Document, Path, read_document, with_changes
+from ropewalk.search.settings import SearchSettings
+from ropewalk.settings import Settings, suggest
 from ropewalk.store import read_bounded
 from ropewalk.units import parse_length
 
 FOLDER = FilePath(__file__).parents[1] / "recipes"
 LARGEST_BYTES = 2**20
 ANY_WINDOW = 4096  # where the model's is not known, to check settings that need some number of tokens
+# Kinds of stage with the keys of a settings class: the recipe's section, the class, and the stage's.
+SECTIONS: Mapping[str, tuple[str, type[Settings], type[Stage]]] = {
+    "search": ("search", SearchSettings, SearchStage),
+    "readjust": ("search", SearchSettings, ReadjustStage),
+    "finetune": ("finetune", FinetuneSettings, FinetuneStage),
+}
 
 
 def shipped_recipes() -> dict[str, FilePath]:
@@ -65,7 +75,7 @@ def load_recipe(name: str, changes: Sequence[str] = (), *, window: int | None = 
 
 def parse_recipe(document: Document, *, window: int | None = None) -> Recipe:
     """As `load_recipe`, of what was read."""
-    found = list(_trained_mistakes(document.values, window))
+    found = list(_settings_mistakes(document.values, window))
     recipe = None
     try:
         recipe = Recipe.model_validate(document.values)
@@ -91,36 +101,48 @@ def _by_line(mistake: Mistake) -> tuple[int, str]:
     return (int(number), "") if word == "line" and number.isdigit() else (10**9, mistake.place)
 
 
-def _trained_mistakes(values: Mapping[str, Any], window: int | None) -> Iterator[tuple[Path, str]]:
-    """What is wrong with settings that belong to rooms which only a training recipe needs."""
-    stages, shared = values.get("stages"), values.get("finetune")
-    trains = False
+def _settings_mistakes(recipe: Mapping[str, Any], window: int | None) -> Iterator[tuple[Path, str]]:
+    """What is wrong with the settings of stages, each together with those of its section."""
+    stages = recipe.get("stages")
+    is_trained = False
     for index, stage in enumerate(stages if isinstance(stages, list) else []):
-        if isinstance(stage, dict) and stage.get("kind") == "finetune":
-            trains = True
-            for key, message in _finetune_mistakes(stage, shared if isinstance(shared, dict) else {}, window):
-                in_stage = not key or key[0] in stage or key[0] not in (shared or {})
-                yield (("stages", index, *key) if in_stage else ("finetune", *key)), message
-    data = values.get("data")
-    if trains and not data:
+        kind = stage.get("kind") if isinstance(stage, dict) else None
+        if not isinstance(kind, str) or kind not in SECTIONS:
+            continue
+        is_trained |= kind == "finetune"
+        section, settings, own = SECTIONS[kind]
+        shared = recipe.get(section)
+        for key, message in _mistakes_beside(
+            stage, shared if isinstance(shared, dict) else {}, settings, own, window
+        ):
+            in_stage = not key or key[0] in stage or key[0] not in (shared or {})
+            yield (("stages", index, *key) if in_stage else (section, *key)), message
+    if is_trained and not recipe.get("data"):
         yield ("data",), "there is a finetune stage, but no text to train on: give `data:` with `sources:`"
-    elif isinstance(data, dict):
-        settings = mixture_settings_class()
-        try:
-            settings.model_validate(data)
-        except ValidationError as error:
-            yield from ((("data", *path), message) for path, message in explain(error, settings, data))
 
 
-def _finetune_mistakes(
-    stage: Mapping[str, Any], shared: Mapping[str, Any], window: int | None
+def _mistakes_beside(
+    stage: Mapping[str, Any],
+    shared: Mapping[str, Any],
+    settings: type[Settings],
+    own: type[Stage],
+    window: int | None,
 ) -> Iterator[tuple[Path, str]]:
-    settings = finetune_settings_class()
-    merged = finetune_values(stage, shared)
+    """The mistakes of a stage's settings.
+
+    Args:
+        settings: their class.
+        own: the stage's class, whose other keys are no settings.
+    """
+    others = set(own.model_fields) - set(settings.model_fields)
+    merged = {**shared, **{key: value for key, value in stage.items() if key not in others}}
     try:
-        merged["length"] = parse_length(str(merged.get("length")), window or ANY_WINDOW)
+        if "length" in settings.model_fields:
+            merged["length"] = parse_length(str(merged.get("length")), window or ANY_WINDOW)
         settings.model_validate(merged)
     except ValidationError as error:
-        yield from explain(error, settings, merged)
+        yield from explain(error, settings, merged, others)
     except RopewalkError:
-        pass  # the length's own mistake is found by the stage
+        pass  # the stage finds a mistake in the length by itself
+    if merged.get("base", "native") != "native":
+        yield ("base",), "a recipe always replaces the scaling that the model has: leave it out"

@@ -19,7 +19,7 @@ from ropewalk.errors import SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.recipe.acceptance import Verdict, judge
-from ropewalk.recipe.document_split import part_text, require_disjoint
+from ropewalk.recipe.document_split import divide_text, require_disjoint
 from ropewalk.recipe.processes import follow, is_first_process, take_own_device
 from ropewalk.recipe.progress import Clock, Watch
 from ropewalk.recipe.run_folder import PipelineFolder
@@ -122,7 +122,7 @@ def _begin(
         continue_with=None if continue_with is None else Path(continue_with),
         cut_damaged=cut_damaged,
     )
-    part_text(run)
+    divide_text(run)
     return run
 
 

@@ -1,15 +1,15 @@
-"""Recipe: the rooms' settings composed, and the stages that use them."""
+"""Recipe: the settings of every package, and the stages that use them."""
 
-from collections.abc import Mapping
-from importlib import import_module
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
+from ropewalk.finetune.data.mixture import MixtureSettings
+from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.models.settings import ModelSettings
 from ropewalk.recipe.stages import AnyStage, FinetuneStage, Length, ReadjustStage, SearchStage, Stage
-from ropewalk.search.settings import SearchChoices
-from ropewalk.text.splits import TextSettings
+from ropewalk.search.settings import SearchSettings
+from ropewalk.text.settings import TextSplit
 from ropewalk.units import parse_length
 
 
@@ -18,40 +18,42 @@ class _Strict(BaseModel):
 
 
 class PasskeyLimit(_Strict):
-    """At least this share of passkeys at a length, at the interval's lower end."""
+    """At least this share of passkeys at a length, at the lower end of the interval."""
 
-    length: Length
-    at_least: float = Field(gt=0, le=1)
+    length: Length = Field(description="Tokens of a prompt.")
+    at_least: float = Field(gt=0, le=1, description="Share of passkeys found.")
 
 
 class Accept(_Strict):
-    """What the result must hold, each judged on its interval's bad end.
+    """The limits of the result, each compared with the worse end of its interval."""
 
-    Attributes:
-        short_nll_rise: nats a token that inputs of the original window may lose against the base model.
-        passkey: what must be found.
-    """
-
-    short_nll_rise: float | None = None
-    passkey: tuple[PasskeyLimit, ...] = ()
+    short_nll_rise: float | None = Field(
+        default=None,
+        description="NLL increase on inputs of the trained window against the base model, nats per token, "
+        "at most.",
+    )
+    passkey: tuple[PasskeyLimit, ...] = Field(default=(), description="Limits, each as below.")
 
 
 class Recipe(_Strict):
-    """Everything that `ropewalk extend` needs.
+    """Everything that `ropewalk extend` needs."""
 
-    Attributes:
-        search: what all searches share; a stage may say otherwise.
-        finetune: what all trainings share, as the fields of `FinetuneSettings`.
-        data: what trainings read, as the fields of `MixtureSettings`.
-    """
-
-    model: ModelSettings
-    text: TextSettings = TextSettings()
-    search: SearchChoices = SearchChoices()
-    finetune: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] | None = None
-    stages: Annotated[tuple[AnyStage, ...], Field(min_length=1)]
-    accept: Accept = Accept()
+    model: ModelSettings = Field(description="Which model, and how it is loaded.")
+    text: TextSplit = Field(default=TextSplit(), description="Search, validation and test documents.")
+    search: SearchSettings = Field(
+        default=SearchSettings(), description="What all searches and readjustments share; a stage may differ."
+    )
+    finetune: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What all trainings share: [its keys](fine-tuning.md#finetune); a stage may differ.",
+    )
+    data: MixtureSettings | None = Field(
+        default=None,
+        description="What trainings read: [its keys](fine-tuning.md#data); must be given with a `finetune` "
+        "stage.",
+    )
+    stages: Annotated[tuple[AnyStage, ...], Field(min_length=1)] = Field(description="At least one.")
+    accept: Accept = Field(default=Accept(), description="Limits of the result.")
 
     def resolved(self, window: int) -> "Recipe":
         """The same with every length in tokens, and in every stage what it takes from the sections above."""
@@ -67,13 +69,18 @@ class Recipe(_Strict):
         """JSON values of what decides how things are made; `accept` only judges them."""
         return self.model_dump(mode="json", exclude={"accept"})
 
-    def finetune_settings(self, stage: FinetuneStage) -> Any:
-        """The `FinetuneSettings` of a resolved stage."""
-        return finetune_settings_class().model_validate(finetune_values(stage.model_dump(), self.finetune))
+    def finetune_settings(self, stage: FinetuneStage) -> FinetuneSettings:
+        """The settings of a resolved stage: those of the stage replace the shared ones."""
+        return FinetuneSettings.model_validate({**self.finetune, **stage.setting_values})
 
-    def mixture_settings(self) -> Any:
-        """The `MixtureSettings` of what is trained on."""
-        return mixture_settings_class().model_validate(self.data or {})
+    def search_values(self, stage: SearchStage | ReadjustStage) -> dict[str, Any]:
+        """The given settings of a stage's search: those of the stage replace the shared ones."""
+        return {**self.search.given(), **stage.setting_values}
+
+    @field_serializer("search")
+    def _given(self, search: SearchSettings) -> dict[str, Any]:
+        """Only what is given: defaults follow from it, also beside a stage's own keys."""
+        return search.given()
 
     def _resolve(self, stage: Stage, window: int) -> Stage:
         changes: dict[str, Any] = {"name": stage.title}
@@ -84,29 +91,13 @@ class Recipe(_Strict):
             elif value is not None:
                 changes[field] = _tokens(value, window)
         if isinstance(stage, (SearchStage, ReadjustStage)):
-            shared = {**self.search.said(), **self.text.model_dump()}
+            changes |= self.search_values(stage)
             # How many documents a readjustment follows depends on their length, unless the stage says it.
             counts = () if isinstance(stage, ReadjustStage) else ("num_documents",)
-            for field in (*SearchChoices.model_fields, *counts, "num_stop_documents"):
+            for field in (*counts, "num_validation_documents"):
                 if getattr(stage, field) is None:
-                    changes[field] = shared[field]
-        return stage.model_copy(update=changes)
-
-
-def finetune_settings_class() -> Any:
-    """`FinetuneSettings`, imported when a recipe trains."""
-    return import_module("ropewalk.finetune.settings").FinetuneSettings
-
-
-def mixture_settings_class() -> Any:
-    """`MixtureSettings`, imported when a recipe trains."""
-    return import_module("ropewalk.finetune.data.mixture").MixtureSettings
-
-
-def finetune_values(stage: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
-    """What `FinetuneSettings` are made from: the shared ones, and over them the stage's."""
-    own = {key: value for key, value in stage.items() if key not in ("kind", "name", "factors")}
-    return {**shared, **own}
+                    changes[field] = getattr(self.text, field)
+        return type(stage).model_validate({**stage.model_dump(), **changes})
 
 
 def _tokens(length: int | str, window: int) -> int:

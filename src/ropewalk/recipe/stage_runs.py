@@ -8,7 +8,6 @@ that result, whether this or an earlier process made it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, found_by
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
+from ropewalk.finetune.train import finetune
 from ropewalk.models.model import Model, describe_model
 from ropewalk.models.training_checkpoint import require_pinned, save_pinned
 from ropewalk.recipe.progress import Watch
@@ -34,8 +35,10 @@ from ropewalk.recipe.stages import (
 )
 from ropewalk.recipe.state import Models, State
 from ropewalk.report.comparison import base_label, measure_sliding_window, untouched
+from ropewalk.search.plan import require_disjoint
 from ropewalk.search.readjust import readjust
-from ropewalk.search.search import require_disjoint, search_factors
+from ropewalk.search.search import search_factors
+from ropewalk.text.splits import read_search_documents, read_test_documents
 from ropewalk.text.tokens import DocumentSet
 
 EXTENDED = "extended"
@@ -72,7 +75,7 @@ class Run:
         run_id: for records.
         continue_with: a checkpoint for the external stage that the run waits at; used once.
         cut_damaged: whether a stage's journal is cut where it is damaged.
-        border: where the text is split (see `TextSettings.border`).
+        boundary: where the text is divided (see `text.splits`).
         training_text: settings of the text for training; None without training.
         searched, reported: the documents of all stages, once they were read.
     """
@@ -87,8 +90,8 @@ class Run:
     run_id: str
     continue_with: Path | None = None
     cut_damaged: bool = False
-    border: int | None = None
-    training_text: Any = None
+    boundary: int | None = None
+    training_text: MixtureSettings | None = None
     searched: list[DocumentSet] = field(default_factory=list)
     reported: list[DocumentSet] = field(default_factory=list)
 
@@ -97,9 +100,10 @@ class Run:
 
 
 def _search_documents(run: Run, stage: SearchStage) -> tuple[DocumentSet, DocumentSet | None]:
-    return run.recipe.text.for_search(
-        run.tokenizer, int(stage.length), stage.num_documents, stage.num_stop_documents, border=run.border
-    )
+    return read_search_documents(
+        run.recipe.text, run.tokenizer, int(stage.length), num_documents=stage.num_documents,
+        num_validation=stage.num_validation_documents, boundary=run.boundary,
+    )  # fmt: skip
 
 
 def _search_texts(run: Run, stage: SearchStage) -> Made:
@@ -115,7 +119,8 @@ def _check_sets(
     """Tells how many documents are missing, and refuses a document that is in both sets."""
     text = run.recipe.text
     requested = text.num_documents if stage.num_documents is None else stage.num_documents
-    num_validation = text.num_stop_documents if stage.num_stop_documents is None else stage.num_stop_documents
+    others = stage.num_validation_documents
+    num_validation = text.num_validation_documents if others is None else others
     if stop is not None:
         require_disjoint(search, stop, length)
     if len(search.documents) < requested:
@@ -134,9 +139,10 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
     """Searches on the current model; on a trained one relative to the factors it was trained with."""
     documents, stop = _search_documents(run, stage)
     found = search_factors(
-        run.models.current(run.state), documents, target_length=int(stage.length), stop_documents=stop,
+        run.models.current(run.state), documents, target_length=int(stage.length),
+        settings=stage.settings, validation_documents=stop,
         journal=folder.journal(cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
-        own=run.state.tuned_with, base="native", **stage.said(),
+        base_factors=run.state.tuned_with,
     )  # fmt: skip
     if found.closed_form is not None:
         run.watch.say(f"The factors are those of a closed-form scheme, {found.about_choice}.")
@@ -151,9 +157,10 @@ def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -
 
 
 def _short_texts(run: Run, stage: ReadjustStage, length: int) -> tuple[DocumentSet, DocumentSet | None]:
-    return run.recipe.text.for_search(
-        run.tokenizer, length, stage.num_documents, stage.num_stop_documents,
-        num_tokens=READJUST_TOKENS if stage.num_documents is None else 0, border=run.border,
+    return read_search_documents(
+        run.recipe.text, run.tokenizer, length, num_documents=stage.num_documents,
+        num_validation=stage.num_validation_documents,
+        num_tokens=READJUST_TOKENS if stage.num_documents is None else 0, boundary=run.boundary,
     )  # fmt: skip
 
 
@@ -171,10 +178,11 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
     for length in map(int, stage.lengths):
         documents, stop = _short_texts(run, stage, length)
         result = readjust(
-            run.models.current(run.state), documents, length=length, longer=run.state.current,
-            tuned_with=run.state.tuned_with, ceiling=stage.ceiling, stop_documents=stop,
+            run.models.current(run.state), documents, length=length,
+            long_factors=run.state.current, trained_factors=run.state.tuned_with, ceiling=stage.ceiling,
+            settings=stage.settings, validation_documents=stop,
             journal=folder.journal(length, cut_damaged=run.cut_damaged),
-            on_trial=run.watch.on_trial, **stage.said(),
+            on_trial=run.watch.on_trial,
         )  # fmt: skip
         if not result.is_better:
             run.watch.say(
@@ -184,7 +192,7 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
         folder.write(folder.factors_path(length), result.factors.to_json())
         outputs.append(folder.factors_path(length))
         readjusted[str(length)] = {
-            "value": result.value, "longer_value": result.longer_value, "is_better": result.is_better,
+            "value": result.value, "longer_value": result.long_value, "is_better": result.is_better,
         }  # fmt: skip
     return {"outputs": outputs, "readjusted": readjusted}
 
@@ -198,10 +206,14 @@ def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made)
 
 def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
     """The settings of the text; the training itself compares the text that it reads."""
-    settings = run.training_text
-    import_module("ropewalk.finetune.data.mixture").Mixture(settings, run.tokenizer, int(stage.length))
-    values: Made = settings.model_dump(mode="json")
-    return values
+    settings = _training_text(run)
+    Mixture(settings, run.tokenizer, int(stage.length))
+    return settings.model_dump(mode="json")
+
+
+def _training_text(run: Run) -> MixtureSettings:
+    assert run.training_text is not None, "a checked recipe with a training has data"
+    return run.training_text
 
 
 def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
@@ -209,10 +221,7 @@ def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
     settings = run.recipe.finetune_settings(stage)
     # Half precision loses small steps; a setting of the stage says which precision computes.
     loaded = run.models.current(run.state, dtype="float32")
-    stream = import_module("ropewalk.finetune.data.mixture").Mixture(
-        run.training_text, run.tokenizer, int(stage.length)
-    )
-    finetune = import_module("ropewalk.finetune.train").finetune
+    stream = Mixture(_training_text(run), run.tokenizer, int(stage.length))
     try:
         finetune(
             loaded, run.state.named(stage.factors), stream, settings, folder.training_path,
@@ -289,7 +298,9 @@ def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
     lengths = report_lengths(run, stage)
     if not lengths:
         return None
-    return run.recipe.text.for_report(run.tokenizer, max(lengths), stage.num_documents, border=run.border)
+    return read_test_documents(
+        run.recipe.text, run.tokenizer, max(lengths), num_documents=stage.num_documents, boundary=run.boundary
+    )
 
 
 def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:

@@ -1,12 +1,12 @@
-"""Stages as data: what a recipe may ask for, in the order that it asks.
+"""Stages as data: what a recipe does, in its order.
 
-    search      factors for a length, on the model as it then is: on a tuned one relative to what it was
-                tuned with (LongRoPE's second search)
-    finetune    train with factors pinned
-    swap        take factors that an earlier search found
+    search      factors for a length, on the current model: on a trained one relative to the factors that it
+                was trained with (LongRoPE's second search)
+    finetune    train with pinned factors
+    swap        take the factors of an earlier search
     readjust    factors for short lengths
-    evaluate    perplexity, passkeys and what short inputs lost
-    external    write a checkpoint for another trainer, stop, and go on with what that made of it
+    evaluate    perplexity, passkeys and the NLL increase on short inputs
+    external    write a checkpoint for another trainer, stop, and continue with the trained one
 
 Lengths are written as tokens (32768), in units of 1024 (32k), or of the model's window (8x).
 """
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ropewalk.errors import SettingError, shown
 from ropewalk.search.readjust import CEILING
-from ropewalk.search.settings import SearchChoices
+from ropewalk.search.settings import SearchSettings
 from ropewalk.units import LARGEST_SEED, MOST, parse_length
 
 
@@ -43,17 +43,16 @@ Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Stage(BaseModel):
-    """What every stage has.
-
-    Attributes:
-        name: of its folder, and for `factors:` and `--set stages.NAME.key`; where it is left out, the
-            folder's is made from what the stage does.
-    """
+    """What every stage has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Any
-    name: Name | None = None
+    name: Name | None = Field(
+        default=None,
+        description="Of its folder, and for `factors` and `--set`: small letters, digits, `.`, `_`, `-`. By "
+        "default what the stage does (`search-8x`).",
+    )
 
     @property
     def title(self) -> str:
@@ -66,96 +65,122 @@ class Stage(BaseModel):
         return ()
 
 
-class SearchStage(Stage, SearchChoices):
-    """A search; what is not said here is taken from the recipe's `search:` and `text:`."""
+class _WithSettings(Stage):
+    """A stage that has the keys of a settings class too; they replace those of the section."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @property
+    def setting_values(self) -> dict[str, Any]:
+        """The keys of the settings class, as given."""
+        return dict(self.model_extra or {})
+
+
+class _SearchingStage(_WithSettings):
+    num_documents: int | None = Field(default=None, ge=1, le=MOST, description="As in `text`.")
+    num_validation_documents: int | None = Field(default=None, ge=0, le=MOST, description="As in `text`.")
+
+    @property
+    def settings(self) -> SearchSettings:
+        """How it searches; of a resolved stage, with the values of the recipe's section.
+
+        A recipe always replaces the scaling that the model has, since its searches are composed by
+        themselves.
+        """
+        return SearchSettings.checked({**self.setting_values, "base": "native"})
+
+
+class SearchStage(_SearchingStage):
+    """A search."""
 
     kind: Literal["search"]
-    length: Length
-    num_documents: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    num_stop_documents: Annotated[int, Field(ge=0, le=MOST)] | None = None
+    length: Length = Field(description="The target length.")
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
         return (self.length,)
 
 
-class ReadjustStage(Stage, SearchChoices):
-    """Searches at short lengths.
-
-    Attributes:
-        ceiling: as in `readjust.readjust`.
-        num_documents: by default as `text` says, and more of them at short lengths: a few short documents
-            hold too little text to be followed.
-    """
+class ReadjustStage(_SearchingStage):
+    """Searches at short lengths."""
 
     kind: Literal["readjust"]
-    lengths: Lengths = Field(min_length=1)
-    ceiling: float = Field(default=CEILING, gt=0, le=1)
-    num_documents: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    num_stop_documents: Annotated[int, Field(ge=0, le=MOST)] | None = None
+    lengths: Lengths = Field(min_length=1, description="Below what the current factors reach.")
+    ceiling: float = Field(
+        default=CEILING,
+        gt=0,
+        le=1,
+        description="The largest factor, as a share of the ratio that the model was extended by.",
+    )
+    num_documents: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST,
+        description="As in `text`, times what search documents need to have 16384 tokens: a few short "
+        "documents have too little text.",
+    )
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
         return self.lengths
 
 
-class FinetuneStage(Stage):
-    """Training; further keys are those of `FinetuneSettings`, beside the recipe's `finetune:`.
-
-    Attributes:
-        factors: the search whose factors are pinned; by default the current ones.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
+class FinetuneStage(_WithSettings):
+    """Training."""
 
     kind: Literal["finetune"]
-    length: Length
-    num_steps: int
-    factors: Name | None = None
+    length: Length = Field(description="Tokens in a segment.")
+    num_steps: int = Field(description="Optimizer steps.")
+    factors: Name | None = Field(
+        default=None, description="The search whose factors are pinned; by default the current factors."
+    )
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
         return (self.length,)
+
+    @property
+    def setting_values(self) -> dict[str, Any]:
+        return {**super().setting_values, "length": self.length, "num_steps": self.num_steps}
 
 
 class SwapStage(Stage):
     """Take an earlier search's factors as the current ones; the model stays as it is."""
 
     kind: Literal["swap"]
-    factors: Name
+    factors: Name = Field(description="An earlier search.")
 
 
 class ExternalStage(Stage):
-    """Training elsewhere: the start checkpoint with the factors pinned in its configuration.
-
-    Attributes:
-        note: what to do with it, said where the run stops.
-    """
+    """Training elsewhere: the start checkpoint with the factors pinned in its configuration."""
 
     kind: Literal["external"]
-    factors: Name | None = None
-    note: str = ""
+    factors: Name | None = Field(
+        default=None, description="The search whose factors are pinned; by default the current factors."
+    )
+    note: str = Field(default="", description="What to do with it, shown where the run stops.")
 
 
 class EvaluateStage(Stage):
-    """Measurements of the model as it then is, on text that no search saw.
-
-    Attributes:
-        perplexity: lengths; each reads the same documents.
-        passkey: lengths, with `num_trials` prompts each.
-        num_documents: as `text.num_report_documents`.
-        short_rise: whether to measure what inputs of the original window lost against the base model.
-        sliding_window: whether to measure the base model's window, slid over the text, beside it.
-    """
+    """Measurements of the current model, on text that no search read."""
 
     kind: Literal["evaluate"]
-    perplexity: Lengths = ()
-    passkey: Lengths = ()
-    num_trials: int = Field(default=20, ge=1, le=MOST)
-    num_documents: Annotated[int, Field(ge=1, le=MOST)] | None = None
-    short_rise: bool = True
-    sliding_window: bool = False
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    perplexity: Lengths = Field(default=(), description="Lengths; all read the same documents.")
+    passkey: Lengths = Field(default=(), description="Lengths.")
+    num_trials: int = Field(default=20, ge=1, le=MOST, description="Passkey prompts at each length.")
+    num_documents: int | None = Field(
+        default=None, ge=1, le=MOST, description="As `text.num_test_documents`."
+    )
+    short_rise: bool = Field(
+        default=True,
+        description="Measure the NLL increase on inputs of the trained window against the base model.",
+    )
+    sliding_window: bool = Field(
+        default=False,
+        description="Measure the base model's window, slid over the same text (stride: a quarter of it, at "
+        "most 64).",
+    )
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of the passkeys.")
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:

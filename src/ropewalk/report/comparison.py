@@ -9,13 +9,14 @@ from typing import Any
 
 from ropewalk.evaluate.intervals import Difference
 from ropewalk.evaluate.perplexity import measure_perplexity
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, Role
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.report.figures import SEARCHED, Curve
 from ropewalk.rope.schemes import CLOSED_FORMS, parse_scheme, scheme_factors
+from ropewalk.text.splits import Role
 from ropewalk.text.tokens import DocumentSet
 
 UNTOUCHED = "untouched"

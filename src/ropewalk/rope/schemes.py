@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
-from ropewalk.plugins import load_outside, unknown_name
+from ropewalk.plugins import load_named, unknown_name
 from ropewalk.rope.attention_factor import yarn_attention_factor
 
 Vector = NDArray[np.float64]
@@ -115,7 +115,7 @@ def _known_parameters(name: str) -> list[str]:
 
 def _own_parameters(name: str) -> list[str]:
     """What a scheme from outside takes besides geometry and ratio."""
-    function = load_outside(name, "scheme")
+    function = load_named(name, "scheme")
     if not callable(function):
         raise SettingError(
             f"The scheme {name} is {function!r}, but must be a function from (geometry, extension_ratio) to "
@@ -129,7 +129,7 @@ def _own_parameters(name: str) -> list[str]:
 
 def _outside_scheme(name: str) -> "_Scheme":
     """A scheme from outside like one of ours; whatever goes wrong in it is said in one line."""
-    function = load_outside(name, "scheme")
+    function = load_named(name, "scheme")
 
     def rescale(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
         try:

@@ -1,4 +1,4 @@
-"""A query to what is known of it, document by document."""
+"""Evaluator: a query to its value, document by document."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from ropewalk.search.trial import Parts, Query, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A query's outcome; attributes as in `Trial`."""
+class Evaluation:
+    """The outcome of a query; attributes as in `Trial`."""
 
     value: float | None = None
     failure: str | None = None
@@ -19,14 +19,14 @@ class Measured:
     gradient: tuple[float, ...] | None = None
 
 
-class Measurer:
-    """Reads the documents that a query names, until all are read or one fails."""
+class Evaluator:
+    """Reads the documents of a query, until all are read or one fails."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
-    def could_be(self, trial: Trial) -> bool:
-        """Whether a trial from a journal has what a measurement of its documents gives."""
+    def could_have_made(self, trial: Trial) -> bool:
+        """Whether a recorded trial has the values that an evaluation of its documents has."""
         objective, read = self.objective, trial.documents
         if read is not None and not set(read) <= set(range(objective.num_documents)):
             return False
@@ -38,17 +38,17 @@ class Measurer:
         names = {term.name for term in objective.terms}
         return set(trial.parts) == names and all(len(nats) == num_read for nats in trial.parts.values())
 
-    def measure(self, query: Query) -> Measured:
-        """One outcome; running out of memory is one, any other error passes through."""
+    def evaluate(self, query: Query) -> Evaluation:
+        """Running out of memory is an outcome; any other error is raised."""
         try:
-            return self._differentiate(query) if query.gradient else self._evaluate(query)
+            return self._gradient(query) if query.gradient else self._value(query)
         except (RuntimeError, MemoryError) as error:
             failure = out_of_memory(error)
             if failure is None:
                 raise
             return self._failed(query, failure)
 
-    def _evaluate(self, query: Query) -> Measured:
+    def _value(self, query: Query) -> Evaluation:
         parts: dict[str, list[float]] = {term.name: [] for term in self.objective.terms}
         for position, document in enumerate(self._documents(query), start=1):
             nats = self.objective.measure(query.candidate, document)
@@ -56,9 +56,9 @@ class Measurer:
                 return self._failed(query, TrialFailure(f"the value is {sum(nats)}"), position)
             for term, found in zip(self.objective.terms, nats, strict=True):
                 parts[term.name].append(found)
-        return self._finished(query, _whole(parts), gradient=None)
+        return self._finished(query, _as_tuples(parts), gradient=None)
 
-    def _differentiate(self, query: Query) -> Measured:
+    def _gradient(self, query: Query) -> Evaluation:
         parts: dict[str, list[float]] = {term.name: [] for term in self.objective.terms}
         gradients: list[Gradient] = []
         documents = self._documents(query)
@@ -70,24 +70,24 @@ class Measurer:
         total = tuple(map(float, self.objective.gradient(gradients, documents)))
         if not all(map(math.isfinite, total)):
             return self._failed(query, TrialFailure("the gradient is not finite"))
-        return self._finished(query, _whole(parts), gradient=total)
+        return self._finished(query, _as_tuples(parts), gradient=total)
 
-    def _finished(self, query: Query, parts: Parts, gradient: tuple[float, ...] | None) -> Measured:
+    def _finished(self, query: Query, parts: Parts, gradient: tuple[float, ...] | None) -> Evaluation:
         value = self.objective.value(parts, query.documents)
         if not math.isfinite(value):
             return self._failed(query, TrialFailure(f"the value is {value}"))
         cost = self.objective.cost_of(query.documents, gradient=query.gradient)
-        return Measured(value=value, cost=cost, documents=query.documents, parts=parts, gradient=gradient)
+        return Evaluation(value=value, cost=cost, documents=query.documents, parts=parts, gradient=gradient)
 
-    def _failed(self, query: Query, failure: TrialFailure, num_read: int | None = None) -> Measured:
-        """What fails is charged for what was read of it; where that is unknown, for everything."""
+    def _failed(self, query: Query, failure: TrialFailure, num_read: int | None = None) -> Evaluation:
+        """A failure costs the documents that were read; all of them where their number is unknown."""
         read = self._documents(query)[:num_read]
         cost = self.objective.cost_of(read, gradient=query.gradient)
-        return Measured(failure=failure.reason, cost=cost, documents=query.documents)
+        return Evaluation(failure=failure.reason, cost=cost, documents=query.documents)
 
     def _documents(self, query: Query) -> tuple[int, ...]:
         return tuple(range(self.objective.num_documents)) if query.documents is None else query.documents
 
 
-def _whole(parts: dict[str, list[float]]) -> Parts:
+def _as_tuples(parts: dict[str, list[float]]) -> Parts:
     return {name: tuple(nats) for name, nats in parts.items()}

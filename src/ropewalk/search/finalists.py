@@ -46,14 +46,14 @@ class ClosedForm:
 
 
 def closed_form_candidates(
-    space: SearchSpace, chosen: SearchSettings, own: RescaleFactors | None = None
+    space: SearchSpace, settings: SearchSettings, own: RescaleFactors | None = None
 ) -> tuple[ClosedForm, ...]:
     """Every closed-form scheme as a candidate that may be written; those that coincide come once.
 
     Args:
         own: the scaling in the model's configuration, where the search replaces it.
     """
-    held = _attention_factor(space, chosen)
+    held = _attention_factor(space, settings)
     schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in CLOSED_FORMS}
     forms = [_held_to(held, label, _as_candidate(factors)) for label, factors in schemes.items()]
     if own is not None and not own.per_layer:
@@ -65,14 +65,14 @@ def closed_form_candidates(
     return tuple(first.values())
 
 
-def _attention_factor(space: SearchSpace, chosen: SearchSettings) -> float | None:
+def _attention_factor(space: SearchSpace, settings: SearchSettings) -> float | None:
     """The attention factor that a finalist must have; None where a scheme may keep its own.
 
     It must have the one that the search holds, because the engine computes it, the caller chose it, or the
     long factors have it (readjustment). Where it is searched, and where the reference strategies leave it
     alone as the paper does, the engine reads any.
     """
-    if space.searches_attention or (chosen.leaves_attention_alone and space.longer is None):
+    if space.searches_attention or (settings.keeps_attention and space.long_factors is None):
         return None
     return space.attention_factors[0]
 

@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ropewalk.errors import RunFolderError
+from ropewalk.search.settings import as_text
 from ropewalk.search.trial import Trial
 from ropewalk.store import (
     ChecksummedLines,
@@ -188,7 +190,7 @@ class Journal:
                 first, self.path, RunFolderError, formats=(FORMAT,), versions=VERSIONS, remedy=remedy
             )
             self._lines = ChecksummedLines(first["version"])
-            header = _without_racing(self._lines.read(line))
+            header = _as_written_now(self._lines.read(line))
         except DamagedLine:
             header = {}
         is_whole = all(isinstance(header.get(name), dict) for name in ("identity", "environment"))
@@ -205,7 +207,7 @@ class Journal:
         for number, line in enumerate(lines[1:], start=2):
             before = self._lines.copy()
             try:
-                self._read_line(_without_racing(self._lines.read(line)), (num_bytes, before))
+                self._read_line(_as_written_now(self._lines.read(line)), (num_bytes, before))
             except ValueError:  # DamagedLine, or a trial that breaks a rule
                 if not self.cut_damaged:
                     raise self._damaged(number, len(lines)) from None
@@ -235,16 +237,26 @@ class Journal:
         )
 
 
-def _without_racing(line: JsonObject) -> JsonObject:
-    """A line without what searches wrote that could drop a candidate early (racing).
+def _as_written_now(line: JsonObject) -> JsonObject:
+    """A line of an older journal as it is written now.
 
-    Their first line has the racing error, and a dropped trial an estimate of its value. A search without a
-    dropped trial is resumed as any other; one with a dropped trial is refused at that trial.
+    Searches that could drop a candidate early (racing) wrote an error rate into the first line, and for a
+    dropped trial an estimate of its value. A search without a dropped trial is resumed as any other; one with
+    a dropped trial is refused at that trial. The attention factor was written as it was typed (1, 1.0).
     """
     line.pop("estimate", None)
-    if isinstance(line.get("identity"), dict):
-        line["identity"].pop("racing", None)
+    if isinstance(identity := line.get("identity"), dict):
+        identity.pop("racing", None)
+        if "attention_factor" in identity:
+            identity["attention_factor"] = _one_spelling(identity["attention_factor"])
     return line
+
+
+def _one_spelling(attention_factor: Any) -> Any:
+    try:
+        return as_text(float(attention_factor))
+    except (TypeError, ValueError):
+        return attention_factor  # longrope or search
 
 
 def read_trials(path: Path) -> list[Trial]:

@@ -44,7 +44,7 @@ def make_space(
         knots = spline_knots(space.geometry, num_knots or default_num_knots(space.geometry))
         return replace(space, knots=knots, step=FINE_STEP, monotone=monotone)
     if name == "longrope2":
-        if space.longer is not None:
+        if space.long_factors is not None:
             raise SettingError(
                 "The space longrope2 begins at lambda s, which bounds nothing at short lengths: readjust in "
                 "`spline` or `full`."

@@ -5,7 +5,7 @@ An objective is a few terms, each a weight and, for every search document, windo
     ln value = sum over terms of  weight * (nats of the documents that were read) / (their scored tokens)
 
 so that a value of one term of weight 1 is a perplexity, documents can be read one at a time and added up
-later, and two candidates are compared on the same tokens. Terms: `search.objective_terms`.
+later, and two candidates are compared on the same tokens. Terms: `search.objectives`.
 """
 
 import gc

@@ -9,7 +9,7 @@ import torch
 from ropewalk import __version__
 from ropewalk.factors.rescale_factors import Provenance
 from ropewalk.models.model import Model
-from ropewalk.search.loop import SearchOutcome
+from ropewalk.search.outcome import SearchOutcome
 from ropewalk.search.trial import Trial
 from ropewalk.store import hash_json, without_places
 from ropewalk.text.tokens import DocumentSet
@@ -18,7 +18,9 @@ from ropewalk.text.tokens import DocumentSet
 PACKAGES = ("torch", "transformers", "numpy")
 
 
-def identify(loaded: Model, documents: DocumentSet, stop_documents: DocumentSet | None) -> dict[str, Any]:
+def identify(
+    loaded: Model, documents: DocumentSet, validation_documents: DocumentSet | None
+) -> dict[str, Any]:
     """The model and the texts of a search; a resumed search must have the same."""
     return {
         "model": {
@@ -30,7 +32,7 @@ def identify(loaded: Model, documents: DocumentSet, stop_documents: DocumentSet 
             "where": dict(loaded.where),
         },
         "text": _identify_text(documents),
-        "stop_text": None if stop_documents is None else _identify_text(stop_documents),
+        "stop_text": None if validation_documents is None else _identify_text(validation_documents),
     }
 
 

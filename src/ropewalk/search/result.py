@@ -7,10 +7,10 @@ from typing import Any
 
 from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
 from ropewalk.search.finalists import Finalist
-from ropewalk.search.loop import OF_THE_SEARCH, SearchOutcome
 from ropewalk.search.objective import Objective
+from ropewalk.search.outcome import SearchOutcome
 from ropewalk.search.provenance import provenance_of
-from ropewalk.search.trial import Trial
+from ropewalk.search.trial import OF_THE_SEARCH, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,9 @@ class SearchResult:
         return self.outcome.best.value
 
     @property
-    def stop_value(self) -> float | None:
+    def validation_value(self) -> float | None:
         """Of the best searched candidate on the stop set; None without one."""
-        return None if self.outcome.on_stop_set is None else self.outcome.on_stop_set.value
+        return None if self.outcome.on_validation is None else self.outcome.on_validation.value
 
     @property
     def closed_form(self) -> Finalist | None:
@@ -60,7 +60,7 @@ class SearchResult:
     def deciding_value(self) -> float:
         """The value of `factors` on the documents that decided: those of the stop set, or of the search."""
         found = self.closed_form
-        value = self.stop_value if found is None else found.trial.value
+        value = self.validation_value if found is None else found.trial.value
         return self.value if value is None else value
 
     @property
@@ -70,13 +70,13 @@ class SearchResult:
         return None if plain is None or plain.value is None else math.log(plain.value / self.value)
 
     @property
-    def nats_of_limits(self) -> float | None:
-        """What the serving engine's limits cost at least, in nats per token; None where nothing is limited.
+    def nats_of_constraints(self) -> float | None:
+        """What the engine's constraints cost at least, in nats per token; None if there are none.
 
-        0 where none of the probes of the free space was better.
+        0 if none of the unconstrained candidates was better.
         """
-        free = self.outcome.free
-        return None if free is None or free.value is None else max(0.0, math.log(self.value / free.value))
+        best = self.outcome.unconstrained
+        return None if best is None or best.value is None else max(0.0, math.log(self.value / best.value))
 
     @property
     def value_name(self) -> str:
@@ -108,14 +108,14 @@ class SearchResult:
         return {
             "objective": self.factors.provenance.objective,
             "value": self.value,
-            "stop_value": self.stop_value,
+            "stop_value": self.validation_value,
             "best_trial": self.outcome.best.index,
             "num_start_tokens": self.factors.num_start_tokens,
             "attention_factor": self.factors.attention_factor,
             "value_without_start_tokens": None if plain is None else plain.value,
             "nats_without_start_tokens": self.nats_without_start_tokens,
             "serve_with": self.identity["serve_with"],
-            "nats_of_limits": self.nats_of_limits,
+            "nats_of_limits": self.nats_of_constraints,
             "num_trials": len(self.outcome.trials),
             "num_failed": self.outcome.num_failed,
             "cost": self.outcome.cost,
@@ -165,13 +165,13 @@ def result_of(
     environment: dict[str, Any],
     *,
     on_search: Objective,
-    on_stop: Objective | None,
+    on_validation: Objective | None,
     reproducible: bool,
 ) -> SearchResult:
     """The result of a search, its factors with their provenance.
 
     Args:
-        on_search, on_stop: what was minimised, on the search and on the stop documents.
+        on_search, on_validation: what was minimised, on the search and on the stop documents.
     """
     choice = outcome.choice
 
@@ -184,8 +184,8 @@ def result_of(
     best = searched(outcome.best)
 
     def closed_form(found: Finalist) -> RescaleFactors:
-        objective = on_search if on_stop is None else on_stop
-        text = identity["text"] if on_stop is None else identity["stop_text"]
+        objective = on_search if on_validation is None else on_validation
+        text = identity["text"] if on_validation is None else identity["stop_text"]
         provenance = _of_closed_form(found, best.provenance, text, objective.name)
         return objective.factors(found.trial.candidate).replace(provenance=provenance)
 

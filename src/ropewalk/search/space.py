@@ -18,15 +18,17 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import SettingError, shown
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.factors.rescale_factors import ATTENTION_FACTORS, RescaleFactors
+from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.attention_factor import longrope_attention_factor
+from ropewalk.search.settings import SpaceName
+from ropewalk.units import ATTENTION_FACTORS
 
 STEP = 0.01
 FINE_STEP = 0.0001  # where a curve is fitted, a knot may lie between the paper's steps
@@ -37,8 +39,7 @@ DECIMALS = 9
 
 Levels = NDArray[np.int64]
 Coordinates = NDArray[np.float64]
-SpaceName = Literal["full", "spline", "longrope2"]
-SPACE_NAMES: tuple[SpaceName, ...] = ("full", "spline", "longrope2")
+SPACE_NAMES: tuple[SpaceName, ...] = get_args(SpaceName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,26 +81,27 @@ class SearchSpace:
     """What a candidate may be.
 
     A model that was extended already can be searched at a shorter length, even within its first window
-    (readjustment): then `longer` is what it turns by at its longest, and the ceiling is in units of that
+    (readjustment): then `long_factors` are its factors at its longest, and the ceiling is in units of that
     ratio. At a target within the window s is at most 1, and bounds nothing: what a pair may need there lies
-    between its own frequency (lambda 1) and what the model was tuned with.
+    between its own frequency (lambda 1) and what the model was trained with.
 
     Attributes:
         geometry: its `original_length` is L, the window that `target_length` is measured against.
         target_length: L', tokens.
         step: distance of two neighbouring lambdas of a knot.
         floor: the smallest lambda of a knot, at least 1.
-        ceiling: the largest lambda of a knot, in units of s = L' / L, or of the s of `longer`.
+        ceiling: the largest lambda of a knot, in units of s = L' / L, or of the s of
+            `long_factors`.
         start_tokens: the choices for n-hat; 0 is among them.
         attention_factors: the choices for the attention factor, ascending; one, if it is not searched.
         knots: the pairs whose lambdas are free, ascending; None for every pair. Pairs after the last knot
             have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
         monotone: whether lambda may never fall from pair to pair.
-        longer: for readjustment: factors of this model at a longer length; strategies start from them too.
-        tuned_with: for readjustment: what the model was tuned with, where that is known; the same.
+        long_factors: for readjustment: factors of this model at a longer length, an initial candidate.
+        trained_factors: for readjustment: those that the model was trained with, if known; the same.
 
     Raises:
-        SettingError: the target is not above the window (with `longer`: not below its target), or the
+        SettingError: the target is not above the window (with `long_factors`: not below theirs), or the
             choices break these rules.
     """
 
@@ -112,11 +114,11 @@ class SearchSpace:
     attention_factors: tuple[float, ...] = (1.0,)
     knots: tuple[int, ...] | None = None
     monotone: bool = True
-    longer: RescaleFactors | None = None
-    tuned_with: RescaleFactors | None = None
+    long_factors: RescaleFactors | None = None
+    trained_factors: RescaleFactors | None = None
 
     def __post_init__(self) -> None:
-        _check_target(self.target_length, self.geometry, self.longer)
+        _check_target(self.target_length, self.geometry, self.long_factors)
         if 0 not in self.start_tokens or min(self.start_tokens) < 0:
             raise SettingError(f"The choices of n-hat are {self.start_tokens}, but must be 0 and above.")
         if not self.attention_factors or not all(a > 0 and math.isfinite(a) for a in self.attention_factors):
@@ -127,7 +129,7 @@ class SearchSpace:
             raise SettingError(
                 f"The attention factors are {self.attention_factors}, but must be ascending, each once."
             )
-        if not (self.step > 0 and self.ceiling >= (1 if self.longer is None else 0)):
+        if not (self.step > 0 and self.ceiling >= (1 if self.long_factors is None else 0)):
             raise SettingError(
                 f"The step is {self.step} and the ceiling {self.ceiling} s, but must be above 0 and 1 s."
             )
@@ -158,7 +160,7 @@ class SearchSpace:
     @property
     def largest(self) -> float:
         """The largest lambda of a knot."""
-        return self.ceiling * (self if self.longer is None else self.longer).extension_ratio
+        return self.ceiling * (self if self.long_factors is None else self.long_factors).extension_ratio
 
     @property
     def highest_level(self) -> int:
@@ -285,7 +287,7 @@ class SearchSpace:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything that a repetition needs, as JSON values."""
-        known = {"longer": self.longer, "tuned_with": self.tuned_with}
+        known = {"longer": self.long_factors, "tuned_with": self.trained_factors}
         return {
             "geometry": self.geometry.as_dict(),
             "target_length": self.target_length,
@@ -307,21 +309,21 @@ class SearchSpace:
         return np.rint((rescale_factors - self.floor) / self.step).astype(np.int64)
 
 
-def _check_target(target_length: int, geometry: RopeGeometry, longer: RescaleFactors | None) -> None:
+def _check_target(target_length: int, geometry: RopeGeometry, long_factors: RescaleFactors | None) -> None:
     window = geometry.original_length
-    if longer is None:
+    if long_factors is None:
         if target_length <= window:
             raise SettingError(
                 f"The target length is {target_length} tokens, but this model already reads {window}: "
                 f"nothing to extend, give a target above {window}."
             )
         return
-    if not 2 <= target_length < longer.target_length:
+    if not 2 <= target_length < long_factors.target_length:
         raise SettingError(
             f"The length to readjust is {target_length} tokens, but must be at least 2 and below the "
-            f"{longer.target_length} that the model was extended to."
+            f"{long_factors.target_length} that the model was extended to."
         )
-    longer.require_geometry(geometry, "this space")
+    long_factors.require_geometry(geometry, "this space")
 
 
 def _check_knots(knots: tuple[int, ...] | None, num_pairs: int) -> None:

@@ -1,4 +1,4 @@
-"""Query and Trial: what a strategy asks for, and what is known once it was tried."""
+"""Query and Trial: what a strategy asks for, and what came of it."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,25 +6,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ropewalk.factors.rescale_factors import ATTENTION_FACTORS, FACTORS
+from ropewalk.factors.rescale_factors import FACTORS
 from ropewalk.search.space import Candidate
-from ropewalk.units import LONGEST
+from ropewalk.units import ATTENTION_FACTORS, LONGEST
 
-# trial: asked for by the strategy. Of the loop's own: `check`, the best lambdas with n-hat 0; `stop`, the
-# best so far on the stop set; `free`, a probe outside the limits of the engine that will serve; `finalist`, a
-# closed form on the stop set, or on the search documents where there is none.
-Kind = Literal["trial", "check", "stop", "free", "finalist"]
-# Nats of each document that was read, by the term of the objective that they belong to.
+# `trial` is requested by the strategy, the others by the loop: `check`, the best factors with n-hat 0;
+# `stop`, the best candidate on the validation documents; `free`, an unconstrained candidate; `finalist`, a
+# closed form on the validation documents, or on the search documents if there are none. Journals have these
+# words.
+TrialKind = Literal["trial", "check", "stop", "free", "finalist"]
+# The kinds that may become the best candidate.
+OF_THE_SEARCH: tuple[TrialKind, ...] = ("trial", "check")
+# Nats of each document that was read, by the term of the objective.
 Parts = dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """A candidate to be tried.
+    """A candidate to evaluate.
 
     Attributes:
-        documents: indices of the documents to read; None reads all, and only such a value can be the best.
-        gradient: whether the gradient is wanted with the value.
+        documents: indices of the documents to read; None for all, which the best candidate needs.
+        gradient: whether to compute the gradient with the value.
     """
 
     candidate: Candidate
@@ -53,7 +56,7 @@ class Trial:
     failure: str | None
     seconds: float
     cost: float
-    kind: Kind = "trial"
+    kind: TrialKind = "trial"
     documents: tuple[int, ...] | None = None
     parts: Parts = field(default_factory=dict)
     gradient: tuple[float, ...] | None = None
@@ -135,7 +138,7 @@ class _CandidateLine(_Strict):
 
 class _TrialLine(_Strict):
     index: Index
-    kind: Kind
+    kind: TrialKind
     candidate: _CandidateLine
     value: Value | None
     failure: str | None

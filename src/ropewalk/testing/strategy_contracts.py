@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ropewalk.search.evaluation import Measurer
+from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Strategy
 from ropewalk.search.trial import Query, Trial
@@ -184,7 +184,7 @@ def _only_complete_values_are_best(case: Case) -> None:
     assert best.is_complete, "the best was not read on all documents"
     values = [t.value for t in outcome.trials if t.is_complete and t.value is not None]
     assert best.value == min(values), "another trial of all documents is better"
-    again = Measurer(case.objective).measure(Query(candidate=best.candidate))
+    again = Evaluator(case.objective).evaluate(Query(candidate=best.candidate))
     assert best.value == again.value, "its value is not the one that its candidate has"
 
 

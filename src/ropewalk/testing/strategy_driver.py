@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ropewalk.search.evaluation import Measurer
+from ropewalk.search.budget import strategy_budget
+from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.journal import Journal
-from ropewalk.search.loop import Progress, SearchOutcome, left_for_strategy, run_search
+from ropewalk.search.loop import SearchLoop
+from ropewalk.search.outcome import SearchOutcome, SearchProgress
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Strategy, Task, make_strategy
 from ropewalk.search.trial import Query, Trial
@@ -48,7 +50,7 @@ class Case:
         return Task(
             space=self.space,
             seed=seed,
-            budget=left_for_strategy(self.budget, objective, self.space),
+            budget=strategy_budget(self.budget, objective, self.space),
             evaluation_cost=objective.cost,
             num_documents=objective.num_documents,
             gradient_cost=objective.gradient_cost,
@@ -68,7 +70,7 @@ class Case:
     ) -> Iterator[Asked]:
         """Ask and tell as the loop does; `spoil` makes another trial of the one that was measured."""
         objective = self.objective
-        measurer, budget, spent = Measurer(objective), self.task().budget, 0.0
+        evaluator, budget, spent = Evaluator(objective), self.task().budget, 0.0
         for index in range(self.most_trials):
             query = strategy.ask()
             if query is None:
@@ -78,7 +80,7 @@ class Case:
             if spent + cost > budget + 1e-9:
                 return
             state = json.dumps(strategy.generator_state())
-            trial = _trial(index, query, measurer)
+            trial = _trial(index, query, evaluator)
             trial = trial if spoil is None else spoil(trial, query)
             spent += trial.cost
             strategy.tell(trial)
@@ -88,10 +90,10 @@ class Case:
     def search(self, journal: Journal | None = None, seed: int = 0) -> SearchOutcome:
         """The real loop."""
 
-        def count(progress: Progress) -> None:
+        def count(progress: SearchProgress) -> None:
             assert progress.num_trials <= self.most_trials, f"it goes on after {self.most_trials} trials"
 
-        return run_search(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count)
+        return SearchLoop(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count).run()
 
     @property
     def most_trials(self) -> int:
@@ -108,8 +110,8 @@ def _require_documents(documents: tuple[int, ...] | None) -> None:
     assert len(set(documents)) == len(documents), f"the documents {documents} name one twice"
 
 
-def _trial(index: int, query: Query, measurer: Measurer) -> Trial:
-    found = measurer.measure(query)
+def _trial(index: int, query: Query, evaluator: Evaluator) -> Trial:
+    found = evaluator.evaluate(query)
     return Trial(
         index=index,
         candidate=query.candidate,

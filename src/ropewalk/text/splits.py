@@ -1,143 +1,168 @@
-"""TextSettings: the documents that searches follow, that stop them, and that are reported on."""
+"""Search, validation and test documents of a text: one rule for the command line, recipes and Python.
 
+    search       the source's first documents of the length
+    validation   the next ones
+    test         those of another source, or, in the same source, the next ones after the boundary
+
+The boundary is a number of the source's documents of any length. "The documents after the others" alone would
+not do where stages read several lengths, since which documents are long enough differs from length to length.
+"""
+
+import itertools
 import math
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from ropewalk.errors import DataError
-from ropewalk.text.documents import is_stdlib
+from ropewalk.errors import DataError, SettingError
+from ropewalk.text.settings import TextSplit
 from ropewalk.text.tokens import DocumentSet, token_documents
-from ropewalk.units import MOST
 
-HELD_OUT = "stdlib:held-out"
+Role = Literal["search", "stop", "report"]  # as records name search, validation and test documents
 
 
-class TextSettings(BaseModel):
-    """Where documents come from, and how many play which part.
+@dataclass(frozen=True, kw_only=True)
+class DocumentSplit:
+    """Disjoint documents of one length.
 
     Attributes:
-        search: a source, as the command line takes it; its first documents are followed, the next ones stop.
-        report: another source, of what is reported on; by default the held-out part for `stdlib`, and for
-            others the documents after those of the searches.
-        num_documents, num_stop_documents: of a search.
-        num_report_documents: of an evaluation.
+        validation, test: None where none are requested, or where the source has none left.
+
+    Raises:
+        SettingError: a document is in two of the sets.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    search: DocumentSet
+    validation: DocumentSet | None = None
+    test: DocumentSet | None = None
 
-    search: str = Field(default="stdlib", min_length=1)
-    report: str | None = None
-    num_documents: int = Field(default=5, ge=1, le=MOST)
-    num_stop_documents: int = Field(default=3, ge=0, le=MOST)
-    num_report_documents: int = Field(default=10, ge=1, le=MOST)
+    def __post_init__(self) -> None:
+        sets = {"search": self.search, "validation": self.validation, "test": self.test}
+        known = [(name, documents) for name, documents in sets.items() if documents is not None]
+        for (name, documents), (other, others) in itertools.combinations(known, 2):
+            if documents.shares_documents_with(others):
+                raise SettingError(
+                    f"A {other} document from {others.source} is a {name} document too: name a text without "
+                    f"repetitions, or set num_{other}_documents to 0."
+                )
 
-    def for_search(
-        self,
-        tokenizer: Any,
-        length: int,
-        num_documents: int | None = None,
-        num_stop: int | None = None,
-        *,
-        num_tokens: int = 0,
-        border: int | None = None,
-    ) -> tuple[DocumentSet, DocumentSet | None]:
-        """The documents that a search follows, and those that stop it (None where there are none left).
+    @property
+    def by_role(self) -> dict[Role, DocumentSet]:
+        """The sets that exist, by the names that records have for them."""
+        sets: dict[Role, DocumentSet | None] = {
+            "search": self.search,
+            "stop": self.validation,
+            "report": self.test,
+        }
+        return {name: documents for name, documents in sets.items() if documents is not None}
 
-        Args:
-            num_tokens: take as many times more documents as the followed ones need to hold so many tokens, if
-                there are so many.
-            border: as `border` gives it.
 
-        Raises:
-            DataError: the source can't be read, or has no document of `length` tokens.
-        """
-        count = self.num_documents if num_documents is None else num_documents
-        num_stop = self.num_stop_documents if num_stop is None else num_stop
-        times = max(1, math.ceil(num_tokens / (count * length)))
-        whole = token_documents(
-            self.search, tokenizer, length=length, num_documents=times * (count + num_stop), split="search",
-            stop=border,
-        )  # fmt: skip
-        found = len(whole.documents)
-        count *= max(1, min(times, found // (count + num_stop)))
-        stop = whole.part(count, found) if found > count else None
-        return whole.part(0, min(count, found)), stop
+def split_documents(text: TextSplit, tokenizer: Any, length: int) -> DocumentSplit:
+    """The documents of a search and its report at one length.
 
-    def for_report(
-        self, tokenizer: Any, length: int, num_documents: int | None = None, *, border: int | None = None
-    ) -> DocumentSet:
-        """The documents that are reported on, none of which a search sees.
+    Args:
+        length: tokens of each document.
 
-        Args:
-            border: as `border` gives it.
-
-        Raises:
-            DataError: as `for_search`, or the searches leave none.
-        """
-        count = self.num_report_documents if num_documents is None else num_documents
-        if border is None:
-            return token_documents(self.report_source, tokenizer, length=length, num_documents=count)
+    Raises:
+        DataError: a source can't be read, or has no document of `length` tokens. Where searches and tests
+            share a source that has no document left for tests, there are no test documents.
+        SettingError: a document is in two of the sets.
+    """
+    search, validation = read_search_documents(text, tokenizer, length)
+    test = None
+    if text.num_test_documents:
+        boundary = search.num_read if text.shares_source else None
         try:
-            return token_documents(
-                self.search, tokenizer, length=length, num_documents=count, split="search", start=border
-            )
-        except DataError as error:
-            raise DataError(
-                f"Nothing is left to report on after the first {border} documents, those of the searches: "
-                f"{error} Or take fewer documents (num_documents, num_stop_documents), or another "
-                f"source (report)."
-            ) from error
-
-    def border(self, tokenizer: Any, length: int, num_documents: int) -> int | None:
-        """Where a source for searches and reports is parted: searches read before it, reports from it on.
-
-        "The documents after the others" alone would not do: which ones are long enough differs from stage to
-        stage.
-
-        Args:
-            length: the longest of all stages, tokens.
-            num_documents: the most that a search takes.
-
-        Returns:
-            The number of documents, of any length, before it; None where reports have a source of their own.
-
-        Raises:
-            DataError: as `for_search`.
-        """
-        if not self.is_parted:
-            return None
-        first = token_documents(
-            self.search, tokenizer, length=length, num_documents=num_documents, split="search"
-        )
-        return first.num_read
-
-    @property
-    def is_parted(self) -> bool:
-        """Whether searches and reports share one source."""
-        return self.report is None and not is_stdlib(self.search)
-
-    @property
-    def report_source(self) -> str:
-        """Where reported documents come from."""
-        return self.search if self.is_parted else self.report or HELD_OUT
-
-    @model_validator(mode="after")
-    def _require_disjoint(self) -> Self:
-        if not self.is_parted and same_place(self.search, self.report_source):
-            raise ValueError(
-                f"{self.search} is both searched in and reported on: leave report out (then the documents "
-                f"after those of the searches are reported on), or name another source"
-            )
-        return self
+            test = read_test_documents(text, tokenizer, length, boundary=boundary)
+        except NoneLeftError:
+            test = None
+    return DocumentSplit(search=search, validation=validation, test=test)
 
 
-def same_place(one: str, other: str) -> bool:
-    """Whether two names are one source."""
-    if one == other or is_stdlib(one) or is_stdlib(other):
-        return one == other
+def read_search_documents(
+    text: TextSplit,
+    tokenizer: Any,
+    length: int,
+    *,
+    num_documents: int | None = None,
+    num_validation: int | None = None,
+    num_tokens: int = 0,
+    boundary: int | None = None,
+) -> tuple[DocumentSet, DocumentSet | None]:
+    """The documents that a search follows, and those that it validates on (None where none are left).
+
+    Args:
+        length: tokens of each document.
+        num_documents, num_validation: instead of those of `text`.
+        num_tokens: take as many times more documents as the followed ones need to have this number of tokens,
+            if there are enough.
+        boundary: from `find_boundary`.
+
+    Raises:
+        DataError: the source can't be read, or has no document of `length` tokens.
+    """
+    count = text.num_documents if num_documents is None else num_documents
+    others = text.num_validation_documents if num_validation is None else num_validation
+    times = max(1, math.ceil(num_tokens / (count * length)))
+    whole = token_documents(
+        text.search, tokenizer, length=length, num_documents=times * (count + others), split="search",
+        stop=boundary,
+    )  # fmt: skip
+    found = len(whole.documents)
+    count *= max(1, min(times, found // (count + others)))
+    validation = whole.part(count, found) if found > count else None
+    return whole.part(0, min(count, found)), validation
+
+
+def read_test_documents(
+    text: TextSplit,
+    tokenizer: Any,
+    length: int,
+    *,
+    num_documents: int | None = None,
+    boundary: int | None = None,
+) -> DocumentSet:
+    """The documents that results are reported on; no search reads them.
+
+    Args:
+        boundary: from `find_boundary`.
+
+    Raises:
+        DataError: as `read_search_documents`; a `NoneLeftError` where the searches leave none.
+    """
+    count = text.num_test_documents if num_documents is None else num_documents
+    if boundary is None:
+        return token_documents(text.test_source, tokenizer, length=length, num_documents=count)
     try:
-        return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
-    except (OSError, RuntimeError, ValueError):  # no names of files
-        return False
+        return token_documents(
+            text.search, tokenizer, length=length, num_documents=count, split="search", start=boundary
+        )
+    except DataError as error:
+        raise NoneLeftError(
+            f"No test documents are left after the first {boundary}, those of the searches: {error} "
+            f"Or take fewer documents (num_documents, num_validation_documents), or another source (test)."
+        ) from error
+
+
+class NoneLeftError(DataError):
+    """The searches leave no document of a source for tests."""
+
+
+def find_boundary(text: TextSplit, tokenizer: Any, length: int, num_documents: int) -> int | None:
+    """Where a source for searches and tests is divided: searches read before it, tests from it on.
+
+    Args:
+        length: the longest of all stages, tokens.
+        num_documents: the most that a search takes, validation included.
+
+    Returns:
+        The number of documents, of any length, before it; None where tests have a source of their own.
+
+    Raises:
+        DataError: as `read_search_documents`.
+    """
+    if not text.shares_source:
+        return None
+    first = token_documents(
+        text.search, tokenizer, length=length, num_documents=num_documents, split="search"
+    )
+    return first.num_read

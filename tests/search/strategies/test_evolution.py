@@ -8,7 +8,7 @@ from quadratic import Bowl, search_on, strategy_for
 from ropewalk.errors import SettingError
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.named_spaces import make_space
-from ropewalk.search.strategies import PAPER_BUDGET
+from ropewalk.search.settings import PAPER_BUDGET
 from ropewalk.search.strategies.evolution import EvolutionSettings
 from ropewalk.search.trial import Trial
 

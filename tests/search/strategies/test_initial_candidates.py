@@ -46,7 +46,7 @@ def test_known_factors_come_first_and_what_coincides_comes_once():
     space = make_space()
     longer = scheme_factors("yarn", space.geometry, 4096)
     tuned = scheme_factors("pi", space.geometry, 4096)
-    short = replace(space, target_length=512, longer=longer, tuned_with=tuned)
+    short = replace(space, target_length=512, long_factors=longer, trained_factors=tuned)
     snapped = [short.snap(factors) for factors in (longer, tuned)]
     found = first_candidates(short, ("pi", "pi", "ntk"))
     assert found[:2] == snapped

@@ -10,14 +10,15 @@ from ropewalk.errors import SettingError, shown
 from ropewalk.plugins import find_named
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.cma_search import Cma
-from ropewalk.search.strategies.evolution import PAPER_BUDGET, Evolution
+from ropewalk.search.strategies.evolution import Evolution
 from ropewalk.search.strategies.gradient import Gradient
 from ropewalk.search.strategies.hybrid import Hybrid
 from ropewalk.search.strategies.random_search import RandomSearch
+from ropewalk.settings import suggest
 from ropewalk.units import LARGEST_SEED, MOST
 
 __all__ = [
-    "PAPER_BUDGET", "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class",
+    "STRATEGY_NAMES", "Strategy", "Task", "make_strategy", "strategy_class",
     "strategy_settings",
 ]  # fmt: skip
 
@@ -59,7 +60,8 @@ def strategy_settings(name: str, given: Mapping[str, Any]) -> Any:
     for key in given:
         if key not in known:
             raise SettingError(
-                f"The strategy {name} has no setting {shown(key)}; it takes {', '.join(known) or 'none'}."
+                f"The strategy {name} has no setting {shown(key)}{suggest(key, known)}; it takes "
+                f"{', '.join(known) or 'none'}."
             )
     types = get_type_hints(settings)
     return settings(**{key: _checked(f"{name}.{key}", value, types[key]) for key, value in given.items()})

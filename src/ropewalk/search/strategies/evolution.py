@@ -71,10 +71,6 @@ class EvolutionSettings:
             )
 
 
-# The paper iterates 40 times: 64 + 40 * (16 + 16) evaluations. The budget decides, not the strategy.
-PAPER_BUDGET = 64 + 40 * (16 + 16)
-
-
 class Evolution(Strategy):
     """Algorithm 1, for as many iterations as the budget allows."""
 

@@ -30,7 +30,9 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in schemes]
     if space.floor > 1:
         found += [_climbing(space, share, found[0].attention_factor) for share in CLIMBS]
-    known = [space.snap(factors) for factors in (space.longer, space.tuned_with) if factors is not None]
+    known = [
+        space.snap(factors) for factors in (space.long_factors, space.trained_factors) if factors is not None
+    ]
     return list(dict.fromkeys([*known, *found]))
 
 

@@ -24,7 +24,7 @@ NEEDLE_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TermTask:
+class ObjectiveTask:
     """What terms are made from.
 
     Attributes:
@@ -39,16 +39,16 @@ class TermTask:
     seed: int
 
 
-TermMaker = Callable[[TermTask], Sequence[Term]]
+ObjectiveMaker = Callable[[ObjectiveTask], Sequence[Term]]
 
 
-def perplexity(task: TermTask) -> list[Term]:
+def perplexity(task: ObjectiveTask) -> list[Term]:
     """Every token of every document but the first, at the target length."""
     windows = tuple(tuple(truncate(d, task.target_length)) for d in task.documents.documents)
     return [Term(name="perplexity", weight=1.0, windows=windows)]
 
 
-def tail(task: TermTask) -> list[Term]:
+def tail(task: ObjectiveTask) -> list[Term]:
     """Only tokens at positions L and beyond."""
     num_scored = task.target_length - task.original_length
     windows = tuple(
@@ -58,7 +58,7 @@ def tail(task: TermTask) -> list[Term]:
     return [Term(name="tail perplexity", weight=1.0, windows=windows)]
 
 
-def needle(task: TermTask) -> list[Term]:
+def needle(task: ObjectiveTask) -> list[Term]:
     """Only answers about facts hidden in the documents, the depths going round from document to document."""
     encode, rng = Encoder(task.tokenizer), random.Random(f"needles-{task.seed}")
     windows = tuple(
@@ -68,21 +68,19 @@ def needle(task: TermTask) -> list[Term]:
     return [Term(name="needle perplexity", weight=1.0, windows=windows)]
 
 
-OBJECTIVES: Mapping[str, TermMaker] = {"perplexity": perplexity, "tail": tail, "needle": needle}
+OBJECTIVES: Mapping[str, ObjectiveMaker] = {"perplexity": perplexity, "tail": tail, "needle": needle}
 
 
-def make_terms(name: str, task: TermTask, short_weight: float = 0.0) -> list[Term]:
+def make_terms(name: str, task: ObjectiveTask, short_weight: float = 0.0) -> list[Term]:
     """The terms of an objective.
 
     Args:
-        name: one of `OBJECTIVES`, or `package.module:Name`: a function from a `TermTask` to terms.
+        name: one of `OBJECTIVES`, or `package.module:Name`: a function from a `ObjectiveTask` to terms.
         short_weight: of the mean nats of each document's first L tokens, beside the objective's own 1.
 
     Raises:
         SettingError: there is no such objective, or the weight is below 0.
     """
-    if not 0 <= short_weight < float("inf"):
-        raise SettingError(f"The short weight is {short_weight}, but must be 0 or above.")
     terms = list(objective_maker(name)(task))
     if short_weight > 0:
         windows = tuple(tuple(truncate(d, task.original_length)) for d in task.documents.documents)
@@ -90,13 +88,13 @@ def make_terms(name: str, task: TermTask, short_weight: float = 0.0) -> list[Ter
     return terms
 
 
-def objective_maker(name: str) -> TermMaker:
+def objective_maker(name: str) -> ObjectiveMaker:
     """The function behind an objective's name.
 
     Raises:
         SettingError: there is no such objective.
     """
-    found: TermMaker = find_named(name, OBJECTIVES, "objective", "objectives")
+    found: ObjectiveMaker = find_named(name, OBJECTIVES, "objective", "objectives")
     if not callable(found):
         raise SettingError(f"The objective {name} is {found!r}, but must be a function from a task to terms.")
     return found

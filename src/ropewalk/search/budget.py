@@ -1,0 +1,56 @@
+"""The budget of a search: what the strategy may spend, and what the loop spends on its own trials."""
+
+from ropewalk.errors import SettingError
+from ropewalk.search.early_stopping import EarlyStopping
+from ropewalk.search.engine_constraints import UnconstrainedCandidates
+from ropewalk.search.objective import Objective
+from ropewalk.search.space import SearchSpace
+
+ROUNDING = 1e-9  # of sums of costs
+
+
+def reserved(
+    evaluation_cost: float,
+    space: SearchSpace,
+    early_stopping: EarlyStopping | None = None,
+    unconstrained: UnconstrainedCandidates | None = None,
+) -> float:
+    """The most that the loop's own trials cost, in forward passes over all search documents.
+
+    They are the check of n-hat 0, those on the validation documents, and the unconstrained candidates.
+
+    Args:
+        evaluation_cost: of a value of all documents.
+    """
+    cost = evaluation_cost if space.searches_start_tokens else 0.0
+    if early_stopping is not None:
+        cost += early_stopping.num_checks * early_stopping.cost
+    if unconstrained is not None:
+        cost += unconstrained.num_candidates * evaluation_cost
+    return cost
+
+
+def strategy_budget(
+    budget: float,
+    objective: Objective,
+    space: SearchSpace,
+    early_stopping: EarlyStopping | None = None,
+    unconstrained: UnconstrainedCandidates | None = None,
+) -> float:
+    """The budget less what the loop reserves for its own trials.
+
+    Raises:
+        SettingError: nothing is left for one trial.
+    """
+    reserve = reserved(objective.cost, space, early_stopping, unconstrained)
+    if budget + ROUNDING < objective.cost + reserve:
+        raise too_small(budget, objective.cost + reserve, with_checks=reserve > 0)
+    return budget - reserve
+
+
+def too_small(budget: float, least: float, *, with_checks: bool) -> SettingError:
+    """The error for a budget that pays for no trial."""
+    checks = " and the checks" if with_checks else ""
+    return SettingError(
+        f"The budget is {budget:g} evaluations, but one trial{checks} need at least {least:g}: give more."
+    )

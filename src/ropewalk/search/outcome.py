@@ -1,0 +1,70 @@
+"""SearchProgress and SearchOutcome: how a search stands after a trial, and what it found."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ropewalk.search.finalists import Choice
+from ropewalk.search.trial import Trial
+
+StoppedBy = Literal["budget", "time", "nothing new", "stop set"]  # the last: early stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchProgress:
+    """How a search stands after a trial.
+
+    Attributes:
+        trial: the one that just ended.
+        best: the best so far on all search documents, or None.
+        num_trials: trials so far, with those of the journal.
+        cost, budget: spent and allowed, in forward passes over all search documents. Finalists are evaluated
+            after the search and are in neither.
+        seconds_left: an estimate, with the finalists.
+        num_finalists, num_finalists_left: how many were evaluated, and how many closed forms are left.
+    """
+
+    trial: Trial
+    best: Trial | None
+    num_trials: int
+    cost: float
+    budget: float
+    seconds_left: float
+    num_finalists: int = 0
+    num_finalists_left: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    """What a search found.
+
+    Attributes:
+        trials: all trials of the search, in order; the finalists are in `choice`.
+        best: the best searched candidate: the lowest value on the validation documents among those that were
+            checked there; without validation documents, the lowest value on the search documents.
+        best_without_start_tokens: the lowest value with n-hat 0; None if each of those failed.
+        on_validation: the best candidate on the validation documents; None without them.
+        unconstrained: the best candidate beyond the engine's constraints; None if there are no constraints.
+        stopped_by: what ended the search.
+        choice: the best searched candidate beside the closed forms; None if these were not evaluated.
+    """
+
+    trials: tuple[Trial, ...]
+    best: Trial
+    best_without_start_tokens: Trial | None
+    on_validation: Trial | None
+    unconstrained: Trial | None
+    stopped_by: StoppedBy
+    choice: Choice | None = None
+
+    @property
+    def cost(self) -> float:
+        return sum(trial.cost for trial in self.trials)
+
+    @property
+    def num_failed(self) -> int:
+        return sum(trial.value is None for trial in self.trials)
+
+    @property
+    def seconds(self) -> float:
+        """Spent in evaluations, over all sessions of the run."""
+        return sum(trial.seconds for trial in self.trials)

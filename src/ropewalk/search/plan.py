@@ -1,0 +1,273 @@
+"""SearchPlan: a search that is checked as a whole before any weight is read, and then run on a model.
+
+plan = plan_search(description, 32768, SearchSettings(budget=100))
+result = plan.run(model, documents, validation_documents=others)
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ropewalk.errors import SettingError
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import Model
+from ropewalk.models.rope_config import RopeDescription
+from ropewalk.search.budget import reserved, strategy_budget, too_small
+from ropewalk.search.early_stopping import EarlyStopping
+from ropewalk.search.engine_constraints import UnconstrainedCandidates
+from ropewalk.search.finalists import ClosedForm, closed_form_candidates
+from ropewalk.search.journal import Journal
+from ropewalk.search.loop import SearchLoop
+from ropewalk.search.named_spaces import make_space
+from ropewalk.search.objective import Objective
+from ropewalk.search.objectives import OBJECTIVES, ObjectiveTask, make_terms, objective_maker
+from ropewalk.search.outcome import SearchProgress
+from ropewalk.search.provenance import describe_environment, identify
+from ropewalk.search.result import SearchResult, result_of
+from ropewalk.search.settings import SearchSettings
+from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
+from ropewalk.search.strategies import Task, make_strategy
+from ropewalk.text.tokens import DocumentSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """A search whose settings fit the model and one another.
+
+    Attributes:
+        space: where it looks.
+        base_factors: what its candidates are multiplied onto; None for a model's plain geometry.
+        closed_forms: evaluated beside the best candidate after the search.
+        more_identity: JSON values that a resumed run must have in common, besides settings, model and text.
+
+    Raises:
+        SettingError: an unknown strategy or objective, a wrong setting of the strategy, or a budget too small
+            for one trial.
+    """
+
+    settings: SearchSettings
+    space: SearchSpace
+    base_factors: RescaleFactors | None = None
+    closed_forms: tuple[ClosedForm, ...] = ()
+    more_identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        task = Task(space=self.space, seed=settings.seed, budget=settings.num_evaluations)
+        make_strategy(settings.strategy, task, settings.strategy_settings)
+        objective_maker(settings.objective)
+        # The validation documents, and what other objectives cost, are not known before the text is read.
+        least = 1 + reserved(1.0, self.space, unconstrained=self._unconstrained)
+        if settings.objective in OBJECTIVES and settings.num_evaluations < least:
+            raise too_small(settings.num_evaluations, least, with_checks=least > 1)
+
+    def run(
+        self,
+        model: Model,
+        documents: DocumentSet,
+        *,
+        validation_documents: DocumentSet | None = None,
+        journal: Journal | None = None,
+        on_trial: Callable[[SearchProgress], None] | None = None,
+    ) -> SearchResult:
+        """Search; the model is left as it was. With a journal that was begun before, the search is resumed.
+
+        Args:
+            documents: of at least `target_length` tokens each; the search follows these.
+            validation_documents: others, by which a search stops that only fits the first, and which choose.
+            journal: not begun yet; it is closed at the end.
+            on_trial: called after each new trial.
+
+        Raises:
+            SettingError: a document is in both sets, or the budget does not pay for one trial.
+            ModelError: the model can't take factors for this target.
+            EvaluationError: every candidate failed.
+            RunFolderError: the journal is in use, of another run, damaged, or can't be written.
+        """
+        settings, space = self.settings, self.space
+        objective = self.objective(model, documents)
+        early_stopping = None
+        if validation_documents is not None:
+            require_disjoint(documents, validation_documents, space.target_length)
+            on_validation = self.objective(model, validation_documents)
+            early_stopping = EarlyStopping(on_validation, objective, settings.num_evaluations)
+        task = Task(
+            space=space,
+            seed=settings.seed,
+            budget=strategy_budget(
+                settings.num_evaluations, objective, space, early_stopping, self._unconstrained
+            ),
+            evaluation_cost=objective.cost,
+            num_documents=objective.num_documents,
+            gradient_cost=objective.gradient_cost,
+        )
+        strategy = make_strategy(settings.strategy, task, settings.strategy_settings)
+        identity = {
+            **identify(model, documents, validation_documents),
+            "objective": objective.name,
+            "space": {"name": settings.space, **space.as_dict()},
+            **settings.identity(),
+            "strategy_settings": asdict(strategy.settings),
+            **self.more_identity,
+        }
+        environment = describe_environment(model)
+        with nullcontext() if journal is None else journal:
+            if journal is not None:
+                journal.begin(identity, environment)
+            outcome = SearchLoop(
+                strategy, objective, journal, budget=settings.num_evaluations,
+                max_minutes=settings.max_minutes, early_stopping=early_stopping,
+                unconstrained=self._unconstrained, closed_forms=self.closed_forms, on_trial=on_trial,
+            ).run()  # fmt: skip
+        same_throughout = journal is None or len(journal.environments) == 1
+        return result_of(
+            outcome,
+            identity,
+            environment,
+            on_search=objective,
+            on_validation=None if early_stopping is None else early_stopping.objective,
+            reproducible=settings.max_minutes is None and same_throughout,
+        )
+
+    def objective(self, model: Model, documents: DocumentSet) -> Objective:
+        """What the search minimises, on these documents."""
+        task = ObjectiveTask(
+            documents=documents,
+            tokenizer=model.tokenizer,
+            original_length=self.space.geometry.original_length,
+            target_length=self.space.target_length,
+            seed=self.settings.seed,
+        )
+        terms = make_terms(self.settings.objective, task, self.settings.short_weight)
+        return Objective(model, terms, self.space, self.base_factors)
+
+    @property
+    def _unconstrained(self) -> UnconstrainedCandidates | None:
+        return UnconstrainedCandidates.beyond(self.settings.serve_with)
+
+
+def plan_search(
+    description: RopeDescription,
+    target_length: int,
+    settings: SearchSettings | None = None,
+    *,
+    base_factors: RescaleFactors | None = None,
+    closed_forms: bool = True,
+) -> SearchPlan:
+    """A search for factors with which a model reads `target_length` tokens.
+
+    Args:
+        description: of the model, from `describe_model` or a loaded one.
+        target_length: L', tokens.
+        base_factors: what the model was trained with; see `search_factors`.
+        closed_forms: whether the result is compared with closed-form schemes.
+
+    Raises:
+        SettingError: a target that the model already reads, or settings that do not fit the model or one
+            another.
+        FactorsError: `base_factors` are of another geometry.
+        ModelError: `as-is`, and the model's scaling can't be written as factors.
+    """
+    settings = settings or SearchSettings()
+    if base_factors is None:
+        require_beyond_reach(description, target_length, settings)
+        onto = description.own_under(settings.base)
+    elif settings.base == "as-is":
+        raise SettingError(
+            "The base is `as-is`, but base factors are given, which belong to the model's plain geometry: "
+            "leave one of the two out."
+        )
+    else:
+        base_factors.require_geometry(description.geometry, "the model")
+        settings = settings.beside(base_factors.attention_factor)
+        onto = base_factors
+    space = _space_onto(
+        description.geometry, target_length, settings, onto, is_given=base_factors is not None
+    )
+    replaced = description.own if onto is None else None
+    return SearchPlan(
+        settings=settings,
+        space=space,
+        base_factors=onto,
+        closed_forms=closed_form_candidates(space, settings, replaced) if closed_forms else (),
+        more_identity={} if base_factors is None else {"own": base_factors.as_values()},
+    )
+
+
+def _space_onto(
+    geometry: RopeGeometry,
+    target_length: int,
+    settings: SearchSettings,
+    onto: RescaleFactors | None,
+    *,
+    is_given: bool,
+) -> SearchSpace:
+    """The space of factors that are multiplied onto others; its attention factors are quotients to theirs."""
+    if onto is None:
+        return search_space(geometry, target_length, settings)
+    space = search_space(onto.as_window(), target_length, settings)
+    if not is_given and settings.attention_factor != "longrope":
+        return space
+    total = attention_choices(settings.attention_factor, onto.geometry, target_length)
+    return replace(space, attention_factors=tuple(value / onto.attention_factor for value in total))
+
+
+def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSettings) -> SearchSpace:
+    """Where a search with these settings looks.
+
+    Raises:
+        SettingError: a setting that the space does not have, or the target is not longer than the window.
+    """
+    full = SearchSpace(
+        geometry=geometry,
+        target_length=target_length,
+        start_tokens=start_token_choices(settings.start_tokens),
+        attention_factors=attention_choices(settings.attention_factor, geometry, target_length),
+    )
+    return make_space(
+        settings.space,
+        full,
+        num_knots=settings.num_knots,
+        critical_pair=settings.critical_pair,
+        monotone=settings.monotone,
+    )
+
+
+def require_beyond_reach(description: RopeDescription, target_length: int, settings: SearchSettings) -> None:
+    """Refuse a target that the model reads as it is, unless the caller gives the base.
+
+    With `native` a scaling that the model has is replaced, so that factors for such a target can be searched;
+    but few who leave the base out intend that.
+
+    Raises:
+        SettingError: says how far the model reads, and what to give instead.
+    """
+    reach = description.own_reach
+    is_within = description.geometry.original_length < target_length <= reach
+    if "base" in settings.model_fields_set or not is_within:
+        return
+    if not description.has_own_scaling:
+        raise SettingError(
+            f"The target length is {target_length} tokens, but this model's configuration says that it "
+            f"already reads {reach}: give a longer target, or its trained window (original_length), or base "
+            f"native."
+        )
+    raise SettingError(
+        f"The target length is {target_length} tokens, but with its own scaling this model already reads "
+        f"{reach}: give a target above {reach} with base as-is to extend that, or base native to replace its "
+        f"scaling."
+    )
+
+
+def require_disjoint(documents: DocumentSet, others: DocumentSet, length: int) -> None:
+    """Refuse validation documents that are search documents too, as far as they are read: `length` tokens.
+
+    Raises:
+        SettingError: any of them is.
+    """
+    if documents.shares_documents_with(others, length):
+        raise SettingError(
+            "A validation document is also a search document: give others, or no validation documents."
+        )
