@@ -8,7 +8,7 @@ For each journal below `results/` whose strategy is `gradient` (or `--strategy N
                 query and told the recorded trial, in order. Each query must equal the recorded one: every
                 lambda, n-hat, the attention factor, the documents, whether a gradient is requested, and the
                 state of the generator.
-    resume      A copy of the complete journal is resumed by `run_search`, without a model. It must measure
+    resume      A copy of the complete journal is resumed by `SearchLoop`, without a model. It must measure
                 nothing, ask for every recorded trial (also those on validation documents, and the
                 unconstrained candidates), and end with the candidate of the recorded factors file.
 
@@ -33,10 +33,11 @@ from typing import Any, cast
 from ropewalk.errors import RunFolderError
 from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.search.early_stopping import StopSet
-from ropewalk.search.engine_constraints import Probes
+from ropewalk.search.budget import strategy_budget
+from ropewalk.search.early_stopping import EarlyStopping
+from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.journal import Journal, read_trials
-from ropewalk.search.loop import left_for_strategy, run_search
+from ropewalk.search.loop import SearchLoop
 from ropewalk.search.objective import Objective
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Strategy, Task, make_strategy
@@ -83,9 +84,9 @@ class Recorded:
         geometry = _geometry(given.pop("geometry"))
         for name in ("start_tokens", "attention_factors", "knots"):
             given[name] = given.get(name) and tuple(given[name])
-        for name in ("longer", "tuned_with"):
-            if name in given:
-                given[name] = _factors(geometry, given[name])
+        for recorded, name in (("longer", "long_factors"), ("tuned_with", "trained_factors")):
+            if recorded in given:
+                given[name] = _factors(geometry, given.pop(recorded))
         return SearchSpace(geometry=geometry, **given)
 
     def factors(self, trial: Trial) -> RescaleFactors:
@@ -192,15 +193,15 @@ def _resume(recorded: Recorded) -> str | None:
         with Journal(copy) as journal:
             try:
                 journal.begin(recorded.identity, recorded.environment)
-                outcome = run_search(
+                outcome = SearchLoop(
                     run.strategy,
                     run.objective,
                     journal,
                     budget=recorded.identity["budget"],
                     max_minutes=recorded.identity["max_minutes"],
-                    stop_set=run.stop_set,
-                    probes=run.probes,
-                )
+                    early_stopping=run.early_stopping,
+                    unconstrained=run.unconstrained,
+                ).run()
             except (RunFolderError, MeasuredError) as error:
                 return str(error)
     if len(outcome.trials) != len(recorded.trials):
@@ -224,12 +225,14 @@ class _Run:
         identity, space = recorded.identity, recorded.space
         self.objective = _objective(recorded, space, identity["text"]["num_documents"])
         stop_text = identity.get("stop_text")
-        self.stop_set: StopSet | None = None
+        self.early_stopping: EarlyStopping | None = None
         if stop_text is not None:
-            on_stop_documents = _objective(recorded, space, stop_text["num_documents"])
-            self.stop_set = StopSet(on_stop_documents, self.objective, identity["budget"])
-        self.probes = Probes.outside(identity.get("serve_with", "ropewalk"))
-        budget = left_for_strategy(identity["budget"], self.objective, space, self.stop_set, self.probes)
+            on_validation = _objective(recorded, space, stop_text["num_documents"])
+            self.early_stopping = EarlyStopping(on_validation, self.objective, identity["budget"])
+        self.unconstrained = UnconstrainedCandidates.beyond(identity.get("serve_with", "ropewalk"))
+        budget = strategy_budget(
+            identity["budget"], self.objective, space, self.early_stopping, self.unconstrained
+        )
         task = Task(
             space=space,
             seed=identity["seed"],
@@ -255,7 +258,7 @@ def _objective(recorded: Recorded, space: SearchSpace, num_documents: int) -> Ob
     def refuse(*_: Any, **__: Any) -> Any:
         raise MeasuredError("a trial is measured that is not in the journal")
 
-    names = {name for trial in recorded.trials for name in trial.parts}
+    names = {name for trial in recorded.trials for name in trial.parts} or {"perplexity"}  # early journals
     return cast(
         Objective,
         SimpleNamespace(

@@ -45,7 +45,7 @@ class Settings:
     tuning_steps: int = 40
     tuning_batch: int = 2
     learning_rate: float = 3e-4
-    budget: int = int(SearchSettings.budget)
+    budget: int = SearchSettings().num_evaluations
     search_documents: int = 5
     stop_documents: int = 3
     num_trials: int = 20
