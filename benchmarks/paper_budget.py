@@ -24,7 +24,7 @@ from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.models.model import Model, load_model
 from ropewalk.report.comparison import UNTOUCHED, closed_forms, constant, measure_sliding_window, untouched
-from ropewalk.search.loop import SearchOutcome
+from ropewalk.search.outcome import SearchOutcome
 from ropewalk.search.result import SearchResult
 from ropewalk.search.run_folder import RunFolder
 from ropewalk.search.search import search_factors

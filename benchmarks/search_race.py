@@ -68,7 +68,7 @@ class Entry:
         model, ratio: of the class: `scale` or `today`, and s.
         num_documents: search documents.
         settings: of `search_factors`.
-        stop_set: whether it is guarded by one; the paper's is not.
+        early_stopping: whether validation documents can stop it; they do not in the paper.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Entry:
     seeds: tuple[int, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     num_documents: int = 5
-    stop_set: bool = True
+    early_stopping: bool = True
 
     @property
     def course(self) -> str:
@@ -157,7 +157,7 @@ def run(entry: Entry, seed: int, runs: Path, today: str) -> None:
             loaded,
             documents,
             target_length=entry.target_length,
-            validation_documents=stop if entry.stop_set else None,
+            validation_documents=stop if entry.early_stopping else None,
             journal=folder.journal,
             on_trial=on_trial,
             closed_forms=False,
