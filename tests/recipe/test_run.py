@@ -539,7 +539,7 @@ def test_too_few_documents_are_said_and_a_document_twice_is_refused_at_once(reci
     rows = (texts / "searched.jsonl").read_text().splitlines()
     (texts / "searched.jsonl").write_text("\n".join([rows[0], rows[1], rows[0]]) + "\n")
     seen = Seen()
-    with pytest.raises(SettingError, match="stop document"):
+    with pytest.raises(SettingError, match="validation document"):
         extend(recipe_of(SHORT), tmp_path / "twice", watch=seen.watch())
     assert seen.stages == []
 
