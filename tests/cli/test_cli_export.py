@@ -10,7 +10,7 @@ from completions_server import CompletionsServer, raw_server
 from transformers import AutoModelForCausalLM
 
 from ropewalk.factors.factor_set import FactorSet, load_set
-from ropewalk.models.model import describe_model
+from ropewalk.models.model_files import describe_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.verify.engines.transformers import PYTHON_OF_4

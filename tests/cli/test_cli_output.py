@@ -8,7 +8,7 @@ from completions_server import http_reply, raw_server
 
 from ropewalk.cli import main
 from ropewalk.cli.output import complain, one_line, result, say, table
-from ropewalk.models.model import describe_model
+from ropewalk.models.model_files import describe_model
 from ropewalk.rope.schemes import scheme_factors
 
 HOSTILE = "\x1b[31mred\x07\x9b2J\u202eliv\u2066\x7f\x85\nropewalk: forged\u2028\r"

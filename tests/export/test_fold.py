@@ -21,7 +21,7 @@ from transformers import (
 from ropewalk.errors import ExportError
 from ropewalk.export.hf import HfChoices, export_hf
 from ropewalk.factors.factor_set import FactorSet
-from ropewalk.models.model import describe_model
+from ropewalk.models.model_files import describe_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.store import hash_file

@@ -32,7 +32,8 @@ from ropewalk.export.gguf.export import export_gguf
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import Provenance
 from ropewalk.models.fingerprint import OtherWeightsWarning, hash_stored_weights, hash_weights
-from ropewalk.models.model import load_model, read_config
+from ropewalk.models.model import load_model
+from ropewalk.models.model_files import read_config
 from ropewalk.models.untrusted_config import without_chosen_code
 from ropewalk.models.weight_files import weight_files
 from ropewalk.rope.schemes import scheme_factors

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -464,6 +465,17 @@ def test_a_compiled_model_follows_what_is_installed() -> None:
     owner.uninstall()
     assert torch.equal(logits(compiled, ids), base)
     torch.compiler.reset()
+
+
+def test_the_memory_of_a_model_is_freed_with_its_last_reference() -> None:
+    model = llama()
+    owner = Model.wrap(model)
+    with owner.using(factors_for(model)):
+        logits(model, tokens(1, 5))
+    owner.head.logits(torch.zeros(1, 32))
+    parameter = weakref.ref(model.lm_head.weight)
+    del model, owner
+    assert parameter() is None
 
 
 def test_a_copy_of_an_installed_model_is_its_own() -> None:

@@ -20,7 +20,8 @@ from ropewalk.export.hf import export_hf
 from ropewalk.export.source_checkpoint import find_checkpoint
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.fingerprint import hash_stored_weights
-from ropewalk.models.model import describe_model, load_model
+from ropewalk.models.model import load_model
+from ropewalk.models.model_files import describe_model
 from ropewalk.models.weight_files import INDEX, WEIGHTS, stored_tensors, weight_files
 from ropewalk.rope.schemes import scheme_factors
 

@@ -172,7 +172,7 @@ def _csv_geometry(
 
 
 def _geometry_of(model: str, revision: str | None, original_length: int | None) -> "RopeGeometry":
-    from ropewalk.models.model import describe_model
+    from ropewalk.models.model_files import describe_model
 
     return describe_model(model, revision=revision, original_length=original_length).geometry
 

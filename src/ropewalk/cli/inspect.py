@@ -37,7 +37,7 @@ def inspect(
     """
     with interruptible("Nothing was written."):
         _require_png(out)
-        from ropewalk.models.model import describe_model
+        from ropewalk.models.model_files import describe_model
         from ropewalk.report.comparison import factor_curves
         from ropewalk.report.figures import draw_factors
         from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors

@@ -60,7 +60,8 @@ def search(
         raise SettingError("`--cut-damaged` is for a run that is resumed: give it beside --resume.")
     with interruptible(how_to_resume(context.obj, out)):
         check_sources(text)
-        from ropewalk.models.model import describe_model, load_model
+        from ropewalk.models.model import load_model
+        from ropewalk.models.model_files import describe_model
         from ropewalk.search.plan import plan_search
         from ropewalk.search.run_folder import RunFolder
 

@@ -28,7 +28,8 @@ from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.export.source_checkpoint import Checkpoint
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import load_model, read_config
+from ropewalk.models.model import load_model
+from ropewalk.models.model_files import read_config
 from ropewalk.store import link_or_copy
 
 QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm")

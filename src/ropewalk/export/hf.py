@@ -41,7 +41,8 @@ from ropewalk.models.longrope_config import (
     with_longest,
     with_rope_part,
 )
-from ropewalk.models.model import describe_model, load_model, read_config
+from ropewalk.models.model import load_model
+from ropewalk.models.model_files import describe_model, read_config
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.models.transformers4_config import CONFIG
 from ropewalk.rope.attention_factor import longrope_attention_factor

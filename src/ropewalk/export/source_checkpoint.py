@@ -13,7 +13,7 @@ from ropewalk.errors import ExportError, ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.fingerprint import hash_stored_weights, warn_if_other_weights
 from ropewalk.models.longrope_config import in_each_part, rope_part
-from ropewalk.models.model import read_config, where_from
+from ropewalk.models.model_files import read_config, where_from
 from ropewalk.models.transformers4_config import CONFIG, read_config_file
 from ropewalk.models.untrusted_config import CHOOSES_CODE
 from ropewalk.models.weight_files import INDEX, WEIGHTS, require_inside, require_whole, weight_files

@@ -1,8 +1,8 @@
-"""Gradients through a frozen decoder in memory near to that of reading it: recompute rather than keep.
+"""Gradients through a decoder in little more memory than a forward pass: activations are recomputed.
 
-Each decoder layer keeps its input only, and is run again when its gradient is due. Its feed-forward part,
-whose inner width times the length would be most of what a layer holds then, runs over the tokens tile by
-tile. Both stand in for `forward` on the instances, so that a family's own code still does all the work.
+Each decoder layer keeps only its input, and runs again in the backward pass. Its feed-forward part, whose
+inner width times the length would then be most of a layer's memory, runs over the tokens tile by tile. Both
+replace `forward` on the instances, so that a family's own code still does all the work.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from ropewalk.errors import ModelError
 from ropewalk.models.replaced_attribute import replaced
@@ -28,7 +29,7 @@ MLP_TILE_TOKENS = 2048  # enough for the full rate of a matrix product
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter needs a gradient and every module is in evaluation mode; afterwards each is as it was."""
+    """Inside the `with`, no parameter needs a gradient and every module is in evaluation mode."""
     needed = [parameter for parameter in model.parameters() if parameter.requires_grad]
     training = [module for module in model.modules() if module.training]
     try:
@@ -46,10 +47,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recomputing(layers: Iterable[nn.Module], *, trained: bool = False) -> Iterator[None]:
-    """These decoder layers keep their inputs only, and are run again in the backward pass.
+    """Inside the `with`, these decoder layers keep only their inputs, and run again in the backward pass.
 
-    With `trained`, their parameters get gradients too, and dropout is the same the second time; feed-forward
-    parts are then not cut into tiles.
+    Args:
+        trained: their parameters get gradients too, and dropout is the same the second time; feed-forward
+            parts then do not run in tiles.
     """
     with ExitStack() as stack:
         for layer in layers:
@@ -65,14 +67,14 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform =
 
 
 class DifferentiableAttention(TorchFunctionMode):
-    """Attention as it is best differentiated: on a processor, with the keys and values of groups repeated.
+    """Repeats grouped keys and values for attention on a processor.
 
     The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
     (torch 2.13).
 
     Raises:
-        ModelError: the model switches gradients off around its own attention (hrm_text does), which would
-            leave a part of them out.
+        ModelError: the model switches gradients off around its own attention (hrm_text does), so that a part
+            of them would be missing.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -81,38 +83,33 @@ class DifferentiableAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             raise ModelError(
-                "This model switches gradients off in a part of its own forward pass, so that they would "
-                "come out wrong: search its factors without gradients."
+                "This model switches gradients off in a part of its forward pass, so they would be wrong: "
+                "search its factors with a strategy that needs no gradients."
             )
         if kwargs.get("enable_gqa") and args[0].device.type == "cpu":
             query, *grouped = args[:3]
-            args = (query, *(_repeat(tensor, query.shape[-3]) for tensor in grouped), *args[3:])
+            num_heads = query.shape[1]
+            repeated = (repeat_kv(tensor, num_heads // tensor.shape[1]) for tensor in grouped)
+            args = (query, *repeated, *args[3:])
             kwargs["enable_gqa"] = False
         return func(*args, **kwargs)
 
 
-def _repeat(grouped: Tensor, num_heads: int) -> Tensor:
-    """(..., groups, length, size) to (..., num_heads, length, size); each head beside its group's others."""
-    groups = grouped.shape[-3]
-    shape = (*grouped.shape[:-2], num_heads // groups, *grouped.shape[-2:])
-    return grouped.unsqueeze(-3).expand(shape).flatten(-4, -3)
-
-
 def give_back_free_memory() -> None:
-    """What glibc's heap holds between tensors, back to the system; nothing under other allocators.
+    """Return free memory of glibc's heap to the system; other allocators are left alone.
 
-    The heap is cut up by blocks of many sizes that a layer leaves: without this it grows to more than twice
-    what is alive. It takes some milliseconds a layer.
+    Blocks of many sizes fragment the heap: without this, it grows to more than twice the memory in use. It
+    takes some milliseconds per layer.
     """
     if _malloc_trim is not None:
         _malloc_trim(0)
 
 
 def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
-    """The feed-forward part of a layer, if no token in it can see another.
+    """The feed-forward part of a layer, if it computes each token by itself; else None.
 
-    That is known of a module that takes one tensor and holds nothing but matrices and activations;
-    convolutions over tokens or experts with a capacity are not of this kind.
+    It does if it takes one tensor and consists of linear layers and activations only. Convolutions over
+    tokens and experts with a capacity do not.
     """
     mlp = next((getattr(layer, name) for name in MLP_NAMES if hasattr(layer, name)), None)
     if not isinstance(mlp, nn.Module) or len(inspect.signature(type(mlp).forward).parameters) != 2:
@@ -122,7 +119,7 @@ def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
 
 
 class _CheckpointedForward:
-    """Stands in for a layer's forward."""
+    """In the place of a layer's forward."""
 
     def __init__(self, original: Callable[..., Any], *, is_random: bool) -> None:
         self.original = original
@@ -135,15 +132,15 @@ class _CheckpointedForward:
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         give_back_free_memory()
-        with DifferentiableAttention():  # the second time too: no mode reaches into a backward pass
+        with DifferentiableAttention():  # here, because no mode is active in a backward pass
             return self.original(*args, **kwargs)
 
 
 class _TiledForward:
-    """Stands in for the forward of a feed-forward part.
+    """In the place of the forward of a feed-forward part.
 
-    Two functions rather than one: the input is saved before the work is done. A checkpointed layer that is
-    run again stops after its last saved tensor, and so most layers never repeat this work whole.
+    Two functions rather than one: the input is saved before the work is done. A checkpointed layer that runs
+    again stops after its last saved tensor, so most layers repeat only a part of this work.
     """
 
     def __init__(self, original: Callable[[Tensor], Tensor]) -> None:
@@ -159,7 +156,7 @@ class _TiledForward:
 
 
 class _BackwardInTiles(torch.autograd.Function):
-    """Hands its input on, and takes the gradient of the feed-forward part's OUTPUT to that of this input."""
+    """Returns its input; its backward takes the gradient of the feed-forward OUTPUT to that of the input."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, original: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,14 +1,14 @@
-"""Attention of a piece of text to itself and to all before it, without a mask.
+"""Attention of a chunk of tokens to itself and to all earlier tokens, without a mask.
 
-Transformers makes a mask of (piece, all so far) for it, and torch's kernel for processors turns that into
-numbers: 10 GiB for 16384 tokens of 131072, made anew in every layer, and its upper half is worked through for
-nothing. But of a piece's keys only its own need the causal rule:
+transformers makes a mask of shape (chunk, all tokens so far), and torch's kernel for processors converts it
+to floats: 10 GiB for 16384 tokens of 131072, again in every layer, and it computes the masked half too. But
+only the keys of the chunk itself need the causal rule:
 
     keys    earlier earlier earlier | own
     query   all     all     all     | causal
 
-Both parts are what the kernel does without a mask, and it tells how much weight each had in the softmax, by
-which they are put together again. On other devices flash attention knows such pieces itself.
+The kernel computes both parts without a mask, and returns the log of each softmax's sum, by which the two are
+combined. On other devices, flash attention handles such chunks itself.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 NAME = "sdpa_piecewise"
@@ -29,10 +29,10 @@ _attend = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu",
 
 @contextmanager
 def piecewise_attention(model: Any) -> Iterator[None]:
-    """Meanwhile pieces are read without masks, where that is the model's own attention on a processor.
+    """Inside the `with`, chunks are read without masks, if the model runs `sdpa` attention on a processor.
 
-    Layers with a window or another pattern of their own, padded rows and models that scale their scores
-    otherwise keep transformers' way.
+    Layers with a window or another pattern of their own, padded rows, and attention with a position bias are
+    computed by transformers.
     """
     if _attend is None or model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
         yield
@@ -45,9 +45,9 @@ def piecewise_attention(model: Any) -> Iterator[None]:
 
 
 def cut_back(cache: Any, num_tokens: int) -> bool:
-    """Leave only the first tokens in a KV cache; False, and nothing done, where that can't be.
+    """Keep only the first tokens in a KV cache; False, and no change, where that is not possible.
 
-    It needs at least one token and no more than there are, and layers that keep all that they saw.
+    `num_tokens` must be at least 1 and at most the tokens in the cache, and its layers must keep every token.
     """
     layers = getattr(cache, "layers", ())
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
@@ -60,7 +60,7 @@ def cut_back(cache: Any, num_tokens: int) -> bool:
 
 
 def _no_causal_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """None where each token sees all before it; else what `sdpa` would be given."""
+    """None where each token sees all before it; else the mask for `sdpa`."""
     is_plain = (
         kwargs.get("mask_function") is causal_mask_function
         and kwargs.get("allow_is_causal_skip", True)
@@ -80,14 +80,21 @@ def _forward(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers' attention functions: (rows, heads, tokens, size) to (rows, tokens, heads, size)."""
+    """An attention function of transformers.
+
+    Args:
+        query, key, value: (rows, heads, tokens, head_dim); keys and values may have fewer heads.
+
+    Returns:
+        (rows, tokens, heads, head_dim), and no weights.
+    """
     num_earlier = key.shape[2] - query.shape[2]
     suits = attention_mask is None and num_earlier > 0 and query.shape[2] > 1 and key.shape == value.shape
     if not suits or kwargs.get("position_bias") is not None:
         return sdpa_attention_forward(  # type: ignore[no-any-return]
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    key, value = (_for_each_head(tensor, query.shape[1]) for tensor in (key, value))
+    key, value = (repeat_kv(tensor, query.shape[1] // tensor.shape[1]) for tensor in (key, value))
     parts = [
         _part(query, key[:, :, :num_earlier], value[:, :, :num_earlier], False, scaling),
         _part(query, key[:, :, num_earlier:], value[:, :, num_earlier:], True, scaling),
@@ -103,16 +110,14 @@ def _part(
 
 
 def _put_together(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Of each part its share in the whole softmax; sums are logarithms, shape (rows, heads, tokens)."""
+    """The attention to both parts, each weighted by its share of the softmax.
+
+    Args:
+        parts: outputs, and the logarithms of the softmax's sums, of shape (rows, heads, tokens).
+    """
     (earlier, earlier_sum), (own, own_sum) = parts
     share = torch.sigmoid(earlier_sum - own_sum).unsqueeze(-1).to(own.dtype)
     return torch.lerp(own, earlier, share)
-
-
-def _for_each_head(grouped: Tensor, num_heads: int) -> Tensor:
-    """Keys or values of groups for each of their heads, which the kernel asks for."""
-    rows, groups, length, size = grouped.shape
-    return grouped.unsqueeze(2).expand(rows, groups, num_heads // groups, length, size).flatten(1, 2)
 
 
 AttentionInterface.register(NAME, _forward)

@@ -63,6 +63,6 @@ class ModelSettings(Settings):
         Raises:
             ModelError: as `describe_model`.
         """
-        from ropewalk.models.model import describe_model  # noqa: PLC0415
+        from ropewalk.models.model_files import describe_model  # noqa: PLC0415
 
         return describe_model(self.name, revision=self.revision, original_length=self.original_length)

@@ -19,7 +19,8 @@ from ropewalk.evaluate.records import EvalRecord, found_by
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
 from ropewalk.finetune.train import finetune
-from ropewalk.models.model import Model, describe_model
+from ropewalk.models.model import Model
+from ropewalk.models.model_files import describe_model
 from ropewalk.models.training_checkpoint import require_pinned, save_pinned
 from ropewalk.recipe.progress import Watch
 from ropewalk.recipe.schema import Recipe

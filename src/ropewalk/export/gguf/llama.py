@@ -16,7 +16,7 @@ from ropewalk.export.gguf.file import GgufContent, StoredTensor, Value, number, 
 from ropewalk.export.gguf.tokenizer import tokenizer_metadata
 from ropewalk.export.gguf.weights import read_tensor, side_by_side, tensor_shape
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.models.model import describe_model, read_config
+from ropewalk.models.model_files import describe_model, read_config
 from ropewalk.models.weight_files import require_plain_weights, stored_tensors, weight_files
 
 ARCHITECTURE = "llama"

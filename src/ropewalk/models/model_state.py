@@ -1,0 +1,214 @@
+"""What is learnt of a transformers model once, and what is installed in it now."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ropewalk.errors import ModelError
+from ropewalk.models.generation_cache import drops_cache_at_switch, keep_cache
+from ropewalk.models.replaced_attribute import ReplacedAttribute
+from ropewalk.models.rope_config import RopeDescription, read_description
+from ropewalk.models.rotary import Attachment, Installable, OneSet, RotaryHook
+from ropewalk.models.rotary_calls import find_decoder_layers, find_rotary, text_decoder
+from ropewalk.models.rotary_check import require_described
+from ropewalk.models.rotary_layout import learn_layout
+from ropewalk.models.sliding_windows import UNLIMITED_WINDOW, find_windows
+
+if TYPE_CHECKING:
+    from ropewalk.models.model import Model
+
+ATTRIBUTE = "_ropewalk_state"  # of a transformers model
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+
+class ModelState:
+    """The state of one transformers model, which every `Model` of it shares.
+
+    It is an attribute of the transformers model, so that a copy of the model has a copy of it. It refers to
+    parts of the model, not to the model, so that the memory of a base model is freed with its last reference.
+
+    Attributes:
+        name: how errors call the model.
+        full_attention: whether sliding windows are lifted while factors are installed.
+        head: the decoder, and whether the output matrix alone makes the logits; None until it is found.
+        attached: the hooks and attributes of what is installed; empty for the base model.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        description: RopeDescription | None = None,
+        original_length: int | None = None,
+        full_attention: bool = False,
+    ) -> None:
+        """`description`: None reads it from the model, with `original_length` in the place of its window."""
+        self.name = name
+        self.full_attention = full_attention
+        self.head: tuple[nn.Module, bool] | None = None
+        self.attached: list[Attachment] = []
+        self._description = description
+        self._original_length = original_length
+        self._rotary: LearntRotary | None = None
+        self._rope_types: list[str] | None = None
+
+    def description(self, model: Any) -> RopeDescription:
+        """What the configuration of the model states about positions."""
+        if self._description is None:
+            self._description = read_description(
+                model.config, original_length=self._original_length, name=self.name
+            )
+        return self._description
+
+    def original_length(self, model: Any) -> int:
+        """The window that the model was trained on, in tokens: as given, or as configured."""
+        return self._original_length or self.description(model).geometry.original_length
+
+    def rotary(self, model: Any) -> "LearntRotary":
+        """What installing needs, learnt when it is first needed.
+
+        Raises:
+            ModelError: the family can't be extended, or does not rotate as its configuration states.
+        """
+        if self._rotary is None:
+            self._rotary = LearntRotary.of(model, self.name, self.description(model), self.full_attention)
+        return self._rotary
+
+    def has_length_rule(self, model: Any) -> bool:
+        """Whether a rotary has a rule that rotates otherwise in longer texts."""
+        if self._rope_types is None:
+            self._rope_types = [kind for part in model.modules() for kind in _rope_types(part)]
+        return any(rope_type in LENGTH_DEPENDENT for rope_type in self._rope_types)
+
+    @property
+    def installed(self) -> Installable | None:
+        """What the model rotates by now; None for its own rotary."""
+        return self._rotary.hook.installed if self._rotary is not None and self.attached else None
+
+    def require_suitable(self, model: Any, installed: Installable) -> None:
+        """Refuse what can't be installed, before anything changes.
+
+        Raises:
+            FactorsError: factors of another geometry.
+            ModelError: every layer slides over a window shorter than the target, or factors are per layer and
+                the layers are not found.
+        """
+        description, rotary = self.description(model), self.rotary(model)
+        target = installed.factors.target_length
+        installed.factors.require_geometry(description.geometry, self.name)
+        window, num_sliding = description.sliding_window, description.num_sliding_layers
+        all_slide = num_sliding >= description.num_attention_layers
+        if window is not None and window < target and all_slide and not self.full_attention:
+            raise ModelError(
+                f"All {num_sliding} attention layers of {self.name} see only a window of {window} tokens, "
+                f"but the target is {target}: lift their windows with --full-attention, or choose a target "
+                f"up to {window}."
+            )
+        if installed.per_layer and rotary.is_shared and rotary.decoder_layers is None:
+            raise ModelError(
+                f"No list of {description.geometry.num_layers} layers stands beside the rotary of "
+                f"{self.name}: give one vector of factors for all layers."
+            )
+
+    def switch(self, owner: "Model", installed: Installable | None) -> None:
+        """Install in the place of what is installed now; None leaves the base model."""
+        before = self.installed
+        if _is_one_set(before) and _is_one_set(installed) and before.per_layer == installed.per_layer:
+            self.rotary(owner.model).hook.set(installed)
+            return
+        self._detach()
+        if installed is None:
+            return
+        try:
+            self._attach(owner, installed)
+        except BaseException:
+            self._detach()
+            if before is not None:
+                self._attach(owner, before)
+            raise
+
+    @contextmanager
+    def base_config(self) -> Iterator[None]:
+        """Inside the `with`, configurations are those of the base model, whatever is installed."""
+        replaced = [
+            attached
+            for attached in self.attached
+            if isinstance(attached, ReplacedAttribute) and isinstance(attached.owner, PreTrainedConfig)
+        ]
+        for attribute in reversed(replaced):
+            attribute.remove()
+        try:
+            yield
+        finally:
+            for attribute in replaced:
+                attribute.replace()
+
+    def _attach(self, owner: "Model", installed: Installable) -> None:
+        rotary = self.rotary(owner.model)
+        layers = rotary.decoder_layers if installed.per_layer and rotary.is_shared else None
+        rotary.hook.set(installed)
+        self.attached.extend(rotary.hook.attach(layers or ()))
+        self.attached.extend(ReplacedAttribute(*window, UNLIMITED_WINDOW) for window in rotary.windows)
+        self.attached.extend(keep_cache(owner.model.get_submodule(path)) for path in rotary.cache_droppers)
+        self.attached.extend(installed.attach(owner))
+
+    def _detach(self) -> None:
+        """The last first, so that an attribute that was replaced twice is as it was."""
+        while self.attached:
+            self.attached.pop().remove()
+        if self._rotary is not None:
+            self._rotary.hook.set(None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LearntRotary:
+    """What installing factors needs to know of a model.
+
+    Attributes:
+        hook: replaces what the rotary returns.
+        decoder_layers: the list of layers beside the rotary, or None if there is no such list.
+        windows: (owner, attribute) of every window that is lifted.
+        cache_droppers: paths of the modules with Phi's rule of generation.
+    """
+
+    hook: RotaryHook
+    decoder_layers: nn.ModuleList | None
+    windows: list[tuple[Any, str]]
+    cache_droppers: list[str]
+
+    @classmethod
+    def of(cls, model: Any, name: str, description: RopeDescription, full_attention: bool) -> "LearntRotary":
+        """Learn it from the base model.
+
+        Raises:
+            ModelError: the family can't be extended, or does not rotate as its configuration states.
+        """
+        geometry, layer_type = description.geometry, description.layer_type
+        calls = find_rotary(model, name, layer_type)
+        layout = learn_layout(calls.rotary, geometry.num_pairs, name, layer_type=layer_type)
+        require_described(calls.rotary, layout, description, name)
+        return cls(
+            hook=RotaryHook(calls, layout, name),
+            decoder_layers=find_decoder_layers(model, calls.rotary, geometry.num_layers),
+            windows=find_windows(text_decoder(model)) if full_attention else [],
+            cache_droppers=[path for path, part in model.named_modules() if drops_cache_at_switch(part)],
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the layers share a rotary."""
+        return not self.hook.calls.layer_indices
+
+
+def _rope_types(module: Any) -> list[Any]:
+    """The types of scaling of a rotary, of which some have one for each type of layer; else none."""
+    rope_type = getattr(module, "rope_type", None)
+    return list(rope_type.values()) if isinstance(rope_type, dict) else [rope_type]
+
+
+def _is_one_set(installed: Installable | None) -> TypeGuard[OneSet]:
+    return isinstance(installed, OneSet)
