@@ -315,7 +315,7 @@ def test_factors_per_layer_are_refused(tiny_model: LlamaForCausalLM) -> None:
     single = factors_for(tiny_model)
     factors = single.replace(rescale_factors=single.rescale_factors * 2)
 
-    with pytest.raises(FactorsError, match="2 vectors"):
+    with pytest.raises(FactorsError, match="vector"):
         nll_gradient(tiny_model, window(), factors)
     assert Model.wrap(tiny_model).factors is None
 
@@ -348,7 +348,7 @@ def test_layers_that_can_not_be_told_apart_are_refused_where_that_matters(
     expected = nll_gradient(copy.deepcopy(tiny_model), window(), factors)
     layers = tiny_model.model.layers
     tiny_model.model.layers = torch.nn.ModuleList([*layers, layers[0]])  # the third is never run
-    with pytest.raises(ModelError, match="checkpoint=False"):
+    with pytest.raises(ModelError, match="layers"):
         nll_gradient(tiny_model, window(), factors, checkpoint=True)
     found = nll_gradient(tiny_model, window(), factors, checkpoint=False)
 
@@ -361,7 +361,7 @@ def test_a_model_that_switches_gradients_off_is_refused(
 ) -> None:
     attention = tiny_model.model.layers[0].self_attn
     attention.forward = torch.no_grad()(attention.forward)
-    with pytest.raises(ModelError, match="without gradients"):
+    with pytest.raises(ModelError, match="gradients"):
         nll_gradient(tiny_model, window(), factors_for(tiny_model), checkpoint=checkpoint)
 
 

@@ -113,10 +113,10 @@ def summed_over_tokens(cos: Tensor, sin: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("arrange", "reason"),
     [
-        (mixed_pairs, "neither cos nor sin of one pair"),
-        (without_last_pair, f"does not turn all of {NUM_PAIRS} pairs"),
-        (summed_over_tokens, "returns shapes"),
-        (lambda cos, sin: "cos and sin", "no tensors"),
+        (mixed_pairs, "column"),
+        (without_last_pair, "pairs"),
+        (summed_over_tokens, "shapes"),
+        (lambda cos, sin: "cos and sin", "tensors"),
     ],
 )
 def test_what_is_no_cos_and_sin_of_each_pair_is_refused(arrange: Arrange, reason: str) -> None:
@@ -131,7 +131,7 @@ def test_a_layout_that_changes_with_the_position_is_refused() -> None:
         def forward(self, x: Tensor, position_ids: Tensor) -> Any:
             return super().forward(x, position_ids.clamp(max=100))
 
-    with pytest.raises(ModelError, match="does not follow the layout"):
+    with pytest.raises(ModelError, match="layout"):
         learn_layout(Clipped(halves), NUM_PAIRS, "a family")
 
 
@@ -140,7 +140,7 @@ def test_a_layout_that_mixes_rows_is_refused() -> None:
         def forward(self, x: Tensor, position_ids: Tensor) -> Any:
             return super().forward(x, position_ids[:1].expand_as(position_ids))
 
-    with pytest.raises(ModelError, match="does not follow the layout"):
+    with pytest.raises(ModelError, match="layout"):
         learn_layout(FirstRow(halves), NUM_PAIRS, "a family")
 
 
@@ -172,7 +172,7 @@ def test_axes_that_do_not_act_as_one_are_refused() -> None:
         def forward(self, x: Tensor, position_ids: Tensor) -> Any:
             return super().forward(x, position_ids.sum(0) if position_ids.dim() == 3 else position_ids)
 
-    with pytest.raises(ModelError, match="several positions a token"):
+    with pytest.raises(ModelError, match="mrope"):
         learn_layout(Summed(halves), NUM_PAIRS, "a family")
 
 
@@ -181,5 +181,5 @@ def test_a_rotary_that_asks_for_more_is_refused() -> None:
         def forward(self, x: Tensor, position_ids: Tensor, layer_type: str) -> Any:  # type: ignore[override]
             return super().forward(x, position_ids)
 
-    with pytest.raises(ModelError, match="takes more than hidden states and positions"):
+    with pytest.raises(ModelError, match="positions"):
         learn_layout(ByLayerType(halves), NUM_PAIRS, "a family")

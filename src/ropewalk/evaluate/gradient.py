@@ -1,7 +1,7 @@
-"""How a window's negative log-likelihood changes with every rescale factor and with the attention factor.
+"""The gradient of a window's negative log-likelihood with respect to rescale and attention factors.
 
-The model is frozen: gradients run through its activations only. Logits exist for a tile of positions at a
-time, forwards and backwards; long windows keep a hidden state a layer and compute the rest a second time.
+The model is frozen: gradients flow through its activations only. Logits exist for a tile of positions at a
+time, in both passes; for long windows, only one hidden state per layer is kept, and the rest is recomputed.
 """
 
 from contextlib import nullcontext
@@ -27,17 +27,17 @@ FEWEST_ROWS = 256
 
 # Above this many bytes of activations, they are computed again instead of kept.
 KEPT_BYTES = 2 * 2**30
-# Numbers that a layer keeps for a token, in hidden and in intermediate sizes: norms, queries, keys, values
-# and what the rotary makes of them; the gate, its activation and what it is multiplied with.
+# Numbers that a layer keeps per token, in hidden and in intermediate sizes: norms, queries, keys and values
+# before and after the rotary; the gate, its activation and its factor.
 KEPT_HIDDEN_SIZES, KEPT_INTERMEDIATE_SIZES = 10, 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NllGradient:
-    """One window's nats and their derivatives; numbers that are not finite are left as they are.
+    """The nats of one window and their derivatives, which may be infinite or NaN.
 
     Attributes:
-        nll: the sum over scored tokens, as `score_windows` gives it.
+        nll: the sum over scored tokens, as from `score_windows`.
         by_log_factor: d(sum of nats) / d(ln lambda_i), float64, shape (num_pairs,).
         by_log_attention: d(sum of nats) / d(ln attention factor).
     """
@@ -54,12 +54,12 @@ def nll_gradient(
     *,
     checkpoint: bool | None = None,
 ) -> NllGradient:
-    """The gradient of one window's summed NLL at these factors; the model is afterwards as it was.
+    """The gradient of one window's summed NLL at these factors; leaves the model as it is.
 
     Args:
         model: a `Model`, or a transformers causal model.
         factors: one vector for all layers; what is installed now is installed again afterwards.
-        checkpoint: compute activations twice instead of keeping them; None leaves it to `will_checkpoint`.
+        checkpoint: compute activations twice instead of keeping them; None does as `will_checkpoint`.
 
     Raises:
         FactorsError: the factors are per layer, or of another geometry.
@@ -88,7 +88,7 @@ def gradient_tensors(
     *,
     checkpoint: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `nll_gradient`, before anything is made a number.
+    """As `nll_gradient`, in tensors.
 
     Returns:
         Nats of each scored token, shape (num_scored,); the derivatives of their sum with respect to (not the
@@ -107,17 +107,17 @@ def gradient_tensors(
 
 
 def gradient_cost(checkpointed: bool) -> float:
-    """What a gradient costs, in forward passes: one forward, two backward, one more if it is repeated."""
+    """The cost of a gradient in forward passes: one forward, two for backward, one more if checkpointed."""
     return 4.0 if checkpointed else 3.0
 
 
 def will_checkpoint(model: Any, length: int) -> bool:
-    """Whether a gradient at `length` tokens computes activations twice, unless told otherwise."""
+    """Whether a gradient at `length` tokens computes activations twice by default."""
     return kept_bytes(model, length) > KEPT_BYTES
 
 
 def kept_bytes(model: Any, length: int) -> int:
-    """About what activations of `length` tokens take, if all are kept."""
+    """An estimate of the bytes of all activations of `length` tokens."""
     config = model.config.get_text_config(decoder=True)
     intermediate = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     width = KEPT_HIDDEN_SIZES * config.hidden_size + KEPT_INTERMEDIATE_SIZES * intermediate
@@ -125,7 +125,7 @@ def kept_bytes(model: Any, length: int) -> int:
 
 
 def _backpropagate(model: Model, window: TokenWindow, tables: TableGradients, again: bool) -> Tensor:
-    """Nats of the scored tokens, shape (num_scored,), whose gradient is then on the tables."""
+    """Nats of the scored tokens, shape (num_scored,); leaves their gradients on the tables."""
     reader, device = Reader(model), model.model.device
     ids = window.ids.unsqueeze(0).to(device)
     first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored

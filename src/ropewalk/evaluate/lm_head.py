@@ -18,17 +18,17 @@ __all__ = ["Reader", "evaluating"]
 
 
 class Reader:
-    """Reads tokens piece by piece; later pieces see the earlier ones through the model's KV cache.
+    """Reads tokens in chunks; later chunks see the earlier ones through the model's KV cache.
 
-    No mask is passed, so that attention takes its causal path; only the future is masked.
+    No mask is passed, so that attention runs its causal kernel.
 
     Args:
         model: a `Model`, or a transformers causal model.
 
     Attributes:
-        vocabulary_size: how many logits a position has.
-        matrix: shape (vocabulary, hidden_size), if float32 logits are its product with hidden states and
-            nothing else; None in other models.
+        vocabulary_size: the number of logits per position.
+        matrix: the output matrix, shape (vocabulary, hidden_size), if float32 logits are its product with
+            hidden states; else None.
     """
 
     def __init__(self, model: Any) -> None:
@@ -42,7 +42,7 @@ class Reader:
     def read(self, ids: Tensor, *, keep: bool) -> Tensor:
         """Last hidden states of the next tokens, shape (batch, n, hidden_size), for ids of shape (batch, n).
 
-        With `keep` the next piece sees this one and all before it.
+        With `keep`, the next tokens see these and all before them.
         """
         earlier = {} if self._cache is None else {"past_key_values": self._cache}
         is_later_piece = bool(earlier) and ids.shape[1] > 1
@@ -52,10 +52,10 @@ class Reader:
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def go_back_to(self, num_tokens: int) -> int:
-        """Forget all but the first `num_tokens` tokens, and return how many are known: none if that can't be.
+        """Forget all but the first `num_tokens` tokens, and return how many are still known.
 
-        A window that has moved on and a recurrent state can't be taken back, and a model whose own scaling
-        depends on the length would have turned them otherwise.
+        It returns 0 where the cache can't be cut: a sliding window or a recurrent state can't go back, and a
+        model whose own scaling depends on the length would have rotated the tokens otherwise.
         """
         cache, self._cache = self._cache, None
         if self._owner.rotates_by_length or not cut_back(cache, num_tokens):
@@ -66,12 +66,12 @@ class Reader:
     def pieces(
         self, ids: Tensor, read_chunk: int | None, *, keep: bool = False
     ) -> Iterator[tuple[int, Tensor]]:
-        """(index of its first token, hidden states) of each piece of `read_chunk` tokens; None reads at once.
+        """(index of the first token, hidden states) of each chunk of `read_chunk` tokens; None reads at once.
 
-        With `keep`, what is read afterwards sees all of it.
+        With `keep`, later reads see all of it.
 
-        A model whose own scaling depends on the length (dynamic, longrope) is read at once in any case: its
-        first pieces would turn otherwise than its last.
+        A model whose own scaling depends on the length (dynamic, longrope) reads at once in any case: the
+        first chunks would rotate otherwise than the last.
         """
         length = ids.shape[1]
         if read_chunk is None or read_chunk >= length or self._owner.rotates_by_length:

@@ -1,7 +1,7 @@
-"""What a model really rotates by, seen on its own rotary module, against what its configuration says.
+"""Compares what a model rotates by, computed by its rotary module, with what its configuration states.
 
-A configuration is not believed: families read keys of their own, leave keys out, or build no rotary at all.
-The rotary is built by transformers' own code, without layers and without weights, in about ten milliseconds.
+A configuration alone does not say it: families read keys of their own, ignore keys, or build no rotary.
+transformers builds the rotary without layers and without weights, in about ten milliseconds.
 """
 
 import copy
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from ropewalk.models.rope_config import RopeDescription
 
 AUTO_CLASSES = (AutoModelForCausalLM, AutoModel)
-# Keys by which a family builds its rotary or leaves it out, with the value that builds it.
+# Keys that switch the rotary of a family on or off, with the value that switches it on.
 SWITCHES = {"position_embedding_type": "rope", "use_mem_rope": True}
 
 
 def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Module | None:
-    """The rotary that a model of this configuration has, on the CPU.
+    """The rotary of a model with this configuration, on the CPU.
 
     Args:
         config: a transformers configuration, of its text part.
@@ -38,7 +38,7 @@ def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Mo
         None where transformers has no model of this type, so that nothing can be built.
 
     Raises:
-        ModelError: transformers can't build it, or it has no rotary that serves every layer.
+        ModelError: transformers can't build it, or it has no rotary.
     """
     auto_class = next((auto for auto in AUTO_CLASSES if type(config) in auto._model_mapping), None)
     if auto_class is None:
@@ -46,8 +46,8 @@ def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Mo
     with read_by_transformers(name):
         bare = copy.deepcopy(config)
         bare.num_hidden_layers = 0
-        bare.pad_token_id = None  # one beyond the vocabulary is an error, and none of the rotary's
-        with torch.device("meta"):  # however large it says that its embedding is
+        bare.pad_token_id = None  # one beyond the vocabulary is an error, but not of the rotary
+        with torch.device("meta"):  # however large its embedding is
             model: Any = auto_class.from_config(bare)
     switched_off = [key for key, on in SWITCHES.items() if getattr(config, key, on) != on]
     if switched_off and not any(map(is_rotary, model.modules())):
@@ -59,25 +59,25 @@ def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Mo
     rotary = find_rotary(model, name, layer_type).rotary
     with read_by_transformers(name):
         rotary.to_empty(device="cpu")
-        model._init_weights(rotary)  # as `from_pretrained` fills what no checkpoint holds
+        model._init_weights(rotary)  # as `from_pretrained` fills what is in no checkpoint
     return rotary
 
 
 def require_described(
     rotary: nn.Module, layout: RotaryLayout, description: "RopeDescription", name: str
 ) -> bool:
-    """Refuse a model that does not rotate as its description says: factors would mean something else.
+    """Refuse a model that does not rotate as its description states: factors would mean something else.
 
     Returns:
-        Whether its own scaling takes effect at the length that it is for. transformers' Phi-MoE keeps the
-        short set of longrope at every length.
+        Whether its own scaling takes effect at its length. transformers' Phi-MoE rotates by the short set of
+        longrope at every length.
 
     Raises:
         ModelError: other frequencies, or another attention factor, than its description states.
     """
     own, short = description.own, description.own_short
     if description.own_problem is not None:
-        return True  # nothing is stated that could be compared
+        return True  # there are no factors to compare with
     if own is None:
         own = _factors_of_one(description.geometry)
     same = partial(follows, rotary, layout, name=name, layer_type=description.layer_type)
@@ -88,7 +88,7 @@ def require_described(
         if same(short) and same(only_short):
             return False
     raise ModelError(
-        f"{name} can't be extended: its rotary does not turn at the frequencies that its configuration "
+        f"{name} can't be extended: its rotary does not rotate at the frequencies that its configuration "
         f"states ({layout.num_pairs} pairs, theta {description.geometry.rope_theta:g}, "
         f"{description.own_type} scaling)."
     )
@@ -106,7 +106,7 @@ def follows(
     buffer = getattr(rotary, buffer_name("inv_freq", layer_type), None)
     is_half = isinstance(buffer, Tensor) and buffer.dtype in (torch.bfloat16, torch.float16)
     num_positions = min(4 if is_half else 64, factors.target_length)
-    # Some rules follow the longest position of a call, so the last one is as far as these factors reach.
+    # Some rules follow the last position of a call, so it is the last one that these factors are for.
     positions = torch.cat((torch.arange(num_positions), torch.tensor([factors.target_length - 1])))
     with read_by_transformers(name):
         original = bare_forward(copy.deepcopy(rotary).cpu(), positions.unsqueeze(0), layer_type=layer_type)
@@ -122,7 +122,7 @@ def _factors_of_one(geometry: RopeGeometry) -> RescaleFactors:
 
 
 def _agree(original: Any, filled: Any, num_positions: int, tolerance: float) -> bool:
-    """Equal at the first positions: their attention factor too, which position 0 shows."""
+    """Whether both are equal at the first positions; position 0 shows the attention factor."""
     pairs = list(zip(leaves(original), leaves(filled), strict=True))
     if any(theirs.shape != ours.shape for theirs, ours in pairs):
         return False

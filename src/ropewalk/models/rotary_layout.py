@@ -1,9 +1,9 @@
-"""How a family hands cos and sin to its attention layers: learned by looking, not by family name.
+"""The layout in which a rotary returns cos and sin, learnt from what it returns and not from its family.
 
-Families compute the same angles and lay them out in their own ways: halves repeated (a b a b), neighbours
-repeated (a a b b), not repeated, as complex numbers, kept in float32 or cast. The original forward is
-probed once with frequencies that can be told apart; each column of what it returns is then known to be
-the cos or sin of one pair, and can be filled from an exact table instead.
+Families compute the same angles and arrange them in different ways: halves repeated (a b a b), neighbours
+repeated (a a b b), not repeated, as complex numbers, in float32 or cast. The forward of the rotary runs once
+with frequencies that are all different. Each column of what it returns is then known to be the cos or sin of
+one pair, and can be filled from an exact table.
 """
 
 import copy
@@ -21,20 +21,20 @@ TOLERANCE = 1e-3
 NUM_MATCHED_POSITIONS = 128
 NUM_CHECKED_POSITIONS = 24
 FARTHEST_CHECKED_POSITION = 1000
-# What a family's own forward may raise when it is called in another way than it expects.
+# What the forward of a family may raise when it is called in another way than it expects.
 FOREIGN_ERRORS = (TypeError, AttributeError, LookupError, RuntimeError, ValueError, ArithmeticError)
 INPUT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """One tensor that a rotary returns, its last dimension told column by column.
+    """One tensor that a rotary returns, described column by column of its last dimension.
 
     Attributes:
         columns: for each column, its index in [cos of every pair, sin of every pair].
         signs: for each column, 1 or -1.
         is_complex: columns alternate between real and imaginary parts of one complex number.
-        dtypes: the dtype returned, by the dtype of the hidden states that came in.
+        dtypes: the dtype returned, by the dtype of the hidden states given.
     """
 
     columns: tuple[int, ...]
@@ -53,7 +53,7 @@ class Leaf:
 
 @lru_cache(maxsize=64)
 def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
-    """Made once: for a token at a time, making it takes longer than using it."""
+    """Kept, because making it takes longer than using it for one token."""
     with torch.inference_mode(False):
         return torch.tensor(columns, device=device)
 
@@ -65,7 +65,7 @@ class RotaryLayout:
     Attributes:
         leaves: the tensors returned, in order.
         returns_tuple: a tuple of them, or the one tensor bare.
-        merges_axes: it also takes a position for each of time, height and width, of shape (3, rows, tokens).
+        merges_axes: it also takes positions in time, height and width, of shape (3, rows, tokens).
     """
 
     num_pairs: int
@@ -74,27 +74,27 @@ class RotaryLayout:
     merges_axes: bool = False
 
     def one_position(self, positions: Tensor, name: str) -> Tensor:
-        """Positions of shape (rows, tokens), also where a model gives one for each axis.
+        """Positions of shape (rows, tokens), also from positions for three axes.
 
         Raises:
-            ModelError: those of a token differ, as in an image.
+            ModelError: the three positions of a token differ, as in an image.
         """
         if not self.merges_axes or positions.dim() < 3:
             return positions
         first = positions[0]
         if not torch.equal(positions, first.expand_as(positions)):
             raise ModelError(
-                f"{name} was given tokens whose positions in time, height and width differ (an image or a "
-                f"video), but factors are for text: give text alone."
+                f"{name} got tokens whose positions in time, height and width differ (an image or a video), "
+                f"but factors are for text: give text only."
             )
         return first
 
     def fill(self, cos: Tensor, sin: Tensor, *, like: Tensor) -> Any:
-        """What the original would return, from an exact table.
+        """What the rotary returns, from exact cos and sin.
 
         Args:
             cos, sin: (*positions.shape, num_pairs), float64; gradients flow through.
-            like: the hidden states; the table is cast last, to the dtype that the original returns for them.
+            like: the hidden states; the result is cast last, to the dtype that the rotary returns for them.
         """
         table = torch.cat((cos, sin), dim=-1)
         outputs = tuple(leaf.fill(table, like=like) for leaf in self.leaves)
@@ -104,13 +104,13 @@ class RotaryLayout:
 def learn_layout(
     rotary: nn.Module, num_pairs: int, name: str, *, layer_type: str | None = None
 ) -> RotaryLayout:
-    """Probe a copy of a rotary module, and verify what was learnt on other positions.
+    """Run a copy of a rotary module, and verify what was learnt at other positions.
 
     Args:
         layer_type: the type of layer that the rotary is called for, where it has such a parameter.
 
     Raises:
-        ModelError: what it returns is not the cos and sin of position times frequency, pair by pair.
+        ModelError: it does not return the cos and sin of position times frequency, pair by pair.
     """
     probe = _Probe(rotary, num_pairs, name, layer_type)
     merges_axes = probe.merges_axes()
@@ -147,7 +147,7 @@ def buffer_name(name: str, layer_type: str | None) -> str:
 
 
 class _Probe:
-    """A copy of a rotary that turns at frequencies which can be told apart, and never switches them."""
+    """A copy of a rotary with frequencies that all differ, and without a rule that changes them."""
 
     def __init__(self, rotary: nn.Module, num_pairs: int, name: str, layer_type: str | None) -> None:
         self.layer_type = layer_type
@@ -155,7 +155,7 @@ class _Probe:
         self.num_pairs = num_pairs
         self.returns_tuple = False
         self.scale = 1.0  # of cos, as last returned
-        # Spread over (0, pi): over 4 * num_pairs positions no two of these cosines look alike.
+        # Spread over (0, pi): over 4 * num_pairs positions, no two of these cosines are similar.
         self.frequencies = (torch.arange(num_pairs, dtype=torch.float64) + 0.5) * (3.0 / num_pairs)
         self.module = copy.deepcopy(rotary).cpu()
         module: Any = self.module
@@ -174,7 +174,9 @@ class _Probe:
             returned = bare_forward(self.module, positions, dtype, layer_type=self.layer_type)
         except FOREIGN_ERRORS as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise self.refuse(f"its rotary takes more than hidden states and positions ({reason})") from None
+            raise self.refuse(
+                f"its rotary can't be called with hidden states and positions ({reason})"
+            ) from None
         self.returns_tuple = isinstance(returned, (tuple, list))
         outputs = tuple(returned) if self.returns_tuple else (returned,)
         if not outputs or not all(isinstance(output, Tensor) for output in outputs):
@@ -186,10 +188,10 @@ class _Probe:
         return tuple(output / self.scale for output in outputs)
 
     def merges_axes(self) -> bool:
-        """Whether it also takes a position for each of time, height and width (mrope), and merges them.
+        """Whether it also takes positions in time, height and width (mrope), and merges them.
 
         Raises:
-            ModelError: tokens with three equal positions, as those of text, would not turn as with one.
+            ModelError: tokens with three equal positions, as in text, do not rotate as with one.
         """
         positions = torch.arange(NUM_CHECKED_POSITIONS).unsqueeze(0)
         alone = self.outputs(positions)
@@ -204,7 +206,7 @@ class _Probe:
             float((ours - theirs / self.scale).abs().max()) > TOLERANCE
             for ours, theirs in zip(alone, merged, strict=True)
         ):
-            raise self.refuse("its rotary takes several positions a token (mrope), which do not act as one")
+            raise self.refuse("its rotary takes several positions per token (mrope), which do not act as one")
         return True
 
     def table(self, positions: Tensor) -> Tensor:
@@ -217,7 +219,7 @@ def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Lea
     real = torch.view_as_real(output).flatten(-2) if output.is_complex() else output
     learnt, known = real[0].to(torch.float64).T, table[0].T
     signed = torch.cat((known, -known))
-    # A few positions find the nearest, all of them say how near it is.
+    # A few positions find the nearest; all positions measure the distance.
     generator = torch.Generator().manual_seed(0)
     some = torch.randperm(learnt.shape[1], generator=generator)[:NUM_MATCHED_POSITIONS]
     nearest = torch.cdist(learnt[:, some], signed[:, some]).argmin(dim=1)
@@ -236,7 +238,7 @@ def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Lea
 
 
 def _verify(layout: RotaryLayout, probe: _Probe) -> None:
-    """The layout must reproduce the original at positions, and in rows, that it was not learnt from."""
+    """Compare the layout with the rotary at positions, and in rows, that it was not learnt from."""
     generator = torch.Generator().manual_seed(0)
     positions = torch.randint(FARTHEST_CHECKED_POSITION, (2, NUM_CHECKED_POSITIONS), generator=generator)
     positions[:, 0] = 0
@@ -248,7 +250,7 @@ def _verify(layout: RotaryLayout, probe: _Probe) -> None:
             raise probe.refuse("its rotary does not follow the layout that was learnt from it")
     used = {column for leaf in layout.leaves for column in leaf.columns}
     if used != set(range(2 * layout.num_pairs)):
-        raise probe.refuse(f"its rotary does not turn all of {layout.num_pairs} pairs")
+        raise probe.refuse(f"its rotary does not rotate all of {layout.num_pairs} pairs")
 
 
 def leaves(output: Any) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
-"""Which factors a key-value cache was filled under, noted on the cache itself.
+"""The factors that a key-value cache was filled with, which are an attribute of the cache.
 
-Keys are cached after they were turned, so a cache holds good for one choice of factors a row. The note stays
-with the cache when it is handed back by `generate`, kept for the next turn of a conversation, or copied.
+Keys are rotated before they are cached, so each row of a cache is right for one set of factors. The attribute
+stays with the cache when `generate` returns it, when the caller keeps it for the next turn, and in copies.
 """
 
 import weakref
@@ -23,11 +23,11 @@ LAYERS_BY_ROW = (DynamicLayer, DynamicSlidingWindowLayer)
 
 @dataclass(frozen=True)
 class Note:
-    """What a cache was filled under, last.
+    """The factors that a cache was filled with.
 
     Attributes:
-        factors: one a row.
-        keys: the tensor of keys that was left then; another one means that somebody moved rows since.
+        factors: one set per row.
+        keys: the tensor of keys after the last forward; another one means that rows were moved since.
     """
 
     factors: tuple[RescaleFactors, ...]
@@ -35,21 +35,21 @@ class Note:
 
 
 def num_cached(cache: Any) -> int:
-    """Tokens that a cache holds, padding included; 0 without a cache."""
+    """The number of tokens in a cache, with padding; 0 without a cache."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
 def note(cache: Any, rows: Rows) -> None:
-    """Remember what a cache was filled under."""
+    """Store on a cache the factors that it was filled with."""
     keys = _keys(cache)
     setattr(cache, NOTE, Note(rows.factors, None if keys is None else weakref.ref(keys)))
 
 
 def noted(cache: Any) -> Rows | None:
-    """What a filled cache was filled under; None where nobody can say any more.
+    """The factors that a cache was filled with; None if that is unknown.
 
-    Rows that are all alike may be selected, repeated, reordered and cropped; of rows that differ it would be
-    forgotten which is which.
+    Rows with equal factors may be selected, repeated, reordered and cropped. After that, which row has which
+    factors is unknown if they differ.
     """
     found: Note | None = getattr(cache, NOTE, None)
     if found is None:
@@ -61,13 +61,13 @@ def noted(cache: Any) -> Rows | None:
 
 
 def is_filled_under(cache: Any, rows: Rows) -> bool:
-    """Whether the note says so. Of rows that differ, whoever moves them here keeps them where they belong."""
+    """Whether a cache was filled with these factors, if its rows were not moved outside this package."""
     found: Note | None = getattr(cache, NOTE, None)
     return found is not None and found.factors == rows.factors
 
 
 def empty_like(cache: Any, config: Any) -> Any:
-    """An empty cache whose rows `replace_rows` can put into this one, or None where that can't be."""
+    """An empty cache whose rows `replace_rows` can copy into this one, or None if it can't."""
     if type(cache) is not DynamicCache or cache.offloading:
         return None
     fresh = DynamicCache(config=config.get_text_config(decoder=True))
@@ -81,7 +81,7 @@ def empty_like(cache: Any, config: Any) -> Any:
 
 
 def replace_rows(cache: Any, indices: list[int], rows: Any) -> None:
-    """Put the rows of another cache, of as many tokens, in the place of those at `indices`."""
+    """Replace the rows at `indices` by those of another cache with as many tokens."""
     for layer, other in zip(cache.layers, rows.layers, strict=True):
         index = torch.tensor(indices, device=layer.keys.device)
         layer.keys = layer.keys.index_copy(0, index, other.keys)
@@ -89,7 +89,7 @@ def replace_rows(cache: Any, indices: list[int], rows: Any) -> None:
 
 
 def _keys(cache: Any) -> Tensor | None:
-    """The keys of the first layer that has some."""
+    """The keys of the first layer that has keys."""
     for layer in getattr(cache, "layers", ()):
         keys = getattr(layer, "keys", None)
         if isinstance(keys, Tensor):

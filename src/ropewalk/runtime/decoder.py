@@ -20,9 +20,10 @@ NEEDED = ("attention_mask", "position_ids", "past_key_values")
 
 
 class DecoderHooks:
-    """Hooks on a decoder: each row's factors are chosen before it runs, and noted on its cache afterwards.
+    """Hooks on a decoder: choose each row's factors before it runs, and store them on its cache afterwards.
 
-    Where no positions are given, each row's count from its own first token: left padding moves nothing.
+    Without positions from the caller, each row counts from its first token, so that left padding changes
+    nothing.
     """
 
     def __init__(self, factors: "FactorsByLength", model: Model) -> None:
@@ -32,8 +33,8 @@ class DecoderHooks:
         missing = [part for part in NEEDED if part not in self._names]
         if missing:
             raise ModelError(
-                f"{model.name} can't follow a factor set: its decoder has no parameter {', '.join(missing)}, "
-                f"so its rows can't be told apart; install one entry with Model.install."
+                f"{model.name} can't use a factor set: its decoder has no parameter {', '.join(missing)}, so "
+                f"the lengths of its rows are unknown; install one entry with Model.install."
             )
 
     def attach(self) -> list[Attachment]:
@@ -109,8 +110,8 @@ def rows_being_read(factors: "FactorsByLength") -> Rows | None:
 def _of_generation(request: Request, cache: Any, num_rows: int, cached: int) -> Rows:
     if request.rows is None:
         raise RuntimeError(
-            "This version of transformers reads a prompt before its cache is prepared, which Ropewalk's "
-            "runtime does not know: use a version that its pyproject.toml allows."
+            "This version of transformers reads a prompt before it prepares the cache, which Ropewalk's "
+            "runtime does not support: use a version that its pyproject.toml allows."
         )
     rows = request.rows.for_batch(num_rows)
     if cached:
@@ -122,9 +123,9 @@ def _noted_or_refuse(cache: Any) -> Rows:
     rows = noted(cache)
     if rows is None:
         raise ModelError(
-            "A cache was given that was not filled under this factor set, or whose rows turn by different "
-            "factors and were moved since: read the whole sequence anew, or pin all rows to one length with "
-            "ropewalk.pinned from the first token on."
+            "The cache was not filled with this factor set, or its rows have different factors and were "
+            "moved since: read the whole sequence again, or pin all rows to one length with ropewalk.pinned "
+            "from the first token on."
         )
     return rows
 
@@ -137,9 +138,8 @@ def _require_noted(cache: Any, rows: Rows) -> None:
     if changed:
         row = changed[0]
         raise ModelError(
-            f"Row {row} is to turn by the factors for {rows.factors[row].target_length} tokens, but its "
-            f"cache was filled under those for {found.factors[row].target_length}: read the whole sequence "
-            f"anew."
+            f"Row {row} needs the factors for {rows.factors[row].target_length} tokens, but its cache was "
+            f"filled with those for {found.factors[row].target_length}: read the whole sequence again."
         )
 
 
@@ -147,9 +147,9 @@ def _require_served(rows: Rows, lengths: list[int]) -> None:
     for row, (factors, length) in enumerate(zip(rows.factors, lengths, strict=True)):
         if length > factors.target_length:
             raise FactorsError(
-                f"Row {row} grows to {length} tokens, but it was begun under the factors for "
+                f"Row {row} grows to {length} tokens, but its first tokens were read with the factors for "
                 f"{factors.target_length}: pin it to its final length with ropewalk.pinned, use generate, or "
-                f"read the whole sequence anew."
+                f"read the whole sequence again."
             )
 
 

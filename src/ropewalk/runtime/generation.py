@@ -1,17 +1,19 @@
-"""`generate` under a policy: a row's factors are chosen once, or anew where it crosses an entry's end.
+"""`generate` with a policy: a row's factors are chosen once, or again where its length passes an entry's end.
 
-    pin         the row's factors are those for its prompt and all tokens that it may get, from first to last
-    recompute   they are those for what it holds now; when it crosses an entry's end, its cache is rebuilt
-                under the next entry's factors, as if all had been read under them
+    pin         the factors for the prompt and all tokens that the row may get, from the first to the last
+    recompute   the factors for the row's present length; when it passes an entry's end, its cache is rebuilt
+                with the next entry's factors, as if every token had been read with them
 
-Either way a row never reads keys that were turned by other factors than its own, whatever rows are beside it.
+With both, a row never reads keys that were rotated by other factors than its own, whatever the other rows
+are.
 
-The policy of a request is `rope_policy`, an argument of `generate` beside all others. What is asked for there
-reaches the model through pipelines, adapters and generation configurations, which a wrapper around the model
-would not; and its default can be kept in `model.generation_config.rope_policy`.
+The policy of a request is `rope_policy`, an argument of `generate`. Arguments of `generate` reach the model
+through pipelines, adapters and generation configurations, which a wrapper around the model would not; the
+default is `model.generation_config.rope_policy`.
 
-transformers tells nobody what a request may grow to, so two of its own steps are looked into: the one that
-validates the length (all about lengths is known there), and the one that prepares the cache (the rows are).
+transformers has no hook for the length that a request may grow to, so two of its steps are replaced: the
+one that validates lengths (where all of them are known), and the one that prepares the cache (where the rows
+are).
 """
 
 from typing import Any
@@ -27,7 +29,7 @@ from ropewalk.runtime.caches import empty_like, note, noted, num_cached, replace
 from ropewalk.runtime.requests import Request, choose_policy, current, requesting
 from ropewalk.runtime.rows import Rows, own_lengths
 
-# Inputs that a rebuilt cache can be given again, a row at a time.
+# Inputs from which a row of a rebuilt cache can be read again.
 KNOWN_INPUTS = ("attention_mask", "position_ids")
 PACKED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
@@ -48,7 +50,7 @@ def replace_generation(factors: Any, model: nn.Module) -> list[ReplacedAttribute
 
 
 class Generate:
-    """Stands in for a model's `generate`, which takes `rope_policy` besides."""
+    """In the place of a model's `generate`, with the argument `rope_policy`."""
 
     def __init__(self, factors: Any, owner: Any) -> None:
         self.factors = factors
@@ -59,13 +61,13 @@ class Generate:
         """As transformers' own.
 
         Args:
-            rope_policy: `pin` or `recompute`; else that of the generation configuration given, then of the
-                model's own, then `pin`.
+            rope_policy: `pin` or `recompute`; None takes it from the generation configuration given, then
+                from the model's, then `pin`.
 
         Raises:
-            SettingError: an unknown policy, or `recompute` for what it can't do.
-            FactorsError: a row may grow longer than the factor set serves.
-            ModelError: a cache that was filled under other factors, without the tokens to fill it again.
+            SettingError: an unknown policy, or `recompute` where it is not possible.
+            FactorsError: a row may grow longer than the longest entry.
+            ModelError: a cache that was filled with other factors, without the tokens to fill it again.
         """
         given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
         stated = (getattr(config, "rope_policy", None) for config in (given, self.owner.generation_config))
@@ -81,7 +83,7 @@ class Generate:
 
 
 class _ValidateLength:
-    """Notes how wide the ids are, and whether the length they may grow to is a total."""
+    """Stores how wide the ids are, and whether the maximum length is a total."""
 
     def __init__(self, factors: Any, owner: Any) -> None:
         self.factors = factors
@@ -96,7 +98,7 @@ class _ValidateLength:
 
 
 class _PrepareCache:
-    """Admits the request once its cache is there: chooses each row's factors."""
+    """Chooses each row's factors once the cache exists."""
 
     def __init__(self, factors: Any, owner: Any) -> None:
         self.factors = factors
@@ -113,13 +115,13 @@ class _PrepareCache:
 
 
 class _PrepareInputs:
-    """Before each step of `recompute`: where rows cross an entry's end, their cache is rebuilt."""
+    """Rebuilds the cache of rows that pass an entry's end, before each step of `recompute`."""
 
     def __init__(self, factors: Any, owner: Any) -> None:
         self.factors = factors
         self.owner = owner
         self.original = owner.prepare_inputs_for_generation
-        # transformers asks for its signature: whether it takes embeddings, and which arguments are mistyped.
+        # transformers reads its signature: whether it takes embeddings, and which arguments are misspelled.
         self.__wrapped__ = getattr(self.original, "__wrapped__", self.original)
 
     def __call__(self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
@@ -180,7 +182,7 @@ def _admit(request: Request, generation_config: Any, model_kwargs: dict[str, Any
     prompts = own_lengths(mask, positions, num_rows=num_rows, num_tokens=total_width, num_cached=0)
     num_new = generation_config.max_length - request.width
     if request.is_total_stated:
-        # What a row may grow to is then stated too, and does not depend on the padding beside it.
+        # The length that a row may grow to is then given too, and does not depend on padding.
         ends = [generation_config.max_length + total_width - request.width] * num_rows
     else:
         ends = [length + num_new for length in prompts]
@@ -191,7 +193,7 @@ def _admit(request: Request, generation_config: Any, model_kwargs: dict[str, Any
     request.rows = _choose(request, prompts, ends)
     cache = model_kwargs.get("past_key_values")
     if num_cached(cache):
-        _take_up(request, request.rows, cache, model_kwargs, total_width)
+        _resume(request, request.rows, cache, model_kwargs, total_width)
 
 
 def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
@@ -201,7 +203,7 @@ def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
         serves = rows.factors[0].target_length
         if longest > serves:
             raise FactorsError(
-                f"A row may grow to {longest} tokens here, but all are pinned to the factors for {serves}: "
+                f"A row may grow to {longest} tokens, but all rows are pinned to the factors for {serves}: "
                 f"pin them to {longest}, or lower max_new_tokens."
             )
         return rows
@@ -209,8 +211,8 @@ def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
     if longest > serves:
         prompt = prompts[ends.index(longest)]
         raise FactorsError(
-            f"A prompt of {prompt} tokens may grow to {longest} here, but this factor set serves up to "
-            f"{serves}: lower max_new_tokens, shorten the prompt, or extend the model further."
+            f"A prompt of {prompt} tokens may grow to {longest}, but this factor set serves up to {serves}: "
+            f"lower max_new_tokens, shorten the prompt, or extend the model further."
         )
     at_the_end: Rows = factors.rows_for(ends)
     return at_the_end if request.policy == "pin" else factors.rows_for(prompts)
@@ -219,16 +221,16 @@ def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
 def _require_recomputable(
     request: Request, generation_config: Any, model_kwargs: dict[str, Any], mode: Any
 ) -> None:
-    """`recompute` must be able to read again, from its tokens alone, all that a cache was filled with."""
+    """Refuse `recompute` where a cache can't be filled again from token ids alone."""
     unknown = sorted(
         name for name, value in model_kwargs.items() if isinstance(value, Tensor) and name not in KNOWN_INPUTS
     )
     if request.pinned is not None:
         reason = "all rows are pinned to one length"
     elif mode == GenerationMode.ASSISTED_GENERATION:
-        reason = "with assisted decoding, drafts and their check would turn by different factors"
+        reason = "with assisted decoding, drafts and their check would rotate by different factors"
     elif generation_config.guidance_scale not in (None, 1):
-        reason = "with guidance_scale, a second cache is kept that can't be rebuilt"
+        reason = "with guidance_scale, there is a second cache that can't be rebuilt"
     elif unknown:
         reason = f"{', '.join(unknown)} can't be read again from token ids"
     else:
@@ -238,10 +240,8 @@ def _require_recomputable(
     )
 
 
-def _take_up(
-    request: Request, rows: Rows, cache: Any, model_kwargs: dict[str, Any], total_width: int
-) -> None:
-    """Go on with a cache that was filled before; under other factors, what it holds is read again."""
+def _resume(request: Request, rows: Rows, cache: Any, model_kwargs: dict[str, Any], total_width: int) -> None:
+    """Resume with a cache that was filled before; one with other factors is emptied, to be filled again."""
     embeds, cached = model_kwargs.get("inputs_embeds"), num_cached(cache)
     width = request.width if embeds is None else embeds.shape[1]
     is_whole = width == total_width
@@ -254,13 +254,13 @@ def _take_up(
     is_right = found is not None and not found.for_batch(len(rows.factors)).changed(rows)
     if not is_whole and request.policy == "recompute":
         raise ModelError(
-            f"The policy is `recompute`, but {cached} tokens are in a cache only: give the whole "
+            f"The policy is `recompute`, but {cached} tokens are only in a cache: give the whole "
             f"conversation as input_ids."
         )
     if not is_whole and not is_right:
         raise ModelError(
-            f"{cached} tokens of this conversation are in a cache only, which was filled under other factors "
-            f"than it needs now: give the whole conversation as input_ids, or keep all of it inside one "
+            f"{cached} tokens of this conversation are only in a cache, which was filled with other factors "
+            f"than the request needs: give the whole conversation as input_ids, or keep all of it inside one "
             f"`with ropewalk.pinned(...)`."
         )
     if not is_right:
@@ -269,6 +269,6 @@ def _take_up(
 
 def _refuse_packing(*_: Any, **__: Any) -> Any:
     raise ModelError(
-        "Continuous batching packs several sequences into one row, which a factor set can't tell apart: use "
-        "generate, or serve an export with an engine."
+        "Continuous batching packs several sequences into one row, whose lengths a factor set can't follow: "
+        "use generate, or serve an export with an engine."
     )

@@ -53,14 +53,14 @@ def load(
     original_length: int | None = None,
     full_attention: bool = False,
 ) -> Any:
-    """Load a model that follows its factor set: transformers' own object, as `from_pretrained` gives it.
+    """Load a model and install its factor set; returns transformers' own object, as `from_pretrained`.
 
     Args:
         path: a checkpoint's folder or hub name, as for `load_model`. Without `factors`, the set is the
-            `factors.json` beside its weights, as `ropewalk extend` leaves it.
-        factors: the set, or its file, where it stands elsewhere.
-        device, dtype, attn_implementation, revision, trust_remote_code: as for `load_model`; `dtype` is the
-            checkpoint's own.
+            `factors.json` beside its weights, as `ropewalk extend` writes it.
+        factors: the set, or its file, if it is not beside the weights.
+        device, dtype, attn_implementation, revision, trust_remote_code: as for `load_model`; the default
+            `dtype` is the checkpoint's.
         original_length, full_attention: as for `load_model`.
 
     Raises:
@@ -69,7 +69,7 @@ def load(
     """
     if factors is None:
         factor_set = load_set(_find_beside(str(path), revision))
-        # What belongs to the checkpoint knows its window, also where the configuration says an extended one.
+        # A set beside a checkpoint states the trained window, even where its configuration does not.
         original_length = original_length or factor_set.geometry.original_length
     else:
         factor_set = _as_set(factors)
@@ -102,7 +102,7 @@ def _find_beside(path: str, revision: str | None) -> Path:
         if (folder / FACTORS_NAME).is_file():
             if not (folder / "config.json").is_file():
                 raise ModelError(
-                    f"{path} holds a factor set but no checkpoint: name the model that it was made for, and "
+                    f"{path} has a factor set but no checkpoint: name the model that it was made for, and "
                     f"give the set as factors={str(folder / FACTORS_NAME)!r}."
                 )
             return folder / FACTORS_NAME

@@ -1,7 +1,7 @@
-"""What is asked of a model right now: by which policy, and which factors its rows were given.
+"""Requests to a model with a factor set: the policy, and the factors of its rows.
 
-A request lasts as long as a `generate`, or a `with pinned(...)`. It belongs to the thread that made it, so
-that two threads may use one model at once.
+A request lasts as long as a call of `generate`, or a `with pinned(...)`. It belongs to its thread, so that
+two threads can use one model at the same time.
 """
 
 from collections.abc import Iterator
@@ -23,18 +23,18 @@ DEFAULT_POLICY: Policy = "pin"
 
 @dataclass(eq=False)
 class Request:
-    """One use of one model.
+    """One call of `generate`, or one `with pinned(...)`.
 
     Attributes:
-        factors: the model's `FactorsByLength`; other models' requests may be around or inside this one.
-        is_generation: a `generate`; else a `with pinned(...)`.
+        factors: the model's `FactorsByLength`; requests to other models may be around or inside this one.
+        is_generation: a call of `generate`; else a `with pinned(...)`.
         policy: how its factors follow its length.
-        pinned: the length in tokens that `pinned` gave to all rows, or None.
-        rows: the factors in use; None until a generation has been admitted.
+        pinned: the length in tokens that `pinned` gives to all rows, or None.
+        rows: the factors of the rows; None until the cache of a generation is prepared.
         width: of a generation, the width of its ids in tokens, once that is known.
-        is_total_stated: its `max_length` was stated, which counts prompt and padding.
-        prompt_lengths: each row's own tokens before the first new one.
-        prefill_chunk_size: as `generate` was told, for a cache that is rebuilt.
+        is_total_stated: the caller gave `max_length`, which counts prompt and padding.
+        prompt_lengths: each row's tokens before the first new one, without padding.
+        prefill_chunk_size: the argument of `generate`, for a cache that is rebuilt.
     """
 
     factors: Any
@@ -61,7 +61,7 @@ def current(factors: Any) -> Request | None:
 
 @contextmanager
 def requesting(request: Request) -> Iterator[Request]:
-    """It is what is asked, meanwhile."""
+    """Inside the `with`, this is the innermost request."""
     token = _requests.set((*_requests.get(), request))
     try:
         yield request
@@ -71,14 +71,14 @@ def requesting(request: Request) -> Iterator[Request]:
 
 @contextmanager
 def pinned(model: Model | nn.Module, length: int) -> Iterator[None]:
-    """Meanwhile every row turns by the factors for `length` tokens, however short it is.
+    """Inside the `with`, every row rotates by the factors for `length` tokens, however short it is.
 
-    For loops of one's own over `forward`, whose rows grow, and for conversations that keep their cache from
-    turn to turn: what is read and generated inside never crosses to other factors.
+    For the caller's own loops over `forward`, whose rows grow, and for conversations that keep their cache
+    from turn to turn: nothing that is read or generated inside changes its factors.
 
     Args:
-        model: as `ropewalk.load` and `ropewalk.apply` give it.
-        length: tokens that no row will exceed.
+        model: as returned by `ropewalk.load` and `ropewalk.apply`, or a `Model`.
+        length: the most tokens that a row will have.
 
     Raises:
         FactorsError: longer than the longest entry of the factor set, or below 1.
@@ -87,14 +87,14 @@ def pinned(model: Model | nn.Module, length: int) -> Iterator[None]:
     factors: Any = Model.wrap(model).installed
     if not hasattr(factors, "rows_for"):
         raise ModelError(
-            "Nothing can be pinned: this model has no factor set; give it one by ropewalk.apply."
+            "The model has no factor set, so its rows can't be pinned: install one with ropewalk.apply."
         )
     with requesting(Request(factors, False, pinned=length, rows=factors.rows_for([length]))):
         yield
 
 
 def choose_policy(*given: Any) -> Policy:
-    """The first that is given.
+    """The first policy that is given, or the default.
 
     Raises:
         SettingError: it is none of `POLICIES`.

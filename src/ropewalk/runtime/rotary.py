@@ -30,20 +30,17 @@ class FactorsByLength:
         self._rows: dict[tuple[int, ...], Rows] = {}
 
     def attach(self, model: Model) -> Iterable[Attachment]:
-        """Attach what knows the rows: hooks on the decoder, and the generation loop; and saving.
+        """Attach hooks to the decoder, and replace the steps of generation and of saving that need the set.
 
         Raises:
-            ModelError: the decoder has no parameters that say which rows are read.
+            ModelError: the decoder has no parameters for mask, positions and cache.
         """
-        hooks = DecoderHooks(self, model)
-        return [
-            *hooks.attach(),
-            *replace_generation(self, model.model),
-            *replace_saving(self.factor_set, model),
-        ]
+        yield from DecoderHooks(self, model).attach()
+        yield from replace_generation(self, model.model)
+        yield from replace_saving(self.factor_set, model)
 
     def rows_for(self, lengths: Sequence[int]) -> Rows:
-        """By what rows of these lengths rotate; the same object for the same choice.
+        """The factors for rows of these lengths; the same object for the same choice.
 
         Raises:
             FactorsError: a row is longer than the longest entry.
@@ -58,6 +55,6 @@ class FactorsByLength:
         return rows
 
     def choose(self, positions: Tensor) -> Rows:
-        """The rows that the decoder reads now; where something else calls the rotary, by its positions."""
+        """The rows that the decoder reads now; outside the decoder, rows as long as their last positions."""
         rows = rows_being_read(self)
         return rows or self.rows_for([int(last) + 1 for last in positions.amax(-1).tolist()])

@@ -1,6 +1,6 @@
-"""The rows of a batch: how long each is, where its tokens stand, and which factors it turns by.
+"""The rows of a batch: the length, the positions and the factors of each.
 
-Left padding is no token. With a mask of (rows, tokens read before and now):
+Padding is not counted. With a mask of shape (rows, cached and new tokens):
 
     mask       0 0 0 1 1 | 1        length 3, positions 0 1 | 2
                1 1 1 1 1 | 1        length 6, positions 0 1 2 3 4 | 5
@@ -18,10 +18,10 @@ from ropewalk.rope.frequencies import StackedFactors
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What each row of a batch turns by.
+    """The factors that each row of a batch rotates by.
 
     Attributes:
-        factors: one a row.
+        factors: one set per row.
     """
 
     factors: tuple[RescaleFactors, ...]
@@ -33,17 +33,17 @@ class Rows:
         return all(factors is first or factors == first for factors in self.factors)
 
     def for_batch(self, num_rows: int) -> "Rows":
-        """The same for a batch of `num_rows`, which only rows that are all alike can be.
+        """The same factors for a batch of `num_rows`.
 
         Raises:
-            ModelError: the rows differ, and are not as many.
+            ModelError: the factors of the rows differ, and there are not `num_rows` of them.
         """
         if len(self.factors) == num_rows:
             return self
         if not self.is_uniform:
             raise ModelError(
-                f"{num_rows} rows are read, but the factors of {len(self.factors)} were chosen, and they "
-                f"differ: read the same rows, or give all one length with ropewalk.pinned."
+                f"The batch has {num_rows} rows, but factors were chosen for {len(self.factors)} rows, and "
+                f"they differ: read the same rows, or give all rows one length with ropewalk.pinned."
             )
         return Rows(self.factors[:1] * num_rows)
 
@@ -52,7 +52,7 @@ class Rows:
         return Rows(tuple(self.factors[index] for index in indices))
 
     def changed(self, other: "Rows") -> list[int]:
-        """The indices of rows that turn by other factors there."""
+        """The indices of rows whose factors differ in `other`."""
         pairs = zip(self.factors, other.factors, strict=True)
         return [index for index, (a, b) in enumerate(pairs) if a is not b and a != b]
 
@@ -61,10 +61,10 @@ class Rows:
         return self.stacked(positions.device).cos_sin(positions, layer_index)
 
     def stacked(self, device: torch.device) -> StackedFactors:
-        """Their numbers on a device, for one row where all are alike."""
+        """Their numbers on a device; one row if all are equal."""
         found = self._stacked.get(device)
         if found is None:
-            # Plain tensors in every mode: those made in inference mode could not be used in training later.
+            # Not in inference mode, because its tensors can't be used in training later.
             with torch.inference_mode(False):
                 rows = self.factors[:1] if self.is_uniform else self.factors
                 found = self._stacked[device] = StackedFactors.of(rows, device)
@@ -74,11 +74,11 @@ class Rows:
 def own_lengths(
     mask: Tensor | None, position_ids: Tensor | None, *, num_rows: int, num_tokens: int, num_cached: int
 ) -> list[int]:
-    """Each row's number of tokens once `num_tokens` more are read, padding not counted.
+    """The number of tokens of each row after `num_tokens` more, without padding.
 
     Args:
-        mask: (rows, cached and new tokens), 0 at padding; counted where it is of this shape.
-        position_ids: (rows or 1, new tokens); without such a mask, they say how long a row is.
+        mask: (rows, cached and new tokens), 0 at padding; used if it has this shape.
+        position_ids: (rows or 1, new tokens); used without such a mask: a row ends at its last position.
     """
     if is_row_mask(mask, num_cached + num_tokens):
         assert mask is not None
@@ -91,11 +91,11 @@ def own_lengths(
 
 
 def own_positions(mask: Tensor, num_tokens: int) -> Tensor:
-    """Positions of the last `num_tokens`, from 0 at each row's first token; 0 at padding before it."""
+    """Positions of the last `num_tokens`, from 0 at each row's first token; padding before it has 0."""
     positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
     return positions[:, -num_tokens:]
 
 
 def is_row_mask(mask: object, num_tokens: int) -> bool:
-    """Whether it tells tokens from padding, row by row (and is none that says who sees whom)."""
+    """Whether this is a mask of padding, of shape (rows, tokens), and not one of attention."""
     return isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == num_tokens

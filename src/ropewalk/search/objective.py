@@ -1,11 +1,11 @@
-"""A candidate to a number, whatever is measured. A failure is a value too.
+"""The value of a candidate, and its gradient.
 
-An objective is a few terms, each a weight and, for every search document, windows to be scored:
+An objective has weighted terms, each with windows to be scored for every search document:
 
     ln value = sum over terms of  weight * (nats of the documents that were read) / (their scored tokens)
 
-so that a value of one term of weight 1 is a perplexity, documents can be read one at a time and added up
-later, and two candidates are compared on the same tokens. Terms: `search.objectives`.
+so the value of one term of weight 1 is a perplexity, documents can be read one at a time and added up later,
+and two candidates are compared on the same tokens. Terms: `search.objectives`.
 """
 
 import gc
@@ -25,7 +25,7 @@ from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.trial import Parts
 from ropewalk.text.windows import TokenWindow
 
-# How torch's backends say it; some of them raise a plain RuntimeError.
+# In the messages of torch's backends, some of which raise a plain RuntimeError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_failed")
 LONGEST_REASON = 200
 
@@ -34,11 +34,11 @@ Gradient = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One thing that an objective measures.
+    """One measurement of an objective.
 
     Attributes:
-        weight: of its mean nats in the sum.
-        windows: for each search document, what is read and scored of it.
+        weight: the factor of its mean nats in the sum.
+        windows: for each search document, the windows to read and score.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Term:
 
 
 class Objective:
-    """What a search minimises: terms on documents, measured with the model that is searched.
+    """The function that a search minimises: weighted terms on documents, measured with the model.
 
-    The model is left as it was after every call.
+    Every call leaves the model as it is.
 
     Attributes:
-        costs: of each document's value, in forward passes over the whole document set.
-        gradient_cost: what a gradient costs, in values of the same documents.
+        costs: the cost of each document's value, in forward passes over the whole document set.
+        gradient_cost: the cost of a gradient, in values of the same documents.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Objective:
         space: SearchSpace,
         own: RescaleFactors | None = None,
     ) -> None:
-        """`own`: a scaling that the candidates are multiplied onto, for searches `as-is`."""
+        """`own`: the scaling that candidates are multiplied with, for searches with the base `as-is`."""
         assert len({len(term.windows) for term in terms}) == 1, "every term speaks of the same documents"
         self.terms = tuple(terms)
         self.space = space
@@ -100,21 +100,21 @@ class Objective:
 
     @property
     def cost(self) -> float:
-        """Of a value of all documents."""
+        """The cost of a value of all documents."""
         return sum(self.costs)
 
     def cost_of(self, documents: Sequence[int] | None, *, gradient: bool) -> float:
-        """Of some documents, None for all."""
+        """The cost of some documents, None for all."""
         read = self.cost if documents is None else sum(self.costs[index] for index in documents)
         return read * (self.gradient_cost if gradient else 1.0)
 
     def factors(self, candidate: Candidate) -> RescaleFactors:
-        """What is installed for a candidate."""
+        """The factors that are installed for a candidate."""
         factors = self.space.to_factors(candidate)
         return factors if self._own is None else factors.compose(self._own)
 
     def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
-        """Nats of one document, one a term."""
+        """Nats of one document, one number per term."""
         with self._loaded.using(self.factors(candidate)):
             return tuple(
                 score_windows(self._loaded.model, term.windows[document]).nll_sum_nats for term in self.terms
@@ -130,7 +130,7 @@ class Objective:
         return self.value(parts)
 
     def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], Gradient]:
-        """Nats of one document, one a term, and their gradients: shape (num_terms, num_knots + 1)."""
+        """Nats of one document, one number per term, and their gradients: (num_terms, num_knots + 1)."""
         factors = self.factors(candidate)
         nats, rows = [], []
         for term in self.terms:
