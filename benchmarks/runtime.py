@@ -68,7 +68,7 @@ def prefill(model: Any) -> float:
 def decode(model: Any) -> float:
     """A token at a time after a context, in a loop over forward."""
     ids = tokens(1, CONTEXT)
-    pinned = ropewalk.pinned(model, TARGET) if hasattr(model.generate, "rotary") else nullcontext()
+    pinned = ropewalk.pinned(model, TARGET) if hasattr(model.generate, "factors") else nullcontext()
     with pinned:
         cache = model(input_ids=ids, logits_to_keep=1).past_key_values
         started = time.process_time()
@@ -85,7 +85,7 @@ def generation(rows: int, **policy: str) -> Callable[[Any], float]:
         ids, mask = tokens(rows, max(lengths)), torch.zeros(rows, max(lengths), dtype=torch.long)
         for row, length in enumerate(lengths):
             mask[row, -length:] = 1
-        chosen = policy if hasattr(model.generate, "rotary") else {}
+        chosen = policy if hasattr(model.generate, "factors") else {}
         how = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False, "pad_token_id": 0}
         started = time.process_time()
         model.generate(input_ids=ids, attention_mask=mask, **how, **chosen)
