@@ -96,7 +96,7 @@ def test_the_card_shows_what_a_search_measured_on_its_report_documents(
     for record in records:
         if record["documents"] != "report":
             assert f"{record['value']:.3f}" not in card
-    assert "on the report documents" in card
+    assert "on the test documents" in card
     assert "n = 5" in card
     assert f"- run: {records[0]['run_id']}" in card
     # Measurements of another search say nothing of these factors.

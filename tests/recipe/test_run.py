@@ -137,20 +137,21 @@ def the_card_of_the_result_tells_how_it_was_made(folder, result, base):
         card = (out / "README.md").read_text()
         heading = card.split("## Results")[0]
         assert "unchanged" not in heading
-        assert f"trained from {escape(base)}" in heading
+        assert f"trained from {escape(Path(base).name)}" in heading
         made = card.split("## How it was made")[1].split("##")[0]
         recipe = yaml.safe_load(made[made.index("    ") :])
-        assert recipe["model"]["name"] == base
+        assert recipe["model"]["name"] == Path(base).name
+        assert str(folder.parent) not in card
         assert [stage["kind"] for stage in recipe["stages"].values()][:3] == ["search", "search", "finetune"]
     (rise,) = [record for record in result.records if record.metric == "nll_rise"]
     assert f"{rise.value:+.4f} ({rise.low:+.4f} to {rise.high:+.4f})" in card
-    captions = [line for line in card.splitlines() if " on the report documents" in line]
-    assert ["slid over each" in caption for caption in captions] == [False, True, False]
+    captions = [line for line in card.splitlines() if " on the test documents" in line]
+    assert ["sliding window" in caption for caption in captions] == [False, True, False]
     assert all("n = 4" in caption for caption in captions)
     # The base model is another one, and what was measured on it is not of these weights.
     assert run_command(["export", "hf", base, *given[1:3], "--out", str(out) + "-base", *run]) == 0
     heading = (out.parent / f"{out.name}-base" / "README.md").read_text().split("## Results")[0]
-    assert "not those that the run of the recipe below trained" in heading
+    assert "not the weights" in heading
 
 
 SWAPPED = """\

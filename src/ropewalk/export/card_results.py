@@ -1,126 +1,148 @@
-"""The results of a model card: a table for each kind of measurement, with a caption that says what it is."""
+"""The results of a model card: one table per kind of measurement, with a caption that describes it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.export.markdown import escape, table
+from ropewalk.export.markdown import Markdown, escape, public_name
 from ropewalk.text.splits import Role
 
 ROLES: dict[Role, str] = {
-    "report": "the report documents, which no search has read",
-    "stop": "the stop documents, by which the search chose, so it flatters searched factors",
-    "search": "the search documents, to which searched factors were fitted, so it flatters them",
+    "report": "the test documents, which no search read",
+    "stop": "the validation documents, by which the search chose the factors, so the value is optimistic",
+    "search": "the search documents, to which the factors were fitted, so the value is optimistic",
 }
-Cell = Callable[[EvalRecord], str]
-Group = tuple[object, ...]
 
 
-def results(records: Sequence[EvalRecord]) -> str:
-    """Every table; of perplexities those of report documents alone, if there are any.
+@dataclass(frozen=True, kw_only=True)
+class ResultTable:
+    """Measurements that may stand side by side.
 
-    Records of one table share documents, way of reading, source and number; of several records of one model
-    and label at a length, the last one counts.
+    Attributes:
+        caption: what was measured and how, as Markdown.
+        header: the first column's name, and one length per further column.
+        rows: a label, and one value per length.
+        notes: what marked values need to be read rightly.
     """
-    groups: dict[Group, list[EvalRecord]] = {}
-    for record in _of_report(records):
+
+    caption: Markdown
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[Markdown, ...] = ()
+
+
+def result_tables(records: Sequence[EvalRecord]) -> list[ResultTable]:
+    """Every table. If there are measurements on test documents, the others are left out.
+
+    The records of one table share documents, reading, source and number. If several records have the same
+    model, label and length, the last one counts.
+    """
+    groups: dict[tuple[object, ...], list[EvalRecord]] = {}
+    for record in _on_test_documents(records):
         groups.setdefault(_group(record), []).append(record)
-    return "\n\n".join(_table(group) for group in sorted(groups.values(), key=_place))
+    return [_table(group) for group in sorted(groups.values(), key=_order)]
 
 
-def _of_report(records: Sequence[EvalRecord]) -> list[EvalRecord]:
-    has_report = any(record.documents == "report" for record in records)
-    return [record for record in records if not has_report or record.documents in ("report", None)]
+def _on_test_documents(records: Sequence[EvalRecord]) -> list[EvalRecord]:
+    has_test_documents = any(record.documents == "report" for record in records)
+    return [record for record in records if not has_test_documents or record.documents in ("report", None)]
 
 
-def _group(record: EvalRecord) -> Group:
+def _group(record: EvalRecord) -> tuple[object, ...]:
     return (
         record.metric, record.documents, record.mode, record.window, record.stride, record.source,
         record.data_sha256, record.n, record.seed if record.metric == "passkey" else None,
     )  # fmt: skip
 
 
-def _place(group: Sequence[EvalRecord]) -> tuple[int, bool]:
-    """Perplexities come first, those of a sliding window after the others."""
-    return list(_KINDS).index(group[0].metric), group[0].mode == "sliding"
+def _order(group: Sequence[EvalRecord]) -> tuple[int, bool]:
+    """Perplexities first; those of a sliding window after the others."""
+    return list(_FORMATS).index(group[0].metric), group[0].mode == "sliding"
 
 
-def _table(group: Sequence[EvalRecord]) -> str:
-    """A caption, a row for each label and model, a column for each length, and notes."""
-    caption, cell = _KINDS[group[0].metric]
+def _table(group: Sequence[EvalRecord]) -> ResultTable:
+    """One row per label and model, one column per length."""
+    describe, write_value = _FORMATS[group[0].metric]
     lengths = sorted({record.length for record in group})
     models = dict.fromkeys(record.model for record in group)
-    cells = {(record.factors, record.model, record.length): record for record in group}
+    records = {(record.factors, record.model, record.length): record for record in group}
+
+    def cell(record: EvalRecord | None) -> Markdown:
+        if record is None:
+            return Markdown("-")
+        return Markdown(write_value(record) + (r"\*" if record.note else ""))
+
     rows = []
     for label, model in dict.fromkeys((record.factors, record.model) for record in group):
-        name = escape(label) if len(models) == 1 else f"{escape(label)} ({escape(model)})"
-        row = [cells.get((label, model, length)) for length in lengths]
-        rows.append([name, *(_marked(record, cell) for record in row)])
-    measured_on = f"; measured on {escape(next(iter(models)))}" if len(models) == 1 else ""
+        name = label if len(models) == 1 else f"{label} ({public_name(model)})"
+        rows.append((name, *(cell(records.get((label, model, length))) for length in lengths)))
+    measured_on = f"; measured on {escape(public_name(group[0].model))}" if len(models) == 1 else ""
     notes = dict.fromkeys(
-        f"\\* {escape(record.factors)}: {escape(record.note)}" for record in cells.values() if record.note
+        rf"\* {escape(record.factors)}: {escape(record.note)}" for record in records.values() if record.note
     )
-    drawn = table(["factors", *(f"{length} tokens" for length in lengths)], rows)
-    return "\n\n".join([f"{caption(group[0])}{measured_on}.", drawn, *notes])
+    return ResultTable(
+        caption=Markdown(f"{describe(group[0])}{measured_on}."),
+        header=("factors", *(f"{length} tokens" for length in lengths)),
+        rows=tuple(rows),
+        notes=tuple(map(Markdown, notes)),
+    )
 
 
-def _marked(record: EvalRecord | None, cell: Cell) -> str:
-    if record is None:
-        return "-"
-    return cell(record) + ("\\*" if record.note else "")
+# ---------------------------------------------------------------- kinds of measurement
 
 
-# ---------------------------------------------------------------- each kind of measurement
-
-
-def _documents(record: EvalRecord) -> str:
+def _describe_documents(record: EvalRecord) -> str:
     """Which documents, how many, and how they were read."""
-    of = ROLES[record.documents] if record.documents else "documents"
-    how = "one pass over each"
+    documents = ROLES[record.documents] if record.documents else "documents"
+    reading = "one pass over each document"
     if record.mode == "sliding":
-        how = f"a window of {record.window} tokens slid over each, stride {record.stride}"
-    return f"{of}: n = {record.n}, text {escape(record.source or 'unknown')}, {how}"
+        reading = f"a sliding window of {record.window} tokens, stride {record.stride}"
+    source = escape(public_name(record.source or "unknown"))
+    return f"{documents}: n = {record.n}, text {source}, {reading}"
 
 
-def _about_perplexity(record: EvalRecord) -> str:
-    known = " (in brackets its 95% interval over documents)" if record.low is not None else ""
-    return f"Perplexity{known}, lower is better, on {_documents(record)}"
+def _describe_perplexity(record: EvalRecord) -> str:
+    interval = " (in brackets its 95% interval over documents)" if record.low is not None else ""
+    return f"Perplexity{interval}, lower is better, on {_describe_documents(record)}"
 
 
-def _about_passkeys(record: EvalRecord) -> str:
+def _describe_passkeys(record: EvalRecord) -> str:
     return (
-        f"Passkeys found (in brackets the 95% interval of the share), n = {record.n} generated prompts at "
-        f"each length, seed {record.seed}"
+        f"Passkeys found (in brackets the 95% interval of the share), n = {record.n} generated prompts per "
+        f"length, seed {record.seed}"
     )
 
 
-def _about_rise(record: EvalRecord) -> str:
-    known = " (in brackets its 95% interval, paired by document)" if record.low is not None else ""
+def _describe_nll_increase(record: EvalRecord) -> str:
+    interval = " (in brackets its 95% interval, paired by document)" if record.low is not None else ""
     return (
-        f"What short inputs lost against the base model, nats per token{known}, lower is better, on "
-        f"{_documents(record)}"
+        f"NLL increase on short inputs over the base model, nats per token{interval}, lower is better, on "
+        f"{_describe_documents(record)}"
     )
 
 
 def _perplexity(record: EvalRecord) -> str:
-    return f"{record.value:.3f}{_bounds(record, '.2f', '-')}"
+    return f"{record.value:.3f}{_interval(record, '.2f', '-')}"
 
 
 def _passkeys(record: EvalRecord) -> str:
-    return f"{record.found}/{record.n}{_bounds(record, '.2f', '-')}"
+    return f"{record.found}/{record.n}{_interval(record, '.2f', '-')}"
 
 
-def _rise(record: EvalRecord) -> str:
-    return f"{record.value:+.4f}{_bounds(record, '+.4f', ' to ')}"
+def _nll_increase(record: EvalRecord) -> str:
+    return f"{record.value:+.4f}{_interval(record, '+.4f', ' to ')}"
 
 
-def _bounds(record: EvalRecord, form: str, between: str) -> str:
+def _interval(record: EvalRecord, form: str, between: str) -> str:
     if record.low is None or record.high is None:
         return ""
     return f" ({record.low:{form}}{between}{record.high:{form}})"
 
 
-_KINDS: dict[str, tuple[Callable[[EvalRecord], str], Cell]] = {
-    "perplexity": (_about_perplexity, _perplexity),
-    "passkey": (_about_passkeys, _passkeys),
-    "nll_rise": (_about_rise, _rise),
+Writer = Callable[[EvalRecord], str]
+# A metric to its caption and to the text of one value.
+_FORMATS: dict[str, tuple[Writer, Writer]] = {
+    "perplexity": (_describe_perplexity, _perplexity),
+    "passkey": (_describe_passkeys, _passkeys),
+    "nll_rise": (_describe_nll_increase, _nll_increase),
 }

@@ -190,7 +190,7 @@ def _write(
         card = Card(
             title=out.name, model=plan.checkpoint.name, revision=plan.checkpoint.revision, served=plan.wanted,
             engines=engines, dropped=dropped, folded=folded, adapter=adapter, records=tuple(records),
-            has_runtime=plan.choices.with_runtime, origin=origin, is_tuned=_is_tuned(plan, origin),
+            origin=origin, is_tuned=_is_tuned(plan, origin),
         )  # fmt: skip
         write_card(partial, card)
         files = hash_files(partial)
