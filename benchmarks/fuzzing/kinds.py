@@ -21,7 +21,7 @@ import ropewalk.report.comparison
 import ropewalk.report.figures  # noqa: F401
 from fuzzing.mutations import RAW, VALUES, mutate_bytes, mutate_json, mutate_text
 from fuzzing.watching import by_command
-from ropewalk.export.gguf.export import gguf_geometry, require_architecture
+from ropewalk.export.gguf.compatibility import gguf_geometry, require_architecture
 from ropewalk.export.gguf.file import read_gguf
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry

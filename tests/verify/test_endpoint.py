@@ -474,10 +474,10 @@ def test_llama_cpp_computes_what_a_gguf_file_holds_and_rounds_its_context_up(tmp
     assert not may_be_rounded(tmp_path / "base.gguf")
     content = read_gguf(tmp_path / "base.gguf")
     weights = next(tensor for tensor in content.tensors if len(tensor.shape) == 2)
-    packed = quantize(weights.load(), GGMLQuantizationType.Q8_0)
+    packed = quantize(weights.read(), GGMLQuantizationType.Q8_0)
     coarse = StoredTensor(
-        name=weights.name, kind=GGMLQuantizationType.Q8_0, shape=packed.shape, dtype=packed.dtype,
-        load=lambda: packed,
+        name=weights.name, tensor_type=GGMLQuantizationType.Q8_0, shape=packed.shape, dtype=packed.dtype,
+        read=lambda: packed,
     )  # fmt: skip
     others = tuple(tensor for tensor in content.tensors if tensor is not weights)
     write_gguf(dataclasses.replace(content, tensors=(coarse, *others)), tmp_path / "coarse.gguf")

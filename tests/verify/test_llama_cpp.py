@@ -210,9 +210,9 @@ def ask(path: Path, ids: Tensor, context: int | None = None) -> Any:
 
 def pack(tensor: StoredTensor) -> StoredTensor:
     kind = gguf.GGMLQuantizationType.Q8_0
-    packed = gguf.quants.quantize(tensor.load(), kind)
+    packed = gguf.quants.quantize(tensor.read(), kind)
     return StoredTensor(
-        name=tensor.name, kind=kind, shape=packed.shape, dtype=packed.dtype, load=lambda: packed
+        name=tensor.name, tensor_type=kind, shape=packed.shape, dtype=packed.dtype, read=lambda: packed
     )
 
 

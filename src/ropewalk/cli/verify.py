@@ -12,7 +12,7 @@ from ropewalk.cli import options
 from ropewalk.cli.output import interruptible, one_line, result, result_json, say, table
 
 if TYPE_CHECKING:
-    from ropewalk.export import Mode, Served
+    from ropewalk.export import ExportMode, Served
     from ropewalk.factors.factor_set import FactorSet
     from ropewalk.models.model import Model
     from ropewalk.verify.comparison import Check, Limits, Verification
@@ -256,7 +256,7 @@ def _require_full_precision(path: Path) -> None:
         )
 
 
-def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":
+def _stated_mode(path: Path, engine: EngineName) -> "ExportMode | None":
     from ropewalk.export import manifest
     from ropewalk.export.gguf import export as gguf
 
@@ -264,7 +264,12 @@ def _stated_mode(path: Path, engine: EngineName) -> "Mode | None":
 
 
 def _question(
-    path: Path, loaded: "Model", engine: EngineName, factor_set: "FactorSet", mode: "Mode", folder: Path
+    path: Path,
+    loaded: "Model",
+    engine: EngineName,
+    factor_set: "FactorSet",
+    mode: "ExportMode",
+    folder: Path,
 ) -> "Question":
     from ropewalk.export.manifest import read_folded
     from ropewalk.verify.base_models import base_folder
@@ -283,7 +288,7 @@ def _question(
 
 
 def _gguf_question(
-    path: Path, loaded: "Model", factor_set: "FactorSet", mode: "Mode", folder: Path
+    path: Path, loaded: "Model", factor_set: "FactorSet", mode: "ExportMode", folder: Path
 ) -> "Question":
     from ropewalk.export.gguf.export import write_base_gguf
     from ropewalk.verify.base_models import is_quantised_gguf

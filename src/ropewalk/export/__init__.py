@@ -1,8 +1,8 @@
-"""What every exporter takes and gives, whatever it writes.
+"""The types that every exporter takes and returns, whatever it writes.
 
 An exporter is one function, `export_X(source, factor_set, out, *, mode, ...) -> Exported`. It writes to a
-place that does not exist yet, whole or not at all (`export.output`). What its target can't hold is refused
-(`ExportError`), or dropped on request and then named in `Exported.dropped`; never silently.
+path that does not exist yet, either everything or nothing (`export.output`). Factors that the target can't
+store raise an `ExportError`, or are dropped on request and then listed in `Exported.dropped`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -16,26 +16,26 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.transformers4_config import keep_keys, rewrite_keys
 
 __all__ = [
-    "MODES",
+    "EXPORT_MODES",
     "Dropped",
     "EngineNote",
+    "ExportMode",
+    "ExportTarget",
     "Exported",
-    "Mode",
     "Served",
-    "Target",
     "entry_name",
     "keep_keys",
     "rewrite_keys",
 ]
 
-Mode = Literal["pinned", "switching"]
-MODES: tuple[Mode, ...] = ("pinned", "switching")
-Target = Literal["hf", "gguf"]
+ExportMode = Literal["pinned", "switching"]
+EXPORT_MODES: tuple[ExportMode, ...] = ("pinned", "switching")
+ExportTarget = Literal["hf", "gguf"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The factors that an export holds, and which of them a sequence gets.
+    """The factors of an export, and which of them a sequence gets.
 
         pinned       every length: the set's longest entry; short and long are the same
         switching    1 .. L: the set's entry for L (`original_length`); beyond L: its longest entry
@@ -44,15 +44,16 @@ class Served:
     context's length (llama.cpp, vLLM): exactly L still means short.
 
     Attributes:
-        short: serves up to and including `original_length` tokens.
-        long: serves what is longer, up to its own `target_length`.
-        left_out: entries of the set that are neither of the two.
+        short: the factors for up to and including `original_length` tokens.
+        long: the factors for longer sequences, up to their `target_length`.
+        left_out: the set's entries that are neither of the two.
 
     Raises:
-        ExportError: nothing is extended, or a vector for each layer, which no engine can hold.
+        ExportError: the factors do not extend the context window, or have one vector per layer, which no
+            engine supports.
     """
 
-    mode: Mode
+    mode: ExportMode
     short: RescaleFactors
     long: RescaleFactors
     left_out: tuple[RescaleFactors, ...] = ()
@@ -61,24 +62,24 @@ class Served:
         geometry, target = self.long.geometry, self.long.target_length
         if target <= geometry.original_length:
             raise ExportError(
-                f"These factors serve up to {target} tokens, but the model already reads "
-                f"{geometry.original_length}: there is nothing to ship."
+                f"These factors are for up to {target} tokens, but the model's window has "
+                f"{geometry.original_length} already: export factors for a longer target."
             )
         if self.short.per_layer or self.long.per_layer:
             raise ExportError(
-                "These factors have a vector for each layer, which no engine can hold: search one vector for "
+                "These factors have one vector per layer, which no engine supports: search one vector for "
                 "all layers, or use them in Python by `ropewalk.apply`."
             )
 
     @classmethod
-    def of(cls, factor_set: FactorSet, mode: Mode) -> "Served":
-        """Choose from a set.
+    def of(cls, factor_set: FactorSet, mode: ExportMode) -> "Served":
+        """Choose the entries of a set.
 
         Raises:
-            ExportError: as the class, or there is no such mode.
+            ExportError: as the class, or the mode is unknown.
         """
-        if mode not in MODES:
-            raise ExportError(f"The mode is {mode!r}, but must be one of {', '.join(MODES)}.")
+        if mode not in EXPORT_MODES:
+            raise ExportError(f"The mode is {mode!r}, but must be one of {', '.join(EXPORT_MODES)}.")
         long = factor_set.longest
         window = min(factor_set.geometry.original_length, long.target_length)
         short = long if mode == "pinned" else factor_set.for_length(window)
@@ -90,30 +91,31 @@ class Served:
         return self.long.geometry
 
     def with_attention_factor(self, attention_factor: float) -> "Served":
-        """The same factors, with another attention factor in both."""
+        """The same factors with another attention factor."""
         short = self.short.replace(attention_factor=attention_factor)
         long = self.long.replace(attention_factor=attention_factor)
         return replace(self, short=long if self.short is self.long else short, long=long)
 
     def for_length(self, length: int) -> RescaleFactors:
-        """The factors of a sequence (or, where an engine chooses so, of a context) of `length` tokens."""
+        """The factors of a sequence, or of a context, of `length` tokens."""
         return self.short if length <= self.geometry.original_length else self.long
 
 
 def entry_name(entry: RescaleFactors) -> str:
-    """What `Dropped` calls an entry that is left out."""
+    """The name of a factor set's entry in `Dropped.what`."""
     return f"the entry for {entry.target_length} tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineNote:
-    """Whether an engine serves an export as Ropewalk computes it.
+    """Whether an engine computes the same from an export as Ropewalk.
 
     Attributes:
         engine: transformers, vllm, sglang, llama.cpp, mlx-lm, tensorrt-llm ...
-        is_served: it does, with the flags of `what`.
-        what: the flags or the version that it needs (empty: none); or why it would be wrong, or is not known.
-        is_known: its code for this model type was read or run; else it may or may not serve it rightly.
+        is_served: whether it does, with the flags in `what`.
+        what: the flags or the version that it needs (empty for none), or the reason why it would be wrong, or
+            why this is not known.
+        is_known: whether its code for this model type was read or run.
     """
 
     engine: str
@@ -129,12 +131,12 @@ class EngineNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """Something of the factor set, or of the model, that an export does not hold.
+    """A part of the factor set, or of the model, that an export does not have.
 
     Attributes:
-        what: e.g. `the entry for 512 tokens`, `n-hat 4`, `consolidated.safetensors`.
-        cost: what leaving it out costs, as measured (e.g. `perplexity 12.43 -> 12.71 at 512 tokens`), or why
-            it is left out; None for a cost that was not measured.
+        what: e.g. `the entry for 512 tokens`, `consolidated.safetensors`.
+        cost: the measured cost of leaving it out (e.g. `perplexity 12.43 -> 12.71 at 512 tokens`), or the
+            reason; None for a cost that was not measured.
     """
 
     what: str
@@ -143,26 +145,26 @@ class Dropped:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an exporter wrote.
+    """The result of an exporter.
 
     Attributes:
-        path: the folder, or the file.
-        target: what it is for.
-        served: the factors that it holds.
-        engines: those that serve it rightly, and those that would be wrong.
-        dropped: what of the factor set it does not hold.
-        files: path below `path` (of a file, its name) to SHA-256; weights included.
+        path: the new folder or file.
+        target: the exporter.
+        served: the exported factors.
+        engines: which engines serve it rightly.
+        dropped: the parts of the factor set and of the model that it does not have.
+        files: path below `path` (for a file, its name) to SHA-256, weights included.
     """
 
     path: Path
-    target: Target
+    target: ExportTarget
     served: Served
     engines: tuple[EngineNote, ...]
     dropped: tuple[Dropped, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> ExportMode:
         return self.served.mode
 
     def as_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ropewalk.errors import ExportError, SettingError
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.export import Dropped, Exported, Mode, Served, entry_name
+from ropewalk.export import Dropped, Exported, ExportMode, Served, entry_name
 from ropewalk.export.card import Card, Origin, write_card
 from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
 from ropewalk.export.fold import Folded, check_folded, write_folded
@@ -71,7 +71,7 @@ class HfChoices:
         copy_weights: copy the weight files; by default they are hard links, which take no disk space.
     """
 
-    mode: Mode = "pinned"
+    mode: ExportMode = "pinned"
     serve_with: str = "any"
     fold_attention_factor: bool = False
     with_runtime: bool = False

@@ -6,7 +6,7 @@ from typing import Any
 
 from ropewalk import __version__
 from ropewalk.errors import ExportError, shown
-from ropewalk.export import MODES, Dropped, EngineNote, Mode, Served
+from ropewalk.export import EXPORT_MODES, Dropped, EngineNote, ExportMode, Served
 from ropewalk.export.fold import Folded
 from ropewalk.export.source_checkpoint import Checkpoint
 from ropewalk.store import envelope, read_document
@@ -51,7 +51,7 @@ def manifest(
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def read_mode(folder: Path) -> Mode | None:
+def read_mode(folder: Path) -> ExportMode | None:
     """The mode of an exported folder; None if it has no manifest.
 
     Raises:
@@ -93,6 +93,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     document = read_document(path, ExportError, file_format=FORMAT, remedy=REMEDY)
-    if document.get("mode") not in MODES:
-        raise ExportError(f"{path} has the mode {shown(document.get('mode'))}, not one of {MODES}: {REMEDY}.")
+    if document.get("mode") not in EXPORT_MODES:
+        raise ExportError(
+            f"{path} has the mode {shown(document.get('mode'))}, not one of {EXPORT_MODES}: {REMEDY}."
+        )
     return document

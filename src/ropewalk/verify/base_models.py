@@ -40,7 +40,7 @@ def is_quantised_gguf(path: Path) -> bool:
     Raises:
         ExportError: no GGUF file that can be read.
     """
-    return any(tensor.kind.name != "F32" for tensor in read_gguf(path).tensors)
+    return any(tensor.tensor_type.name != "F32" for tensor in read_gguf(path).tensors)
 
 
 def is_quantised_folder(folder: Path) -> bool:
@@ -63,7 +63,7 @@ def may_be_rounded(path: Path) -> bool:
         ModelError: no configuration that can be read.
     """
     if path.is_file():
-        return any(tensor.kind.name not in ("F32", "F16") for tensor in read_gguf(path).tensors)
+        return any(tensor.tensor_type.name not in ("F32", "F16") for tensor in read_gguf(path).tensors)
     config = read_config_file(path / CONFIG)
     stated = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
     return is_quantised_folder(path) or stated != "float16"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ropewalk.errors import EngineError, SettingError
 from ropewalk.evaluate.lm_head import Reader, evaluating
-from ropewalk.export import Mode, Served
+from ropewalk.export import ExportMode, Served
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
@@ -63,7 +63,7 @@ class Question:
         base: str,
         factor_set: FactorSet,
         *,
-        mode: Mode,
+        mode: ExportMode,
         folded_for: float | None = None,
         limits: Limits = FLOAT32,
     ) -> "Question":

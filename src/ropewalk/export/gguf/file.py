@@ -1,6 +1,6 @@
-"""What a GGUF file holds, read with errors of one line, and written anew by the `gguf` package.
+"""The content of a GGUF file: read with one-line errors, and written by the `gguf` package.
 
-Metadata keep their type, and strings their bytes; a tensor is copied as it is stored, and never decoded.
+Metadata keep their type, and strings their bytes. Tensors are copied as stored and never decoded.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,31 +10,62 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from ropewalk.errors import ExportError, ModelError
 from ropewalk.models.gguf_header import HeaderTensor, HeaderValue, read_header
 
-ValueType = gguf.GGUFValueType
-Kind = gguf.GGMLQuantizationType
-# What is read as numbers; all else, bfloat16 too, as bytes.
+# The tensor types that numpy reads as numbers. All others, bfloat16 too, are read as bytes.
 DTYPES = {
-    Kind.F16: np.float16, Kind.F32: np.float32, Kind.F64: np.float64,
-    Kind.I8: np.int8, Kind.I16: np.int16, Kind.I32: np.int32, Kind.I64: np.int64,
+    GGMLQuantizationType.F16: np.float16, GGMLQuantizationType.F32: np.float32,
+    GGMLQuantizationType.F64: np.float64, GGMLQuantizationType.I8: np.int8,
+    GGMLQuantizationType.I16: np.int16, GGMLQuantizationType.I32: np.int32,
+    GGMLQuantizationType.I64: np.int64,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Value:
-    """One metadata value and its type in the file; of an array, also that of its items."""
+    """A metadata value.
+
+    Attributes:
+        value: as the `gguf` package takes it.
+        value_type: its `gguf.GGUFValueType` in the file.
+        item_type: the type of an array's items.
+    """
 
     value: Any
-    kind: Any
-    item_kind: Any = None
+    value_type: Any
+    item_type: Any = None
+
+    @classmethod
+    def string(cls, value: str) -> "Value":
+        return cls(value, GGUFValueType.STRING)
+
+    @classmethod
+    def strings(cls, values: Iterable[str]) -> "Value":
+        return cls([value.encode() for value in values], GGUFValueType.ARRAY, GGUFValueType.STRING)
+
+    @classmethod
+    def uint32(cls, value: int) -> "Value":
+        return cls(value, GGUFValueType.UINT32)
+
+    @classmethod
+    def int32s(cls, values: Iterable[int]) -> "Value":
+        return cls(list(values), GGUFValueType.ARRAY, GGUFValueType.INT32)
+
+    @classmethod
+    def float32(cls, value: float) -> "Value":
+        return cls(float(np.float32(value)), GGUFValueType.FLOAT32)
+
+    @classmethod
+    def boolean(cls, value: bool) -> "Value":
+        return cls(value, GGUFValueType.BOOL)
 
     @property
     def plain(self) -> Any:
-        """As Python has it: bytes as text."""
+        """The Python value: a string's bytes as text."""
         if isinstance(self.value, bytes):
             return self.value.decode("utf-8", errors="replace")
         return self.value
@@ -42,26 +73,28 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """A tensor as the file stores it; `load` brings the bytes when they are needed.
+    """A tensor as a GGUF file stores it.
 
     Attributes:
-        kind: how its values are stored, a `gguf.GGMLQuantizationType`.
-        shape: of what `load` gives: (rows, ..., columns), in bytes where values are packed in blocks.
-        dtype: of what `load` gives.
+        tensor_type: how its values are stored, a `gguf.GGMLQuantizationType`.
+        shape: of `read()`: (rows, ..., columns), in bytes for a type that packs values in blocks.
+        dtype: of `read()`.
+        read: reads the values from disk.
     """
 
     name: str
-    kind: Any
+    tensor_type: Any
     shape: tuple[int, ...]
     dtype: Any
-    load: Callable[[], NDArray[Any]] = field(repr=False)
+    read: Callable[[], NDArray[Any]] = field(repr=False)
 
     @classmethod
-    def of(cls, name: str, values: NDArray[np.float32]) -> "StoredTensor":
-        """Values of our own, in float32."""
-        return cls(
-            name=name, kind=Kind.F32, shape=values.shape, dtype=np.dtype(np.float32), load=lambda: values
-        )
+    def float32(
+        cls, name: str, shape: tuple[int, ...], read: Callable[[], NDArray[np.float32]]
+    ) -> "StoredTensor":
+        """A tensor in float32."""
+        tensor_type = GGMLQuantizationType.F32
+        return cls(name=name, tensor_type=tensor_type, shape=shape, dtype=np.dtype(np.float32), read=read)
 
     @property
     def num_bytes(self) -> int:
@@ -72,15 +105,15 @@ class StoredTensor:
         """(rows, ..., columns), in values."""
         if self.dtype != np.uint8:
             return self.shape
-        return tuple(int(size) for size in gguf.quant_shape_from_byte_shape(self.shape, self.kind))
+        return tuple(int(size) for size in gguf.quant_shape_from_byte_shape(self.shape, self.tensor_type))
 
 
 @dataclass(frozen=True, kw_only=True)
 class GgufContent:
-    """All that a GGUF file says: `metadata` in its order, `tensors` in theirs.
+    """All content of a GGUF file, metadata and tensors in the file's order.
 
     Attributes:
-        name: how errors call it.
+        name: the file's or the checkpoint's name in messages.
     """
 
     name: str
@@ -90,20 +123,48 @@ class GgufContent:
     alignment: int = gguf.GGUF_DEFAULT_ALIGNMENT
 
     def get(self, key: str) -> Any:
-        """A value, `{arch}.` put before the key; None where there is none."""
+        """The value of `{architecture}.{key}`; None if there is none."""
         found = self.metadata.get(f"{self.architecture}.{key}")
         return None if found is None else found.plain
 
+    def count(self, key: str) -> int:
+        """The value of `{architecture}.{key}`, an integer above 0.
+
+        Raises:
+            ExportError: it is missing, or another value.
+        """
+        found = self.get(key)
+        if type(found) is not int or found < 1:
+            raise self._wrong_value(key, "an integer above 0")
+        return found
+
+    def number(self, key: str) -> float:
+        """The value of `{architecture}.{key}`, a number.
+
+        Raises:
+            ExportError: it is missing, or another value.
+        """
+        found = self.get(key)
+        if type(found) not in (int, float):
+            raise self._wrong_value(key, "a number")
+        return float(found)
+
     def tensor(self, name: str) -> StoredTensor | None:
-        """A tensor by its name."""
+        """The tensor of this name; None if there is none."""
         return next((tensor for tensor in self.tensors if tensor.name == name), None)
+
+    def _wrong_value(self, key: str, rule: str) -> ExportError:
+        return ExportError(
+            f"{self.name} has {self.get(key)!r:.40} as {self.architecture}.{key}, but it must be {rule}: "
+            f"convert the checkpoint again."
+        )
 
 
 def read_gguf(path: Path) -> GgufContent:
-    """Everything but the tensors' bytes, which stay on disk until they are loaded.
+    """Read everything but the tensors' values, which stay on disk until they are needed.
 
     Raises:
-        ExportError: missing, no GGUF file, truncated, one of several parts, or not a model.
+        ExportError: the file is missing, truncated, not a GGUF file, one of several parts, or not a model.
     """
     if not path.is_file():
         raise ExportError(f"{path} does not exist: name a local .gguf file.")
@@ -116,7 +177,7 @@ def read_gguf(path: Path) -> GgufContent:
         name=str(path),
         architecture=_architecture(metadata, path),
         metadata=metadata,
-        tensors=tuple(_stored(tensor, path) for tensor in header.tensors),
+        tensors=tuple(_stored_tensor(tensor, path) for tensor in header.tensors),
         alignment=header.alignment,
     )
     _require_whole_model(content)
@@ -124,87 +185,63 @@ def read_gguf(path: Path) -> GgufContent:
 
 
 def write_gguf(content: GgufContent, path: Path) -> None:
-    """Write it all, tensor by tensor, so that a large file never stands in memory.
+    """Write the content tensor by tensor, so that a large model need not fit in memory.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
     """
     writer = gguf.GGUFWriter(path, content.architecture)
     writer.data_alignment = content.alignment
     for key, entry in content.metadata.items():
-        if key != "general.architecture":  # the writer's own first key
-            writer.add_key_value(key, entry.value, entry.kind, entry.item_kind)
+        if key != "general.architecture":  # the writer adds this key itself
+            writer.add_key_value(key, entry.value, entry.value_type, entry.item_type)
     for tensor in content.tensors:
-        writer.add_tensor_info(tensor.name, tensor.shape, tensor.dtype, tensor.num_bytes, tensor.kind)
+        writer.add_tensor_info(tensor.name, tensor.shape, tensor.dtype, tensor.num_bytes, tensor.tensor_type)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in content.tensors:
-            writer.write_tensor_data(np.ascontiguousarray(tensor.load()))
+            writer.write_tensor_data(np.ascontiguousarray(tensor.read()))
     finally:
         writer.close()
 
 
-def text(value: str) -> Value:
-    """A string for the metadata."""
-    return Value(value, ValueType.STRING)
-
-
-def whole(value: int) -> Value:
-    """A count for the metadata."""
-    return Value(value, ValueType.UINT32)
-
-
-def number(value: float) -> Value:
-    """A number for the metadata, kept as float32."""
-    return Value(float(np.float32(value)), ValueType.FLOAT32)
-
-
-def flag(value: bool) -> Value:
-    """Yes or no for the metadata."""
-    return Value(value, ValueType.BOOL)
-
-
-def texts(values: Iterable[str]) -> Value:
-    """A list of strings for the metadata."""
-    return Value([value.encode() for value in values], ValueType.ARRAY, ValueType.STRING)
-
-
 def _value(key: str, entry: HeaderValue, path: Path) -> Value:
     if entry.item_kind is None:
-        return Value(entry.value, ValueType(entry.kind))
+        return Value(entry.value, GGUFValueType(entry.kind))
     if not entry.value:
         raise ExportError(
-            f"{path} has an empty list under {key!r:.80}, which the gguf package can't write: remove that "
-            f"key first."
+            f"{path} has an empty list as {key!r:.80}, which the gguf package can't write: remove that key "
+            f"first."
         )
-    return Value(entry.value, ValueType(entry.kind), ValueType(entry.item_kind))
+    return Value(entry.value, GGUFValueType(entry.kind), GGUFValueType(entry.item_kind))
 
 
-def _stored(tensor: HeaderTensor, path: Path) -> StoredTensor:
-    kind = Kind(tensor.kind)
-    dtype = np.dtype(DTYPES.get(kind, np.uint8))
-    shape = tensor.shape if kind in DTYPES else gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+def _stored_tensor(tensor: HeaderTensor, path: Path) -> StoredTensor:
+    tensor_type = GGMLQuantizationType(tensor.kind)
+    dtype = np.dtype(DTYPES.get(tensor_type, np.uint8))
+    is_plain = tensor_type in DTYPES
+    shape = tuple(tensor.shape if is_plain else gguf.quant_shape_to_byte_shape(tensor.shape, tensor_type))
 
-    def load() -> NDArray[Any]:
-        return np.memmap(path, dtype=dtype, mode="r", offset=tensor.start, shape=tuple(shape))
+    def read() -> NDArray[Any]:
+        return np.memmap(path, dtype=dtype, mode="r", offset=tensor.start, shape=shape)
 
-    return StoredTensor(name=tensor.name, kind=kind, shape=tuple(shape), dtype=dtype, load=load)
+    return StoredTensor(name=tensor.name, tensor_type=tensor_type, shape=shape, dtype=dtype, read=read)
 
 
 def _architecture(metadata: dict[str, Value], path: Path) -> str:
     found = metadata.get("general.architecture")
     if found is None:
-        raise ExportError(f"{path} does not say its architecture, so it is no model: name a model's GGUF.")
+        raise ExportError(f"{path} has no general.architecture, so it is not a model: name a model's GGUF.")
     return str(found.plain)
 
 
 def _require_whole_model(content: GgufContent) -> None:
-    kind = content.metadata.get("general.type")
-    if kind is not None and kind.plain != "model":
+    general_type = content.metadata.get("general.type")
+    if general_type is not None and general_type.plain != "model":
         raise ExportError(
-            f"{content.name} holds a {kind.plain!r:.40}, not a model: name the model's own GGUF."
+            f"{content.name} is a {general_type.plain!r:.40}, not a model: name the model's own GGUF."
         )
     parts = content.metadata.get("split.count")
     if parts is not None and parts.plain not in (0, 1):

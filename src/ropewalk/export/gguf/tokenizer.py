@@ -1,7 +1,7 @@
-"""A checkpoint's tokenizer.json as a GGUF file's metadata: byte-level BPE in the splits that llama.cpp knows.
+"""A checkpoint's tokenizer.json as a GGUF file's metadata: byte-level BPE with a split that llama.cpp knows.
 
-llama.cpp has no regular expressions of a file's own: it names splits, and a wrong name makes other tokens
-without an error. So a tokenizer is written only where its split is one of these, word for word.
+A GGUF file has no regular expressions: it names a split of llama.cpp, and a wrong name gives other tokens
+without an error. A tokenizer is therefore written only if its split is equal to one of these.
 """
 
 import json
@@ -12,14 +12,14 @@ import gguf
 from tokenizers import Tokenizer
 
 from ropewalk.errors import ExportError
-from ropewalk.export.gguf.file import Value, ValueType, flag, text, texts, whole
+from ropewalk.export.gguf.file import Value
 from ropewalk.export.source_checkpoint import read_json
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# The steps of a pre-tokenizer -> (llama.cpp's name, whether it looks a whole word up before it merges).
+# The steps of a pre-tokenizer to (llama.cpp's name, whether it looks up a whole word before it merges).
 SPLITS = {
     (("ByteLevel", False, True),): ("gpt-2", False),
     (("Digits", True), ("ByteLevel", False, True)): ("smollm", False),
@@ -28,24 +28,24 @@ SPLITS = {
 
 
 def tokenizer_metadata(folder: Path, config: Any) -> dict[str, Value]:
-    """Every `tokenizer.*` key of this checkpoint.
+    """All `tokenizer.*` keys of a checkpoint.
 
     Args:
         config: transformers' configuration; its `vocab_size` is that of the stored embeddings.
 
     Raises:
-        ExportError: no tokenizer.json, one that can't be read, or one that llama.cpp would split otherwise.
+        ExportError: tokenizer.json is missing, can't be read, or has a split that llama.cpp does not know.
     """
     tokenizer = _read(folder / "tokenizer.json", folder)
     name = _split_name(tokenizer, folder)
-    tokens, kinds = _vocabulary(tokenizer, config.vocab_size, folder)
+    tokens, token_types = _vocabulary(tokenizer, config.vocab_size, folder)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
     keys = {
-        "ggml.model": text("gpt2"),
-        "ggml.pre": text(name),
-        "ggml.tokens": texts(tokens),
-        "ggml.token_type": Value(kinds, ValueType.ARRAY, ValueType.INT32),
-        "ggml.merges": texts(merges),
+        "ggml.model": Value.string("gpt2"),
+        "ggml.pre": Value.string(name),
+        "ggml.tokens": Value.strings(tokens),
+        "ggml.token_type": Value.int32s(token_types),
+        "ggml.merges": Value.strings(merges),
         **_special(tokenizer, config),
         **_chat_template(folder),
     }
@@ -55,13 +55,13 @@ def tokenizer_metadata(folder: Path, config: Any) -> dict[str, Value]:
 def _read(file: Path, folder: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ExportError(
-            f"{folder} holds no tokenizer.json, which a GGUF file needs: save the tokenizer there, or "
-            f"convert with llama.cpp's converter and name that file with --gguf."
+            f"{folder} has no tokenizer.json, which a GGUF file needs: save the tokenizer there, or convert "
+            f"the model with llama.cpp's converter and name that file with --gguf."
         )
     try:
-        # The library that it is written for checks it, and writes all of it out.
+        # The tokenizers library checks the file and writes every key with its default.
         read: dict[str, Any] = json.loads(Tokenizer.from_file(str(file)).to_str())
-    except Exception as error:  # the library raises bare ones
+    except Exception as error:  # the library raises no class of its own
         reason = " ".join(str(error).split())[:120]
         raise ExportError(f"{file} can't be read as a tokenizer ({reason}): copy it again.") from None
     return read
@@ -72,20 +72,20 @@ def _split_name(tokenizer: dict[str, Any], folder: Path) -> str:
     known = SPLITS.get(steps)
     plain = (
         model["type"] == "BPE"
-        and model["merges"]  # without any, llama.cpp does not load the file
+        and model["merges"]  # llama.cpp does not load a file without merges
         and not model.get("byte_fallback")
         and not _steps(tokenizer.get("normalizer"))
     )
     if known is None or not plain or bool(model.get("ignore_merges")) != known[1]:
         raise ExportError(
-            f"{folder} has a tokenizer that can't be named to llama.cpp here: convert it with llama.cpp's "
-            f"converter, and name that file with --gguf."
+            f"{folder} has a tokenizer that Ropewalk can't write for llama.cpp: convert the model with "
+            f"llama.cpp's converter, and name that file with --gguf."
         )
     return known[0]
 
 
 def _steps(part: dict[str, Any] | None) -> tuple[tuple[Any, ...], ...]:
-    """A part of tokenizer.json as a flat tuple of what each step does."""
+    """The steps of a part of tokenizer.json, each with the settings that change its output."""
     if part is None:
         return ()
     if part["type"] == "Sequence":
@@ -101,22 +101,23 @@ def _steps(part: dict[str, Any] | None) -> tuple[tuple[Any, ...], ...]:
 
 
 def _vocabulary(tokenizer: dict[str, Any], size: int, folder: Path) -> tuple[list[str], list[int]]:
-    """(tokens by id, the kind of each); ids that no token has are marked unused."""
+    """The tokens by id, and their token types; an id without a token is marked as unused."""
     tokens = {number: token for token, number in tokenizer["model"]["vocab"].items()}
-    kinds = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
+    token_types = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
     for added in tokenizer.get("added_tokens", []):
         number = added["id"]
         tokens[number] = added["content"]
-        kinds[number] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+        is_special = added["special"]
+        token_types[number] = gguf.TokenType.CONTROL if is_special else gguf.TokenType.USER_DEFINED
     if max(tokens) >= size:
         raise ExportError(
-            f"{folder} has a token with the number {max(tokens)}, but its model has only {size}: save the "
-            f"model and the tokenizer that belong together."
+            f"{folder} has a token with the id {max(tokens)}, but its model has {size} embeddings: save the "
+            f"tokenizer that belongs to the model."
         )
     unused = gguf.TokenType.UNUSED
     return (
         [tokens.get(number, f"[PAD{number}]") for number in range(size)],
-        [int(kinds.get(number, unused)) for number in range(size)],
+        [int(token_types.get(number, unused)) for number in range(size)],
     )
 
 
@@ -127,25 +128,25 @@ def _special(tokenizer: dict[str, Any], config: Any) -> dict[str, Value]:
         if (number := _first(getattr(config, f"{name}_token_id", None))) in range(config.vocab_size)
     }
     names = {"bos": "bos", "eos": "eos", "pad": "padding"}
-    first, last = _opens_and_closes_with(tokenizer.get("post_processor"))
+    first, last = _first_and_last_token(tokenizer.get("post_processor"))
     return {
-        **{f"ggml.{names[name]}_token_id": whole(number) for name, number in ids.items()},
-        "ggml.add_bos_token": flag(first is not None and first == ids.get("bos")),
-        "ggml.add_eos_token": flag(last is not None and last == ids.get("eos")),
+        **{f"ggml.{names[name]}_token_id": Value.uint32(number) for name, number in ids.items()},
+        "ggml.add_bos_token": Value.boolean(first is not None and first == ids.get("bos")),
+        "ggml.add_eos_token": Value.boolean(last is not None and last == ids.get("eos")),
     }
 
 
 def _first(number: Any) -> Any:
-    """Of several numbers the first."""
+    """The first id of several, or the id itself."""
     return (number or [None])[0] if isinstance(number, list) else number
 
 
-def _opens_and_closes_with(processor: dict[str, Any] | None) -> tuple[int | None, int | None]:
-    """The tokens that are put before and after a text."""
+def _first_and_last_token(processor: dict[str, Any] | None) -> tuple[int | None, int | None]:
+    """The ids of the tokens that the tokenizer adds before and after a text; None for no token."""
     if processor is None:
         return None, None
     if processor["type"] == "Sequence":
-        found = [_opens_and_closes_with(one) for one in processor["processors"]]
+        found = [_first_and_last_token(one) for one in processor["processors"]]
         return next((pair for pair in found if pair != (None, None)), (None, None))
     if processor["type"] != "TemplateProcessing" or not processor["single"]:
         return None, None
@@ -164,11 +165,11 @@ def _chat_template(folder: Path) -> dict[str, Value]:
         if file.is_file():
             template = file.read_text(encoding="utf-8")
         else:
-            said = read_json(settings) if settings.is_file() else {}
-            template = said.get("chat_template") if isinstance(said, dict) else None
+            values = read_json(settings) if settings.is_file() else {}
+            template = values.get("chat_template") if isinstance(values, dict) else None
         if not isinstance(template, str) or not template:
             return {}
         template.encode("utf-8")
     except UnicodeError:
         raise ExportError(f"{folder} has a chat template that is not UTF-8: copy it again.") from None
-    return {"chat_template": text(template)}
+    return {"chat_template": Value.string(template)}
