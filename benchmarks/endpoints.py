@@ -193,7 +193,7 @@ def versions(programs: dict[str, str]) -> dict[str, str]:
 def row(case: Case, found: dict[str, Any]) -> str:
     cells = [
         case.server, case.label, case.dtype, str(case.context), case.lengths.replace(",", ", "),
-        largest(found, "log-probabilities"), largest(found, "among others"),
+        largest(found, "log-probabilities"), largest(found, "in parallel"),
         "right" if found["is_right"] else "wrong",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -72,7 +72,7 @@ def held(path: Path) -> dict[str, Any]:
 def read(path: Path, documents: DocumentSet, python: str) -> float:
     """Perplexity in llama.cpp."""
     sequences = tuple(tuple(document.ids.tolist()) for document in documents.documents)
-    answer = llama_cpp_engine(python).ask(EngineRequest(path=str(path), sequences=sequences, num_last=1))
+    answer = llama_cpp_engine(python).run(EngineRequest(path=str(path), sequences=sequences, num_last=1))
     return math.exp(torch.cat(answer.nats).mean())
 
 

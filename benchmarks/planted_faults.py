@@ -25,11 +25,11 @@ from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.testing.planted_faults import Fault, faults
-from ropewalk.verify.base_models import base_folder
-from ropewalk.verify.comparison import Verification
-from ropewalk.verify.engines import Engine, EngineAnswer, EngineRequest
+from ropewalk.verify.base_model import base_folder
+from ropewalk.verify.compare import ExportUnderTest, verify
+from ropewalk.verify.engines import Engine, EngineOutput, EngineRequest
 from ropewalk.verify.engines.transformers import transformers_4_engine, transformers_engine
-from ropewalk.verify.verification import Question, verify
+from ropewalk.verify.result import VerificationResult
 
 ATTENTION_FACTOR = 1.1
 LENGTHS = (64, 256, 257, 1024)
@@ -43,15 +43,15 @@ class Remembering:
         self.engine, self.base = engine, base
         self.name, self.install_hint = engine.name, engine.install_hint
         self.chooses_by_context, self.context_step = engine.chooses_by_context, engine.context_step
-        self._answer: EngineAnswer | None = None
+        self._answer: EngineOutput | None = None
 
     def version(self) -> str:
         return self.engine.version()
 
-    def ask(self, request: EngineRequest) -> EngineAnswer:
+    def run(self, request: EngineRequest) -> EngineOutput:
         if request.path != self.base:
-            return self.engine.ask(request)
-        self._answer = self._answer or self.engine.ask(request)
+            return self.engine.run(request)
+        self._answer = self._answer or self.engine.run(request)
         return self._answer
 
 
@@ -84,7 +84,9 @@ def plan() -> Iterator[tuple[str, Fault]]:
         yield fault.needs, fault
 
 
-def verified(source: str, needs: str, fault: Fault, engine: Engine, base: str, folder: Path) -> Verification:
+def verified(
+    source: str, needs: str, fault: Fault, engine: Engine, base: str, folder: Path
+) -> VerificationResult:
     loaded = load_model(source)
     mode = "switching" if needs == "switching" else "pinned"
     chosen = factor_set(loaded, mode)
@@ -93,7 +95,7 @@ def verified(source: str, needs: str, fault: Fault, engine: Engine, base: str, f
     export_hf(source, chosen, out, choices=choices)
     fault.plant(out)
     folded = read_folded(out)
-    question = Question.about(
+    question = ExportUnderTest.of(
         out, base, chosen, mode=read_mode(out) or "pinned", folded_for=folded and folded[1]
     )
     ids = torch.randint(2048, (max(LENGTHS),), generator=torch.Generator().manual_seed(0)).tolist()

@@ -173,7 +173,7 @@ def read_by_llama_cpp(
         if not path.exists():
             export_gguf(gguf, FactorSet.of([factors]), path)
     request = EngineRequest(path=str(path), sequences=(tuple(ids.tolist()),), num_last=1, context=TARGET)
-    return sums_by_part(llama_cpp_engine(python).ask(request).nats[0])
+    return sums_by_part(llama_cpp_engine(python).run(request).nats[0])
 
 
 def rows(records: Records, engine: str, num_documents: int) -> Iterator[str]:

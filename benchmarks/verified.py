@@ -112,7 +112,7 @@ def row(case: Case, measured: dict[str, Any]) -> str:
     cells = [
         case.label, case.mode, f"{found['engine']} {found['version']}", case.lengths.replace(",", ", "),
         largest(found, "frequencies"), largest(found, "attention factor"), largest(found, "logits"),
-        largest(found, "nats a token"), f"{right} of {len(found['checks'])}",
+        largest(found, "nats per token"), f"{right} of {len(found['checks'])}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

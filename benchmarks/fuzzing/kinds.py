@@ -33,7 +33,7 @@ from ropewalk.search.loop import SearchLoop
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.testing import Bowl, spaces
 from ropewalk.text.documents import Kind, read_documents
-from ropewalk.verify.completions import Endpoint, Prompt
+from ropewalk.verify.completions import CompletionsClient, Prompt
 
 # Writes a mutated input into its folder and has it read: `value` or `refused`, or the error that comes of it.
 Attempt = Callable[[Random], str]
@@ -316,7 +316,7 @@ def replies(folder: Path) -> Attempt:
             random.choice(("",) * 40 + ("short", "long", "gzip", "no gzip", "drip", "flood")),
         )
         url = random.choice((server.url,) * 20 + WRONG_URLS)
-        Endpoint(url, timeout_s=1.0).complete(Prompt(ids=(1, 2, 3), text="a b c"), 8)
+        CompletionsClient(url, timeout_s=1.0).complete(Prompt(ids=(1, 2, 3), text="a b c"), 8)
         return "value"
 
     return attempt

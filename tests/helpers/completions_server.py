@@ -1,4 +1,4 @@
-"""A completions server over one model, in a thread: what it does wrong is set by name, and how it answers."""
+"""A completions server of one model, in a thread, with a fault and a form of reply that are set by name."""
 
 import http.client
 import json
@@ -14,31 +14,30 @@ from ropewalk.models.model import load_model
 
 
 class CompletionsServer:
-    """Answers greedily under `factors`.
+    """Continues prompts greedily with `factors`.
 
     Args:
-        factors: what it turns by.
-        fault: one of those below, or none.
+        fault: one of the faults below, or none.
         form: of its log-probabilities: `texts` (SGLang), `pieces` (llama-cpp-python: with the space before
-            a word), `ids` (vLLM), `content` (llama-server), or `marks`, which no tokenizer knows.
-        context: tokens of a prompt and its answer that it holds.
+            a word), `ids` (vLLM), `content` (llama-server), or `marks`, which no tokenizer has.
+        context: the most tokens of a prompt and its completion.
     """
 
     def __init__(self, name, factors, fault="", form="texts", context=256):
-        # A model of its own: its threads install factors while ours are compared.
+        # A model of its own, because its threads install factors during a comparison.
         self.loaded = load_model(name)
         self.factors, self.fault, self.form, self.context = factors, fault, form, context
-        self.lock, self.counting, self.num_inside = threading.Lock(), threading.Lock(), 0
+        self.lock, self.counting, self.num_running = threading.Lock(), threading.Lock(), 0
         self.keys, self.queries, self.asked = set(), set(), []
 
-    def answer(self, asked):
-        """(HTTP status, body)."""
+    def complete(self, asked):
+        """Returns the HTTP status and the body."""
         tokenizer, prompt = self.loaded.tokenizer, asked["prompt"]
         if isinstance(prompt, str):
             prompt = tokenizer(prompt).input_ids
             if self.fault == "leaves out the BOS":
                 prompt = prompt[1:]
-        elif self.fault in ("takes text alone", "leaves out the BOS"):
+        elif self.fault in ("takes only text", "leaves out the BOS"):
             return 422, {"error": {"message": "prompt must be a string"}}
         if self.fault == "puts a BOS first":
             prompt = [tokenizer.bos_token_id, *prompt]
@@ -48,10 +47,10 @@ class CompletionsServer:
             return 400, {
                 "error": {"message": f"This model's maximum context length is {self.context} tokens."}
             }
-        steps = self.go_on(list(prompt), asked["max_tokens"], asked["logprobs"])
+        steps = self.continue_prompt(list(prompt), asked["max_tokens"], asked["logprobs"])
         choice = {
             "index": 0, "finish_reason": "length", "text": tokenizer.decode([chosen for chosen, _ in steps]),
-            "logprobs": None if self.fault == "shows nothing" else self.shown(steps),
+            "logprobs": None if self.fault == "sends no log-probabilities" else self.shown(steps),
         }  # fmt: skip
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(steps)}
         return 200, {
@@ -62,11 +61,11 @@ class CompletionsServer:
             "usage": usage,
         }
 
-    def go_on(self, ids, num_tokens, num_likeliest):
-        """(token, the likeliest with their log-probabilities) for each of its own choices."""
+    def continue_prompt(self, ids, num_tokens, num_likeliest):
+        """Each chosen token, with the likeliest tokens and their log-probabilities."""
         steps = []
         for place in range(num_tokens):
-            is_off = (self.fault == "minds its neighbours" and self.num_inside > 1) or (
+            is_off = (self.fault == "depends on other requests" and self.num_running > 1) or (
                 self.fault == "goes wrong after its first token" and place > 0
             )
             factors = self.factors.replace(attention_factor=1.0) if is_off else self.factors
@@ -74,20 +73,20 @@ class CompletionsServer:
                 logits = self.loaded.model(torch.tensor([ids])).logits[0, -1]
             found = logits.double().log_softmax(-1).topk(num_likeliest)
             likeliest = list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
-            if self.fault == "has lost its mind":
+            if self.fault == "sends NaN":
                 likeliest = [(number, float("nan")) for number, _ in likeliest]
             chosen = likeliest[0][0]
-            if self.num_inside > 1 and place == 2:
-                if self.fault == "takes the other of two among others":
+            if self.num_running > 1 and place == 2:
+                if self.fault == "chooses another token in parallel":
                     chosen = likeliest[1][0]
-                if self.fault == "ends early among others":
+                if self.fault == "ends early in parallel":
                     break
             steps.append((chosen, likeliest))
             ids.append(chosen)
         return steps
 
     def name(self, number):
-        """What it calls a token."""
+        """Its name of a token."""
         decode = self.loaded.tokenizer.decode
         if self.form == "pieces":
             before = self.loaded.tokenizer("a", add_special_tokens=False).input_ids[-1]
@@ -115,7 +114,7 @@ class CompletionsServer:
 
     @contextmanager
     def running(self):
-        """Its address."""
+        """Yields its URL."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -130,7 +129,7 @@ class CompletionsServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def is_let_in(self):
+            def is_authorised(self):
                 outer.queries.add(self.path.partition("?")[2])
                 outer.keys.add(self.headers["Authorization"])
                 if outer.fault != "wants a key":
@@ -139,7 +138,7 @@ class CompletionsServer:
                 return False
 
             def do_GET(self):
-                if self.is_let_in():
+                if self.is_authorised():
                     self.reply(200, {"object": "list", "data": [{"id": "tiny"}]})
 
             def do_POST(self):
@@ -149,21 +148,21 @@ class CompletionsServer:
                 outer.asked.append(asked)
                 if outer.fault == "sleeps":
                     time.sleep(1)
-                if outer.fault == "says nothing of use":
+                if outer.fault == "sends HTML":
                     self.reply(200, "<html>welcome</html>")
                     return
                 with outer.counting:
-                    outer.num_inside += 1
-                if "neighbours" in outer.fault or "among others" in outer.fault:
+                    outer.num_running += 1
+                if "other requests" in outer.fault or "in parallel" in outer.fault:
                     time.sleep(0.3)
-                answer = outer.answer(asked)
+                reply = outer.complete(asked)
                 with outer.counting:
-                    outer.num_inside -= 1  # before the client can ask again
-                self.reply(*answer)
+                    outer.num_running -= 1  # before the client's next request
+                self.reply(*reply)
 
         class Quiet(ThreadingHTTPServer):
             def handle_error(self, *arguments):
-                """A client that gave up is no story."""
+                """Prints nothing if the client closes the connection."""
 
         with Quiet(("127.0.0.1", 0), Handler) as server:
             thread = threading.Thread(target=server.serve_forever)
@@ -186,12 +185,12 @@ MODELS = http_reply(b'{"object": "list", "data": [{"id": "tiny"}]}')
 
 @contextmanager
 def raw_server(*pieces, pause=0.0, repeat=False, lists_models=False):
-    """A server that answers whatever it is asked with these bytes, in vain after the client has gone.
+    """A server that replies to every request with these bytes.
 
     Args:
-        lists_models: it answers as it should which models it has.
+        lists_models: whether it replies rightly to a request for its models.
         pause: seconds before each piece.
-        repeat: the last piece without end.
+        repeat: whether it repeats the last piece without end.
     """
     is_over = threading.Event()
 
@@ -199,7 +198,7 @@ def raw_server(*pieces, pause=0.0, repeat=False, lists_models=False):
         def handle(self):
             asked = self.rfile.readline()
             headers = http.client.parse_headers(self.rfile)
-            self.rfile.read(int(headers.get("Content-Length", 0)))  # what is left unread resets a connection
+            self.rfile.read(int(headers.get("Content-Length", 0)))  # unread bytes would reset the connection
             sent = iter((MODELS,) if lists_models and asked.startswith(b"GET") else pieces)
             piece = b""
             while not is_over.wait(pause):

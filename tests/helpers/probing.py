@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from ropewalk.errors import EngineError
-from ropewalk.verify.engines import EngineAnswer, EngineRequest
-from ropewalk.verify.engines.probes import read_answer
+from ropewalk.verify.engines import EngineOutput, EngineRequest
+from ropewalk.verify.engines.probes import read_output
 from ropewalk.verify.engines.transformers import PROBE
 
 
@@ -25,7 +25,7 @@ def _load_probe() -> Any:
 
 
 class InProcess:
-    """An `Engine`; remembers nothing between two questions."""
+    """An `Engine`; keeps nothing between two requests."""
 
     name = "transformers"
     install_hint = "-"
@@ -38,10 +38,10 @@ class InProcess:
     def version(self) -> str:
         return transformers.__version__
 
-    def ask(self, request: EngineRequest) -> EngineAnswer:
+    def run(self, request: EngineRequest) -> EngineOutput:
         with tempfile.TemporaryDirectory() as name, torch.no_grad():
             try:
-                self.probe.answer(dataclasses.asdict(request), Path(name))
+                self.probe.write_output(dataclasses.asdict(request), Path(name))
             except Exception as error:
                 raise EngineError(str(error)) from error
-            return read_answer(Path(name), len(request.sequences))
+            return read_output(Path(name), len(request.sequences))

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ropewalk.export import ExportMode, Served
     from ropewalk.factors.factor_set import FactorSet
     from ropewalk.models.model import Model
-    from ropewalk.verify.comparison import Check, Limits, Verification
+    from ropewalk.verify.compare import ExportUnderTest
     from ropewalk.verify.engines import Engine
-    from ropewalk.verify.verification import Question
+    from ropewalk.verify.result import Check, VerificationResult
 
 MISMATCH_CODE = 1
-Comparison = Callable[["Model", "FactorSet", "Served", list[int], list[int]], "Verification"]
+Comparison = Callable[["Model", "FactorSet", "Served", list[int], list[int]], "VerificationResult"]
 EngineName = Literal["transformers", "transformers4", "llama.cpp", "vllm"]
 
 
@@ -93,9 +93,9 @@ def verify(
     With --endpoint a running server is asked to go on with texts of these lengths, one alone and all at once,
     and the log-probabilities of its 8 tokens and their rivals are compared.
 
-    The untouched model goes through the same engine, and only what is extra is judged: up to 0.001 of the
-    largest logit (to 4096 tokens) and 0.002 nats a token, of quantised GGUF files 0.02 nats. Exit code 1 says
-    that the engine computes something else.
+    The base model goes through the same engine, and only the difference beyond its own is judged: up to 0.001
+    of the largest logit (to 4096 tokens) and 0.002 nats per token, 0.02 nats for quantised GGUF files. Exit
+    code 1 means that the engine computes something else.
 
     \b
     Example:
@@ -112,8 +112,8 @@ def verify(
         from ropewalk.factors.factor_set import load_set
         from ropewalk.models.model import load_model
         from ropewalk.text.tokens import token_documents
+        from ropewalk.verify.cases import default_lengths
         from ropewalk.verify.completions import NUM_SPARE
-        from ropewalk.verify.verification import default_lengths
 
         name: EngineName = engine or ("llama.cpp" if path.suffix == ".gguf" else "transformers")
         _require_export(path, name)
@@ -147,7 +147,7 @@ def verify(
 
 def _by_engine(path: Path, name: EngineName, python: str | None) -> Comparison:
     """Asked whether it is installed before a model is loaded."""
-    from ropewalk.verify.verification import verify as run
+    from ropewalk.verify.compare import verify as run
 
     _require_full_precision(path)
     engine = _engine(name, python)
@@ -155,10 +155,10 @@ def _by_engine(path: Path, name: EngineName, python: str | None) -> Comparison:
 
     def compare(
         loaded: "Model", factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
-    ) -> "Verification":
+    ) -> "VerificationResult":
         with tempfile.TemporaryDirectory(prefix="ropewalk-") as folder:
             question = _question(path, loaded, name, factor_set, served.mode, Path(folder))
-            return run(question, loaded, engine, ids, lengths, on_step=say)
+            return run(question, loaded, engine, ids, lengths, on_progress=say)
 
     return compare
 
@@ -168,17 +168,17 @@ def _by_server(
 ) -> Comparison:
     """Asked whether it is up before a model is loaded."""
     from ropewalk.errors import SettingError
-    from ropewalk.verify.base_models import may_be_rounded
-    from ropewalk.verify.completions import Endpoint, make_prompt
+    from ropewalk.verify.base_model import may_be_rounded
+    from ropewalk.verify.completions import CompletionsClient, make_prompt
     from ropewalk.verify.endpoint import LIMIT, NUM_TOKENS, ROUNDED_LIMIT, deciding_context, verify_endpoint
 
     if limit is not None and not 0 < limit < float("inf"):
         raise SettingError(f"--limit is {limit:g} nats, but must be above 0.")
-    server = Endpoint(url, served_model)
+    server = CompletionsClient(url, served_model)
 
     def compare(
         loaded: "Model", _factor_set: "FactorSet", served: "Served", ids: list[int], lengths: list[int]
-    ) -> "Verification":
+    ) -> "VerificationResult":
         target = served.long.target_length
         room = target if context is None else context
         if not NUM_TOKENS + 2 <= room <= target:
@@ -195,7 +195,7 @@ def _by_server(
             server,
             [make_prompt(loaded.tokenizer, ids, count) for count in counts],
             limit=limit or (ROUNDED_LIMIT if may_be_rounded(path) else LIMIT),
-            on_step=say,
+            on_progress=say,
         )
 
     return compare
@@ -247,7 +247,7 @@ def _require_export(path: Path, engine: EngineName) -> None:
 
 def _require_full_precision(path: Path) -> None:
     from ropewalk.errors import ExportError
-    from ropewalk.verify.base_models import is_quantised_folder
+    from ropewalk.verify.base_model import is_quantised_folder
 
     if path.is_dir() and is_quantised_folder(path):
         raise ExportError(
@@ -270,15 +270,15 @@ def _question(
     factor_set: "FactorSet",
     mode: "ExportMode",
     folder: Path,
-) -> "Question":
+) -> "ExportUnderTest":
     from ropewalk.export.manifest import read_folded
-    from ropewalk.verify.base_models import base_folder
-    from ropewalk.verify.verification import Question
+    from ropewalk.verify.base_model import base_folder
+    from ropewalk.verify.compare import ExportUnderTest
 
     if engine == "llama.cpp":
         return _gguf_question(path, loaded, factor_set, mode, folder)
     folded = read_folded(path)
-    return Question.about(
+    return ExportUnderTest.of(
         path,
         str(base_folder(loaded.name, folder, loaded.revision)),
         factor_set,
@@ -289,21 +289,21 @@ def _question(
 
 def _gguf_question(
     path: Path, loaded: "Model", factor_set: "FactorSet", mode: "ExportMode", folder: Path
-) -> "Question":
+) -> "ExportUnderTest":
     from ropewalk.export.gguf.export import write_base_gguf
-    from ropewalk.verify.base_models import is_quantised_gguf
-    from ropewalk.verify.comparison import FLOAT32, QUANTISED
-    from ropewalk.verify.verification import Question
+    from ropewalk.verify.base_model import is_quantised_gguf
+    from ropewalk.verify.compare import ExportUnderTest
+    from ropewalk.verify.result import FLOAT32, QUANTISED
 
     base = Path(loaded.name)
     if base.suffix.lower() != ".gguf":
         base = folder / "base.gguf"
         write_base_gguf(loaded.name, base)
-    limits: Limits = QUANTISED if is_quantised_gguf(path) else FLOAT32
-    return Question.about(path, str(base), factor_set, mode=mode, limits=limits)
+    tolerances = QUANTISED if is_quantised_gguf(path) else FLOAT32
+    return ExportUnderTest.of(path, str(base), factor_set, mode=mode, tolerances=tolerances)
 
 
-def _table(verification: "Verification") -> str:
+def _table(verification: "VerificationResult") -> str:
     rows = [
         [
             check.what,
@@ -325,7 +325,7 @@ def _number(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.2g}"
 
 
-def _verdict(verification: "Verification") -> str:
+def _verdict(verification: "VerificationResult") -> str:
     wrong = [check for check in verification.checks if not check.is_right]
     if not wrong:
         return f"Right: {verification.engine} computes what these factors say."

@@ -1,7 +1,6 @@
-"""Faults as conversions make them, planted into an exported folder: `ropewalk verify` must catch each.
+"""Faults of conversions, planted into an exported folder. `ropewalk verify` must find each of them.
 
-They are for tests of what is verified here, and of engines: an engine, or a check, that passes a folder with
-one of these has not looked.
+They test the verification, and new engines: a comparison that passes a folder with a fault proves nothing.
 """
 
 import json
@@ -12,23 +11,24 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from ropewalk.export.manifest import MANIFEST
 from ropewalk.models.longrope_config import rope_part, with_rope_part
 from ropewalk.models.transformers4_config import CONFIG
 
-Keys = dict[str, Any]
-Plant = Callable[[Keys], None]  # changes the keys of the rotary in place
+ConfigKeys = dict[str, Any]
+ConfigChange = Callable[[ConfigKeys], None]  # changes the keys of the rotary in place
 
-IN_SCALING = ("rope_parameters", "rope_scaling")
+SCALING_KEYS = ("rope_parameters", "rope_scaling")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault in a folder.
+    """A fault of an exported folder.
 
     Attributes:
-        name: what went wrong.
-        plant: does it to a folder.
-        needs: what the export must be for it to be a fault: `switching`, `partial` (rotary), `folded`, or ``.
+        name: what is wrong.
+        plant: changes a folder so that it has the fault.
+        needs: the kind of export that can have it: `switching`, `partial` (rotary), `folded`, or `` for all.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Fault:
 
 
 def faults() -> tuple[Fault, ...]:
-    """All of them."""
+    """All faults."""
     return (
         _fault("factors dropped", _drop_factors),
         _fault("theta lost", _lose_theta),
@@ -59,11 +59,11 @@ def faults() -> tuple[Fault, ...]:
     )
 
 
-def _fault(name: str, change: Plant, needs: str = "") -> Fault:
+def _fault(name: str, change: ConfigChange, needs: str = "") -> Fault:
     def plant(folder: Path) -> None:
         path = folder / CONFIG
         config = json.loads(path.read_text(encoding="utf-8"))
-        keys = json.loads(json.dumps(rope_part(config)))  # the two dictionaries may not be one
+        keys = json.loads(json.dumps(rope_part(config)))  # a copy, in which no dictionary is shared
         change(keys)
         changed = keys if rope_part(config) is config else {**config, "text_config": keys}
         path.write_text(json.dumps(changed), encoding="utf-8")
@@ -71,33 +71,33 @@ def _fault(name: str, change: Plant, needs: str = "") -> Fault:
     return Fault(name=name, plant=plant, needs=needs)
 
 
-def _scalings(keys: Keys) -> list[Keys]:
-    return [keys[name] for name in IN_SCALING if name in keys]
+def _scalings(keys: ConfigKeys) -> list[ConfigKeys]:
+    return [keys[name] for name in SCALING_KEYS if name in keys]
 
 
-def _drop_factors(keys: Keys) -> None:
+def _drop_factors(keys: ConfigKeys) -> None:
     keys.pop("rope_scaling", None)
     keys["rope_parameters"] = {"rope_type": "default", "rope_theta": keys["rope_theta"]}
 
 
-def _lose_theta(keys: Keys) -> None:
-    for place in [keys, *_scalings(keys)]:
-        place.pop("rope_theta", None)
+def _lose_theta(keys: ConfigKeys) -> None:
+    for part in [keys, *_scalings(keys)]:
+        part.pop("rope_theta", None)
 
 
-def _lose_attention(keys: Keys) -> None:
+def _lose_attention(keys: ConfigKeys) -> None:
     for scaling in _scalings(keys):
         for name in ("attention_factor", "short_mscale", "long_mscale"):
             scaling.pop(name, None)
 
 
-def _attention_twice(keys: Keys) -> None:
+def _attention_twice(keys: ConfigKeys) -> None:
     for scaling in _scalings(keys):
         scaling["attention_factor"] **= 2
 
 
-def _each_list(change: Callable[[list[float]], list[float]]) -> Plant:
-    def plant(keys: Keys) -> None:
+def _each_list(change: Callable[[list[float]], list[float]]) -> ConfigChange:
+    def plant(keys: ConfigKeys) -> None:
         for scaling in _scalings(keys):
             for name in ("short_factor", "long_factor"):
                 scaling[name] = change(scaling[name])
@@ -105,54 +105,54 @@ def _each_list(change: Callable[[list[float]], list[float]]) -> Plant:
     return plant
 
 
-def _keep_longest(keys: Keys) -> None:
+def _keep_longest(keys: ConfigKeys) -> None:
     keys["max_position_embeddings"] = keys["original_max_position_embeddings"]
 
 
-def _lose_keys_of_4(keys: Keys) -> None:
+def _lose_keys_of_4(keys: ConfigKeys) -> None:
     for name in ("rope_scaling", "rope_theta"):
         keys.pop(name, None)
 
 
-def _swap_sets(keys: Keys) -> None:
+def _swap_sets(keys: ConfigKeys) -> None:
     for scaling in _scalings(keys):
         scaling["short_factor"], scaling["long_factor"] = scaling["long_factor"], scaling["short_factor"]
 
 
-def _long_in_both(keys: Keys) -> None:
+def _long_in_both(keys: ConfigKeys) -> None:
     for scaling in _scalings(keys):
         scaling["short_factor"] = scaling["long_factor"]
 
 
-def _move_threshold(by: int) -> Plant:
-    def plant(keys: Keys) -> None:
-        for place in [keys, *_scalings(keys)]:
-            if "original_max_position_embeddings" in place:
-                place["original_max_position_embeddings"] += by
+def _move_threshold(by: int) -> ConfigChange:
+    def plant(keys: ConfigKeys) -> None:
+        for part in [keys, *_scalings(keys)]:
+            if "original_max_position_embeddings" in part:
+                part["original_max_position_embeddings"] += by
 
     return plant
 
 
-def _lose_partial(keys: Keys) -> None:
-    for place in [keys, *_scalings(keys)]:
-        place.pop("partial_rotary_factor", None)
+def _lose_partial(keys: ConfigKeys) -> None:
+    for part in [keys, *_scalings(keys)]:
+        part.pop("partial_rotary_factor", None)
 
 
 def _fold_twice(folder: Path) -> None:
-    """The weights hold the factor, and the configuration still states it."""
-    about = json.loads((folder / "ropewalk.json").read_text(encoding="utf-8"))
+    """The attention factor is in the weights, and in the configuration too."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     path = folder / CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     keys = json.loads(json.dumps(dict(rope_part(config))))
     for scaling in _scalings(keys):
-        scaling["attention_factor"] = about["folded"]["ours"]
+        scaling["attention_factor"] = manifest["folded"]["ours"]
     path.write_text(json.dumps(with_rope_part(config, keys)), encoding="utf-8")
 
 
 def _change_weights(folder: Path) -> None:
-    """One tensor of a query is a twentieth larger."""
+    """One query projection is larger by a twentieth."""
     path = next(iter(sorted(folder.glob("*.safetensors"))))
     tensors = load_file(path)
     name = next(name for name in sorted(tensors) if "q_proj" in name or "qkv_proj" in name)
-    path.unlink()  # it may be a link to the model's own
+    path.unlink()  # it may be a hard link to the source's file
     save_file({**tensors, name: tensors[name] * 1.05}, path, metadata={"format": "pt"})

@@ -14,7 +14,7 @@ from ropewalk.export import Served
 from ropewalk.export.manifest import read_kept
 from ropewalk.models.longrope_config import longrope_keys, rope_part
 from ropewalk.models.transformers4_config import CONFIG, read_config_file
-from ropewalk.verify.comparison import Check
+from ropewalk.verify.result import Check
 
 TOLERANCE = 1e-9
 

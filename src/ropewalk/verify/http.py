@@ -1,8 +1,8 @@
-"""HTTP exchanges with a server that is not trusted: bounded in bytes and in time, with one host, and plain.
+"""HTTP exchanges with an untrusted server: limited in bytes and in time, with one host, without compression.
 
-A reply ends at MAX_BYTES, and a compressed one, which a small reply can blow up, is refused. An exchange has
-its seconds in all: connecting, headers and body, however slowly they drip. No redirect is followed. The key,
-a password and what stands in a URL's query never show in a message.
+A reply may have MAX_BYTES. A compressed reply is refused, because a few bytes can expand to many. The time
+limit is for the whole exchange: connecting, headers and body. Redirects are not followed. The key, a password
+and the values of a URL's query are never shown in a message.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ import httpx2
 
 from ropewalk.errors import EngineError, SettingError
 
-MAX_BYTES = 4 * 2**20  # eight tokens with their likeliest, and a prompt of a million tokens repeated
+MAX_BYTES = 4 * 2**20  # enough for eight tokens with their likeliest, and a repeated prompt of a million
 CONNECT_SECONDS = 30.0
 SHOWN_CHARACTERS = 300
 LONGEST_URL = 2000
 FAILURES = (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OSError, UnicodeError)
-# Proxies and certificates of the environment: unknown schemes, packages that are missing, files that are.
+# Proxies and certificates of the environment: an unknown scheme, a missing package, a missing file.
 MISCONFIGURED = (httpx2.InvalidURL, OSError, ValueError, ImportError)
 
 
 class RefusedError(EngineError):
-    """The server answers with an error.
+    """The server replies with an error.
 
     Attributes:
-        status: of HTTP.
+        status: the HTTP status.
     """
 
     def __init__(self, message: str, status: int) -> None:
@@ -39,13 +39,13 @@ class RefusedError(EngineError):
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a server is, and what it wants to know.
+    """A server's address and login.
 
     Attributes:
-        url: of the interface, ending with `/v1`, without a password.
-        shown: the same without the query, for messages.
-        authorization: what a user and a password in the URL make of it; None without them.
-        secrets: what no message may show.
+        url: the interface's URL, which ends with `/v1`, without a password.
+        shown: the URL without the query, for messages.
+        authorization: the header for the user and the password in the URL; None without them.
+        secrets: texts that no message may show.
     """
 
     url: httpx2.URL = field(repr=False)
@@ -55,10 +55,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """From a URL with or without `/v1`; a user and a password may stand before the host.
+        """Parse a URL with or without `/v1`, and with or without a user and a password before the host.
 
         Raises:
-            SettingError: no URL of a server; the message shows nothing that may be a password.
+            SettingError: not a URL of a server. The message shows nothing that may be a password.
         """
         parts = _split(text)
         path = parts.path.rstrip("/")
@@ -68,7 +68,7 @@ class Address:
             url = httpx2.URL(f"{parts.scheme}://{host}{path}")
             url = url.copy_with(query=parts.query.encode() or None)
         except (httpx2.InvalidURL, UnicodeError):
-            raise _no_url(f"the host or path of {host[:SHOWN_CHARACTERS]!r} can't be asked") from None
+            raise _no_url(f"the host or path of {host[:SHOWN_CHARACTERS]!r} is invalid") from None
         user, _, password = login.partition(":")
         plain = f"{unquote(user)}:{unquote(password)}"
         encoded = base64.b64encode(plain.encode()).decode()
@@ -87,48 +87,50 @@ def _split(text: str) -> SplitResult:
     if len(text) > LONGEST_URL:
         raise _no_url(f"it has more than {LONGEST_URL} characters")
     if not text.isprintable() or " " in text or "\\" in text:
-        raise _no_url("it holds a space, a backslash or a character that can't be printed")
+        raise _no_url("it has a space, a backslash or an unprintable character")
     try:
         parts = urlsplit(text)
         port, host = parts.port, parts.hostname
     except ValueError:
-        raise _no_url("its host or its port is none") from None
+        raise _no_url("its host or its port is invalid") from None
     if parts.scheme not in ("http", "https"):
         raise _no_url("it does not begin with http:// or https://")
     if not host or port == 0:
-        raise _no_url("it names no host, or port 0")
+        raise _no_url("it has no host, or port 0")
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
-        raise _no_url("an @ stands behind the host: write / ? # @ in a password as %2F %3F %23 %40")
+        raise _no_url("it has an @ after the host: write / ? # @ in a password as %2F %3F %23 %40")
     return parts
 
 
 def _no_url(reason: str) -> SettingError:
-    return SettingError(f"--endpoint is no URL of a server ({reason}): give one like http://localhost:8000.")
+    return SettingError(
+        f"--endpoint is not a URL of a server ({reason}): give one like http://localhost:8000."
+    )
 
 
 def _misconfigured(error: object) -> EngineError:
     return EngineError(
-        f"the proxies or certificates that the environment names can't be used ({error}): mend or unset "
+        f"The proxies or certificates of the environment can't be used ({error}): correct or unset "
         f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or SSL_CERT_FILE."
     )
 
 
-class Server:
-    """Exchanges JSON with one server; see above for its limits.
+class HttpClient:
+    """Exchanges JSON with one server, within the limits of this module.
 
     Args:
-        key: shown to it as a bearer token, unless the URL has a password.
-        timeout_s: how long an exchange may take in all.
+        key: sent as a bearer token, unless the URL has a password.
+        timeout_s: the longest time of one exchange, in seconds.
 
     Raises:
-        SettingError: no URL, or a key that HTTP can't carry.
+        SettingError: not a URL, or a key that is not a valid HTTP header.
         EngineError: certificates that can't be read.
     """
 
     def __init__(self, url: str, key: str | None, timeout_s: float) -> None:
         self._address = Address.parse(url)
         if key is not None and not re.fullmatch(r"[!-~]+", key):
-            raise SettingError("The key holds a space or a character that is not ASCII: set it again.")
+            raise SettingError("The key has a space or a character that is not ASCII: set it again.")
         self._secrets = (*self._address.secrets, *([key] if key else []))
         self._timeout_s = timeout_s
         bearer = f"Bearer {key}" if key else None
@@ -143,15 +145,15 @@ class Server:
             raise _misconfigured(error) from None
 
     async def exchange(self, method: str, path: str, document: Any = None) -> bytes:
-        """The body of a reply.
+        """Send a request and return the body of the reply.
 
         Args:
             path: below `/v1`.
-            document: what is sent, as JSON values.
+            document: the body of the request, as JSON values.
 
         Raises:
-            RefusedError: an HTTP status that is no success; says what the reply says.
-            EngineError: no reply, or one beyond a limit.
+            RefusedError: the HTTP status is an error; the message quotes the reply.
+            EngineError: there is no reply, or it exceeds a limit.
         """
         url = self._address.url.copy_with(path=self._address.url.path + path)
         content = {} if document is None else {"json": document}
@@ -163,10 +165,12 @@ class Server:
             ):
                 body = await self._read(response)
         except (TimeoutError, httpx2.TimeoutException):
-            raise EngineError(f"{self.url} timed out: no whole reply in {self._timeout_s:g} s.") from None
+            raise EngineError(
+                f"{self.url} timed out: it sent no whole reply in {self._timeout_s:g} s. Is it overloaded?"
+            ) from None
         except FAILURES as error:
             raise EngineError(
-                f"{self.url} can't be asked ({self.redacted(error)}): is the server up?"
+                f"{self.url} can't be reached ({self.redacted(error)}): is the server running?"
             ) from None
         if response.is_success:
             return body
@@ -183,15 +187,15 @@ class Server:
 
     def _refusal(self, response: httpx2.Response, body: bytes) -> str:
         if response.has_redirect_location:
-            there = self.redacted(response.headers["Location"])
-            return f"{self.url} sends on to {there}, and is not followed: give that address if you trust it"
-        said = self.redacted(body.decode("utf-8", errors="replace")) or "it says nothing more"
-        return f"{self.url} answers with the HTTP status {response.status_code}: {said}"
+            target = self.redacted(response.headers["Location"])
+            return f"{self.url} redirects to {target}, which is not followed: give that URL if you trust it"
+        text = self.redacted(body.decode("utf-8", errors="replace")) or "the reply has no text"
+        return f"{self.url} replies with the HTTP status {response.status_code}: {text}"
 
     async def _read(self, response: httpx2.Response) -> bytes:
         coding = response.headers.get("Content-Encoding", "identity")
         if coding.strip().lower() != "identity":
-            raise EngineError(f"{self.url} compresses its reply, though it is asked not to.")
+            raise EngineError(f"{self.url} compresses its reply, although the request forbids it.")
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
@@ -199,10 +203,10 @@ class Server:
                 raise EngineError(f"{self.url} sends a reply of more than {MAX_BYTES // 2**20} MiB.")
         return bytes(body)
 
-    def redacted(self, said: object) -> str:
-        """In one line, cut short, and without secrets, which some servers repeat."""
-        text = str(said)
+    def redacted(self, message: object) -> str:
+        """A message in one line, truncated, and without secrets, which some servers repeat."""
+        text = str(message)
         for secret in self._secrets:
             for form in (secret, quote(secret, safe="")):
                 text = text.replace(form, "***")
-        return " ".join(text.split())[:SHOWN_CHARACTERS] or type(said).__name__
+        return " ".join(text.split())[:SHOWN_CHARACTERS] or type(message).__name__

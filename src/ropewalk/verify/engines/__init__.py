@@ -1,8 +1,7 @@
-"""What an engine is asked and what it answers: the real program, in a process of its own.
+"""Requests to an engine and its output. An engine is the real program, in a process of its own.
 
-`ropewalk verify` believes nobody's reading of a checkpoint, ours included: a probe, a script that imports
-the engine and nothing of Ropewalk, loads what was written and answers with logits. `probes.py` runs such a
-script with any Python, so that an engine may live in an environment of its own.
+A probe is a script that imports the engine and nothing of Ropewalk, loads an export and returns its logits.
+`probes.py` runs a probe with any Python, so that the engine may be in another environment.
 """
 
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """Token sequences to be read, each from an empty cache, alone, at positions 0, 1, 2 ...
+    """Token sequences to read, each alone, with an empty cache, at positions 0, 1, 2 ...
 
     Attributes:
-        path: what to load: a folder, or a GGUF file.
-        sequences: token ids; nothing is put before or after them.
-        num_last: the logits of the last so many positions of each sequence are returned (all, if it is
-            shorter).
-        context: tokens that the engine is told to make room for, where it chooses its factors by that
-            (n_ctx, max_model_len); None for the engine's own choice.
-        dtype: what the weights are computed in, where the engine can choose.
+        path: the folder or the GGUF file to load.
+        sequences: token ids; the engine adds no tokens.
+        num_last: the number of positions at the end of each sequence whose logits are returned (all, if the
+            sequence is shorter).
+        context: tokens that the engine is started for (n_ctx, max_model_len), by which it may choose its
+            factors; None for the engine's default.
+        dtype: the type of the computation, if the engine can choose it.
     """
 
     path: str
@@ -33,16 +32,16 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineAnswer:
-    """What an engine computed, a list entry a sequence of the request.
+class EngineOutput:
+    """What an engine computed; each list has one entry per sequence of the request.
 
     Attributes:
         engine, version: name and version, e.g. `transformers` and `4.57.6`.
         logits: float32, shape (min(num_last, tokens), vocabulary).
-        nats: of each predicted token (all but the sequence's first), float64, shape (tokens - 1,).
-        inv_freq: the frequencies that it turned by, float64, shape (num_pairs,), radians a token; None where
-            the engine does not show them.
-        attention_factors: what it multiplied cos and sin by; None where it does not show it.
+        nats: NLL of each predicted token (all but the sequence's first), float64, shape (tokens - 1,).
+        inv_freq: the frequencies of the rotary, float64, shape (num_pairs,), radians per token; None if the
+            engine does not show them.
+        attention_factors: the factor of cos and sin; None if the engine does not show it.
     """
 
     engine: str
@@ -57,10 +56,11 @@ class Engine(Protocol):
     """A program that serves models.
 
     Attributes:
-        name: as `--engine` names it.
+        name: the value of `--engine`.
         install_hint: a command that installs it.
-        chooses_by_context: it chooses the factors once, by `EngineRequest.context`; else by each sequence.
-        context_step: it rounds a context up to a multiple of this before it chooses.
+        chooses_by_context: whether it chooses the factors once, by `EngineRequest.context`, and not by each
+            sequence.
+        context_step: it first rounds a context up to a multiple of this number of tokens.
     """
 
     @property
@@ -79,16 +79,16 @@ class Engine(Protocol):
         """Its version.
 
         Raises:
-            MissingEngineError: it is not installed; says how to install it.
+            MissingEngineError: it is not installed; the message says how to install it.
         """
         ...
 
-    def ask(self, request: EngineRequest) -> EngineAnswer:
+    def run(self, request: EngineRequest) -> EngineOutput:
         """Load the checkpoint and read the sequences.
 
         Raises:
             MissingEngineError: it is not installed.
-            EngineError: it does not load or run the checkpoint; holds the end of what it said.
-            ExportError: it was ended from outside.
+            EngineError: it does not load or run the checkpoint; the message has the end of its error output.
+            ExportError: its process was killed.
         """
         ...

@@ -10,7 +10,11 @@ PYTHON_VARIABLE = "ROPEWALK_LLAMA_CPP_PYTHON"
 
 
 def llama_cpp_engine(python: str | None = None) -> ProbedEngine:
-    """The engine in the environment of `python`; by default of ROPEWALK_LLAMA_CPP_PYTHON, else this one."""
+    """llama.cpp in the environment of a Python.
+
+    Args:
+        python: by default the one in ROPEWALK_LLAMA_CPP_PYTHON, else this one.
+    """
     return ProbedEngine(
         name="llama.cpp",
         install_hint="pip install llama-cpp-python==0.3.36 safetensors",

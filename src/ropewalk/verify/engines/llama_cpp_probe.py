@@ -1,9 +1,9 @@
-"""Read token sequences with llama.cpp; run by `probes.py`, where there are llama-cpp-python and safetensors.
+"""Probe of llama.cpp: `probes.py` runs it with a Python that has llama-cpp-python and safetensors.
 
-Each sequence gets a context of its own, of `context` tokens or, without that, of its own length: llama.cpp
-chooses the factors by it, rounded up to a multiple of 256. With the dtype float32 keys and values are kept in
-float32 and attention is not fused: what is left of rounding is that of the weights. Logits are taken a batch
-at a time, so that a long sequence over a large vocabulary never stands in memory.
+Each sequence gets a context of its own, of `context` tokens or, without `context`, of its own length.
+llama.cpp chooses the factors by this context, rounded up to a multiple of 256. With the dtype float32, keys
+and values are float32 and attention is not fused, so that only the weights are rounded. Logits are copied
+batch by batch, so that those of a long sequence need not fit in memory.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ BATCH_TOKENS = 512
 FLOAT32_CACHE = 0  # ggml's own number for the type
 UNFUSED_ATTENTION = 0
 
-# The folder of a script is searched first, and `llama_cpp.py` beside this one is not the package.
+# Python searches a script's folder first, and the `llama_cpp.py` in this folder is not the package.
 sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
 try:
     import llama_cpp
@@ -33,7 +33,7 @@ except ImportError as error:
 
 
 def main() -> None:
-    """What stands on the command line; see `probes.py`."""
+    """Run the command line that `probes.py` describes."""
     if sys.argv[1] == "--version":
         print(importlib.metadata.version("llama-cpp-python"))
         return
@@ -46,22 +46,22 @@ def main() -> None:
     if not model:
         sys.exit(f"llama.cpp could not load {request['path']}.")
     read = [read_sequence(model, sequence, request) for sequence in request["sequences"]]
-    answer = {
+    output = {
         "engine": "llama.cpp",
         "version": importlib.metadata.version("llama-cpp-python"),
-        "attention_factors": [None] * len(read),  # it shows neither these nor its frequencies
+        "attention_factors": [None] * len(read),  # llama.cpp shows neither these nor its frequencies
     }
-    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    (folder / "output.json").write_text(json.dumps(output), encoding="utf-8")
     tensors: dict[str, NDArray[Any]] = {}
     for index, (last, nats) in enumerate(read):
         tensors |= {f"logits.{index}": last, f"nats.{index}": nats}
-    save_file(tensors, folder / "answer.safetensors")
+    save_file(tensors, folder / "output.safetensors")
 
 
 def read_sequence(
     model: Any, sequence: list[int], request: dict[str, Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """(the logits of the last positions, nats of each predicted token)."""
+    """Returns the logits of the last positions, and the NLL of each predicted token in nats."""
     context = make_context(model, request["context"] or len(sequence), request["dtype"])
     vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     last, nats = [], []
@@ -76,7 +76,7 @@ def read_sequence(
 
 
 def make_context(model: Any, num_tokens: int, dtype: str) -> Any:
-    """A context whose length decides which factors are used."""
+    """A context of `num_tokens`, by which llama.cpp chooses its factors."""
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = num_tokens
     params.n_batch = params.n_ubatch = BATCH_TOKENS
@@ -91,7 +91,7 @@ def make_context(model: Any, num_tokens: int, dtype: str) -> Any:
 
 
 def read_batch(context: Any, tokens: list[int], first: int, vocabulary: int) -> NDArray[np.float32]:
-    """Logits of every token of a batch that begins at position `first`, shape (tokens, vocabulary)."""
+    """The logits of a batch that begins at position `first`, shape (tokens, vocabulary)."""
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     batch.n_tokens = len(tokens)
     for index, token in enumerate(tokens):
@@ -109,7 +109,7 @@ def read_batch(context: Any, tokens: list[int], first: int, vocabulary: int) -> 
 
 
 def nats_of(logits: NDArray[np.float32], following: list[int]) -> NDArray[np.float64]:
-    """Those of the tokens that follow each position; of the sequence's last one none does."""
+    """The NLL of the token that follows each position, in nats; the sequence's last position has none."""
     rows = logits[: len(following)].astype(np.float64)
     highest = rows.max(axis=1)
     log_sums = highest + np.log(np.exp(rows - highest[:, None]).sum(axis=1))

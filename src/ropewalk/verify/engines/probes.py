@@ -1,12 +1,12 @@
-"""Run a probe: a script on its own, with a Python of one's choice, without a pickle in between.
+"""Run a probe: a script that imports an engine, with any Python, without pickles.
 
     python PROBE --version             prints the engine's version
-    python PROBE REQUEST.json FOLDER   reads the request, writes FOLDER/answer.json and
-                                       FOLDER/answer.safetensors
+    python PROBE REQUEST.json FOLDER   reads the request, writes FOLDER/output.json and
+                                       FOLDER/output.safetensors
 
-The request holds the fields of `EngineRequest`. The answer's JSON holds `engine`, `version` and
-`attention_factors`; its tensors are `logits.0`, `nats.0`, `logits.1` ..., and, where the engine shows them,
-`inv_freq.0` ... A probe that can't import its engine exits with MISSING_CODE.
+The request has the fields of `EngineRequest`. output.json has `engine`, `version` and `attention_factors`.
+The tensors are `logits.0`, `nats.0`, `logits.1` ..., and, if the engine shows them, `inv_freq.0` ... A probe
+that can't import its engine exits with MISSING_CODE.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ropewalk.errors import EngineError, ExportError, MissingEngineError
-from ropewalk.verify.engines import EngineAnswer, EngineRequest
+from ropewalk.verify.engines import EngineOutput, EngineRequest
 
 MISSING_CODE = 3
 SHOWN_LINES = 6
@@ -33,11 +33,11 @@ SHOWN_LINES = 6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbedEngine:
-    """An `Engine` that is a script; see there for what its methods promise.
+    """An `Engine` that a probe runs.
 
     Attributes:
         script: the probe.
-        python: the interpreter of the environment that has the engine; by default this one.
+        python: the Python of the environment that has the engine; by default this one.
     """
 
     name: str
@@ -51,19 +51,19 @@ class ProbedEngine:
         version = self._run("--version").strip()
         if not re.fullmatch(r"\d[\w.+!-]*", version):
             raise MissingEngineError(
-                f"{self.python} does not tell a version of {self.name} ({version[:40]!r}): name the Python "
-                f"of an environment that has it."
+                f"{self.python} prints no version of {self.name} ({version[:40]!r}): name the Python of an "
+                f"environment that has it."
             )
         return version
 
-    def ask(self, request: EngineRequest) -> EngineAnswer:
+    def run(self, request: EngineRequest) -> EngineOutput:
         with tempfile.TemporaryDirectory(prefix="ropewalk-") as name:
             folder = Path(name)
-            asked = folder / "request.json"
+            request_file = folder / "request.json"
             absolute = dataclasses.replace(request, path=str(Path(request.path).resolve()))
-            asked.write_text(json.dumps(dataclasses.asdict(absolute)), encoding="utf-8")
-            self._run(str(asked), name)
-            return read_answer(folder, len(request.sequences))
+            request_file.write_text(json.dumps(dataclasses.asdict(absolute)), encoding="utf-8")
+            self._run(str(request_file), name)
+            return read_output(folder, len(request.sequences))
 
     def _run(self, *arguments: str) -> str:
         command = [self.python, str(self.script), *arguments]
@@ -82,36 +82,36 @@ class ProbedEngine:
             )
         if done.returncode < 0:
             raise ExportError(
-                f"{self.name} was ended by signal {-done.returncode} (9 is often want of memory): try again, "
-                f"or shorter --lengths."
+                f"{self.name} was killed by signal {-done.returncode} (9 often means too little memory): try "
+                f"again, or use shorter --lengths."
             )
         if done.returncode != 0:
             raise EngineError(
-                f"{self.name} could not do it (exit code {done.returncode}): {_end(done.stderr)}"
+                f"{self.name} failed with exit code {done.returncode}: {_last_lines(done.stderr)}"
             )
         return done.stdout
 
 
-def read_answer(folder: Path, num_sequences: int) -> EngineAnswer:
-    """What a probe wrote.
+def read_output(folder: Path, num_sequences: int) -> EngineOutput:
+    """Read what a probe wrote.
 
     Raises:
-        EngineError: it wrote no answer, or not one for each sequence.
+        EngineError: the output is missing or invalid, or does not have one entry per sequence.
     """
     try:
-        return _read_answer(folder, num_sequences)
+        return _read_output(folder, num_sequences)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise EngineError(f"The engine wrote no answer that can be read ({error}).") from None
+        raise EngineError(f"The engine's output can't be read ({error}).") from None
 
 
-def _read_answer(folder: Path, num_sequences: int) -> EngineAnswer:
-    document: dict[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-    tensors: dict[str, Tensor] = load_file(folder / "answer.safetensors")
+def _read_output(folder: Path, num_sequences: int) -> EngineOutput:
+    document: dict[str, Any] = json.loads((folder / "output.json").read_text(encoding="utf-8"))
+    tensors: dict[str, Tensor] = load_file(folder / "output.safetensors")
     indices = range(num_sequences)
     if len(document["attention_factors"]) != num_sequences:
         raise ValueError(f"{len(document['attention_factors'])} attention factors of {num_sequences}")
     frequencies = [tensors.get(f"inv_freq.{index}") for index in indices]
-    return EngineAnswer(
+    return EngineOutput(
         engine=document["engine"],
         version=document["version"],
         logits=[tensors[f"logits.{index}"].to(torch.float32) for index in indices],
@@ -122,12 +122,12 @@ def _read_answer(folder: Path, num_sequences: int) -> EngineAnswer:
 
 
 def _environment() -> dict[str, str]:
-    """Without our own search path: the probe sees its environment's packages only, and no network."""
+    """The environment without Python's search paths, so that the probe imports its own packages; offline."""
     left_out = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     return {**kept, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _end(text: str) -> str:
+def _last_lines(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-SHOWN_LINES:]) or "it said nothing."
+    return " | ".join(lines[-SHOWN_LINES:]) or "it printed no error."

@@ -1,4 +1,4 @@
-"""transformers as an engine: the one that is installed here, or a version 4 in an environment of its own."""
+"""transformers as an engine: the version that is installed here, or version 4 in another environment."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ HINT_OF_4 = "make transformers4"
 
 
 def transformers_engine(python: str | None = None) -> ProbedEngine:
-    """transformers as it is installed for `python`, by default this one."""
+    """transformers in the environment of a Python, by default this one."""
     return ProbedEngine(
         name="transformers",
         install_hint="pip install 'transformers>=5.23,<6'",
@@ -23,19 +23,19 @@ def transformers_engine(python: str | None = None) -> ProbedEngine:
 
 
 def transformers_4_engine(python: str | None = None) -> ProbedEngine:
-    """A version 4, by the Python of its environment.
+    """transformers 4 in the environment of a Python.
 
     Args:
-        python: that Python; by default what ROPEWALK_TRANSFORMERS4_PYTHON names.
+        python: by default the one in ROPEWALK_TRANSFORMERS4_PYTHON.
 
     Raises:
-        MissingEngineError: it is not said where that is, or it has another version.
+        MissingEngineError: no Python is given, or it has another version.
     """
     python = python or os.environ.get(PYTHON_OF_4)
     if not python:
         raise MissingEngineError(
-            f"transformers 4 can't be installed beside 5: make an environment of its own by `{HINT_OF_4}`, "
-            f"and name its Python by --python or {PYTHON_OF_4}."
+            f"transformers 4 can't be installed beside 5: make another environment by `{HINT_OF_4}`, and "
+            f"name its Python by --python or {PYTHON_OF_4}."
         )
     engine = ProbedEngine(
         name="transformers4",
@@ -46,7 +46,7 @@ def transformers_4_engine(python: str | None = None) -> ProbedEngine:
     version = engine.version()
     if not version.startswith("4."):
         raise MissingEngineError(
-            f"{python} has transformers {version}, but version 4 was asked for: name the Python of an "
+            f"{python} has transformers {version}, but transformers4 needs version 4: name the Python of an "
             f"environment with it (`{HINT_OF_4}` makes one)."
         )
     return engine

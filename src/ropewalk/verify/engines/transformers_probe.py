@@ -1,9 +1,9 @@
-"""Probe of transformers, version 4 or 5: run by `probes.py` with the Python of any environment that has it.
+"""Probe of transformers 4 and 5: `probes.py` runs it with the Python of an environment that has it.
 
-It imports nothing of Ropewalk, and shows what transformers computes, not what the configuration says.
+It imports nothing of Ropewalk, and returns what transformers computes, not what the configuration states.
 """
 
-# ruff: noqa: PLC0415 (imported once it is known what was asked, and whether it is there)
+# ruff: noqa: PLC0415 (transformers is imported only if needed, and may be missing)
 import importlib.metadata
 import json
 import os
@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# The folder of a script is searched first, and `transformers.py` beside this one is not the package.
+# Python searches a script's folder first, and the `transformers.py` in this folder is not the package.
 sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
 
 MISSING_CODE = 3
-CHUNK_TOKENS = 256  # logits of so many positions at a time
+CHUNK_TOKENS = 256  # positions whose logits are computed at once
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line asks; see `probes.py`."""
+    """Run the command line that `probes.py` describes."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     try:
         if arguments == ["--version"]:  # without the seconds that importing them takes
@@ -33,17 +33,17 @@ def main(arguments: list[str]) -> int:
         return MISSING_CODE
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     with torch.no_grad():
-        answer(request, Path(arguments[1]))
+        write_output(request, Path(arguments[1]))
     return 0
 
 
-def answer(request: dict[str, Any], folder: Path) -> None:
-    """Read every sequence and write what was seen."""
+def write_output(request: dict[str, Any], folder: Path) -> None:
+    """Read every sequence and write the output."""
     import torch
     import transformers
     from safetensors.torch import save_file
 
-    model = load(request["path"], getattr(torch, request["dtype"]))
+    model = load_checkpoint(request["path"], getattr(torch, request["dtype"]))
     rotary = find_rotary(model)
     tensors: dict[str, Any] = {}
     attention_factors: list[float | None] = []
@@ -51,21 +51,21 @@ def answer(request: dict[str, Any], folder: Path) -> None:
         logits, nats = read(model, torch.tensor([sequence]), request["num_last"])
         tensors[f"logits.{index}"] = logits.contiguous()
         tensors[f"nats.{index}"] = nats
-        # What the last forward turned by: longrope writes it into the module as it goes.
+        # The frequencies of the last forward: longrope writes them into the module each time.
         if rotary is not None:
             tensors[f"inv_freq.{index}"] = rotary.inv_freq.detach().to(torch.float64).clone()
         attention_factors.append(None if rotary is None else float(rotary.attention_scaling))
-    save_file(tensors, folder / "answer.safetensors")
+    save_file(tensors, folder / "output.safetensors")
     document = {
         "engine": "transformers",
         "version": transformers.__version__,
         "attention_factors": attention_factors,
     }
-    (folder / "answer.json").write_text(json.dumps(document), encoding="utf-8")
+    (folder / "output.json").write_text(json.dumps(document), encoding="utf-8")
 
 
-def load(path: str, dtype: Any) -> Any:
-    """The model in a folder, with transformers' own attention: its configuration may name a hub's kernel."""
+def load_checkpoint(path: str, dtype: Any) -> Any:
+    """Load a folder with transformers' own attention; a configuration may name a kernel on the hub."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path)
@@ -79,9 +79,10 @@ def load(path: str, dtype: Any) -> Any:
 
 
 def read(model: Any, ids: Any, num_last: int) -> tuple[Any, Any]:
-    """One forward over the whole sequence: (its last logits, nats of each predicted token).
+    """Run one forward over the whole sequence, and the output layer over a few positions at a time.
 
-    The output layer is asked for some positions at a time: all logits of a long text do not fit.
+    Returns:
+        The logits of the last positions, and the NLL of each predicted token in nats.
     """
     import torch
 
@@ -110,7 +111,7 @@ def read(model: Any, ids: Any, num_last: int) -> tuple[Any, Any]:
 
 
 def finisher(model: Any, head: Any, hidden: Any, last: Any) -> Any:
-    """Hidden states to logits; families scale or cap theirs after the output layer."""
+    """The function from hidden states to logits. Some families scale or cap logits after the output layer."""
     scaling = 1.0
     plain = head(hidden[:, -1:])
     if not close(plain, last):
@@ -123,19 +124,19 @@ def finisher(model: Any, head: Any, hidden: Any, last: Any) -> Any:
         return (logits / cap).tanh() * cap if cap else logits * scaling
 
     if not close(finish(hidden[:, -1:]), last):
-        raise SystemExit(f"{type(model).__name__} does more with its logits than this probe knows.")
+        raise SystemExit(f"{type(model).__name__} changes its logits in a way that this probe does not know.")
     return finish
 
 
-def close(given: Any, wanted: Any) -> bool:
-    """Equal up to rounding."""
+def close(given: Any, expected: Any) -> bool:
+    """Whether two tensors are equal up to rounding."""
     import torch
 
-    return torch.allclose(given.float(), wanted.float(), rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    return torch.allclose(given.float(), expected.float(), rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def find_rotary(model: Any) -> Any:
-    """The model-level rotary, if there is one that shows its frequencies."""
+    """The model's rotary outside its layers, if it shows its frequencies; else None."""
     for name, module in model.named_modules():
         if "rotary" in type(module).__name__.lower() and hasattr(module, "inv_freq"):
             if any(part.isdigit() for part in name.split(".")) or not hasattr(module, "attention_scaling"):

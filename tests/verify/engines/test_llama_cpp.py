@@ -152,7 +152,7 @@ def test_token_ids_are_the_same(scale: Model, tmp_path: Path, stdlib_texts: list
 def test_what_llama_cpp_can_not_load_is_said(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ExportError, match="could not load"):
-        ask(tmp_path / "no.gguf", torch.arange(5))
+        run(tmp_path / "no.gguf", torch.arange(5))
 
 
 @pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="llama-cpp-python is installed here")
@@ -194,18 +194,18 @@ def read(
     path: Path, loaded: Model, factors: RescaleFactors | None, ids: Tensor, context: int | None = None
 ) -> tuple[tuple[Tensor, float], tuple[Tensor, float]]:
     """(logits, mean nats) of llama.cpp, and ours."""
-    answer = ask(path, ids, context)
+    output = run(path, ids, context)
     with loaded.using(factors), torch.no_grad():
         logits = loaded.model(ids[None]).logits[0]
     nats = torch.nn.functional.cross_entropy(logits[:-1].double(), ids[1:]).item()
-    return (answer.logits[0], float(answer.nats[0].mean())), (logits, nats)
+    return (output.logits[0], float(output.nats[0].mean())), (logits, nats)
 
 
-def ask(path: Path, ids: Tensor, context: int | None = None) -> Any:
+def run(path: Path, ids: Tensor, context: int | None = None) -> Any:
     request = EngineRequest(
         path=str(path), sequences=(tuple(ids.tolist()),), num_last=len(ids), context=context
     )
-    return llama_cpp_engine().ask(request)
+    return llama_cpp_engine().run(request)
 
 
 def pack(tensor: StoredTensor) -> StoredTensor:

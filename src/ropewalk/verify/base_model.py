@@ -1,4 +1,4 @@
-"""The untouched model in the form that an engine reads, to be compared with on equal terms."""
+"""The base model in the form that an engine reads, and the precision of an export's weights."""
 
 import json
 from pathlib import Path
@@ -12,13 +12,15 @@ from ropewalk.models.weight_files import stated_quantisation
 
 
 def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
-    """A checkpoint that transformers 4 and 5 read alike: the same weights, its own scaling in both forms.
+    """Make a checkpoint of the base model that transformers 4 and 5 read alike.
+
+    It has the same weights, and the model's own scaling in both forms of the configuration.
 
     Args:
-        folder: an empty one, which goes before the model does: its weights are symbolic links.
+        folder: an empty folder. Its weights are symbolic links to the model's.
 
     Raises:
-        ModelError, ExportError: no checkpoint for transformers.
+        ModelError, ExportError: the model is not a checkpoint for transformers.
     """
     checkpoint = find_checkpoint(model, revision)
     checkpoint.require_whole()
@@ -35,35 +37,39 @@ def base_folder(model: str, folder: Path, revision: str | None = None) -> Path:
 
 
 def is_quantised_gguf(path: Path) -> bool:
-    """Whether a GGUF file holds anything else than float32.
+    """Whether a GGUF file has tensors in another type than float32.
 
     Raises:
-        ExportError: no GGUF file that can be read.
+        ExportError: not a GGUF file.
     """
-    return any(tensor.tensor_type.name != "F32" for tensor in read_gguf(path).tensors)
+    return _has_other_types(path, ("F32",))
 
 
 def is_quantised_folder(folder: Path) -> bool:
     """Whether an exported folder states that its weights are quantised (FP8, GPTQ ...).
 
     Raises:
-        ModelError: no configuration that can be read.
+        ModelError: its configuration can't be read.
     """
     return stated_quantisation(read_config_file(folder / CONFIG)) is not None
 
 
 def may_be_rounded(path: Path) -> bool:
-    """Whether a server may compute an export in something coarser than float16: bfloat16, or quantised.
+    """Whether a server may compute an export in less precision than float16: in bfloat16, or quantised.
 
-    llama.cpp computes what a GGUF file holds. vLLM believes what a folder states, but takes bfloat16 for
-    float32.
+    llama.cpp computes in the types of a GGUF file. vLLM computes in the type that a folder states, but in
+    bfloat16 if it states float32.
 
     Raises:
-        ExportError: no GGUF file that can be read.
-        ModelError: no configuration that can be read.
+        ExportError: not a GGUF file.
+        ModelError: a folder's configuration can't be read.
     """
     if path.is_file():
-        return any(tensor.tensor_type.name not in ("F32", "F16") for tensor in read_gguf(path).tensors)
+        return _has_other_types(path, ("F32", "F16"))
     config = read_config_file(path / CONFIG)
     stated = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
     return is_quantised_folder(path) or stated != "float16"
+
+
+def _has_other_types(path: Path, types: tuple[str, ...]) -> bool:
+    return any(tensor.tensor_type.name not in types for tensor in read_gguf(path).tensors)
