@@ -169,7 +169,7 @@ def test_the_plugin_rounds_to_the_dtype_of_the_model(answered):
 def test_the_plugin_says_what_it_serves(answered):
     (message,) = answered[0]["ours-short-plugin"]["messages"]
     assert message.startswith("INFO Ropewalk: ")
-    assert message.endswith("entry for up to 64 tokens, n-hat 2, attention factor 1.")
+    assert message.endswith("entry for up to 64 tokens, 2 start tokens, attention factor 1.")
 
 
 @pytest.mark.parametrize("name", ["plain", "stated", "mscale", "foreign", "binary"])

@@ -1,14 +1,14 @@
-"""vLLM's plugin: its LongRoPE rotary turns by a factor set beside the checkpoint, n-hat included.
+"""Plugin of vLLM: its LongRoPE rotary uses the factor set in the checkpoint's folder, start tokens included.
 
-vLLM computes the cos and sin of its LongRoPE rotary once, in a table that is indexed by position, and picks
-the short or the long half of it when it starts. It knows no n-hat, takes its attention factor from the ratio
-of two lengths, and computes angles in float32. Where `factors.json` lies beside a checkpoint, the table is
-filled from the one formula (`rope.frequencies`) with the entry for `max_model_len` instead; since it is
-indexed by position, n-hat is exact. Every other checkpoint keeps vLLM's own table.
+vLLM computes cos and sin of its LongRoPE rotary once, in a table with one row per position, and chooses the
+short or the long half when it starts. It has no start tokens (n-hat), computes its attention factor from the
+ratio of two lengths, and computes angles in float32. If the checkpoint's folder has a `factors.json`, this
+plugin fills the table with `rope.frequencies` and the entry for `max_model_len`. Start tokens are exact,
+because each position has a row. For any other checkpoint vLLM's own table is used.
 
 vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). This module runs in
-vLLM's environment, whose versions are vLLM's choice: it needs torch, numpy, pydantic and huggingface_hub,
-nothing else of what Ropewalk depends on, and imports none of them before a table is computed.
+vLLM's environment, with vLLM's versions of its dependencies. It needs torch, numpy, pydantic and
+huggingface_hub, no other dependency of Ropewalk, and imports them only when it computes a table.
 """
 
 import functools
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
     from ropewalk.factors.factor_set import FactorSet
     from ropewalk.factors.rescale_factors import RescaleFactors
 
-FACTORS_NAME = "factors.json"  # beside the checkpoint, as `ropewalk.load` reads it
-MARK = b'"ropewalk.factor'  # begins the format of both kinds of file; other people's factors.json has none
+FACTORS_NAME = "factors.json"  # in the checkpoint's folder, as for `ropewalk.load`
+MARK = b'"ropewalk.factor'  # the beginning of both formats' names; another program's factors.json has none
 
-# From the first release that picks short or long when it starts to the newest that was tried. Those looked at
-# (0.11.1, 0.12.0, 0.20.0, 0.33.0) have the very same file of the class that is patched; another is refused.
+# From the first release that chooses short or long when it starts, to the newest that was tested. The patched
+# class's file is the same in 0.11.1, 0.12.0, 0.20.0 and 0.33.0; another file is refused.
 OLDEST, NEWEST = (0, 11, 1), (0, 33)
 CLASS_FILE_SHA256 = "013f3d8660460a6194b57d61a32e1a80a65f61d1ddf7c7899c4d5f1a5ce44150"
 ROTARY_MODULE = "vllm.model_executor.layers.rotary_embedding.phi3_long_rope_scaled_rope"
 
-TOLERANCE = 1e-6  # of a factor: a configuration may have gone through float32
+TOLERANCE = 1e-6  # relative, of a factor: a configuration may have been written in float32
 POSITIONS_AT_ONCE = 65536
 
-logger = logging.getLogger("vllm.ropewalk")  # a child of vLLM's own, and so in its format
+logger = logging.getLogger("vllm.ropewalk")  # a child of vLLM's logger, so that it has its format
 
 
 def register() -> None:
-    """Patch vLLM's LongRoPE rotary, or say in one line why not; called again, do nothing."""
+    """Patch vLLM's LongRoPE rotary, or log in one line why not. A second call does nothing."""
     import vllm
 
     if not is_known(vllm.__version__):
-        _warn_not_patched(f"vLLM {vllm.__version__} is not one of those known here")
+        _warn_not_patched(f"vLLM {vllm.__version__} was not tested")
         return
     try:
         module = importlib.import_module(ROTARY_MODULE)
@@ -57,13 +57,13 @@ def register() -> None:
         _warn_not_patched(f"vLLM's LongRoPE rotary can't be read ({error})")
         return
     if hashlib.sha256(content).hexdigest() != CLASS_FILE_SHA256:
-        _warn_not_patched(f"this vLLM {vllm.__version__} has another LongRoPE rotary than its releases")
+        _warn_not_patched(f"the LongRoPE rotary of this vLLM {vllm.__version__} differs from its release")
         return
     patch(module.Phi3LongRoPEScaledRotaryEmbedding, module.get_current_vllm_config)
 
 
 def is_known(version: str) -> bool:
-    """Whether this version of vLLM was tried, or stands between two that were."""
+    """Whether this version of vLLM was tested, or is between two that were."""
     numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
     if numbers is None:
         return False
@@ -72,7 +72,7 @@ def is_known(version: str) -> bool:
 
 
 def patch(rotary_class: Any, get_current_vllm_config: Callable[[], Any]) -> None:
-    """Replace the method that computes the table of vLLM's class, once."""
+    """Replace the method of vLLM's class that computes the table, once."""
     original = rotary_class._compute_cos_sin_cache
     if hasattr(original, "__wrapped__"):
         return
@@ -85,18 +85,18 @@ def patch(rotary_class: Any, get_current_vllm_config: Callable[[], Any]) -> None
         if factors is None:
             cache: Tensor = original(self, max_position_embeddings, rescale_factors, mscale)
             return cache
-        # vLLM asks for both halves, short and long, and will read one of them: they are the same here.
+        # vLLM computes both halves, short and long, and reads one of them. Here both are the same.
         return cos_sin_table(factors, max_position_embeddings)
 
     rotary_class._compute_cos_sin_cache = compute_cos_sin_cache
 
 
 def factors_for(rotary: Any, vllm_config: Any) -> "RescaleFactors | None":
-    """What this rotary of vLLM's is to turn by; None where there is no factor set beside the checkpoint.
+    """The factors of a rotary of vLLM; None if the checkpoint's folder has no factor set.
 
     Raises:
-        FactorsError: the set is broken, is not the one of the checkpoint's configuration, or serves shorter
-            sequences only than vLLM was started for. vLLM then does not start.
+        FactorsError: the set is invalid, does not belong to the checkpoint's configuration, or is only for
+            shorter sequences than vLLM was started for. vLLM then does not start.
     """
     from ropewalk.factors.factor_set import FactorSet
 
@@ -107,27 +107,27 @@ def factors_for(rotary: Any, vllm_config: Any) -> "RescaleFactors | None":
     factor_set = FactorSet.load(path)
     differences = _differences(rotary, factor_set)
     if differences and getattr(vllm_config, "speculative_config", None) is not None:
-        logger.warning("Ropewalk leaves a rotary of the draft model as it is (%s).", "; ".join(differences))
+        logger.warning("Ropewalk does not change a rotary of the draft model (%s).", "; ".join(differences))
         return None
     if differences:
         raise FactorsError(
-            f"{path} is not for the checkpoint beside it ({'; '.join(differences)}): export it again, or "
-            f"take the file away."
+            f"{path} does not belong to the checkpoint in its folder ({'; '.join(differences)}): export the "
+            f"model again, or remove the file."
         )
     factors = factor_set.for_length(model_config.max_model_len)
     if factors.per_layer:
         raise FactorsError(
-            f"{path} has a vector for each layer, but vLLM has one table for all: search one vector."
+            f"{path} has one vector per layer, but vLLM has one table for all layers: search one vector."
         )
-    _tell(path, factors.target_length, factors.num_start_tokens, factors.attention_factor)
+    _log_factors(path, factors.target_length, factors.num_start_tokens, factors.attention_factor)
     return factors
 
 
 def find_factors(model: str, revision: str | None) -> Path | None:
-    """The factor set beside a checkpoint: in its folder, or in its repository on the hub."""
-    place = Path(model)
-    if place.exists():
-        found = place / FACTORS_NAME
+    """The factor set of a checkpoint, in its folder or its repository on the hub; None if it has none."""
+    folder = Path(model)
+    if folder.exists():
+        found = folder / FACTORS_NAME
         path = found if found.is_file() else None
     else:
         path = _find_on_hub(model, revision)
@@ -137,10 +137,13 @@ def find_factors(model: str, revision: str | None) -> Path | None:
 
 
 def cos_sin_table(factors: "RescaleFactors", num_positions: int) -> "Tensor":
-    """cos of all pairs, then sin, times the attention factor: float32, (num_positions, rotary_dim).
+    """The table of cos and sin, times the attention factor.
 
-    Angles are float64, on the processor, so that the table is the same wherever it is made; it is put where
-    vLLM makes new tensors.
+    Angles are computed in float64 on the CPU, so that the table is the same on every device.
+
+    Returns:
+        cos of all pairs, then sin of all pairs: float32, shape (num_positions, rotary_dim), on torch's
+        default device.
     """
     import torch
 
@@ -155,7 +158,7 @@ def cos_sin_table(factors: "RescaleFactors", num_positions: int) -> "Tensor":
 
 
 def _differences(rotary: Any, factor_set: "FactorSet") -> list[str]:
-    """What vLLM read in the checkpoint's configuration that is not as in the set."""
+    """How vLLM's rotary, as the checkpoint's configuration states it, differs from the factor set."""
     geometry = factor_set.geometry
     numbers = {
         "head_dim": (geometry.head_dim, rotary.head_size),
@@ -188,11 +191,11 @@ def _find_on_hub(model: str, revision: str | None) -> Path | None:
         reason = "the hub can't be reached"
     except EntryNotFoundError:
         return None
-    except Exception as error:  # the hub's client raises many kinds; a checkpoint of others must not fail
+    except Exception as error:  # of many classes; a checkpoint without factors must still be served
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     logger.warning(
-        "Ropewalk could not look for %s beside %s (%s), so vLLM's own table is used: if Ropewalk exported "
-        "this checkpoint, download its folder and serve that.",
+        "Ropewalk could not look for %s of %s (%s), so vLLM's own table is used: if Ropewalk exported this "
+        "checkpoint, download its folder and serve that.",
         FACTORS_NAME,
         model,
         reason,
@@ -201,9 +204,9 @@ def _find_on_hub(model: str, revision: str | None) -> Path | None:
 
 
 @functools.lru_cache(maxsize=4)
-def _tell(path: Path, target_length: int, num_start_tokens: int, attention_factor: float) -> None:
+def _log_factors(path: Path, target_length: int, num_start_tokens: int, attention_factor: float) -> None:
     logger.info(
-        "Ropewalk: rotary of %s, entry for up to %d tokens, n-hat %d, attention factor %g.",
+        "Ropewalk: rotary of %s, entry for up to %d tokens, %d start tokens, attention factor %g.",
         path,
         target_length,
         num_start_tokens,
@@ -214,8 +217,8 @@ def _tell(path: Path, target_length: int, num_start_tokens: int, attention_facto
 def _warn_not_patched(reason: str) -> None:
     oldest, newest = (".".join(map(str, version)) for version in (OLDEST, NEWEST))
     logger.warning(
-        "Ropewalk's plugin does nothing: %s. n-hat and attention factors of Ropewalk's checkpoints would be "
-        "ignored: use vLLM %s to %s, or a Ropewalk that knows this one.",
+        "Ropewalk's plugin does nothing: %s. Start tokens and attention factors of Ropewalk's checkpoints "
+        "are ignored: use vLLM %s to %s, or a newer Ropewalk.",
         reason,
         oldest,
         newest,
