@@ -1,8 +1,8 @@
-"""Which engine serves a transformers folder as Ropewalk computes it, and with which flags.
+"""Which engines compute the same from a transformers folder as Ropewalk, and with which flags.
 
-An engine is said to be right only for model types whose code in it was read or run. These are data, with the
-engine's version (`known_engines.json`; `benchmarks/exported_families.py` writes those of transformers). Of
-all others it is not known. What an engine gets wrong is named, not left out.
+An engine is right only for model types whose code in it was read or run. `known_engines.json` lists them with
+the engine's version (`benchmarks/exported_families.py` writes those of transformers). For all other types it
+is not known. A type that an engine gets wrong is listed with the reason.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from ropewalk.errors import ExportError
 from ropewalk.export import EngineNote, Served
@@ -22,21 +22,17 @@ from ropewalk.models.longrope_config import (
     is_computed,
 )
 
-ServeWith = Literal[
-    "any", "transformers", "transformers4", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "ropewalk"
-]
-SERVE_WITH: tuple[ServeWith, ...] = (
+HF_ENGINES = (
     "any", "transformers", "transformers4", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "ropewalk",
 )  # fmt: skip
 
 KNOWN = Path(__file__).with_name("known_engines.json")
-# Families whose attention reads the softmax scale from the rotary's dictionary; others leave the key alone.
+# The families whose attention reads the softmax scale from the rotary's dictionary; others ignore the key.
 SOFTMAX_READERS = (
     "axk1", "axk2", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite",
     "glm_moe_dsa", "hy_v4", "longcat_flash", "minicpm3", "mistral4", "mistral_large4", "youtu",
 )  # fmt: skip
 
-Verdict = tuple[bool, str]  # right or not, and how or why
 
 ONE_SIDE = (
     "each forward of at most {window} tokens turns by the short set, over the whole batch; only phi3, phimoe "
@@ -45,16 +41,23 @@ ONE_SIDE = (
 )
 
 
+class Support(NamedTuple):
+    """Whether an engine computes the same from these factors, with which flags, or why not."""
+
+    is_right: bool
+    how: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What decides which engine is right.
 
     Attributes:
-        served: the factors in the folder, as its configuration states them (after a fold).
+        served: the factors as the folder's configuration states them (after a fold).
         model_type: of the text model.
         family: the model type at the top of the configuration, by which engines choose their code.
-        has_runtime: the folder carries what Ropewalk's loader and its vLLM plugin need.
-        kept: what the rotary's dictionary says besides the factors.
+        has_runtime: whether the folder has what Ropewalk's loader and its vLLM plugin need.
+        kept: the keys of the rotary's dictionary that are not about the factors.
     """
 
     served: Served
@@ -65,7 +68,7 @@ class Facts:
 
     @property
     def is_computed(self) -> bool:
-        """Every engine computes these attention factors by itself."""
+        """Whether every engine computes these attention factors itself."""
         return all(is_computed(entry, self.served.long) for entry in (self.served.short, self.served.long))
 
     @property
@@ -78,7 +81,7 @@ class Facts:
 
 
 def notes_for_folder(facts: Facts) -> tuple[EngineNote, ...]:
-    """A note for each engine, best known first."""
+    """One note per engine, the best known first."""
     target = facts.served.long.target_length
     notes = [
         _note("transformers", facts, _transformers),
@@ -99,66 +102,71 @@ def notes_for_folder(facts: Facts) -> tuple[EngineNote, ...]:
 
 
 def require_engine(facts: Facts, serve_with: str) -> None:
-    """Refuse an export that the engine it is meant for would serve wrongly.
+    """Refuse an export that the requested engine would not compute as Ropewalk does.
 
     Raises:
-        ExportError: no such engine, or the reason.
+        ExportError: the engine is unknown, or the reason why it would be wrong.
     """
-    if serve_with not in SERVE_WITH:
-        raise ExportError(f"There is no engine {serve_with!r}; the engines are {', '.join(SERVE_WITH)}.")
+    if serve_with not in HF_ENGINES:
+        raise ExportError(f"There is no engine {serve_with!r}: choose one of {', '.join(HF_ENGINES)}.")
     if serve_with == "any":
-        if facts.has_two_attention_factors and not facts.has_runtime and facts.model_type not in MSCALE_TYPES:
-            short, long = facts.served.short.attention_factor, facts.served.long.attention_factor
-            raise ExportError(
-                f"The short set has the attention factor {short:g} and the long one {long:g}, but only vLLM "
-                f"reads two: say --serve-with vllm, readjust with one for both, or pin one set (--mode "
-                f"pinned)."
-            )
+        _require_one_attention_factor(facts)
         return
     note = next((note for note in notes_for_folder(facts) if note.engine == serve_with), None)
     if note is None:
-        raise ExportError(f"{serve_with} needs what --with-runtime puts into the folder: say it.")
+        raise ExportError(f"{serve_with} needs a factor set in the folder: export with --with-runtime.")
     if not note.is_known:
         raise ExportError(
-            f"Whether {serve_with} is right is not known: {note.what}, or leave --serve-with out."
+            f"Whether {serve_with} would be right is not known ({note.what}): leave --serve-with out."
         )
     if not note.is_served:
-        raise ExportError(f"{serve_with} would be wrong: {note.what}.")
+        raise ExportError(
+            f"{serve_with} would be wrong ({note.what}): choose another engine or other factors."
+        )
+
+
+def _require_one_attention_factor(facts: Facts) -> None:
+    if facts.has_two_attention_factors and not facts.has_runtime and facts.model_type not in MSCALE_TYPES:
+        short, long = facts.served.short.attention_factor, facts.served.long.attention_factor
+        raise ExportError(
+            f"The short factors have the attention factor {short:g} and the long factors {long:g}, but only "
+            f"vLLM reads two: export with --serve-with vllm or --mode pinned, or readjust with one for both."
+        )
 
 
 @cache
 def known_engines() -> dict[str, dict[str, Any]]:
-    """Engine to what is known of it: `version`, `date`, `how` (read or run), and model types.
+    """What is known about each engine: `version`, `date`, `how` (read or run), and model types.
 
-    `right`: it reads longrope as Ropewalk writes it. `wrong`: reason to model types. `with`: a key of the
-    rotary's dictionary that is not the rotation's, to model types for which it was seen to keep its meaning.
-    `run`: those that were run, where others were read, to the version.
+    `right`: the types for which it reads longrope as Ropewalk writes it. `wrong`: a reason to its types.
+    `with`: a key of the rotary's dictionary that is not about the factors, to the types for which the engine
+    reads it rightly. `run`: the types that were run although `how` is read, to the version.
     """
     known: dict[str, dict[str, Any]] = json.loads(KNOWN.read_text(encoding="utf-8"))
     return known
 
 
-def _note(engine: str, facts: Facts, judge: Callable[[Facts], Verdict]) -> EngineNote:
-    """What is wrong with this model type in the engine, or with these factors, or how it is right."""
+def _note(engine: str, facts: Facts, support: Callable[[Facts], Support]) -> EngineNote:
+    """What is wrong with this model type or these factors in the engine, or the flags that it needs."""
     known, family = known_engines()[engine], facts.family
     wrong = next((reason for reason, families in known["wrong"].items() if family in families), None)
     if wrong is not None:
         return EngineNote(engine=engine, is_served=False, what=f"{wrong} ({_source(known, family)})")
-    is_right, what = judge(facts)
+    is_right, how = support(facts)
     if not is_right:
-        return EngineNote(engine=engine, is_served=False, what=what)
-    unknown = _not_known(known, facts)
+        return EngineNote(engine=engine, is_served=False, what=how)
+    unknown = _unknown_part(known, facts)
     if unknown is not None:
         what = (
             f"its code for {unknown} was neither read nor run: compare what it computes by `ropewalk verify`"
         )
         return EngineNote(engine=engine, is_served=False, is_known=False, what=what)
-    how = "; ".join(part for part in (what, _source(known, family)) if part)
-    return EngineNote(engine=engine, is_served=True, what=how)
+    what = "; ".join(part for part in (how, _source(known, family)) if part)
+    return EngineNote(engine=engine, is_served=True, what=what)
 
 
-def _not_known(known: Mapping[str, Any], facts: Facts) -> str | None:
-    """Of what nothing is known in an engine: the model type, or a key of its dictionary."""
+def _unknown_part(known: Mapping[str, Any], facts: Facts) -> str | None:
+    """The model type, or the key of the rotary's dictionary, that is not known in an engine; else None."""
     if facts.family not in known["right"]:
         return facts.family
     for key in foreign_keys(facts.kept):
@@ -169,89 +177,78 @@ def _not_known(known: Mapping[str, Any], facts: Facts) -> str | None:
 
 
 def _source(known: Mapping[str, Any], family: str) -> str:
-    """How and in which version it is known."""
+    """Whether the code was read or run, and in which version."""
     run = known.get("run", {}).get(family)
     return f"run in {run}" if run else f"{known['how']} in {known['version']}"
 
 
-def _transformers(facts: Facts) -> Verdict:
-    wrong = _wrong_start_tokens(facts) or _wrong_two_factors(facts)
+def _transformers(facts: Facts) -> Support:
+    wrong = _wrong_start_tokens(facts) or _wrong_attention_factors(facts)
     if wrong:
         return wrong
     if facts.served.mode == "pinned":
-        return True, ""
+        return Support(True)
     if facts.model_type in MSCALE_TYPES:
-        return False, "its phimoe turns by the short set at every length"
-    window = facts.served.geometry.original_length
-    return True, ONE_SIDE.format(window=window)
+        return Support(False, "its phimoe turns by the short set at every length")
+    return Support(True, ONE_SIDE.format(window=facts.served.geometry.original_length))
 
 
-def _transformers_4(facts: Facts) -> Verdict:
+def _transformers_4(facts: Facts) -> Support:
     if facts.model_type in THREE_KEYS_IN_4 and not facts.is_computed:
-        return (
-            False,
-            f"version 4 refuses a stated attention factor in {facts.model_type}",
-        )
+        return Support(False, f"version 4 refuses a stated attention factor in {facts.model_type}")
     return _transformers(facts)
 
 
-def _vllm(facts: Facts) -> Verdict:
-    target, window = facts.served.long.target_length, facts.served.geometry.original_length
-    plugin = ", with Ropewalk's plugin (`vllm.general_plugins`)"
+def _vllm(facts: Facts) -> Support:
     wrong = _wrong_start_tokens(facts)
     if wrong and not facts.has_runtime:
         return wrong
-    needs = plugin if facts.num_start_tokens else ""
+    target, window = facts.served.long.target_length, facts.served.geometry.original_length
+    plugin = ", with Ropewalk's plugin (`vllm.general_plugins`)" if facts.num_start_tokens else ""
     if facts.served.mode == "pinned":
-        return (
-            True,
-            f"`--max-model-len {target}` (by default it stops at {window}){needs}",
-        )
-    return (
+        return Support(True, f"`--max-model-len {target}` (by default it stops at {window}){plugin}")
+    return Support(
         True,
         f"it chooses at its start: `--max-model-len {target}` for the long set, `--max-model-len {window}` "
-        f"for the short one{needs}",
+        f"for the short one{plugin}",
     )
 
 
-def _sglang(facts: Facts) -> Verdict:
+def _sglang(facts: Facts) -> Support:
     wrong = _wrong_start_tokens(facts)
     if wrong:
         return wrong
     if facts.served.mode == "switching":
-        return False, "it chooses anew in every forward, by any position in the batch"
+        return Support(False, "it chooses anew in every forward, by any position in the batch")
     window, target = facts.served.geometry.original_length, facts.served.long.target_length
-    return True, (
+    return Support(
+        True,
         f"`--context-length {target}`; it turns the token at position {window} as the first one where no "
-        f"position of its batch is larger"
+        f"position of its batch is larger",
     )
 
 
-def _computing(facts: Facts, flags: str) -> Verdict:
+def _computing(facts: Facts, flags: str) -> Support:
     """An engine that computes the attention factor and reads none."""
     wrong = _wrong_start_tokens(facts)
     if wrong:
         return wrong
     if not facts.is_computed:
-        return (
-            False,
-            "it multiplies by an attention factor of its own: say --fold-attention-factor",
-        )
+        return Support(False, "it multiplies by an attention factor of its own: say --fold-attention-factor")
     if facts.served.mode == "switching" and not flags:
-        return False, "it turns by the long set at every length"
-    return True, flags
+        return Support(False, "it turns by the long set at every length")
+    return Support(True, flags)
 
 
-def _wrong_start_tokens(facts: Facts) -> Verdict | None:
+def _wrong_start_tokens(facts: Facts) -> Support | None:
     if not facts.num_start_tokens:
         return None
-    return (
-        False,
-        f"it turns the first {facts.num_start_tokens} tokens like all others (n-hat is not read)",
+    return Support(
+        False, f"it turns the first {facts.num_start_tokens} tokens like all others (n-hat is not read)"
     )
 
 
-def _wrong_two_factors(facts: Facts) -> Verdict | None:
+def _wrong_attention_factors(facts: Facts) -> Support | None:
     if not facts.has_two_attention_factors or facts.model_type in MSCALE_TYPES:
         return None
-    return False, "it multiplies both sets by the attention factor of the long one"
+    return Support(False, "it multiplies both sets by the attention factor of the long one")

@@ -1,16 +1,16 @@
-"""Our attention factor in the weights, for engines that compute one of their own.
+"""The attention factor folded into the weights, for engines that compute another one.
 
-An engine multiplies cos and sin by e, where ours is a; so what a rotated query and a rotated key give to an
-attention score is e^2 of what it was, and should be a^2. Queries enter the scores linearly, so the rows of
-the query weights that are turned are multiplied by (a / e)^2 once and for all:
+An engine multiplies cos and sin by e, but the factors are made for a. The rotated part of an attention score
+is then multiplied by e^2 instead of a^2. A score is linear in the query, so the rotated rows of the query
+weights are multiplied by (a / e)^2:
 
     q_proj, qkv_proj        the rows (and biases) of the first `rotary_dim` dimensions of each query head
-    q_norm after q_proj     its weights instead: a norm forgets how large its input was
+    q_norm after q_proj     the norm's weights instead, because a norm removes the scale of its input
 
-Dimensions that are not turned (partial rotary) keep their size. Where within the turned part two dimensions
-of one pair lie does not matter, since all are multiplied alike. What no rule of this can know (norms after
-the rotary, layers that do not turn, weights that count from 1) is found by measuring: the folded model must
-give the original's logits, or it is refused.
+Dimensions that are not rotated (partial rotary) keep their scale. The order of a pair's dimensions does not
+matter, because all are multiplied alike. Some models need other rules (norms after the rotary, layers without
+rotary, norm weights stored as w - 1). Therefore the logits are compared: a folded model whose logits differ
+from the original's is refused.
 """
 
 import re
@@ -33,23 +33,25 @@ from ropewalk.models.model_files import read_config
 from ropewalk.store import link_or_copy
 
 QUERY_NORMS = ("q_norm", "q_layernorm", "query_layernorm")
-QUERY_WEIGHTS = ("q_proj", "qkv_proj")  # of the second, queries come first
+QUERY_WEIGHTS = ("q_proj", "qkv_proj")  # qkv_proj has the queries first
 TENSOR = re.compile(
     rf"(?:^|\.)layers\.(\d+)\.(?:self_attn|attention|attn|self_attention)"
     rf"\.({'|'.join(QUERY_NORMS + QUERY_WEIGHTS)})\.(weight|bias)$"
 )
-# Of the largest logit: how far a folded model may be from the original. Half precision rounds the products.
+# The largest difference between the logits of folded and original model, as a share of the largest logit.
+# Half precision rounds the products.
 TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 NUM_CHECKED_TOKENS = 192
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folded:
-    """What was folded.
+    """The result of a fold.
 
     Attributes:
-        ours, engine: the attention factor before, and the one that the folded weights are for.
-        logit_difference: largest difference to the original's logits, as a share of the largest logit.
+        ours: the attention factor of the factors.
+        engine: the attention factor that engines compute.
+        logit_difference: the largest difference from the original's logits, as a share of the largest logit.
     """
 
     ours: float
@@ -58,7 +60,7 @@ class Folded:
 
     @property
     def scale(self) -> float:
-        """What the turned rows were multiplied by."""
+        """The factor of the rotated rows."""
         return (self.ours / self.engine) ** 2
 
 
@@ -71,51 +73,57 @@ def write_folded(
     engine: float,
     copy: bool = False,
 ) -> None:
-    """Write the weight files with the queries multiplied; files without queries are linked (or copied).
+    """Write the weight files with scaled queries. Files without queries are linked, or copied.
+
+    Args:
+        ours, engine: as in `Folded`.
+        copy: copy files instead of linking them.
 
     Raises:
-        ExportError: no layout of queries that is known here, in every layer.
+        ExportError: a layer has no query weights of a known layout.
     """
-    chosen = _choose(checkpoint, geometry.num_layers)
+    chosen = _query_tensors(checkpoint, geometry.num_layers)
     num_heads = int(read_config(checkpoint.folder).get_text_config(decoder=True).num_attention_heads)
     for path in checkpoint.weights:
-        if not _write_changed(path, out / path.name, chosen, num_heads, geometry, (ours / engine) ** 2):
+        if not _write_scaled(path, out / path.name, chosen, num_heads, geometry, (ours / engine) ** 2):
             link_or_copy(path, out / path.name, copy=copy)
     checkpoint.take_index(out)
 
 
 def check_folded(name: str, folder: Path, factors: RescaleFactors, engine: float) -> float:
-    """How far the folded model's logits are from the original's, as a share of the largest.
+    """Compare the logits of the folded model with those of the original.
 
     Args:
-        name: the model before.
+        name: the original model.
         folder: the folded checkpoint.
-        factors: with our attention factor, as the original is to be served.
-        engine: the attention factor of the engine.
+        factors: the factors with their own attention factor, for the original.
+        engine: the attention factor of the engine, for the folded model.
+
+    Returns:
+        The largest difference, as a share of the largest logit.
 
     Raises:
-        ExportError: they are not equal, so that the fold is wrong for this family.
+        ExportError: the logits differ, so the fold is wrong for this family.
     """
-    theirs = factors.replace(attention_factor=engine)
-    wanted, unfolded = _logits(name, factors, theirs)  # one model after the other: they may be large
-    (given,) = _logits(str(folder), theirs)
-    difference, without = _difference(given, wanted), _difference(unfolded, wanted)
+    engine_factors = factors.replace(attention_factor=engine)
+    expected, unfolded = _logits(name, factors, engine_factors)  # before the folded model is in memory
+    (folded,) = _logits(str(folder), engine_factors)
+    difference, without = _difference(folded, expected), _difference(unfolded, expected)
     if difference > min(TOLERANCES[_stored_dtype(folder)], without / 4):
         raise ExportError(
-            f"Folding the attention factor does not give {name} the same logits (they differ by "
-            f"{difference:.2g} of the largest, without the fold by {without:.2g}), so its queries are not "
-            f"made as the fold assumes: leave --fold-attention-factor out, or search with --attention-factor "
-            f"longrope."
+            f"Folding the attention factor changes the logits of {name} (by {difference:.2g} of the largest; "
+            f"without the fold by {without:.2g}), because it computes its queries in another way: leave "
+            f"--fold-attention-factor out, or search with --attention-factor longrope."
         )
     return difference
 
 
-def _choose(checkpoint: Checkpoint, num_layers: int) -> set[str]:
-    """The tensors to multiply: in each layer the norm of the queries, or else what makes them."""
+def _query_tensors(checkpoint: Checkpoint, num_layers: int) -> set[str]:
+    """The tensors to scale: in each layer the norm of the queries or, without one, their projection."""
     found: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in checkpoint.weights:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
                 match = TENSOR.search(name)
                 if match:
                     found[int(match[1])][match[2]].append(name)
@@ -126,17 +134,17 @@ def _choose(checkpoint: Checkpoint, num_layers: int) -> set[str]:
         if part is None:
             raise ExportError(
                 f"The attention factor can't be folded into {checkpoint.name}: layer {layer} has no query "
-                f"weights of a layout that is known here ({', '.join(QUERY_WEIGHTS)}). Leave "
-                f"--fold-attention-factor out, or search with --attention-factor longrope."
+                f"weights named {' or '.join(QUERY_WEIGHTS)}. Leave --fold-attention-factor out, or search "
+                f"with --attention-factor longrope."
             )
         chosen.update(parts[part])
     return chosen
 
 
-def _write_changed(
+def _write_scaled(
     path: Path, target: Path, chosen: set[str], num_heads: int, geometry: RopeGeometry, scale: float
 ) -> bool:
-    """Whether the file holds any of the chosen tensors, and so was written with these multiplied."""
+    """Write a file with the chosen tensors scaled. Returns whether it has any; else nothing is written."""
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         if not chosen.intersection(names):
@@ -150,11 +158,11 @@ def _write_changed(
 
 
 def _scaled(tensor: Tensor, name: str, num_heads: int, geometry: RopeGeometry, scale: float) -> Tensor:
-    """The tensor with the turned dimensions of its query heads multiplied."""
+    """The tensor with the rotated dimensions of its query heads scaled."""
     if tensor.dtype not in TOLERANCES:
         raise ExportError(
-            f"The attention factor can't be folded into {name}, whose values are {tensor.dtype}: fold it "
-            f"into the weights before they are quantised."
+            f"The attention factor can't be folded into {name}, which has the type {tensor.dtype}: fold "
+            f"it into the weights before they are quantised."
         )
     part, head_dim, rotary_dim = TENSOR.search(name)[2], geometry.head_dim, geometry.rotary_dim  # type: ignore[index]
     changed = tensor.to(torch.float64)  # a copy, or the tensor itself
@@ -162,8 +170,8 @@ def _scaled(tensor: Tensor, name: str, num_heads: int, geometry: RopeGeometry, s
     rows = changed if part in QUERY_NORMS else changed[: num_heads * head_dim]
     if rows.numel() % head_dim or (part == "q_proj" and len(rows) != num_heads * head_dim):
         raise ExportError(
-            f"The attention factor can't be folded into {name} of shape {tuple(tensor.shape)}: it is not "
-            f"made of {num_heads} heads of {head_dim} dimensions."
+            f"The attention factor can't be folded into {name} of shape {tuple(tensor.shape)}, which "
+            f"does not have {num_heads} heads of {head_dim} dimensions: leave --fold-attention-factor out."
         )
     if part in QUERY_NORMS:
         rows.view(-1, head_dim)[:, :rotary_dim] *= scale
@@ -173,7 +181,7 @@ def _scaled(tensor: Tensor, name: str, num_heads: int, geometry: RopeGeometry, s
 
 
 def _logits(name: str, *choices: RescaleFactors) -> list[Tensor]:
-    """The logits of one text of random tokens under each of some factors."""
+    """The logits of random tokens with each of the factors."""
     loaded = load_model(name, original_length=choices[0].geometry.original_length)
     vocabulary = loaded.model.config.get_text_config(decoder=True).vocab_size
     ids = torch.randint(vocabulary, (1, NUM_CHECKED_TOKENS), generator=torch.Generator().manual_seed(0))
@@ -185,12 +193,12 @@ def _logits(name: str, *choices: RescaleFactors) -> list[Tensor]:
     return logits
 
 
-def _difference(given: Tensor, wanted: Tensor) -> float:
-    return float((given - wanted).abs().max() / wanted.abs().max())
+def _difference(given: Tensor, expected: Tensor) -> float:
+    return float((given - expected).abs().max() / expected.abs().max())
 
 
 def _stored_dtype(folder: Path) -> torch.dtype:
-    """The coarsest dtype among the tensors that a fold may change."""
+    """The least precise dtype of the tensors that a fold may change."""
     dtypes = set()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
