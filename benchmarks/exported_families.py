@@ -294,7 +294,7 @@ def known(outcomes: list[Outcome], engine_version: str) -> dict[str, Any]:
     for name, all_ in plain.items():
         if not all(one.is_right for one in all_):
             error = next((one.reason.partition(":")[0] for one in all_ if one.reason), "")
-            reason = f"it stops with a {error}" if error else "its logits are others"
+            reason = f"it stops with a {error}" if error else "its logits differ"
             wrong.setdefault(reason, []).append(name)
     return {
         "version": engine_version,

@@ -35,9 +35,9 @@ SOFTMAX_READERS = (
 
 
 ONE_SIDE = (
-    "each forward of at most {window} tokens turns by the short set, over the whole batch; only phi3, phimoe "
-    "and phi4_multimodal drop their cache where a generation crosses {window}, others mix both sets: keep "
-    "prompt and new tokens on one side, or use `ropewalk.load`"
+    "each forward of at most {window} tokens uses the short factors, for the whole batch; only phi3, phimoe "
+    "and phi4_multimodal drop their cache if a generation crosses {window}, others mix both sets: keep the "
+    "prompt and the new tokens on one side, or use `ropewalk.load`"
 )
 
 
@@ -157,9 +157,7 @@ def _note(engine: str, facts: Facts, support: Callable[[Facts], Support]) -> Eng
         return EngineNote(engine=engine, is_served=False, what=how)
     unknown = _unknown_part(known, facts)
     if unknown is not None:
-        what = (
-            f"its code for {unknown} was neither read nor run: compare what it computes by `ropewalk verify`"
-        )
+        what = f"its code for {unknown} was neither read nor run: compare it with `ropewalk verify`"
         return EngineNote(engine=engine, is_served=False, is_known=False, what=what)
     what = "; ".join(part for part in (how, _source(known, family)) if part)
     return EngineNote(engine=engine, is_served=True, what=what)
@@ -189,7 +187,7 @@ def _transformers(facts: Facts) -> Support:
     if facts.served.mode == "pinned":
         return Support(True)
     if facts.model_type in MSCALE_TYPES:
-        return Support(False, "its phimoe turns by the short set at every length")
+        return Support(False, "its phimoe uses the short factors at every length")
     return Support(True, ONE_SIDE.format(window=facts.served.geometry.original_length))
 
 
@@ -209,8 +207,8 @@ def _vllm(facts: Facts) -> Support:
         return Support(True, f"`--max-model-len {target}` (by default it stops at {window}){plugin}")
     return Support(
         True,
-        f"it chooses at its start: `--max-model-len {target}` for the long set, `--max-model-len {window}` "
-        f"for the short one{plugin}",
+        f"it chooses at its start: `--max-model-len {target}` for the long factors, "
+        f"`--max-model-len {window}` for the short factors{plugin}",
     )
 
 
@@ -219,12 +217,12 @@ def _sglang(facts: Facts) -> Support:
     if wrong:
         return wrong
     if facts.served.mode == "switching":
-        return Support(False, "it chooses anew in every forward, by any position in the batch")
+        return Support(False, "it chooses in every forward, by any position of the batch")
     window, target = facts.served.geometry.original_length, facts.served.long.target_length
     return Support(
         True,
-        f"`--context-length {target}`; it turns the token at position {window} as the first one where no "
-        f"position of its batch is larger",
+        f"`--context-length {target}`; it rotates the token at position {window} as the first token if "
+        f"its batch has no larger position",
     )
 
 
@@ -234,9 +232,11 @@ def _computing(facts: Facts, flags: str) -> Support:
     if wrong:
         return wrong
     if not facts.is_computed:
-        return Support(False, "it multiplies by an attention factor of its own: say --fold-attention-factor")
+        return Support(
+            False, "it multiplies by an attention factor of its own: export with --fold-attention-factor"
+        )
     if facts.served.mode == "switching" and not flags:
-        return Support(False, "it turns by the long set at every length")
+        return Support(False, "it uses the long factors at every length")
     return Support(True, flags)
 
 
@@ -244,11 +244,12 @@ def _wrong_start_tokens(facts: Facts) -> Support | None:
     if not facts.num_start_tokens:
         return None
     return Support(
-        False, f"it turns the first {facts.num_start_tokens} tokens like all others (n-hat is not read)"
+        False,
+        f"it rotates the first {facts.num_start_tokens} tokens like all others, without start tokens (n-hat)",
     )
 
 
 def _wrong_attention_factors(facts: Facts) -> Support | None:
     if not facts.has_two_attention_factors or facts.model_type in MSCALE_TYPES:
         return None
-    return Support(False, "it multiplies both sets by the attention factor of the long one")
+    return Support(False, "it uses the attention factor of the long factors for both sets")
