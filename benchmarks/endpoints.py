@@ -228,7 +228,7 @@ def main() -> None:
         f"where others are."
     )
     head = (
-        "| server | served | dtype | started for, tokens | texts of, tokens | off by, nats | among others | "
+        "| server | served | dtype | started for, tokens | texts of, tokens | off by, nats | in parallel | "
         "verdict |\n| --- | --- | --- | ---: | --- | ---: | ---: | --- |"
     )
     table = "\n".join([head, *rows])
@@ -237,7 +237,7 @@ def main() -> None:
         f"# Running servers, {date.today().isoformat()}\n\n`python benchmarks/endpoints.py` on "
         f"{about['processor']}: the bundled model, exported and served, asked by `ropewalk verify "
         f"--endpoint` for eight tokens after each text, alone and all texts at once. {told}. The largest "
-        f"mean difference of log-probabilities from Ropewalk's in float32, and of an answer among others "
+        f"mean difference of log-probabilities from Ropewalk's in float32, and of a completion in parallel "
         f"from the one alone.\n\n{verdict}\n\n{table}\n"
     )
     result = {"date": date.today().isoformat(), **about, "measured": results}

@@ -16,13 +16,13 @@ ROLES: dict[Role, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ResultTable:
-    """Measurements that may stand side by side.
+    """Measurements that can be compared with each other.
 
     Attributes:
         caption: what was measured and how, as Markdown.
         header: the first column's name, and one length per further column.
         rows: a label, and one value per length.
-        notes: what marked values need to be read rightly.
+        notes: the notes on values that are marked with an asterisk.
     """
 
     caption: Markdown

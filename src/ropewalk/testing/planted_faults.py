@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from ropewalk.export.manifest import MANIFEST
-from ropewalk.models.longrope_config import rope_part, with_rope_part
+from ropewalk.models.longrope_config import rope_part
 from ropewalk.models.transformers4_config import CONFIG
 
 ConfigKeys = dict[str, Any]
@@ -60,19 +60,25 @@ def faults() -> tuple[Fault, ...]:
 
 
 def _fault(name: str, change: ConfigChange, needs: str = "") -> Fault:
-    def plant(folder: Path) -> None:
-        path = folder / CONFIG
-        config = json.loads(path.read_text(encoding="utf-8"))
-        keys = json.loads(json.dumps(rope_part(config)))  # a copy, in which no dictionary is shared
-        change(keys)
-        changed = keys if rope_part(config) is config else {**config, "text_config": keys}
-        path.write_text(json.dumps(changed), encoding="utf-8")
+    return Fault(name=name, plant=lambda folder: _change_config(folder, change), needs=needs)
 
-    return Fault(name=name, plant=plant, needs=needs)
+
+def _change_config(folder: Path, change: ConfigChange) -> None:
+    path = folder / CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    keys = json.loads(json.dumps(rope_part(config)))  # a copy, in which no dictionary is shared
+    change(keys)
+    changed = keys if rope_part(config) is config else {**config, "text_config": keys}
+    path.write_text(json.dumps(changed), encoding="utf-8")
 
 
 def _scalings(keys: ConfigKeys) -> list[ConfigKeys]:
     return [keys[name] for name in SCALING_KEYS if name in keys]
+
+
+def _remove_everywhere(keys: ConfigKeys, name: str) -> None:
+    for part in [keys, *_scalings(keys)]:
+        part.pop(name, None)
 
 
 def _drop_factors(keys: ConfigKeys) -> None:
@@ -81,8 +87,7 @@ def _drop_factors(keys: ConfigKeys) -> None:
 
 
 def _lose_theta(keys: ConfigKeys) -> None:
-    for part in [keys, *_scalings(keys)]:
-        part.pop("rope_theta", None)
+    _remove_everywhere(keys, "rope_theta")
 
 
 def _lose_attention(keys: ConfigKeys) -> None:
@@ -134,19 +139,18 @@ def _move_threshold(by: int) -> ConfigChange:
 
 
 def _lose_partial(keys: ConfigKeys) -> None:
-    for part in [keys, *_scalings(keys)]:
-        part.pop("partial_rotary_factor", None)
+    _remove_everywhere(keys, "partial_rotary_factor")
 
 
 def _fold_twice(folder: Path) -> None:
     """The attention factor is in the weights, and in the configuration too."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    path = folder / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    keys = json.loads(json.dumps(dict(rope_part(config))))
-    for scaling in _scalings(keys):
-        scaling["attention_factor"] = manifest["folded"]["ours"]
-    path.write_text(json.dumps(with_rope_part(config, keys)), encoding="utf-8")
+
+    def state_again(keys: ConfigKeys) -> None:
+        for scaling in _scalings(keys):
+            scaling["attention_factor"] = manifest["folded"]["ours"]
+
+    _change_config(folder, state_again)
 
 
 def _change_weights(folder: Path) -> None:

@@ -102,7 +102,8 @@ def verify(
     require_lengths(lengths, export.served, len(ids))
     cases = make_cases(export.served, lengths, engine)
     version = engine.version()
-    show(f"{engine.name} {version} reads the base model")  # first: an engine that fails here tells nothing
+    # The base model first: if the engine can't read it, a failure says nothing about the export.
+    show(f"{engine.name} {version} reads the base model")
     base_readings = _read_base_model(engine, export, ids, cases)
     show(f"{engine.name} {version} reads the export")
     try:

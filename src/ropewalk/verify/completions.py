@@ -115,8 +115,8 @@ class CompletionsClient:
             )
         if len(steps) > num_tokens:
             raise EngineError(
-                f"{self.url} sends {len(steps)} tokens where {num_tokens} were requested: it is no server of "
-                f"OpenAI's interface."
+                f"{self.url} sends {len(steps)} tokens where {num_tokens} were requested: give the URL of "
+                f"a server with OpenAI's interface."
             )
         return Completion(num_prompt=reply.num_prompt, steps=steps)
 

@@ -29,7 +29,7 @@ from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.verify.completions import Completion, CompletionsClient, Prompt
 from ropewalk.verify.log_probabilities import ModelLogProbabilities, is_name, mean, named_tokens
 from ropewalk.verify.result import Check, VerificationResult
-from ropewalk.verify.wrong_factors import NEARER, are_different, wrong_factors
+from ropewalk.verify.wrong_factors import NEARER, without_equal, wrong_factors
 
 NUM_TOKENS = 8
 LIMIT, ROUNDED_LIMIT = 0.03, 0.2  # nats: see `verify_endpoint`
@@ -140,7 +140,7 @@ class _PromptComparison:
 
     def detections(self) -> list[Check]:
         """One check per wrong factors."""
-        return [Check.of_detection(name, is_detected) for name, is_detected in self._is_detected.items()]
+        return Check.of_detections(self._is_detected)
 
 
 def _factors_without_plugin(right: RescaleFactors) -> dict[str, RescaleFactors]:
@@ -150,7 +150,7 @@ def _factors_without_plugin(right: RescaleFactors) -> dict[str, RescaleFactors]:
         "no start tokens": right.replace(num_start_tokens=0),
         "the computed attention factor": right.replace(attention_factor=computed),
     }
-    return {name: factors for name, factors in choices.items() if are_different(factors, right)}
+    return without_equal(choices, right)
 
 
 def _check_nearer(name: str, right: Sequence[float | None], other: Sequence[float | None]) -> Check | None:

@@ -1,6 +1,7 @@
 """The result of a verification: its comparisons, with their tolerances."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +53,16 @@ class Check:
         return cls(what=what, length=length, found=found, base=base, limit=limit, is_right=found <= limit)
 
     @classmethod
-    def of_detection(cls, name: str, is_detected: bool) -> "Check":
-        """Whether the other comparisons would detect wrong factors of this name."""
-        found = "yes" if is_detected else "no"
-        return cls(what=f"{name} would be noticed", is_right=is_detected, found=found)
+    def of_detections(cls, is_detected: Mapping[str, bool]) -> "list[Check]":
+        """One comparison per wrong factors: whether the others would detect them.
+
+        Args:
+            is_detected: by the name of the wrong factors.
+        """
+        return [
+            cls(what=f"{name} would be noticed", is_right=detected, found="yes" if detected else "no")
+            for name, detected in is_detected.items()
+        ]
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -33,6 +33,11 @@ def wrong_factors(served: Served, right: RescaleFactors, *, is_long: bool) -> di
         "the other set": served.short if is_long else served.long,
         "pairs in reverse": right.replace(rescale_factors=(right.rescale_factors[0][::-1],)),
     }
+    return without_equal(choices, right)
+
+
+def without_equal(choices: dict[str, RescaleFactors], right: RescaleFactors) -> dict[str, RescaleFactors]:
+    """The choices that are different from the right factors."""
     return {name: factors for name, factors in choices.items() if are_different(factors, right)}
 
 
@@ -83,4 +88,4 @@ class WrongFactorDetector:
 
     def checks(self) -> list[Check]:
         """One check per wrong factors."""
-        return [Check.of_detection(name, is_detected) for name, is_detected in self._is_detected.items()]
+        return Check.of_detections(self._is_detected)
