@@ -258,8 +258,8 @@ MUTATIONS = (
         name="gguf-long-is-short",
         package="export",
         breaks="A GGUF file has the short factors in the place of the long ones.",
-        text="np.array(served.long.rescale_factors[0], np.float32)",
-        replacement="np.array(served.short.rescale_factors[0], np.float32)",
+        text='"rope_factors_long.weight", served.long',
+        replacement='"rope_factors_long.weight", served.short',
         tests=("tests/export/test_gguf*.py", "tests/export/gguf"),
     ),
     Mutation(
@@ -279,8 +279,8 @@ MUTATIONS = (
         name="nearest-frequency",
         package="export",
         breaks="`verify` passes frequencies if one pair is right.",
-        text="(shown / wanted - 1).abs().max()",
-        replacement="(shown / wanted - 1).abs().min()",
+        text="(inv_freq / expected - 1).abs().max()",
+        replacement="(inv_freq / expected - 1).abs().min()",
         tests=("tests/export/test_verify*.py", "tests/verify"),
     ),
 )
