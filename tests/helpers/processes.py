@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from contextlib import contextmanager
 
 
-def in_a_process(work):
-    """The id of a copy of this process that does something, and then waits until it is killed."""
+@contextmanager
+def killed_process(work):
+    """A copy of this process that does something and waits; it is killed at the end of the `with` block."""
     child = os.fork()
     if child == 0:
         try:
@@ -14,13 +16,11 @@ def in_a_process(work):
             signal.pause()
         finally:
             os._exit(1)  # whatever is raised: it must not continue as a second run of the tests
-    return child
-
-
-def kill(child):
-    """Kills such a copy."""
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def wait_for(found):

@@ -3,7 +3,7 @@ import os
 import signal
 
 import pytest
-from processes import in_a_process, kill, wait_for
+from processes import killed_process, wait_for
 
 from ropewalk.store import atomic_file, atomic_folder, clear_partials, read_bounded, write_atomically
 from ropewalk.store.files import partial_path, remove_folder
@@ -12,9 +12,8 @@ from ropewalk.store.files import partial_path, remove_folder
 def test_what_a_killed_writer_left_is_cleared(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text("before")
     monkeypatch.setattr(os, "fsync", lambda _: signal.pause())  # in the middle of writing
-    child = in_a_process(lambda: write_atomically(tmp_path / "a.json", b"after"))
-    wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
-    kill(child)
+    with killed_process(lambda: write_atomically(tmp_path / "a.json", b"after")):
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
     others = {".b.json.x.partial", ".keep", "c.partial", ".d"}
     for name in others - {".d"}:
         (tmp_path / name).touch()
@@ -33,9 +32,8 @@ def test_what_a_killed_writer_of_a_folder_left_is_cleared(tmp_path):
             (partial / "weights").touch()
             signal.pause()
 
-    child = in_a_process(write)
-    wait_for(lambda: list(tmp_path.glob("*/weights")))
-    kill(child)
+    with killed_process(write):
+        wait_for(lambda: list(tmp_path.glob("*/weights")))
     (tmp_path / ".result.partial").mkdir()  # a name that a group of processes shares
     clear_partials(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from processes import in_a_process, kill, wait_for
+from processes import killed_process, wait_for
 
 from ropewalk.errors import RunFolderError
 from ropewalk.store import Lock
@@ -50,10 +50,9 @@ def test_a_lock_ends_with_its_process(tmp_path):
         held.append(Lock(folder))
         is_taken.touch()
 
-    child = in_a_process(take)
-    wait_for(is_taken.exists)
-    assert "in use" in refusal(folder)
-    kill(child)
+    with killed_process(take):
+        wait_for(is_taken.exists)
+        assert "in use" in refusal(folder)
     Lock(folder).close()
     assert list(folder.iterdir()) == []
 

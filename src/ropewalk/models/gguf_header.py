@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import ModelError
+from ropewalk.store import disk_errors
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 # struct's packing of each type of value, by its number in the file.
@@ -95,7 +96,7 @@ def read_header(path: Path) -> GgufHeader:
         ModelError: no GGUF file, a truncated one, or a header that the file does not bear out.
     """
     try:
-        with path.open("rb") as file:
+        with disk_errors(path, ModelError, action="read", remedy="copy it again"), path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise _UnsoundError("it does not begin with GGUF")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -104,8 +105,6 @@ def read_header(path: Path) -> GgufHeader:
         raise ModelError(
             f"{path} is no GGUF file that can be read, or it is truncated ({error}): fetch it again."
         ) from None
-    except OSError as error:
-        raise ModelError(f"{path} can't be read ({error.strerror}).") from None
 
 
 class _UnsoundError(Exception):
