@@ -176,7 +176,7 @@ MUTATIONS = (
         breaks="A changed or missing line of a journal is not noticed.",
         text="seal != checksum",
         replacement='seal == b"" != checksum',
-        tests=("tests/search/test_journal*.py", "tests/test_store*.py"),
+        tests=("tests/search/test_journal*.py", "tests/store/test_*.py"),
     ),
     Mutation(
         name="chosen-on-search-documents",
