@@ -68,7 +68,7 @@ class Entry:
         model, ratio: of the class: `scale` or `today`, and s.
         num_documents: search documents.
         settings: of `search_factors`.
-        early_stopping: whether validation documents can stop it; they do not in the paper.
+        early_stopping: whether validation documents stop it; the paper has none.
     """
 
     model: str

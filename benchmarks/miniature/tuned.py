@@ -80,7 +80,7 @@ def straight_or_by_way(bench: Bench) -> Page:
     settings = first.model_copy(update={"length": last.length, "num_steps": num_steps})
     done = run.last_tuned
     factors = run.first_search(last.length) if done is None else done.factors
-    assert recipe.data is not None, "the recipe trains"
+    assert recipe.data is not None, "a recipe with a training has data"
     straight = bench.tuning(f"{last.length}-straight-steps-{num_steps}", factors, settings, recipe.data)
     by_way = None if done is None else done.model("tuned by way of a shorter length")
     lengths = lengths_to(bench, last.length)

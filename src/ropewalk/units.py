@@ -1,4 +1,4 @@
-"""Lengths in tokens as a user writes them, and how large the whole numbers may be that a user gives."""
+"""Lengths in tokens as a user writes them, and the largest numbers that a user may give."""
 
 import re
 

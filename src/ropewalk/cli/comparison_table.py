@@ -1,4 +1,4 @@
-"""What a search found beside the base model and every closed form, on documents that it has not seen."""
+"""The result of a search beside the base model and every closed form, on documents that it did not read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from ropewalk.search.result import SearchResult
     from ropewalk.text.splits import DocumentSplit, Role
 
-# What may be said of a difference on documents that the factors come from.
+# Instead of a decision, for documents that the factors were fitted to or chosen by.
 NOT_DECIDED = {"search": "fitted to these", "stop": "chosen by these"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """Searched factors beside every closed form, on documents that the search has not seen if there are any.
+    """Searched factors beside every closed form, on documents that the search did not read if there are any.
 
     Attributes:
-        main: the records of the report documents, or of the search documents where there are no others.
+        main: the records of the test documents, or of the search documents where there are no others.
         extra: of the other sets, for the gaps.
         verdict: in words; None if searched factors or every closed form could not be measured.
     """
@@ -60,8 +60,8 @@ def compare(
 ) -> Compared:
     """The base model, every closed form and what was found, at the target.
 
-    The report documents are read here and only here.
-    A scheme with which the model gives no number is said and left out: the search is over and written.
+    Test documents are read here and only here. A scheme with which the model gives no number is left out,
+    with a message: the search is over and written.
     """
     from ropewalk.errors import EvaluationError
     from ropewalk.evaluate.perplexity import measure_perplexity

@@ -1,4 +1,4 @@
-"""`ropewalk demo`: the bundled model, extended and measured before the user's eyes."""
+"""`ropewalk demo`: the bundled model, extended and measured."""
 
 import time
 from dataclasses import replace
@@ -37,21 +37,21 @@ def demo(
     budget: Annotated[str | None, option(SearchSettings, "budget")] = None,
     json: options.Json = False,
 ) -> None:
-    """Extend the bundled model eight times past its window, and show what that is worth.
+    """Extend the bundled model to eight times its window, and measure the result.
 
-    Searches on some documents, reports on others, beside every closed-form scheme and what a user would do
-    instead. Run again with the same --out, it goes on where it stood.
+    Searches on some documents and reports on others, beside every closed-form scheme and a sliding window.
+    Run again with the same --out, it resumes.
 
     \b
     Example:
         ropewalk demo --out runs/demo
     """
-    with interruptible(f"What was done so far is kept in {out}; the same command goes on from there."):
+    with interruptible(f"What was done so far is in {out}; the same command resumes."):
         demonstrate("scale-model", out, SearchSettings.checked({"budget": budget}), json=json)
 
 
 def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool = False) -> None:
-    """The demo on any model: search, report on other documents, draw, and say what came of it."""
+    """The demo on any model: search, report on other documents, draw."""
     from ropewalk.models.model import load_model
     from ropewalk.report.comparison import measure_gaps, verdict
     from ropewalk.search.run_folder import RunFolder
@@ -60,7 +60,7 @@ def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool =
     with RunFolder.resume(out) as folder:
         loaded = load_model(model)
         target = RATIO * loaded.geometry.original_length
-        say(f"{model} was trained on {loaded.geometry.original_length} tokens; it shall read {target}.\n")
+        say(f"{model} was trained on {loaded.geometry.original_length} tokens; it is to read {target}.\n")
         split = read_split(TextSplit(), loaded.tokenizer, target)
         found = _search(loaded, split, folder, target, settings)
         records = _measure(loaded, split, found, target)
@@ -83,7 +83,7 @@ def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool =
 
 
 def own_command(found: "SearchResult") -> str:
-    """The one command that does for a user's model what the demo did."""
+    """The command that does the same for a model of the user."""
     budget = found.identity["budget"]
     return (
         f"ropewalk search YOUR-MODEL --target-length {RATIO}x --text YOUR-TEXT --budget {budget} "
@@ -99,7 +99,7 @@ def _search(
     num_documents = len(split.search.documents)
     say(f"1/3 Search: {settings.budget} evaluations of {num_documents} documents of {target} tokens.")
     if folder.journal_path.exists():
-        say(f"{folder.path} holds trials already: they count, and are not computed again.")
+        say(f"{folder.path} has trials already: they count, and are not computed again.")
     with search_progress() as on_trial:
         found = search_factors(
             loaded, split.search, target_length=target, settings=settings,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     rich_markup_mode=None,
-    help="Measure a model at several lengths, extended or untouched.",
+    help="Measure a model at several lengths, extended or not.",
 )
 
 Lengths = Annotated[str, typer.Option(metavar="LENGTHS", help="Tokens, comma-separated: 256,512,8x,32k.")]
@@ -50,10 +50,10 @@ def perplexity(
 ) -> None:
     """Perplexity at several lengths, on the same documents at each, with a 95% interval.
 
-    Without --factors and --scheme the model is measured as it stands. A scheme without `factor` takes the
+    Without --factors and --scheme the model is measured as it is. A scheme without `factor` takes the
     longest length divided by the window. `stdlib` means its held-out part. Of several factors, the last ones
     are compared with each of the others, paired by document: decided where the 95% interval of the
-    difference lies on one side of 0.
+    difference is on one side of 0.
 
     \b
     Example:
@@ -102,7 +102,7 @@ def passkey(
 ) -> None:
     """Share of hidden numbers that the model finds again, at exact prompt lengths and several depths.
 
-    Without --factors and --scheme the model is measured as it stands. The interval is Wilson's, 95%.
+    Without --factors and --scheme the model is measured as it is. The interval is Wilson's, 95%.
 
     \b
     Example:
@@ -127,7 +127,7 @@ def passkey(
 
 
 def tell(record: "EvalRecord") -> None:
-    """One line of the story as a record is made."""
+    """One line of progress as a record is made."""
     value = f"{record.value:.4g}" if record.metric == "perplexity" else f"{record.found} of {record.n} found"
     note = "" if record.note is None else f", {record.note}"
     say(f"{record.factors} at {record.length} tokens{note}: {value} ({clock(record.seconds)})")
@@ -186,7 +186,7 @@ def _passkey_cell(record: "EvalRecord") -> str:
 
 
 def _grid(records: "Sequence[EvalRecord]", title: str, cell: "Callable[[EvalRecord], str]") -> str:
-    """A cell with a note is marked, and the note stands below."""
+    """A cell with a note is marked, and the note is below the table."""
     lengths = sorted({record.length for record in records})
     cells = {(record.factors, record.length): record for record in records}
     rows = []

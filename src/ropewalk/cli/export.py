@@ -166,7 +166,7 @@ def repair(
 ) -> None:
     """Put the keys back that transformers 4, and engines that follow it, read.
 
-    Transformers 5 drops them in every save, and a reader of the older form then turns by theta 10000.
+    Transformers 5 drops them in every save, and a reader of the older form then uses theta 10000.
 
     \b
     Example:
@@ -178,8 +178,8 @@ def repair(
     if json:
         result_json([{"path": str(folder), "changed": changed}])
         return
-    said = "has both forms of its rotary's keys again" if changed else "had both forms already"
-    result(f"{folder} {said}.")
+    state = "has both forms of its rotary's keys again" if changed else "had both forms already"
+    result(f"{folder} {state}.")
 
 
 def _measured(model: str, factor_set: "FactorSet", choices: "HfChoices", text: str) -> "Sequence[Dropped]":
@@ -224,7 +224,7 @@ def _tell(exported: "Exported", json: bool) -> None:
         result_json([exported.as_json()])
         return
     rows = [[note.engine, note.answer, note.what] for note in exported.engines]
-    result(table(f"{exported.path} holds {_what(exported.served)}.", ["engine", "right", ""], rows))
+    result(table(f"{exported.path} has {_what(exported.served)}.", ["engine", "right", ""], rows))
     for dropped in exported.dropped:
         say(f"Left out: {dropped.what} ({dropped.cost or 'its cost was not measured'}).")
 

@@ -26,7 +26,7 @@ Changes = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one value, e.g. search.budget=60 or stages.tune.num_steps=120; say it again for more.",
+        help="Change one value, e.g. search.budget=60 or stages.tune.num_steps=120; give it again for more.",
     ),
 ]
 
@@ -39,15 +39,15 @@ def extend(
         Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/RECIPE.")
     ] = None,
     continue_with: Annotated[
-        Path | None, typer.Option(metavar="CHECKPOINT", help="What an external training made.")
+        Path | None, typer.Option(metavar="CHECKPOINT", help="The checkpoint of an external training.")
     ] = None,
     cut_damaged: options.CutDamaged = False,
     json: options.Json = False,
 ) -> None:
-    """Run a recipe: search, fine-tune, search again, readjust, evaluate; out come a checkpoint and factors.
+    """Run a recipe (search, fine-tune, search again, readjust, evaluate), and write a checkpoint and factors.
 
-    What the run's folder holds already is not done again: after Ctrl-C, a crash or a kill, the same command
-    goes on where it stood. Exit code 3 says that a limit of the recipe's `accept:` was missed.
+    What is in the run's folder already is not done again: after Ctrl-C, a crash or a kill, the same command
+    resumes the run. Exit code 3 says that a limit of the recipe's `accept:` was missed.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def extend(
         ropewalk extend any-model-8x --set model.name=./my-model --set text.search=./books
     """
     out = out or Path("runs") / Path(recipe).stem
-    again = f"What was done so far is kept in {out}; the same command goes on from there: " + shlex.join(
+    again = f"What was done so far is in {out}; the same command resumes the run: " + shlex.join(
         ["ropewalk", *context.obj]
     )
     with interruptible(again):
@@ -82,7 +82,7 @@ def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
 def run_recipe(
     recipe: "Recipe", out: Path, continue_with: Path | None, *, cut_damaged: bool = False
 ) -> "Extended | None":
-    """Run it before the user's eyes; of several processes, only the first one says anything."""
+    """Run it with progress on stderr; of several processes, only the first one writes any."""
     from ropewalk.recipe.processes import is_first_process
     from ropewalk.recipe.progress import Watch
     from ropewalk.recipe.run import extend as run
@@ -95,7 +95,7 @@ def run_recipe(
 
     def on_stage(index: int, title: str, is_held: bool, seconds_left: float | None) -> None:
         left = "" if seconds_left is None or is_held else f", about {clock(seconds_left)} left in all"
-        state = "held already" if is_held else f"begins{left}"
+        state = "done already" if is_held else f"begins{left}"
         say(f"\nStage {index + 1}/{num_stages}, {title}: {state}.")
 
     with search_progress() as on_trial:
@@ -107,7 +107,7 @@ def run_recipe(
 
 
 def tell_any(record: "EvalRecord") -> None:
-    """One line of the story as a record is made."""
+    """One line of progress as a record is made."""
     if record.metric == "nll_rise":
         say(f"inputs of {record.length} tokens: {_rise(record)} ({clock(record.seconds)})")
     else:
@@ -133,7 +133,7 @@ def report(found: "Extended", *, json: bool) -> None:
 
 
 def files(found: "Extended") -> dict[str, str]:
-    """What comes out, by its role."""
+    """The files of the result, by their role."""
     made = {} if found.checkpoint is None else {"checkpoint": str(found.checkpoint)}
     return {**made, "factors": str(found.folder / "factors.json")}
 
@@ -147,9 +147,7 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
     made = []
     if perplexities:
         read = [record for record in perplexities if record.mode == "truncate"] or perplexities
-        made.append(
-            perplexity_table(perplexities, f"Perplexity on the report documents ({how_read(read[0])})")
-        )
+        made.append(perplexity_table(perplexities, f"Perplexity on the test documents ({how_read(read[0])})"))
         if len({record.factors for record in perplexities}) > 1:
             made.append(paired_table(perplexities, EXTENDED))
     if passkeys:
@@ -171,18 +169,18 @@ def _rise(record: "EvalRecord") -> str:
 def report_waiting(
     waits_for: "tuple[Path, str]", recipe: str, changes: list[str], out: Path, *, json: bool
 ) -> None:
-    """Where the start checkpoint lies, and how to go on."""
+    """Where the start checkpoint is, and how to resume."""
     start, note = waits_for
     command = ["ropewalk", "extend", recipe, "--out", str(out)]
     for change in changes:
         command += ["--set", change]
     go_on = shlex.join(command) + " --continue-with CHECKPOINT"
     if json:
-        told: dict[str, Any] = {"start": str(start), "note": note, "go_on": go_on}
-        result_json([], waits_for=told)
+        waiting: dict[str, Any] = {"start": str(start), "note": note, "go_on": go_on}
+        result_json([], waits_for=waiting)
         return
-    said = f" {note}" if note else ""
+    more = f" {note}" if note else ""
     result(
         f"The next stage is trained elsewhere. Start from {start}: its config.json pins the factors, so "
-        f"leave the rope keys as they are.{said}\nThen go on with what came out:\n  {go_on}"
+        f"leave the rope keys as they are.{more}\nThen resume with the trained checkpoint:\n  {go_on}"
     )

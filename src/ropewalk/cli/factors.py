@@ -26,7 +26,7 @@ ForModel = Annotated[
 
 @app.command()
 def show(file: File, json: options.Json = False) -> None:
-    """Print what a factors file (or a factor set) holds: for which geometry, its values, and how it was made.
+    """Print a factors file (or a factor set): its geometry, its values, and how it was made.
 
     \b
     Example:
@@ -180,7 +180,7 @@ def _geometry_of(model: str, revision: str | None, original_length: int | None) 
 def _story(name: str, factors: "RescaleFactors") -> str:
     geometry, provenance = factors.geometry, factors.provenance
     commit = f", revision {provenance.revision}" if provenance.revision else ""
-    how = f"{provenance.strategy or 'not said'}, seed {provenance.seed}, base {provenance.base}"
+    how = f"{provenance.strategy or 'unknown'}, seed {provenance.seed}, base {provenance.base}"
     ratio = f"{factors.extension_ratio:g}x"
     lines = [
         name,
@@ -189,7 +189,7 @@ def _story(name: str, factors: "RescaleFactors") -> str:
         f"{geometry.num_layers} layers ({geometry.fingerprint()[:16]})",
         f"  num_start_tokens   {factors.num_start_tokens}",
         f"  attention_factor   {factors.attention_factor:g}",
-        f"  made on            {provenance.model or 'not said'}{commit}",
+        f"  made on            {provenance.model or 'unknown'}{commit}",
         f"  how                {how}",
     ]
     if provenance.objective is not None:

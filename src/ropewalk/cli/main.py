@@ -1,12 +1,12 @@
-"""The command line: verbs, and what each way of ending looks like.
+"""The command line: its commands and exit codes.
 
     0    done                        2    a user's mistake, one line on stderr (of a recipe, a line each)
-    1    a defect of ours, traceback;  3    a recipe's limit was missed
+    1    a defect, with a traceback;  3    a limit of a recipe was missed
          `verify`: a mismatch
-                                     130  Ctrl-C; a search or a recipe says how to go on
+                                     130  Ctrl-C; a search or a recipe says how to resume
 
-Only this room reads the command line. Its files import the rooms inside their functions, so that
-`ropewalk --help` answers without loading torch.
+Only this package reads the command line. Its modules import other packages inside their functions, except
+settings classes, so that `ropewalk --help` loads no torch.
 """
 
 import errno
@@ -25,14 +25,14 @@ from ropewalk.cli.streams import steady_streams
 from ropewalk.errors import RopewalkError
 
 USAGE_CODE = 2
-# What a disk, a path or its permissions can do to a run: not our defects.
+# What a disk, a path or its permissions can do to a run: no defects.
 DISK_ERRORS = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
         errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EIO,
     }
 )  # fmt: skip
-# The ancestor of everything that typer raises about the command line itself, whichever click it carries.
+# The base class of everything that typer raises about the command line itself, whichever click it has.
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
@@ -54,8 +54,8 @@ app.add_typer(factors.app, name="factors")
 app.add_typer(export.app, name="export")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"ropewalk {__version__}")
         raise typer.Exit
 
@@ -89,7 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    _quiet_neighbours()
+    _quiet_libraries()
     try:
         code = app(arguments, prog_name="ropewalk", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
@@ -121,8 +121,8 @@ def _usage(error: Exception) -> str:
     return f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{command} --help`."
 
 
-def _quiet_neighbours() -> None:
-    """Keep stderr for our own story: libraries' bars and advice would bury the one line that counts."""
+def _quiet_libraries() -> None:
+    """Keep stderr for messages of this program: libraries write progress bars and advice there."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():

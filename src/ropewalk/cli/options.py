@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their text becomes values."""
+"""Options that several commands share, and how their text becomes values."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,14 +35,14 @@ Schemes = Annotated[
     typer.Option(
         "--scheme",
         metavar="NAME",
-        help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; say it again for more. "
+        help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; give it again for more. "
         "Names: none, pi, ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro. "
-        "Or package.module:Name, a function of your own.",
+        "Or package.module:Name, your own function.",
     ),
 ]
 FactorFiles = Annotated[
     list[Path] | None,
-    typer.Option("--factors", metavar="FILE", help="A factors file; say it again for more."),
+    typer.Option("--factors", metavar="FILE", help="A factors file; give it again for more."),
 ]
 BaseOption = Annotated[
     Base,
@@ -50,14 +50,14 @@ BaseOption = Annotated[
 ]
 Revision = Annotated[str | None, option(ModelSettings, "revision")]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that the model brings along. Read it first.")
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Read it first.")
 ]
 OriginalLength = Annotated[int | None, option(ModelSettings, "original_length")]
 CutDamaged = Annotated[
     bool,
     typer.Option(
         "--cut-damaged",
-        help="Where a line of the journal is damaged, cut it off there, and go on from before.",
+        help="If a line of the journal is damaged, cut the journal off there and resume from before.",
     ),
 ]
 FullAttention = Annotated[bool, option(ModelSettings, "full_attention")]
@@ -106,16 +106,16 @@ def check_early(schemes: list[str] | None, files: list[Path] | None, text: str |
         read_documents(text)
 
 
-def about_documents(documents: "DocumentSet", num_asked: int) -> str:
+def about_documents(documents: "DocumentSet", num_requested: int) -> str:
     """How many documents are read, and why not more."""
     found = len(documents.documents)
-    fewer = f" ({num_asked} were asked for)" if found < num_asked else ""
+    fewer = f" ({num_requested} were requested)" if found < num_requested else ""
     short = f", {documents.num_too_short} shorter ones left out" if documents.num_too_short else ""
     return f"Text: {found} documents of {documents.length} tokens from {documents.source}{fewer}{short}."
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write what the user named whole or not at all, into a folder that is made where it is missing.
+    """Write a file as a whole or not at all; its folder is made if it is missing.
 
     Raises:
         SettingError: it can't be written there.
@@ -130,12 +130,12 @@ def write_file(path: Path, content: bytes) -> None:
 def factors_by_label(
     loaded: "LoadedModel", schemes: list[str] | None, files: list[Path] | None, longest: int, base: Base
 ) -> dict[str, FactorsAtLength]:
-    """Each asked scheme and file as a function from a length to factors; without any, the model as it stands.
+    """Each given scheme and file as a function from a length to factors; without any, the model as it is.
 
     A model with a scaling of its own is the first one in any case, for `none` takes that away.
 
     A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
-    own, a factor set the entry of each length. Factors are told apart by their label, so a name that was
+    own, a factor set the entry of each length. Factors are identified by their label, so a name that is
     given twice counts once.
     """
     from ropewalk.factors.factor_set import load_set

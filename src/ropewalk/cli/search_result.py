@@ -1,4 +1,4 @@
-"""What a search found, for people: what is written and why, and what its limits cost."""
+"""The result of a search as text: what is written and why, and what engine constraints cost."""
 
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,12 @@ STOPPED_BY = {
     "budget": "the budget",
     "time": "the time limit",
     "nothing new": "the strategy, which had nothing new to try",
-    "stop set": "the stop documents, on which it got no better",
+    "stop set": "early stopping: no improvement on the validation documents",
 }
 
 
 def files(found: "SearchResult", folder: "RunFolder") -> dict[str, str]:
-    """What a search leaves behind, by its role."""
+    """The files of a search, by their role."""
     searched = {} if found.closed_form is None else {"factors_searched": str(folder.searched_factors_path)}
     return {
         "factors": str(folder.factors_path),
@@ -30,7 +30,7 @@ def files(found: "SearchResult", folder: "RunFolder") -> dict[str, str]:
 
 
 def story(found: "SearchResult", folder: "RunFolder") -> str:
-    """What is written and why, what n-hat is worth or the limits cost, and where it lies."""
+    """What is written and why, what n-hat is worth or the constraints cost, and where it is."""
     lines = [*_about_written(found, folder), *_about_searched(found)]
     if found.value_name != "perplexity":
         lines.append(f"  the value is {found.identity['objective']}")
@@ -40,7 +40,7 @@ def story(found: "SearchResult", folder: "RunFolder") -> str:
             plain = folder.factors_without_start_tokens_path
             lines.append(f"  the best with n-hat 0{_closed_form_plain(found)}: {plain}")
     else:
-        lines.append(f"  {_cost_of_limits(found)}")
+        lines.append(f"  {_cost_of_constraints(found)}")
     lines += [f"  {line}" for line in _published(found)]
     if not found.reproducible:
         lines.append("  not reproducible to the bit: a time limit, or versions that changed on the way")
@@ -67,7 +67,9 @@ def _about_searched(found: "SearchResult") -> list[str]:
     outcome, factors = found.outcome, found.searched_factors
     failed = f", {outcome.num_failed} failed" if outcome.num_failed else ""
     stopped = (
-        "" if found.validation_value is None else f" ({found.validation_value:.4f} on the stop documents)"
+        ""
+        if found.validation_value is None
+        else f" ({found.validation_value:.4f} on the validation documents)"
     )
     return [
         f"  {found.value_name} {found.value:.4f} on the search documents{stopped} at "
@@ -96,7 +98,7 @@ def _about_published(one: "Finalist", documents: str, found: "SearchResult") -> 
     if one.is_own:
         about = "below what is written: it may need no other factors at this length"
         return f"the model as it is ({one.label}) has {value}, {about}"
-    why = f"but the search holds {found.factors.attention_factor:g}"
+    why = f"but the search keeps {found.factors.attention_factor:g}"
     if found.identity["serve_with"] == "any":
         why = "which not every engine reads (--serve-with transformers, vllm or llama.cpp allows it)"
     factor = one.trial.candidate.attention_factor
@@ -106,13 +108,13 @@ def _about_published(one: "Finalist", documents: str, found: "SearchResult") -> 
 def _worth_of_start_tokens(found: "SearchResult") -> str:
     plain, cost = found.outcome.best_without_start_tokens, found.nats_without_start_tokens
     if found.identity["start_tokens"] == "none":
-        return "n-hat 0, which every engine can run: no other was asked for"
+        return "n-hat 0, which every engine can run: no other was requested"
     if found.factors.num_start_tokens == 0:
         return "n-hat 0, which every engine can run, costs nothing: it is the best"
     if plain is None or cost is None:
         return "with n-hat 0 nothing could be evaluated"
     return (
-        f"n-hat 0, which every engine can run, costs {cost:.4f} nats a token: {found.value_name} "
+        f"n-hat 0, which every engine can run, costs {cost:.4f} nats per token: {found.value_name} "
         f"{plain.value:.4f}"
     )
 
@@ -123,18 +125,18 @@ def _closed_form_plain(found: "SearchResult") -> str:
     return "" if plain is None else f", the closed-form scheme {plain.label}"
 
 
-def _cost_of_limits(found: "SearchResult") -> str:
+def _cost_of_constraints(found: "SearchResult") -> str:
     engine, free, cost = found.identity["serve_with"], found.outcome.unconstrained, found.nats_of_constraints
-    limits = f"limited to what {'every engine' if engine == 'any' else engine} can run: n-hat 0" + (
+    limits = f"constrained to what {'every engine' if engine == 'any' else engine} can run: n-hat 0" + (
         " and the attention factor sqrt(1 + ln s / ln L)" if engine == "any" else ""
     )
     if free is None or cost is None:
-        return f"{limits}; no candidate outside these limits could be evaluated"
+        return f"{limits}; no unconstrained candidate could be evaluated"
     if cost == 0:
-        return f"{limits}; no probe outside these limits was better (--serve-with ropewalk searches there)"
+        return f"{limits}; no unconstrained candidate was better (--serve-with ropewalk searches there)"
     outside = free.candidate
     return (
-        f"{limits}, which costs at least {cost:.4f} nats a token: n-hat {outside.num_start_tokens} and "
+        f"{limits}, which costs at least {cost:.4f} nats per token: n-hat {outside.num_start_tokens} and "
         f"attention factor {outside.attention_factor:g} give {free.value:.4f} (--serve-with ropewalk "
         f"searches there)"
     )

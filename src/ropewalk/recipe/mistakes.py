@@ -1,4 +1,4 @@
-"""What is wrong with a recipe: every mistake at once, each with its place, the rule, and what was meant."""
+"""The mistakes of a recipe: every one at once, each with its line, the rule, and the nearest known key."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def explain(
     Args:
         root: the model that was validated.
         values: what it was validated from; pydantic's names for branches of a union are no part of it.
-        others: keys beside those of `root` that may stand there, to suggest them.
+        others: further keys that are allowed there, to suggest them.
     """
     for entry in error.errors():
         path = _path_in(values, entry["loc"])
@@ -75,7 +75,7 @@ def _path_in(values: Any, location: Sequence[str | int]) -> Path:
 
 
 def models_at(root: type[BaseModel], path: Path, location: Sequence[str | int] = ()) -> list[type[BaseModel]]:
-    """The models that may stand at a path; a union's tag in `location` says which."""
+    """The models that are possible at a path; a union's tag in `location` says which."""
     current = [root]
     for key in path:
         if isinstance(key, str):

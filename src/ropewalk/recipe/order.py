@@ -25,11 +25,11 @@ Found = Iterator[tuple[Path, str]]
 
 
 @dataclass
-class _Walk:
-    """How far the model would read at a stage, in tokens; all None where the window is not known.
+class _State:
+    """How far the model reads at a stage, in tokens; all None if the window is unknown.
 
     Attributes:
-        reach: what it reads by itself: the window, or what it was tuned for.
+        reach: what it reads by itself: the window, or what it was trained for.
         target: of the current factors.
         targets: of each search so far, by name.
     """
@@ -50,50 +50,50 @@ def order_mistakes(recipe: Recipe, window: int | None) -> Found:
     Args:
         window: L, tokens; None where it is not known: lengths are then not compared.
     """
-    walk = _Walk(window=window, reach=window)
+    state = _State(window=window, reach=window)
     titles: set[str] = set()
     for index, stage in enumerate(recipe.stages):
         at: Path = ("stages", index)
         if stage.title in titles:
             yield at, f"two stages are called {stage.title!r}: give one of them another `name`"
         titles.add(stage.title)
-        yield from _follow(walk, recipe, stage, at)
-    yield from _unmeasured(walk, recipe)
+        yield from _follow(state, recipe, stage, at)
+    yield from _unmeasured(state, recipe)
 
 
-def _follow(walk: _Walk, recipe: Recipe, stage: Stage, at: Path) -> Found:
-    """What is wrong with one stage after those before it; `walk` goes on behind it."""
+def _follow(state: _State, recipe: Recipe, stage: Stage, at: Path) -> Found:
+    """What is wrong with one stage after those before it; updates `state`."""
     match stage:
         case SearchStage():
             yield from _settings(recipe, stage, at)
-            length = walk.tokens(stage.length)
-            if length is not None and walk.reach is not None and length <= walk.reach:
+            length = state.tokens(stage.length)
+            if length is not None and state.reach is not None and length <= state.reach:
                 yield (
                     (*at, "length"),
-                    f"it is {length} tokens, but the model reads {walk.reach} there: give more",
+                    f"it is {length} tokens, but the model reads {state.reach} there: give more",
                 )
-            walk.targets[stage.title] = walk.target = length
-            walk.has_factors = True
+            state.targets[stage.title] = state.target = length
+            state.has_factors = True
         case FinetuneStage() | ExternalStage():
-            yield from _take(walk, stage.factors, at)
+            yield from _take(state, stage.factors, at)
             if isinstance(stage, FinetuneStage):
-                yield from _within(walk, (stage.length,), (*at, "length"), "train on")
-            walk.reach = walk.target
+                yield from _within(state, (stage.length,), (*at, "length"), "train on")
+            state.reach = state.target
         case SwapStage():
-            yield from _take(walk, stage.factors, at)
+            yield from _take(state, stage.factors, at)
         case ReadjustStage():
             yield from _settings(recipe, stage, at)
-            yield from _need_factors(walk, at)
-            for length in map(walk.tokens, stage.lengths):
-                if length is not None and walk.target is not None and length >= walk.target:
+            yield from _need_factors(state, at)
+            for length in map(state.tokens, stage.lengths):
+                if length is not None and state.target is not None and length >= state.target:
                     yield (
                         (*at, "lengths"),
-                        f"{length} tokens is not short of the {walk.target} that the model reads there",
+                        f"{length} tokens is not short of the {state.target} that the model reads there",
                     )
         case EvaluateStage():
-            yield from _need_factors(walk, at)
-            yield from _within(walk, stage.perplexity, (*at, "perplexity"), "measure")
-            yield from _within(walk, stage.passkey, (*at, "passkey"), "measure")
+            yield from _need_factors(state, at)
+            yield from _within(state, stage.perplexity, (*at, "perplexity"), "measure")
+            yield from _within(state, stage.passkey, (*at, "passkey"), "measure")
 
 
 def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: Path) -> Found:
@@ -106,35 +106,35 @@ def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: Path) -> F
         yield at, str(error)
 
 
-def _take(walk: _Walk, name: str | None, at: Path) -> Found:
+def _take(state: _State, name: str | None, at: Path) -> Found:
     """Make an earlier search's factors the current ones; None keeps those that are."""
     if name is None:
-        yield from _need_factors(walk, at)
-    elif name in walk.targets:
-        walk.target, walk.has_factors = walk.targets[name], True
+        yield from _need_factors(state, at)
+    elif name in state.targets:
+        state.target, state.has_factors = state.targets[name], True
     else:
-        known = ", ".join(walk.targets) or "none"
-        near = suggest(name, walk.targets)
+        known = ", ".join(state.targets) or "none"
+        near = suggest(name, state.targets)
         yield (*at, "factors"), f"no search before it is called {name!r}{near}: there is {known}"
-        walk.has_factors, walk.target = True, None  # said once
+        state.has_factors, state.target = True, None  # said once
 
 
-def _need_factors(walk: _Walk, at: Path) -> Found:
-    if not walk.has_factors:
+def _need_factors(state: _State, at: Path) -> Found:
+    if not state.has_factors:
         yield at, "no factors were searched before it: put a stage of kind search first"
-        walk.has_factors = True  # said once
+        state.has_factors = True  # said once
 
 
-def _within(walk: _Walk, lengths: tuple[int | str, ...], at: Path, what: str) -> Found:
-    for length in map(walk.tokens, lengths):
-        if length is not None and walk.target is not None and length > walk.target:
+def _within(state: _State, lengths: tuple[int | str, ...], at: Path, what: str) -> Found:
+    for length in map(state.tokens, lengths):
+        if length is not None and state.target is not None and length > state.target:
             yield (
                 at,
-                f"it is to {what} {length} tokens, but the factors there are for {walk.target}",
+                f"it is to {what} {length} tokens, but the factors there are for {state.target}",
             )
 
 
-def _unmeasured(walk: _Walk, recipe: Recipe) -> Found:
+def _unmeasured(state: _State, recipe: Recipe) -> Found:
     """Limits that no evaluation could meet."""
     evaluations = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage)]
     last = evaluations[-1] if evaluations else None
@@ -146,9 +146,9 @@ def _unmeasured(walk: _Walk, recipe: Recipe) -> Found:
             "no last stage of kind evaluate measures passkeys: add their lengths there",
         )
         return
-    measured = [walk.tokens(length) for length in last.passkey] if last is not None else []
+    measured = [state.tokens(length) for length in last.passkey] if last is not None else []
     for index, limit in enumerate(recipe.accept.passkey):
-        if walk.tokens(limit.length) not in measured:
+        if state.tokens(limit.length) not in measured:
             message = (
                 f"the last stage of kind evaluate has no passkeys at {limit.length} tokens: add it there"
             )

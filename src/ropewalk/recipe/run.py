@@ -18,7 +18,7 @@ from typing import Any
 from ropewalk.errors import SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.factor_set import FactorSet
-from ropewalk.recipe.acceptance import Verdict, judge
+from ropewalk.recipe.acceptance import LimitResult, check_limits
 from ropewalk.recipe.document_split import divide_text, require_disjoint
 from ropewalk.recipe.processes import follow, is_first_process, take_own_device
 from ropewalk.recipe.progress import Clock, Watch
@@ -49,7 +49,7 @@ class Extended:
     checkpoint: Path | None = None
     factors: FactorSet | None = None
     records: tuple[EvalRecord, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[LimitResult, ...] = ()
     waits_for: tuple[Path, str] | None = None
 
     @property
@@ -176,7 +176,7 @@ def _finish(run: Run, folder: PipelineFolder) -> Extended:
     for index, stage in enumerate(run.recipe.stages):
         if isinstance(stage, EvaluateStage):
             records += folder.stage(index, stage.title).read_records()
-    verdicts = judge(run.recipe.accept, records)
+    verdicts = check_limits(run.recipe.accept, records)
     factors = None if run.state.factors is None else run.state.factor_set()
     if factors is not None:
         folder.write_result(run.state.checkpoint, factors.to_json())

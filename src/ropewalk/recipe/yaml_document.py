@@ -29,7 +29,7 @@ class Document:
 
     Attributes:
         values: as parsed, with what `--set` changed.
-        places: where each key stands: `line 12`, or `--set search.budget=12`.
+        places: where each key is: `line 12`, or `--set search.budget=12`.
         source: the file or the shipped recipe, as errors call it.
     """
 
@@ -38,7 +38,7 @@ class Document:
     source: str
 
     def place(self, path: Path) -> str:
-        """Where a key stands, or the nearest thing around it that does."""
+        """Where a key is, or the nearest one around it."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.places:
                 return self.places[path[:end]]
@@ -83,7 +83,7 @@ def with_changes(document: Document, changes: Sequence[str]) -> Document:
     that `8x`, `[256, 512]` and `null` mean what they mean in the file.
 
     Raises:
-        RecipeError: not of this form, or the path leads through something that holds no keys.
+        RecipeError: not of this form, or the path leads through something without keys.
     """
     values, places = _copy(document.values), dict(document.places)
     mistakes = []
@@ -209,7 +209,7 @@ def _put(values: dict[str, Any], keys: list[str], value: Any) -> tuple[Path, str
                 return path, f"{'.'.join(map(str, path))} has no entry {shown(key)}: it has {_entries(at)}"
             step = index
         elif not isinstance(at, dict):
-            return path, f"{'.'.join(map(str, path))} is {at!r}, which holds no keys"
+            return path, f"{'.'.join(map(str, path))} is {at!r}, which has no keys"
         path = (*path, step)
         if is_last:
             at[step] = value

@@ -1,12 +1,12 @@
-"""Finalists: the closed-form schemes beside the best searched candidate, and which of them is written.
+"""Finalists: the closed-form schemes beside the best searched candidate, and which of these is written.
 
-A search may find nothing better than a formula that costs nothing, and its own values can't tell: they are
-those of the documents that it follows. So the last step measures every closed-form scheme with the search's
-objective on the validation documents, and the lowest value there is what the search gives back. Without
+A search may find nothing better than a formula that costs nothing, and its own values do not show that: they
+are those of the documents that it follows. So the last step evaluates every closed-form scheme with the
+search's objective on the validation documents, and the lowest value there is the result. Without
 validation documents the search documents decide, which favours searched candidates.
 
-A closed form must be as servable as a searched candidate. It has n-hat 0. Where the search holds one
-attention factor, the scheme is measured with that one. The best of them, and the scaling in the model's
+An engine must be able to run a closed form like a searched candidate. It has n-hat 0. Where the search keeps
+one attention factor, the scheme is measured with that one. The best of them, and the scaling in the model's
 configuration, are measured with their published attention factor too, to tell what that limit costs.
 
 These measurements are not in the budget: the strategy would have less of it, and another result, as soon as
@@ -68,7 +68,7 @@ def closed_form_candidates(
 def _attention_factor(space: SearchSpace, settings: SearchSettings) -> float | None:
     """The attention factor that a finalist must have; None where a scheme may keep its own.
 
-    It must have the one that the search holds, because the engine computes it, the caller chose it, or the
+    It must have the one that the search keeps, because the engine computes it, the caller chose it, or the
     long factors have it (readjustment). Where it is searched, and where the reference strategies leave it
     alone as the paper does, the engine reads any.
     """

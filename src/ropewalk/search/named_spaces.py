@@ -1,4 +1,4 @@
-"""The spaces by name, for a geometry."""
+"""make_space: the full space, the spline and LongRoPE2's space, by name."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
 from ropewalk.search.space import FINE_STEP, SPACE_NAMES, SearchSpace
 
-# Knots stand where a pair makes so many turns over the trained window, besides the slowest pair.
+# The pairs with a knot make this number of turns over the trained window; the slowest pair has one too.
 FASTEST_KNOT_TURNS, SLOWEST_KNOT_TURNS = 8.0, 0.35
-FASTEST_TUNED_KNOT_TURNS = 32.0  # over a window that a model was tuned to
+FASTEST_TUNED_KNOT_TURNS = 32.0  # over a window that a model was trained to
 
 
 def make_space(
@@ -77,7 +77,7 @@ def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
     within the text, and they are best left nearly alone, as NTK's curve to the first knot leaves them. The
     places are even in ln(turns), so even in pairs.
 
-    Over a window that a model was tuned to, many more pairs turn fast, and it has just learnt them as they
+    Over a window that a model was trained to, many more pairs turn fast, and it has just learnt them as they
     are: a curve to the pair with 8 turns would slow all of them down. There knots begin at 32 turns, where
     YaRN's ramp does, and faster pairs can be left alone.
 
@@ -88,7 +88,7 @@ def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
     first = _first_knot(geometry)
     if not 1 <= num_knots <= last - first + 1:
         raise SettingError(
-            f"{num_knots} knots were asked, but there are places for 1 to {last - first + 1}, "
+            f"{num_knots} knots were requested, but there are places for 1 to {last - first + 1}, "
             f"pairs {first} to {last}."
         )
     slowest = max(first, int(np.abs(np.log(turns / SLOWEST_KNOT_TURNS)).argmin()))

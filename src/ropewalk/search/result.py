@@ -1,4 +1,4 @@
-"""What a search gives back: the factors to be written, and how they compare with what was not written."""
+"""SearchResult: the factors of a search, and how they compare with what was not written."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from ropewalk.search.trial import OF_THE_SEARCH, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What a search gives back.
+    """The result of a search.
 
     Attributes:
         factors: what is written, ready to be installed: the best searched candidate, or a closed-form scheme
@@ -48,7 +48,7 @@ class SearchResult:
 
     @property
     def validation_value(self) -> float | None:
-        """Of the best searched candidate on the stop set; None without one."""
+        """Of the best searched candidate on the validation documents; None without them."""
         return None if self.outcome.on_validation is None else self.outcome.on_validation.value
 
     @property
@@ -58,7 +58,7 @@ class SearchResult:
 
     @property
     def deciding_value(self) -> float:
-        """The value of `factors` on the documents that decided: those of the stop set, or of the search."""
+        """The value of `factors` on the documents that decided: validation or search documents."""
         found = self.closed_form
         value = self.validation_value if found is None else found.trial.value
         return self.value if value is None else value

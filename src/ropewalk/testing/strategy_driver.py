@@ -1,4 +1,4 @@
-"""How a strategy is driven through its contracts: asked and told as the loop does, or by the loop itself."""
+"""Runs a strategy through its contracts: as the loop does, or by the loop itself."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from ropewalk.testing.quadratic_objective import NUM_DOCUMENTS, Bowl
 
 @dataclass(frozen=True)
 class Asked:
-    """One step: what was asked, with the generator's state then, and what was told."""
+    """One step: the query, with the generator's state then, and the trial."""
 
     query: Query
     generator_state: str
@@ -91,7 +91,7 @@ class Case:
         """The real loop."""
 
         def count(progress: SearchProgress) -> None:
-            assert progress.num_trials <= self.most_trials, f"it goes on after {self.most_trials} trials"
+            assert progress.num_trials <= self.most_trials, f"it does not end after {self.most_trials} trials"
 
         return SearchLoop(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count).run()
 

@@ -1,4 +1,4 @@
-"""What a strategy is: it is asked for queries and told trials, and sees nothing else."""
+"""Strategy: `ask` returns the next query, `tell` takes its trial. It sees no model and no text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -42,8 +42,8 @@ class Task:
 class Strategy(ABC):
     """Ask, evaluate elsewhere, tell; every draw comes from one generator, made from the seed.
 
-    So a strategy that is built again and told the same trials asks for the same queries, which is how a run
-    is resumed. What was asked is told before the next is asked.
+    So a strategy that is built again and given the same trials returns the same queries, which is how a run
+    is resumed. Each query is followed by its trial before the next query.
 
     Attributes:
         Settings: the class of its settings: a dataclass whose fields have defaults.
@@ -65,7 +65,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """Take note of the trial of what was asked for last."""
+        """Take the trial of the last query."""
 
     def generator_state(self) -> dict[str, Any]:
         """The generator's state as JSON values; its 128-bit numbers are text."""

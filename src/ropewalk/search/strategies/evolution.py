@@ -104,7 +104,7 @@ class Evolution(Strategy):
     def _children(self) -> list[Candidate]:
         """One iteration: mutations, then crossovers, of the best so far."""
         self._ranked = sorted(self._ranked, key=lambda entry: entry[:2])[: self.settings.num_parents]
-        # If nothing succeeded yet, the only place to go on from is the first one.
+        # If nothing succeeded yet, the only parents are the first candidates.
         parents = [candidate for *_, candidate in self._ranked] or self._first
         children = self._draw_fresh(self.settings.num_mutations, lambda: self._mutate(self._pick(parents)))
         if len(parents) > 1:
@@ -130,8 +130,8 @@ class Evolution(Strategy):
         )
 
     def _range(self, levels: Levels, pair: int) -> tuple[int, int]:
-        """Where a pair (or knot) may be redrawn, the end excluded: between its neighbours, if order
-        counts."""
+        """The levels from which a pair (or knot) may be redrawn, the end excluded: between those of the pairs
+        before and after it, in a monotone space."""
         ordered, last = self.space.monotone, len(levels) - 1
         lowest = int(levels[pair - 1]) if ordered and pair > 0 else 0
         highest = int(levels[pair + 1]) if ordered and pair < last else self.space.highest_level

@@ -9,8 +9,8 @@ where to go, at the price of about three forward passes. What it is made of, and
     short steps      there, for the same reason: by the square root of the turns that a pair makes over the
                      trained window, from 2 turns on
     one document     a step on a part of the documents costs a part; its noise is that of documents, which is
-                     what the result must stand anyway. Where there is but one, a step reads everything, and
-                     its value may be the best like any other
+                     what the result must generalize over anyway. If there is only one document, a step
+                     reads everything, and its value may be the best like any other
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
     two ends         the mean of the last iterates is evaluated beside the last one, and the better one
                      counts; that is seldom the mean
@@ -157,7 +157,7 @@ class Gradient(Strategy):
             self._best = trial
 
     def _begin(self) -> None:
-        """From the best start, as many steps as leave room for what comes after."""
+        """From the best start, as many steps as the budget allows besides what follows them."""
         start = self._best.candidate if self._best else self._starts[0]
         num_ends = 2
         for_start_tokens = self._num_start_token_trials()
@@ -184,7 +184,7 @@ class Gradient(Strategy):
     def _advance(self, trial: Trial) -> None:
         assert self._descent is not None
         self._documents.pop()
-        # A step that failed goes nowhere; the momentum of the others goes on.
+        # A step that failed does not move; the momentum of the others stays.
         gradient = np.zeros_like(self._descent.at) if trial.gradient is None else np.array(trial.gradient)
         self._descent.arrive(self.space.clip(self._descent.step(gradient)))
 

@@ -1,4 +1,4 @@
-"""What strategies share: where they begin, and n-hat, which none of them moves along."""
+"""What strategies share: initial candidates, and candidates with other n-hats."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +16,13 @@ CLIMBS = (0.5, 1.0)  # of the way from the smallest lambda to the largest
 def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candidate]:
     """Each scheme's nearest candidate, with n-hat 0; those that coincide come once.
 
-    Where lambda has a floor above 1 (LongRoPE2's space), closed forms lie on the floor or just above it, and
-    a vector that is flat there leaves mutations no room between neighbours. Vectors that climb evenly from
-    the floor stand beside them then.
+    Where the smallest lambda is above 1 (LongRoPE2's space), closed forms are at or just above it, and a
+    constant vector leaves mutations no values between those of two pairs. Vectors that rise evenly from the
+    smallest lambda are added there.
 
-    For readjustment, what the model turns by at its longest comes first, then what it was tuned with, and so
-    knows best. Within the trained window every scheme leaves each pair alone, so that the search begins at
-    the best of three places.
+    For readjustment, the factors of the model at its longest come first, then those that it was trained with.
+    Within the trained window every scheme leaves each pair as it is, so the search starts from the best of
+    three candidates.
 
     Raises:
         SettingError: no such scheme.

@@ -1,4 +1,4 @@
-"""Uniform draws from the space: the floor that a strategy must beat."""
+"""Uniform draws from the space: the baseline that a strategy must beat."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +16,7 @@ class RandomSettings:
 
 
 class RandomSearch(Strategy):
-    """Every candidate alike, whatever the others gave."""
+    """Candidates that are independent of all trials."""
 
     Settings: ClassVar[type] = RandomSettings
 
