@@ -12,10 +12,9 @@ checksums; version 1 has no checksums. The journal is locked while it is open.
 import errno
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from ropewalk.errors import RunFolderError
 from ropewalk.search.settings import as_text
@@ -190,7 +189,7 @@ class Journal:
                 first, self.path, RunFolderError, formats=(FORMAT,), versions=VERSIONS, remedy=remedy
             )
             self._lines = ChecksummedLines(first["version"])
-            header = _as_written_now(self._lines.read(line))
+            header = _with_current_names(self._lines.read(line))
         except DamagedLine:
             header = {}
         is_whole = all(isinstance(header.get(name), dict) for name in ("identity", "environment"))
@@ -207,7 +206,7 @@ class Journal:
         for number, line in enumerate(lines[1:], start=2):
             before = self._lines.copy()
             try:
-                self._read_line(_as_written_now(self._lines.read(line)), (num_bytes, before))
+                self._read_line(_with_current_names(self._lines.read(line)), (num_bytes, before))
             except ValueError:  # DamagedLine, or a trial that breaks a rule
                 if not self.cut_damaged:
                     raise self._damaged(number, len(lines)) from None
@@ -237,26 +236,22 @@ class Journal:
         )
 
 
-def _as_written_now(line: JsonObject) -> JsonObject:
-    """A line of an older journal as it is written now.
+def _with_current_names(line: JsonObject) -> JsonObject:
+    """A line of an earlier version as this version writes it; the one place of former names and spellings.
 
-    Searches that could drop a candidate early (racing) wrote an error rate into the first line, and for a
-    dropped trial an estimate of its value. A search without a dropped trial is resumed as any other; one with
-    a dropped trial is refused at that trial. The attention factor was written as it was typed (1, 1.0).
+    Racing: searches that could drop a candidate early wrote the racing error into their first line, and an
+    estimate of its value into a dropped trial. A search without a dropped trial is resumed as any other; one
+    with a dropped trial is refused at that trial.
+
+    The attention factor was written as it was typed: 1.0 and 1.00 are 1 now.
     """
     line.pop("estimate", None)
-    if isinstance(identity := line.get("identity"), dict):
+    identity = line.get("identity")
+    if isinstance(identity, dict):
         identity.pop("racing", None)
-        if "attention_factor" in identity:
-            identity["attention_factor"] = _one_spelling(identity["attention_factor"])
+        with suppress(KeyError, TypeError, ValueError):  # longrope or search
+            identity["attention_factor"] = as_text(float(identity["attention_factor"]))
     return line
-
-
-def _one_spelling(attention_factor: Any) -> Any:
-    try:
-        return as_text(float(attention_factor))
-    except (TypeError, ValueError):
-        return attention_factor  # longrope or search
 
 
 def read_trials(path: Path) -> list[Trial]:

@@ -14,7 +14,7 @@ from ropewalk.errors import RopewalkError
 # The parts of an identity that name content, and the fields that only say where the content is.
 PLACES = {
     "model": ("name", "revision", "where.revision"),
-    "text": ("source", "search", "test"),
+    "text": ("source", "search", "report", "test"),
     "stop_text": ("source",),
 }
 CONTENT_HASHES = ("weights_sha256", "data_sha256")
