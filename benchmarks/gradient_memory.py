@@ -37,7 +37,7 @@ from evaluator import PACKAGES, forget_peak, load, peak_mib, publish, tokens
 from measurements import Measurements, default_folder, surroundings
 from ropewalk.evaluate import gradient as gradient_module
 from ropewalk.evaluate.gradient import gradient_tensors, nll_gradient
-from ropewalk.evaluate.nll import score_windows, token_nll
+from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models import activation_checkpointing as recompute_module
 from ropewalk.models.model import Model
@@ -201,7 +201,7 @@ def trace(way: str, length: int) -> dict[str, float]:
 
 def run_traced(model: nn.Module, window: TokenWindow, factors: RescaleFactors, way: str) -> None:
     if way == EVALUATION:
-        token_nll(model, window)
+        score_windows(model, [window])
         return
     arguments, is_tiled = WAYS[way]
     with ExitStack() if is_tiled else untiled():

@@ -27,11 +27,11 @@ from typing import Any
 
 import torch
 
+from cost_figure import CostCurve, draw_cost
 from ropewalk.cli.progress import search_progress
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, load_model
-from ropewalk.report.figures import CostCurve, draw_cost
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
 from ropewalk.search.journal import read_trials
 from ropewalk.search.run_folder import RunFolder

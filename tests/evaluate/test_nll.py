@@ -6,11 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import TINY_SHAPE
+from token_nll import token_nll
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM
 
 from ropewalk.errors import EvaluationError
-from ropewalk.evaluate.nll import NllSum, score_windows, token_nll, window_nlls
+from ropewalk.evaluate.nll import NllSum, score_windows, window_nlls
 from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
 from ropewalk.rope.schemes import scheme_factors

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from token_nll import token_nll
 
 from ropewalk.errors import EvaluationError, SettingError
-from ropewalk.evaluate.nll import score_windows, token_nll
+from ropewalk.evaluate.nll import score_windows
 from ropewalk.evaluate.perplexity import measure_perplexity, nll_by_position
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.rescale_factors import RescaleFactors

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from ropewalk.report import figures
 from ropewalk.report.comparison import CLOSED_FORMS, SEARCHED, SLIDING, UNTOUCHED
 from ropewalk.report.figures import STYLES, Curve, draw_factors, draw_perplexity, spread, style_of
 
@@ -57,20 +56,3 @@ def test_labels_keep_their_order_and_distance(heights, gap):
 def test_labels_that_are_far_apart_stay():
     assert spread([0.1, 0.5, 0.9], 0.05) == pytest.approx([0.1, 0.5, 0.9])
     assert spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
-
-
-def test_the_race_is_drawn_where_its_ends_are(monkeypatch):
-    shown = []
-    original = figures.Figure.savefig
-
-    def keep(figure, *given, **named):
-        shown.extend(axes.get_ylim() for axes in figure.axes)
-        return original(figure, *given, **named)
-
-    monkeypatch.setattr(figures.Figure, "savefig", keep)
-    far = figures.CostCurve(label="evolution", cost=[1, 2, 1344], value=[60.0, 12.0, 10.0])
-    near = figures.CostCurve(label="gradient", cost=[1, 27], value=[9.6, 9.1])
-    png = figures.draw_cost([far, near], [far, near], title="a race")
-    assert png.startswith(b"\x89PNG")
-    assert len(shown) == 2
-    assert all(low < 9.1 and 10.0 < high < 12.0 for low, high in shown)

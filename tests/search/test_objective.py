@@ -5,9 +5,10 @@ import random
 
 import numpy as np
 import pytest
+from token_nll import token_nll
 
 from ropewalk.errors import SettingError
-from ropewalk.evaluate.nll import score_windows, token_nll
+from ropewalk.evaluate.nll import score_windows
 from ropewalk.models.model import load_model
 from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.named_spaces import make_space

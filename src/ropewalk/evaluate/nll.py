@@ -84,14 +84,6 @@ def score_windows(
     return total
 
 
-def token_nll(
-    model: Any, window: TokenWindow, *, read_chunk: int | None = None, score_chunk: int | None = None
-) -> Tensor:
-    """Nats of one window's scored tokens: float32, shape (num_scored,), on the CPU; see `window_nlls`."""
-    (nll,) = window_nlls(model, [window], read_chunk=read_chunk, score_chunk=score_chunk)
-    return nll
-
-
 def window_nlls(
     model: Any,
     windows: Sequence[TokenWindow],

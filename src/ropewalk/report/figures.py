@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-from ropewalk.search.space import nearest_ascending
+from scipy.optimize import isotonic_regression
 
 SIZE_INCHES = (10.0, 6.0)
 DPI = 150
@@ -48,12 +46,6 @@ STYLES: dict[str, tuple[str, Any]] = {
 _OTHERS = [
     (colour, dashes) for dashes in (_DOTTED, _DASHED) for colour in (_BLACK, _VERMILION, _GREEN, _ORANGE)
 ]
-# Of a race's strategies, in the order in which they come.
-_RACERS = [
-    (colour, dashes)
-    for dashes in (_SOLID, _DASHED)
-    for colour in (_BLACK, _VERMILION, _BLUE, _GREEN, _ORANGE, _PURPLE)
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,47 +57,6 @@ class Curve:
     y: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostCurve:
-    """One search: the best value so far after so many forward passes; curves of one label look alike."""
-
-    label: str
-    cost: Sequence[float]
-    value: Sequence[float]
-
-
-def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, title: str) -> bytes:
-    """A PNG of two panels: best value against cost, on the documents that were searched on and on others.
-
-    A curve is a staircase that ends, with a dot, where its search last improved.
-    """
-    figure = Figure(figsize=(13.0, 6.0), dpi=DPI, layout="constrained")
-    figure.suptitle(_literal(title), x=0.01, ha="left", fontsize=FONT_POINTS + 2)
-    labels = list(dict.fromkeys(curve.label for curve in searched))
-    for index, (curves, name) in enumerate(
-        ((searched, "search documents"), (held_out, "held-out documents"))
-    ):
-        axes = figure.add_subplot(1, 2, index + 1)
-        for curve in curves:
-            colour, dashes = _RACERS[labels.index(curve.label) % len(_RACERS)]
-            axes.step(curve.cost, curve.value, where="post", color=colour, linestyle=dashes, linewidth=1.6)
-            axes.plot(curve.cost[-1:], curve.value[-1:], "o", color=colour, markersize=4)
-        ends = [curve.value[-1] for curve in curves]
-        # A first population may begin far above; what is compared are the ends.
-        axes.set_ylim(0.97 * min(ends), 1.12 * max(ends))
-        axes.set_xscale("log")
-        axes.set_xlabel("cost, forward passes over the search documents")
-        axes.set_ylabel(f"best perplexity so far, {name}")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        _make_plain(axes)
-    for position, label in enumerate(labels):
-        colour, dashes = _RACERS[position % len(_RACERS)]
-        axes.plot([], [], color=colour, linestyle=dashes, linewidth=1.6, label=_literal(label))
-    # Below both panels: curves leave no corner free for sure.
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=FONT_POINTS - 1)
-    return _png(figure)
 
 
 def draw_perplexity(curves: Sequence[Curve], *, original_length: int, title: str) -> bytes:
@@ -242,7 +193,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
     Where all would not fit, they run out at the top.
     """
-    flat = nearest_ascending(np.array([height - index * gap for index, height in enumerate(heights)]))
+    flat = isotonic_regression([height - index * gap for index, height in enumerate(heights)]).x
     ceiling = max(0.0, 1.0 - (len(heights) - 1) * gap)
     return [min(max(mean, 0.0), ceiling) + index * gap for index, mean in enumerate(flat.tolist())]
 

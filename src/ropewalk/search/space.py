@@ -337,7 +337,11 @@ def _check_knots(knots: tuple[int, ...] | None, num_pairs: int) -> None:
 
 
 def nearest_ascending(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The ascending vector nearest in least squares (pool adjacent violators)."""
+    """The ascending vector nearest in least squares (pool adjacent violators).
+
+    `scipy.optimize.isotonic_regression` sums in another order, so its last bits differ, and with them the
+    factors of a recorded search.
+    """
     blocks: list[tuple[float, int]] = []
     for value in values.tolist():
         mean, count = value, 1
