@@ -32,7 +32,8 @@ from ropewalk.search.journal import Journal, read_trials
 from ropewalk.search.loop import SearchLoop
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.testing import Bowl, spaces
-from ropewalk.text.documents import Kind, read_documents
+from ropewalk.text.documents import DocumentKind
+from ropewalk.text.sources import read_documents
 from ropewalk.verify.completions import CompletionsClient, Prompt
 
 # Writes a mutated input into its folder and has it read: `value` or `refused`, or the error that comes of it.
@@ -271,7 +272,7 @@ def texts(folder: Path) -> Attempt:
     ]
 
     def attempt(random: Random) -> str:
-        kind: Kind = random.choice(("text", "text", "chat"))
+        kind: DocumentKind = random.choice(("text", "text", "chat"))
         lines = [json.dumps(row).encode() for row in (chats if kind == "chat" else rows)]
         index = random.randrange(len(lines))
         lines[index] = mutate_json(random, json.loads(lines[index]))

@@ -135,7 +135,7 @@ def test_a_model_that_makes_logits_otherwise_is_refused(tiny_model: LlamaForCaus
 def test_short_windows_are_read_together(
     tiny_model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ropewalk.evaluate.nll.TOKENS_AT_ONCE", 300)
+    monkeypatch.setattr("ropewalk.evaluate.nll.TOKENS_PER_BATCH", 300)
     windows = sliding(TokenDocument(name="", ids=tokens(500)), 500, 64, 24)
     shapes = []
     tiny_model.model.register_forward_pre_hook(

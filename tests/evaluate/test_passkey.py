@@ -95,7 +95,10 @@ def test_answers_are_greedy(
     generator = torch.Generator().manual_seed(0)
     trials = [
         PasskeyTrial(
-            key=i, depth=0, room=5, ids=tuple(torch.randint(258, (n,), generator=generator).tolist())
+            key=i,
+            depth=0,
+            num_answer_tokens=5,
+            ids=tuple(torch.randint(258, (n,), generator=generator).tolist()),
         )
         for i, n in enumerate([40, 30, 40, 30, 30])
     ]
@@ -112,11 +115,11 @@ def test_a_prompt_that_was_read_just_before_is_answered_alike(
     tiny_model_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its last token is read again, for there the answer begins."""
-    monkeypatch.setattr(passkey, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(passkey, "TOKENS_PER_BATCH", 1)
     loaded = load_model(tiny_model_folder)
     ids = tuple(range(2, 42))
     prompts = [ids, ids, ids[:-5], ids]
-    trials = [PasskeyTrial(key=key, depth=key / 4, room=5, ids=prompts[key]) for key in range(4)]
+    trials = [PasskeyTrial(key=key, depth=key / 4, num_answer_tokens=5, ids=prompts[key]) for key in range(4)]
     with loaded.using(scheme_factors("yarn", loaded.geometry, 512)):
         found = dict(answers(loaded.model, tiny_tokenizer, trials))
         expected = [tiny_tokenizer.decode(greedy(loaded.model, prompt, 5)) for prompt in prompts]
@@ -128,7 +131,7 @@ def test_a_prompt_that_was_read_just_before_is_answered_alike(
 def test_what_long_prompts_begin_with_is_read_once(
     tiny_model_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passkey, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(passkey, "TOKENS_PER_BATCH", 1)
     loaded = load_model(tiny_model_folder)
     trials = make_trials(Encoder(tiny_tokenizer), 450, 5, 0)
     num_read: list[int] = []
@@ -185,7 +188,7 @@ def test_decoding_stops_once_every_integer_is_complete(
             steps.append(len(ids[0]))
             return [spoken[row][: len(answer)] for row, answer in enumerate(ids)]
 
-    trials = [PasskeyTrial(key=i, depth=0, room=50, ids=(5, 6, 7)) for i in range(2)]
+    trials = [PasskeyTrial(key=i, depth=0, num_answer_tokens=50, ids=(5, 6, 7)) for i in range(2)]
     found = dict(answers(tiny_model, Spoken(), trials))
 
     assert list(found.values()) == [" 12345.", " 9 and "]
@@ -219,7 +222,7 @@ def test_a_record_counts_what_was_found(tiny_model_folder: Path, monkeypatch: py
 def test_nothing_to_measure_is_refused(tiny_model_folder: Path) -> None:
     loaded = load_model(tiny_model_folder)
     for lengths, num_trials in (([], 5), ([300], 0)):
-        with pytest.raises(SettingError, match="were asked"):
+        with pytest.raises(SettingError, match="trials|lengths"):
             measure_passkey(loaded, lengths, factors={"u": lambda _: None}, num_trials=num_trials)
 
 

@@ -27,8 +27,8 @@ def test_prompt_and_answer_are_exactly_the_length(
     trial = make_trial(Encoder(tiny_tokenizer), length, key, depth)
     text = tiny_tokenizer.decode(trial.ids)
 
-    assert len(trial.ids) + trial.room == length
-    assert trial.room == len(f" {key}.")
+    assert len(trial.ids) + trial.num_answer_tokens == length
+    assert trial.num_answer_tokens == len(f" {key}.")
     assert text.startswith("<s>There is an important info hidden")
     assert text.endswith("\nWhat is the pass key? The pass key is")
     assert text.count(f"\nThe pass key is {key}. Remember it. {key} is the pass key.") == 1

@@ -101,7 +101,7 @@ def check_early(schemes: list[str] | None, files: list[Path] | None, text: str |
         if file.suffix.lower() == ".json" or not file.is_file():
             FactorSet.load(file)
     if text is not None:
-        from ropewalk.text.documents import read_documents
+        from ropewalk.text.sources import read_documents
 
         read_documents(text)
 

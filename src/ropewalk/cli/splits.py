@@ -41,7 +41,7 @@ def check_sources(text: TextSplit) -> None:
     Raises:
         DataError: a source can't be read.
     """
-    from ropewalk.text.documents import read_documents
+    from ropewalk.text.sources import read_documents
 
     read_documents(text.search)
     if text.test is not None:

@@ -1,18 +1,18 @@
-"""95% intervals: how far a figure may move on other documents, or in other trials.
+"""95% intervals of perplexities, of their paired differences, and of passkey shares.
 
-Tokens of one document resemble each other, so the unit is the document. Of D documents, document d has y_d
-nats in x_d tokens, and the figure is the token-weighted mean
+Tokens of one document are correlated, so the sampling unit is the document. Document d of D has y_d nats in
+x_d tokens. The estimate is the token-weighted mean
 
     m = sum of y_d / sum of x_d                     nats per token; the perplexity is exp(m)
 
-Its interval is Student's, with D - 1 degrees of freedom, about that same m:
+Its interval is Student's with D - 1 degrees of freedom:
 
     m +- t(0.975, D - 1) s,       s = sqrt(D / (D - 1) * sum of (y_d - m x_d)^2) / sum of x_d
 
-Where all documents have the same number of tokens, as in every measurement of this package, m is the mean of
-the per-document means and s their standard error. Otherwise s is the standard error of a ratio of sums
-(Cochran, Sampling Techniques, chapter 6). A bootstrap over a few documents is too narrow, because their
-spread is hardly known: over 3 its "95%" covers 76%.
+s is the standard error of a ratio of sums (Cochran, Sampling Techniques, chapter 6). If all documents have
+the same number of tokens, as in every measurement of this package, m is the mean of the documents' means and
+s its standard error. A percentile bootstrap is too narrow for few documents: with 3 its "95%" interval covers
+the true mean in 76% of cases.
 """
 
 import math
@@ -29,17 +29,23 @@ from ropewalk.evaluate.nll import NllSum, perplexity_of
 
 CONFIDENCE = 0.95
 FEWEST_DOCUMENTS = 3
-# Nats per token: two ways to compute the same float32 numbers differ by less.
+# Nats per token; float32 results of the same computation in another order differ by less.
 ROUNDING_NATS = 1e-6
 
 Interval = tuple[float, float] | tuple[None, None]
 
 
 def perplexity_interval(sums: Sequence[NllSum]) -> Interval:
-    """Of the perplexity of all documents together; (None, None) with fewer than 3 of them.
+    """Returns the 95% interval of the perplexity over all documents.
 
-    It says how far other documents of this kind would move the figure, not whether two sets of factors differ
-    on these: `paired_difference` does.
+    It is about other documents of this kind. Whether two sets of factors differ on the same documents is a
+    question for `paired_difference`.
+
+    Args:
+        sums: the NLL of each document.
+
+    Returns:
+        (low, high), or (None, None) for fewer than 3 documents.
     """
     low, high = _mean_of(sums)
     return (None, None) if low is None or high is None else (perplexity_of(low), perplexity_of(high))
@@ -47,12 +53,12 @@ def perplexity_interval(sums: Sequence[NllSum]) -> Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How two sets of factors, or two models, differ on the same documents.
+    """The difference between two sets of factors, or two models, on the same documents.
 
     Attributes:
-        nats: nats per token, ours - theirs; below 0 where ours is lower, and so better.
-        low, high: 95% interval; None with fewer than 3 documents, or without the sums of each.
-        n: documents.
+        nats: nats per token, ours - theirs: below 0 if ours is lower, and so better.
+        low, high: its 95% interval; None for fewer than 3 documents or if their sums are unknown.
+        n: the number of documents.
     """
 
     nats: float
@@ -62,7 +68,7 @@ class Difference:
 
     @property
     def is_lower(self) -> bool | None:
-        """Whether ours is lower: True or False where the whole interval lies on one side of 0, else None."""
+        """True or False if the whole interval is below or above 0, else None."""
         if self.low is None or self.high is None:
             return None
         if self.high < 0 and self.nats < -ROUNDING_NATS:
@@ -76,14 +82,14 @@ class Difference:
 
     @property
     def ratio(self) -> float:
-        """Of the perplexities, less 1: -0.04 where ours is 4% lower."""
+        """The ratio of the perplexities minus 1: -0.04 if ours is 4% lower."""
         return perplexity_of(self.nats) - 1
 
     def as_json(self) -> dict[str, Any]:
         return {"nats": self.nats, "low": self.low, "high": self.high, "n": self.n, "decision": self.decision}
 
     def __str__(self) -> str:
-        """In percent of the perplexity, with the interval: `-4.1% (-6.0% to -2.2%)`."""
+        """Percent of the perplexity with the interval: `-4.1% (-6.0% to -2.2%)`."""
         if self.low is None or self.high is None:
             documents = "1 document" if self.n == 1 else f"{self.n} documents"
             return f"{percent(self.nats)} ({documents}, no interval)"
@@ -91,17 +97,21 @@ class Difference:
 
 
 def paired_difference(ours: Sequence[NllSum], theirs: Sequence[NllSum]) -> Difference:
-    """The difference on the same documents, of which both read the same tokens, in the same order.
+    """Returns the difference ours - theirs, paired by document.
 
-    What makes a document hard cancels out, so it is decided far earlier than two intervals part.
+    The difficulty of a document cancels out, so this decides with far fewer documents than a comparison of
+    two intervals.
+
+    Args:
+        ours, theirs: the NLL of each document, of the same tokens in the same order.
 
     Raises:
-        EvaluationError: other documents.
+        EvaluationError: the two are of different documents.
     """
     if [entry.num_tokens for entry in ours] != [entry.num_tokens for entry in theirs]:
         raise EvaluationError(
-            "Two measurements were to be compared document by document, but they are of other documents: "
-            "measure both on the same text at the same length."
+            "The two measurements are of different documents, so they can't be paired: measure both on the "
+            "same text at the same length."
         )
     each = [
         NllSum(nll_sum_nats=a.nll_sum_nats - b.nll_sum_nats, num_tokens=a.num_tokens)
@@ -112,19 +122,26 @@ def paired_difference(ours: Sequence[NllSum], theirs: Sequence[NllSum]) -> Diffe
 
 
 def percent(nats: float) -> str:
-    """A difference in nats per token as that of the perplexity: `-4.1%`; from tenfold on a factor, `x12`."""
+    """Returns a difference in nats per token as one of the perplexity: `-4.1%`; from tenfold on `x12`."""
     ratio = perplexity_of(nats)
     return f"{ratio - 1:+.1%}" if ratio < 10 else f"x{ratio:.3g}"
 
 
 def wilson(found: int, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a share found / n (J. Am. Stat. Assoc. 22, 1927), within 0 .. 1."""
+    """Returns the 95% score interval of a share found / n (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     bounds = scipy.stats.binomtest(found, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(bounds.low), float(bounds.high)
 
 
 def mean_interval(totals: Sequence[float], weights: Sequence[float]) -> Interval:
-    """Student's interval of sum(totals) / sum(weights), one of each a document; see above."""
+    """Returns Student's 95% interval of sum(totals) / sum(weights); see the module's docstring.
+
+    Args:
+        totals, weights: one per document, e.g. nats and tokens.
+
+    Returns:
+        (low, high), or (None, None) for fewer than 3 documents.
+    """
     n = len(totals)
     if n < FEWEST_DOCUMENTS:
         return None, None

@@ -1,4 +1,4 @@
-"""What must be known to read a figure: a length beyond what the rotary was made for."""
+"""Notes on records whose length is above the length that the factors, or the model, are for."""
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.rescale_factors import RescaleFactors
@@ -9,10 +9,11 @@ FOLLOWS_LENGTH = "dynamic-ntk"
 
 
 def length_note(loaded: Model, factors: RescaleFactors | None, length: int) -> str | None:
-    """A note where `length` tokens, read at once, are more than the factors, or the model itself, are for.
+    """Returns a note if `length` is above the length that the factors, or the model itself, are for.
 
     Args:
-        factors: what is installed; None for the model as its configuration has it.
+        factors: the installed factors; None for the model as configured.
+        length: tokens that the model reads at once.
     """
     reach = _reach_of_model(loaded) if factors is None else reach_of(factors)
     if reach is None or length <= reach:
@@ -22,18 +23,19 @@ def length_note(loaded: Model, factors: RescaleFactors | None, length: int) -> s
 
 
 def reach_of(factors: RescaleFactors) -> int:
-    """Up to how many tokens these factors are for.
+    """Returns the longest length, in tokens, that these factors are for.
 
-    That is their target length, and for a closed form with a `factor` of its own, that times the window.
+    That is their target length, and for a closed-form scheme with the parameter `factor` at most the window
+    times that factor.
     """
     made = factors.provenance
     name = (made.strategy or "").partition(":")[0]
-    # On top of a model's own scaling, a factor counts from that scaling's reach, which the factors don't say.
+    # With `base_factors`, `factor` multiplies the length of the base scaling, which the factors do not state.
     if name not in SCHEME_NAMES or name == FOLLOWS_LENGTH or made.base != "native":
         return factors.target_length
     try:
         ratio = 1.0 if name == "none" else parse_scheme(made.strategy or "").parameters.get("factor")
-    except SettingError:  # a factors file may name a parameter that this version does not know
+    except SettingError:  # a factors file may have a parameter that this version does not know
         ratio = None
     if ratio is None:
         return factors.target_length
@@ -41,7 +43,7 @@ def reach_of(factors: RescaleFactors) -> int:
 
 
 def _reach_of_model(loaded: Model) -> int | None:
-    """Up to how many tokens the model's configuration is for; None if its scaling can't be read."""
+    """The longest length that the model's configuration is for; None if its scaling can't be read."""
     description = loaded.description
     if description.own is not None:
         return description.own.target_length

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of tokens: what every measurement and every search is made of."""
+"""The negative log-likelihood (NLL) of tokens, from which perplexities and objectives are computed."""
 
 import itertools
 import math
@@ -14,15 +14,20 @@ from ropewalk.errors import EvaluationError
 from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.text.windows import TokenWindow
 
-TOKENS_AT_ONCE = 4096  # short windows of one size are read together
-TILE_LOGITS = 2**20  # logits that exist at once: 4 MiB in float32, near the processor
-TILE_ROWS, TILE_COLUMNS = 512, 2048  # positions and vocabulary of such a tile, where both can be cut
-FEWEST_ROWS = 64  # below, a large output matrix is read over and over
+TOKENS_PER_BATCH = 4096  # short windows of one size are read together
+TILE_LOGITS = 2**20  # logits in memory at once: 4 MiB in float32, which fits a processor's cache
+TILE_ROWS, TILE_COLUMNS = 512, 2048  # positions and vocabulary entries per tile, if both can be cut
+FEWEST_ROWS = 64  # with fewer rows, a large output matrix is read too often
 
 
 @dataclass(frozen=True, kw_only=True)
 class NllSum:
-    """Nats and tokens, kept apart until the end: a mean of means weighs a short text like a long one."""
+    """The summed NLL of some tokens, and their number, so that sums of several documents can be added.
+
+    Attributes:
+        nll_sum_nats: nats.
+        num_tokens: scored tokens.
+    """
 
     nll_sum_nats: float
     num_tokens: int
@@ -34,20 +39,22 @@ class NllSum:
 
     @classmethod
     def of(cls, nll: Tensor) -> "NllSum":
-        """The sum of tokens' nats, added up in float64."""
+        """Returns the sum, in float64, of the NLL of tokens, shape (n,), in nats."""
         return cls(nll_sum_nats=float(nll.sum(dtype=torch.float64)), num_tokens=nll.numel())
 
     @property
     def mean_nats(self) -> float:
+        """Nats per token."""
         return self.nll_sum_nats / self.num_tokens
 
     @property
     def perplexity(self) -> float:
+        """exp of nats per token."""
         return perplexity_of(self.mean_nats)
 
 
 def perplexity_of(mean_nats: float) -> float:
-    """exp of nats per token; infinite where that is beyond a float."""
+    """Returns exp of nats per token; infinity if that is above the largest float."""
     try:
         return math.exp(mean_nats)
     except OverflowError:
@@ -61,26 +68,25 @@ def score_windows(
     read_chunk: int | None = None,
     score_chunk: int | None = None,
 ) -> NllSum:
-    """Sum the negative log-likelihood of every scored token.
+    """Returns the summed NLL of the scored tokens of all windows.
 
-    A window is read whole; only its last `num_scored` tokens count, so each token of a document is scored
-    once, with as much context as fits:
+    The model reads a whole window, and its last `num_scored` tokens are scored, so that each token of a
+    document is scored once, with as much context as fits:
 
         read   <s> 0 1 2 3       read   1 2 3 4 5
-        score      0 1 2 3       score        4 5    (1, 2 and 3 were scored before)
+        score      0 1 2 3       score        4 5    (an earlier window scored 1, 2 and 3)
 
-    Leaves the model's RoPE as it finds it; see `models.rotary` to change it.
-
-    Args and results as in `window_nlls`.
+    Args:
+        model, read_chunk, score_chunk: see `window_nlls`.
 
     Raises:
-        EvaluationError: no token was scored.
+        EvaluationError: there is no window.
     """
     total = NllSum(nll_sum_nats=0.0, num_tokens=0)
     for nll in window_nlls(model, list(windows), read_chunk=read_chunk, score_chunk=score_chunk):
         total += NllSum.of(nll)
     if total.num_tokens == 0:
-        raise EvaluationError("No token was scored: give at least one window of two tokens.")
+        raise EvaluationError("There is no token to score: give at least one window of two tokens.")
     return total
 
 
@@ -91,16 +97,20 @@ def window_nlls(
     read_chunk: int | None = None,
     score_chunk: int | None = None,
 ) -> Iterator[Tensor]:
-    """Nats of each window's scored tokens, window by window: float32, shape (num_scored,), on the CPU.
+    """Yields the NLL of each window's scored tokens, in nats.
 
-    The chunks change memory and time, never the result beyond rounding.
+    The chunks change memory and time, but the result only by rounding. Factors that are installed in the
+    model stay installed.
 
     Args:
-        model: a transformers causal model; its device is where the work is done.
-        read_chunk: tokens of a window read at once, the earlier ones in a KV cache, so that memory grows with
-            the cache; None reads a window whole and without a cache, the fastest way: memory then grows with
-            the length times the widest layer (never times the vocabulary).
-        score_chunk: positions whose logits exist at once; None takes what suits the vocabulary.
+        model: a transformers causal model; the computation runs on its device.
+        read_chunk: tokens that the model reads at once, with the earlier ones in a KV cache: memory grows
+            with the cache. None reads a window at once without a cache, which is fastest: memory grows with
+            the length times the widest layer, but not with the vocabulary.
+        score_chunk: positions whose logits are in memory at once; None chooses by the vocabulary.
+
+    Yields:
+        For each window a float32 tensor of shape (num_scored,) on the CPU.
     """
     with evaluating(model):
         for batch in _batches(windows):
@@ -109,21 +119,21 @@ def window_nlls(
 
 
 def _batches(windows: Sequence[TokenWindow]) -> Iterator[list[TokenWindow]]:
-    """Consecutive windows of one shape, as many as are read at once."""
+    """Batches of consecutive windows of one shape."""
     by_shape = itertools.groupby(windows, key=lambda window: (len(window.ids), window.num_scored))
     for (length, _), group in by_shape:
         alike = list(group)
-        num_rows = max(1, TOKENS_AT_ONCE // length)
+        num_rows = max(1, TOKENS_PER_BATCH // length)
         yield from (alike[start : start + num_rows] for start in range(0, len(alike), num_rows))
 
 
 def _batch_nll(
     model: Any, ids: Tensor, num_scored: int, read_chunk: int | None, score_chunk: int | None
 ) -> Tensor:
-    """Shape (batch, num_scored) for ids of shape (batch, n)."""
+    """The NLL of scored tokens, shape (batch, num_scored), for ids of shape (batch, n)."""
     reader = Reader(model)
     length = ids.shape[1]
-    first = length - 1 - num_scored  # the first position whose next token is scored
+    first = length - 1 - num_scored  # the first position that predicts a scored token
     parts = []
     for start, hidden in reader.pieces(ids, read_chunk):
         begin, end = max(first, start), min(length - 1, start + hidden.shape[1])
@@ -135,7 +145,7 @@ def _batch_nll(
 
 
 def _scored(reader: Reader, hidden: Tensor, targets: Tensor, score_chunk: int | None) -> Tensor:
-    """Nats of each target, shape (n,), for hidden states of shape (n, hidden_size)."""
+    """The NLL of targets, shape (n,), for hidden states of shape (n, hidden_size)."""
     in_tiles = reader.matrix is not None and reader.vocabulary_size > TILE_COLUMNS
     suitable = TILE_ROWS if in_tiles else max(FEWEST_ROWS, TILE_LOGITS // reader.vocabulary_size)
     num_rows = score_chunk or suitable
@@ -150,10 +160,15 @@ def _scored(reader: Reader, hidden: Tensor, targets: Tensor, score_chunk: int | 
 
 
 def _nll_in_tiles(hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
-    """As `cross_entropy` of hidden x matrix, with logits that are summed where they are made.
+    """The cross entropy of hidden @ matrix.T, whose logits are reduced tile by tile.
 
-    Rows of a large vocabulary, written out and read again, take longer than their product; tiles of 4 MiB
-    stay near the processor.
+    Writing the logits of a large vocabulary to memory and reading them takes longer than computing them; a
+    tile of 4 MiB stays in the processor's cache.
+
+    Args:
+        hidden: shape (n, hidden_size).
+        matrix: shape (vocabulary, hidden_size).
+        targets: token ids, shape (n,).
     """
     buffer = hidden.new_empty(len(hidden) * TILE_COLUMNS)
     parts = []

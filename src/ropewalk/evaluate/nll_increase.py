@@ -1,4 +1,4 @@
-"""What short inputs lost: the extended model against the base model, document by document."""
+"""The NLL increase on short inputs: the extended model minus the base model, paired by document."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from ropewalk.text.windows import truncate
 def document_sums(
     loaded: Model, documents: DocumentSet, length: int, factors: RescaleFactors | None
 ) -> list[NllSum]:
-    """Each document's NLL over its first `length` tokens; without factors, of the model as it stands."""
+    """Returns the NLL of each document's first `length` tokens; without factors, those of the base model."""
     with loaded.using(factors):
         return [score_windows(loaded.model, truncate(d, length)) for d in documents.documents]
 
@@ -32,19 +32,21 @@ def rise_record(
     label: str,
     started: float,
 ) -> EvalRecord:
-    """Mean nats per token `after` less those `before`, with an interval paired by document.
+    """Returns the record of the increase in nats per token from `before` to `after`, with its interval.
 
     Args:
-        started: `time.perf_counter()` when the measurement began.
+        before, after: the NLL of each document under the base model and the extended model.
+        label: the name of the factors.
+        started: `time.perf_counter()` at the beginning of the measurement.
 
     Raises:
-        EvaluationError: NaN or infinity.
+        EvaluationError: the increase is NaN or infinite.
     """
     rise = paired_difference(after, before)
     if not math.isfinite(rise.nats):
         raise EvaluationError(
-            f"With {label} the model gives NaN or infinity at {length} tokens: look at the factors, or at "
-            f"what the training did."
+            f"With {label} the model gives NaN or infinity at {length} tokens: check the factors and the "
+            f"training."
         )
     return EvalRecord(
         metric="nll_rise", value=rise.nats, length=length, factors=label, n=rise.n, low=rise.low,

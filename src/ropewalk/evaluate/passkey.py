@@ -1,6 +1,6 @@
-"""Passkey retrieval: the share of hidden numbers found, at an exact prompt length and several depths.
+"""Passkey retrieval: the share of keys found in prompts of an exact length, at several depths.
 
-The prompt, and which keys may be asked for, stand in `text.passkey_prompt`.
+`text.passkey_prompt` defines the prompt and its keys.
 """
 
 import random
@@ -25,13 +25,18 @@ from ropewalk.text.tokens import Encoder
 OnAnswer = Callable[["PasskeyProgress"], None]
 
 MOST_DEPTHS = 10
-TOKENS_AT_ONCE = 4096  # short prompts of one length are read together
-READ_CHUNK = 16384  # longer prompts are read in pieces of this many tokens
+TOKENS_PER_BATCH = 4096  # short prompts of one length are read together
+READ_CHUNK = 16384  # tokens per piece of a longer prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class PasskeyProgress:
-    """What `on_answer` is told: the answer just given, and how far its length has come."""
+    """The latest answer, and the progress of its factors at its length.
+
+    Attributes:
+        num_answered, num_found, num_trials: prompts answered so far, keys found so far, prompts in total.
+        seconds_left: an estimate.
+    """
 
     answer: PasskeyAnswer
     num_answered: int
@@ -51,25 +56,35 @@ def measure_passkey(
     on_answer: OnAnswer | None = None,
     on_record: OnRecord | None = None,
 ) -> list[EvalRecord]:
-    """One record for each label of `factors` and each length: the share of keys found, on the same prompts.
+    """Measures the share of keys that a model finds, for each label of `factors` and each length.
 
-    The answer is decoded greedily; its first integer must be the key.
+    All factors read the same prompts. The answer is decoded greedily, and its first integer must be the key
+    (Mohtashami and Jaggi, arXiv 2305.16300). The interval is Wilson's, 95%.
+
+    Example:
+        factors = load_factors("runs/mine/factors.json")
+        records = measure_passkey(model, [4096, 32768], factors={"searched": lambda length: factors})
+        records[0].value  # 0.95: 19 of 20 keys at 4096 tokens
 
     Args:
         lengths: tokens of prompt and answer together.
-        factors: label to a function from a length to factors; None measures the model as it stands.
-        num_trials: prompts a length, their depths evenly spread.
+        factors: label to a function from a length to factors, or to None for the model as configured.
+        num_trials: prompts per length, their depths evenly spread.
         seed: of the keys.
-        answered: what `on_answer` was given earlier, with the same model and factors; not asked again.
-        on_answer: called after each prompt, or after each batch of short ones.
-        on_record: called with each record as it is made.
+        answered: answers of an interrupted measurement with the same model and factors; these prompts are
+            not read again.
+        on_answer: called after each prompt, or for each prompt of a batch of short ones.
+        on_record: called with each record as soon as it is complete.
+
+    Returns:
+        One record with the metric `passkey` per label and length; `value` is from 0 to 1.
 
     Raises:
-        SettingError: a length too short for the prompt, or no trial.
+        SettingError: a length is too short for the prompt, or there is no length or no trial.
     """
     if num_trials < 1 or not lengths:
         raise SettingError(
-            f"{num_trials} trials at {len(lengths)} lengths were asked: give one of each or more."
+            f"{num_trials} trials at {len(lengths)} lengths were requested: give at least one of each."
         )
     encode = Encoder(loaded.tokenizer)
     trials = {length: make_trials(encode, length, num_trials, seed) for length in lengths}
@@ -84,22 +99,14 @@ def measure_passkey(
                     (trial, known.get((label, length, trial.key, trial.depth))) for trial in trials[length]
                 ]
                 given = _ask(loaded, label, length, earlier, on_answer)
-            found = sum(answer.is_found for answer in given)
-            low, high = wilson(found, num_trials)
             record = EvalRecord(
-                metric="passkey",
-                value=found / num_trials,
+                **_summary(given),
                 length=length,
                 factors=label,
-                n=num_trials,
-                low=low,
-                high=high,
                 seed=seed,
                 seconds=time.perf_counter() - started,
                 model=loaded.name,
                 where=loaded.where,
-                found=found,
-                by_depth=tuple(_by_depth(given)),
                 note=length_note(loaded, installed, length),
                 **found_by(installed),
             )
@@ -116,7 +123,7 @@ def _ask(
     earlier: Sequence[tuple[PasskeyTrial, PasskeyAnswer | None]],
     on_answer: OnAnswer | None,
 ) -> list[PasskeyAnswer]:
-    """An answer for each trial; those that were given earlier come first."""
+    """An answer for each trial, the earlier answers first."""
     given = [answer for _, answer in earlier if answer is not None]
     left = [trial for trial, answer in earlier if answer is None]
     started = time.perf_counter()
@@ -137,9 +144,9 @@ def _ask(
 
 
 def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> list[PasskeyTrial]:
-    """Prompts of one length; keys follow from seed, length and number, depths go round.
+    """Returns prompts of one length. The key depends on seed, length and index; depths repeat in order.
 
-    No key is one that training texts may hold.
+    No key is one of those for training texts.
 
     Raises:
         SettingError: the prompt does not fit.
@@ -153,24 +160,26 @@ def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> lis
 
 
 def evenly_spread(num_depths: int) -> list[float]:
-    """0 .. 1, both ends in; the middle if there is but one."""
+    """Returns depths from 0 to 1, both included; 0.5 if there is only one."""
     return [0.5] if num_depths == 1 else [index / (num_depths - 1) for index in range(num_depths)]
 
 
 def answers(model: Any, tokenizer: Any, trials: Iterable[PasskeyTrial]) -> Iterator[tuple[PasskeyTrial, str]]:
-    """Each trial with what the model goes on with, up to its first complete integer."""
+    """Yields each trial with the model's greedy continuation up to its first complete integer."""
     with evaluating(model):
         reader, read = Reader(model), None
         for batch in _batches(trials):
             ids = torch.tensor([trial.ids for trial in batch], device=model.device)
-            # Long prompts differ in little but where the needle stands: what the last one began with is kept.
+            # Long prompts differ only in the needle and its position, so the cache of their common beginning
+            # is kept.
             num_known = reader.go_back_to(0 if read is None else _num_shared(read, ids))
-            yield from zip(batch, _decode(reader, tokenizer, ids[:, num_known:], batch[0].room), strict=True)
+            texts = _decode(reader, tokenizer, ids[:, num_known:], batch[0].num_answer_tokens)
+            yield from zip(batch, texts, strict=True)
             read = ids
 
 
 def _num_shared(read: Tensor, ids: Tensor) -> int:
-    """How many tokens both of shape (batch, n) begin with; the last token of `ids` is never among them."""
+    """The number of tokens, without the last of `ids`, that both begin with; both of shape (batch, n)."""
     if len(read) != len(ids):
         return 0
     num = min(read.shape[1], ids.shape[1] - 1)
@@ -178,13 +187,17 @@ def _num_shared(read: Tensor, ids: Tensor) -> int:
     return int(same.int().cumprod(dim=0).sum())
 
 
-def _decode(reader: Reader, tokenizer: Any, ids: Tensor, room: int) -> list[str]:
-    """Greedy answers of at most `room` tokens to what is left to read of prompts, shape (batch, n)."""
+def _decode(reader: Reader, tokenizer: Any, ids: Tensor, num_answer_tokens: int) -> list[str]:
+    """Greedy answers of at most `num_answer_tokens` tokens.
+
+    Args:
+        ids: the tokens of the prompts that the reader has not read yet, shape (batch, n).
+    """
     *_, (_, hidden) = reader.pieces(ids, READ_CHUNK, keep=True)
     chosen = reader.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
     answer = chosen
     texts: list[str] = tokenizer.batch_decode(answer.tolist())
-    while answer.shape[1] < room and not all(map(_is_complete, texts)):
+    while answer.shape[1] < num_answer_tokens and not all(map(_is_complete, texts)):
         hidden = reader.read(chosen, keep=True)
         chosen = reader.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
         answer = torch.cat([answer, chosen], dim=1)
@@ -193,18 +206,33 @@ def _decode(reader: Reader, tokenizer: Any, ids: Tensor, room: int) -> list[str]
 
 
 def _is_complete(text: str) -> bool:
-    """Whether an integer has ended: something other than a digit follows it."""
+    """Whether the text has an integer and another character after it."""
     return re.search(r"\d\D", text) is not None
 
 
 def _batches(trials: Iterable[PasskeyTrial]) -> Iterator[list[PasskeyTrial]]:
-    """Trials of one shape by depth, as many as are read at once; keys may differ in tokens."""
+    """Trials of one shape, sorted by depth, in batches; keys may differ in their number of tokens."""
     by_shape: dict[tuple[int, int], list[PasskeyTrial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.depth):
-        by_shape.setdefault((len(trial.ids), trial.room), []).append(trial)
+        by_shape.setdefault((len(trial.ids), trial.num_answer_tokens), []).append(trial)
     for (length, _), alike in by_shape.items():
-        num_rows = max(1, TOKENS_AT_ONCE // length)
+        num_rows = max(1, TOKENS_PER_BATCH // length)
         yield from (alike[start : start + num_rows] for start in range(0, len(alike), num_rows))
+
+
+def _summary(given: Sequence[PasskeyAnswer]) -> dict[str, Any]:
+    """The numbers of a record."""
+    num_found = sum(answer.is_found for answer in given)
+    low, high = wilson(num_found, len(given))
+    return {
+        "metric": "passkey",
+        "value": num_found / len(given),
+        "n": len(given),
+        "low": low,
+        "high": high,
+        "found": num_found,
+        "by_depth": tuple(_by_depth(given)),
+    }
 
 
 def _by_depth(given: Sequence[PasskeyAnswer]) -> Iterator[dict[str, float]]:

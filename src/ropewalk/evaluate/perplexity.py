@@ -1,4 +1,4 @@
-"""Perplexity against length, for any number of factors on the same documents."""
+"""Perplexity at several lengths, for any number of factors on the same documents."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from ropewalk.errors import EvaluationError, SettingError
 from ropewalk.evaluate.intervals import perplexity_interval
 from ropewalk.evaluate.length_notes import length_note
 from ropewalk.evaluate.nll import NllSum, window_nlls
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, Mode, OnRecord, found_by
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, ReadingMode, found_by
 from ropewalk.models.model import Model
 from ropewalk.text.tokens import DocumentSet, TokenDocument
 from ropewalk.text.windows import TokenWindow, sliding, truncate
@@ -28,29 +28,39 @@ def measure_perplexity(
     lengths: Sequence[int],
     *,
     factors: Mapping[str, FactorsAtLength],
-    mode: Mode = "truncate",
+    mode: ReadingMode = "truncate",
     stride: int | None = None,
     window: int | None = None,
     read_chunk: int | None = None,
     on_record: OnRecord | None = None,
 ) -> list[EvalRecord]:
-    """One record for each label of `factors` and each length, on the same documents at every length.
+    """Measures the perplexity of a model for each label of `factors` and each length.
 
-    `truncate` reads the first `length` tokens of a document in one pass. `sliding` reads them in windows of
-    `window` tokens that move on by `stride`: with the model's own window and no factors it is what one would
-    do instead of extending the model. See `text.windows` for drawings.
+    All factors and lengths read the same documents. `truncate` reads the first `length` tokens of a document
+    in one pass. `sliding` reads them in windows of `window` tokens that move by `stride`: with the model's
+    own window and no factors that is the alternative to extending the model. `text.windows` has drawings.
+
+    Example:
+        documents = token_documents("books/*.txt", model.tokenizer, length=32768, num_documents=10)
+        yarn = scheme_factors("yarn", model.geometry, 32768)
+        records = measure_perplexity(model, documents, [4096, 32768], factors={"yarn": lambda length: yarn})
+        records[-1].value, records[-1].low, records[-1].high
 
     Args:
         documents: at least as long as the longest length.
-        factors: label to a function from the tokens that the model reads at once (`length`, or `window` where
-            that is smaller) to factors; None measures the model as it stands.
-        stride: tokens; needed by `sliding`, refused by `truncate`.
-        window: tokens, the model's original length by default; for `sliding` only.
-        read_chunk: as in `window_nlls`.
-        on_record: called with each record as it is made.
+        lengths: tokens.
+        factors: label to a function from the tokens that the model reads at once (`length`, or `window` if
+            that is smaller) to factors, or to None for the model as configured.
+        stride: tokens; required by `sliding`, not allowed with `truncate`.
+        window: tokens, by default the model's original length; only for `sliding`.
+        read_chunk: see `window_nlls`.
+        on_record: called with each record as soon as it is complete.
+
+    Returns:
+        One record with the metric `perplexity` per label and length, with its 95% interval (`intervals`).
 
     Raises:
-        SettingError: a length beyond the documents, or mode, stride and window that do not go together.
+        SettingError: a length is above the documents' length, or mode, stride and window do not fit together.
         EvaluationError: the model gives NaN or infinity.
     """
     window = _reading(mode, stride, window, loaded.geometry.original_length)
@@ -88,11 +98,14 @@ def measure_perplexity(
 
 
 def nll_by_position(nll: Sequence[Tensor], num_buckets: int = NUM_POSITION_BUCKETS) -> list[dict[str, float]]:
-    """Mean nats of the tokens at positions `start` <= p < `stop`, over all documents.
+    """Returns the mean NLL by position, over all documents.
 
     Args:
-        nll: for each document the nats of its tokens 1, 2, ...; of one length.
-        num_buckets: how many stretches of nearly one size; fewer where there are fewer tokens.
+        nll: for each document the NLL of its tokens 1, 2, ... in nats, shape (length - 1,).
+        num_buckets: the number of ranges of nearly equal size; at most one per token.
+
+    Returns:
+        For each range `start` <= position < `stop` its `mean_nats`.
     """
     mean = torch.stack(list(nll)).mean(dim=0, dtype=torch.float64)
     buckets, start = [], 1
@@ -102,29 +115,30 @@ def nll_by_position(nll: Sequence[Tensor], num_buckets: int = NUM_POSITION_BUCKE
     return buckets
 
 
-def _reading(mode: Mode, stride: int | None, window: int | None, original_length: int) -> int | None:
-    """The window to slide, or None; every combination that makes no sense is refused."""
+def _reading(mode: ReadingMode, stride: int | None, window: int | None, original_length: int) -> int | None:
+    """The size of the sliding window, or None for `truncate`. Checks mode, stride and window."""
     if mode == "sliding":
         if stride is None:
-            raise SettingError("The mode `sliding` needs a stride in tokens: give --stride.")
+            raise SettingError("The mode `sliding` has no stride, but needs one in tokens: give --stride.")
         return window or original_length
     if mode != "truncate":
         raise SettingError(f"The mode is {mode!r}, but must be truncate or sliding.")
     if stride is not None or window is not None:
         raise SettingError(
-            "The mode `truncate` has no stride or window: leave them out, or say --mode sliding."
+            "A stride or window was given, but the mode `truncate` has none: leave them out, or use "
+            "--mode sliding."
         )
     return None
 
 
 def _require_lengths(lengths: Sequence[int], documents: DocumentSet) -> None:
     if not lengths:
-        raise SettingError("No length was asked: give at least one, in tokens.")
+        raise SettingError("No length was given: give at least one, in tokens.")
     for length in lengths:
         if not 2 <= length <= documents.length:
             raise SettingError(
-                f"A length is {length} tokens, but must be at least 2 and at most the {documents.length} of "
-                f"the documents."
+                f"A length is {length} tokens, but must be from 2 to {documents.length}, the tokens of the "
+                f"documents."
             )
 
 
@@ -137,18 +151,18 @@ def _windows(
 
 
 def _document_nll(model: Any, windows: list[TokenWindow], read_chunk: int | None) -> Tensor:
-    """Nats of every token of a document but the first, shape (length - 1,)."""
+    """The NLL of every token of a document but the first, shape (length - 1,)."""
     return torch.cat(list(window_nlls(model, windows, read_chunk=read_chunk)))
 
 
 def _summary(nll: list[Tensor], label: str, length: int) -> dict[str, Any]:
-    """The numbers of a record, from each document's nats."""
+    """The numbers of a record, from the NLL of each document's tokens."""
     sums = tuple(NllSum.of(values) for values in nll)
     total = reduce(add, sums)
     if not math.isfinite(total.perplexity):
         raise EvaluationError(
-            f"With {label} the model gives NaN or infinity at {length} tokens: try --dtype float32, or look "
-            f"at the factors."
+            f"With {label} the model gives NaN or infinity at {length} tokens: try --dtype float32, or check "
+            f"the factors."
         )
     low, high = perplexity_interval(sums)
     return {

@@ -1,4 +1,4 @@
-"""EvalRecord: one measured number with everything that is needed to read it."""
+"""EvalRecord: one measured number, and how it was measured."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.text.splits import Role
 
-Mode = Literal["truncate", "sliding"]
+ReadingMode = Literal["truncate", "sliding"]
 FactorsAtLength = Callable[[int], RescaleFactors | None]
 OnRecord = Callable[["EvalRecord"], None]
 
@@ -25,27 +25,28 @@ ALWAYS_WRITTEN = frozenset({"low", "high"})
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecord:
-    """A perplexity, a passkey rate, or what was lost against another model, at one length.
+    """A perplexity, a share of passkeys, or an NLL increase, at one length.
 
     Attributes:
-        metric: `perplexity`, `passkey` (a share from 0 to 1), or `nll_rise` (nats a token).
+        metric: `perplexity`, `passkey` (a share from 0 to 1), or `nll_rise` (the NLL increase on short
+            inputs, nats per token).
         length: tokens of a document, or of a prompt with its answer.
-        factors: the scheme's text, the file's name, or what else labels the factors.
-        n: documents or trials.
-        low, high: 95% interval, see `intervals`; None where n is too small for one.
-        seed: of the passkeys; None where nothing is drawn.
+        factors: a label: the scheme's text, or the file's name.
+        n: the number of documents or trials.
+        low, high: the 95% interval, see `intervals`; None if n is too small for one.
+        seed: of the passkeys; None for other metrics.
         seconds: wall time.
-        model, where: the model's name; device, dtype, attention and revision it ran with.
-        mode, stride, window: how a document was read; `stride` and `window` in tokens, sliding only.
-        nll_sum_nats, num_tokens: what the perplexity is made of.
-        nll_by_position: mean nats of the tokens at positions `start` <= p < `stop`.
-        source, data_sha256: the text, and a hash of its token ids.
-        documents: the part that these documents play for a search: `search`, `stop` or `report`.
-        found, by_depth: passkeys found, in all and at each depth (0 is the start of the prompt).
+        model, where: the model's name; its device, dtype, attention implementation and revision.
+        mode, stride, window: how documents were read; `stride` and `window` in tokens, for `sliding`.
+        nll_sum_nats, num_tokens: the perplexity is exp(nll_sum_nats / num_tokens).
+        nll_by_position: the mean NLL of tokens at positions `start` <= p < `stop`, nats per token.
+        source, data_sha256: the text, and the SHA-256 of its token ids.
+        documents: which documents of a search these are: `search`, `stop` (validation) or `report` (test).
+        found, by_depth: passkeys found in total, and by depth (0 is the start of the prompt).
         by_document: nats and tokens of each document, in the order of the text.
-        base_by_document: of `nll_rise`, those under the base model.
-        note: what must be known to read the value, e.g. that the length is beyond the factors' own.
-        run_id, strategy, search_seed, budget: of the search that the factors, or the run's folder, come from.
+        base_by_document: of `nll_rise`, the same under the base model.
+        note: a restriction of the value, e.g. that the length is above the factors' target length.
+        run_id, strategy, search_seed, budget: of the search that found the factors.
     """
 
     metric: Literal["perplexity", "passkey", "nll_rise"]
@@ -59,7 +60,7 @@ class EvalRecord:
     seconds: float
     model: str
     where: dict[str, Any] = field(default_factory=dict)
-    mode: Mode | None = None
+    mode: ReadingMode | None = None
     stride: int | None = None
     window: int | None = None
     nll_sum_nats: float | None = None
@@ -79,10 +80,11 @@ class EvalRecord:
     budget: int | str | None = None
 
     def difference(self, other: "EvalRecord") -> Difference | None:
-        """How far this perplexity is from another's, ours - theirs, paired by document.
+        """Returns the difference of the perplexities, ours - theirs, paired by document.
 
-        None where the two are not of the same documents and length. There is no interval where a record has
-        no sums of each document, as those of earlier versions.
+        Returns:
+            None if the two are not perplexities of the same documents at the same length. The difference has
+            no interval if a record has no `by_document`, as those of early versions.
         """
         alike = (self.data_sha256, self.length, self.n) == (other.data_sha256, other.length, other.n)
         if not alike or self.metric != "perplexity" or other.metric != "perplexity":
@@ -93,10 +95,10 @@ class EvalRecord:
         return paired_difference(self.by_document, other.by_document)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values only; what does not apply to the metric is left out, an unknown bound is null."""
+        """Returns JSON values, without fields that do not apply to the metric; an unknown bound is null."""
         values = dataclasses.asdict(self)
         if values["high"] == math.inf:
-            values["high"] = None  # a perplexity beyond a float
+            values["high"] = None  # of a perplexity, above the largest float
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
@@ -105,7 +107,7 @@ class EvalRecord:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EvalRecord":
-        """What `as_json` gave, in this version or an earlier one.
+        """Returns the record that `as_json` of this version or an earlier one was called on.
 
         Raises:
             ValueError: a field is missing, unknown or of another type.
@@ -116,12 +118,12 @@ class EvalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class PasskeyAnswer:
-    """What a model went on with after one prompt.
+    """A model's answer to one prompt.
 
     Attributes:
-        factors: the label of what it turned by.
-        length, key, depth: of the prompt, which they make out.
-        text: up to its first complete integer.
+        factors: the label of the factors.
+        length, key, depth: of the prompt, which they identify.
+        text: the answer up to its first complete integer.
     """
 
     factors: str
@@ -135,12 +137,12 @@ class PasskeyAnswer:
         return first_integer(self.text) == str(self.key)
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values, which make the same answer again."""
+        """Returns JSON values that `from_json` reads."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "PasskeyAnswer":
-        """What `as_json` gave.
+        """Returns the answer that `as_json` was called on.
 
         Raises:
             ValueError: a field is missing, unknown or of another type.
@@ -150,17 +152,17 @@ class PasskeyAnswer:
 
 
 @cache
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(record_class: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(record_class)
 
 
-def _checked(kind: Any, values: Any) -> Any:
-    # As JSON a list may become a tuple, but "5" no number.
-    return _adapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
+def _checked(record_class: Any, values: Any) -> Any:
+    # Strict JSON: a list may become a tuple, but "5" must not become a number.
+    return _adapter(record_class).validate_json(json.dumps(values), strict=True, extra="forbid")
 
 
 def found_by(factors: RescaleFactors | None) -> dict[str, Any]:
-    """The fields of a record that name the search which found these factors; none for other factors."""
+    """Returns the fields of a record that name the search which found these factors; {} for others."""
     made = None if factors is None else factors.provenance
     if made is None or not isinstance(made.settings.get("run_id"), str):
         return {}
@@ -173,6 +175,6 @@ def found_by(factors: RescaleFactors | None) -> dict[str, Any]:
 
 
 def first_integer(text: str) -> str | None:
-    """The digits of the first integer in a text."""
+    """Returns the digits of the first integer in a text, or None."""
     match = re.search(r"\d+", text)
     return match[0] if match else None

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from ropewalk.text.documents import HUB_NAME
+from ropewalk.text.sources import HUB_NAME
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$])")
 CODE_SPAN = re.compile(r"`([^`]+)`")

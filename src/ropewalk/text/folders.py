@@ -1,4 +1,4 @@
-"""The files of a folder or of a pattern, whatever lies there: links in circles, pipes, devices, sockets."""
+"""The regular files of a folder or of a pattern, despite link cycles, pipes, devices and sockets."""
 
 import errno
 import glob
@@ -12,7 +12,7 @@ EVERYWHERE = "**"
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every regular file below a folder, sorted by path; folders that are links are not entered.
+    """Returns every regular file below a folder, sorted by path; links to folders are not followed.
 
     Raises:
         OSError: a folder can't be read.
@@ -22,9 +22,9 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def files_matching(pattern: str) -> list[Path]:
-    """Every regular file that a pattern names, as the module `glob` has it, sorted by path.
+    """Returns every regular file that a pattern matches by the rules of the module `glob`, sorted by path.
 
-    `**` follows links to folders, but enters no folder twice: a link to a parent leads nowhere new.
+    `**` follows links to folders, but enters each folder once, so that a link to a parent ends.
 
     Raises:
         OSError: a folder can't be read.
@@ -34,7 +34,7 @@ def files_matching(pattern: str) -> list[Path]:
 
 
 def _expand(base: Path, parts: tuple[str, ...]) -> Iterator[Path]:
-    """Every path that the rest of a pattern names from `base` on."""
+    """Every path below `base` that the rest of a pattern matches."""
     plain = tuple(takewhile(lambda part: not glob.has_magic(part), parts))
     base, parts = base.joinpath(*plain), parts[len(plain) :]
     if not parts:
@@ -44,12 +44,12 @@ def _expand(base: Path, parts: tuple[str, ...]) -> Iterator[Path]:
         for folder in _folders(base):
             yield from _expand(folder, rest or ("*",))
     else:
-        for name in glob.glob(parts[0], root_dir=base):  # noqa: PTH207 (one level; leaves out hidden files)
+        for name in glob.glob(parts[0], root_dir=base):  # noqa: PTH207 (one level, without hidden files)
             yield from _expand(base / name, parts[1:])
 
 
 def _folders(base: Path) -> Iterator[Path]:
-    """A folder and all below it that are not hidden, each once; links come last, after what they lead to."""
+    """A folder and all unhidden folders below it, each once, by its own path rather than by a link."""
     seen: set[tuple[int, int]] = set()
     folders, links = [base] if base.is_dir() else [], list[Path]()
     while folders or links:
@@ -62,14 +62,14 @@ def _folders(base: Path) -> Iterator[Path]:
         with os.scandir(folder) as entries:
             inside = sorted(entries, key=lambda entry: entry.name, reverse=True)
         for entry in inside:
-            if entry.name[0] != "." and _leads_to_folder(entry):
+            if entry.name[0] != "." and _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(folder / entry.name)
 
 
-def _leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle, or to where nobody may look
+    except OSError:  # a link cycle, or a target that this user may not read
         return False
 
 
@@ -77,7 +77,7 @@ def _is_regular(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # a link to nothing, or to itself
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # a link to nothing or to itself
             return False
         raise
 

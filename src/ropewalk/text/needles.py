@@ -1,10 +1,10 @@
-"""Needles: facts hidden in a real document at several depths, and asked for at its end.
+"""Needles: facts inserted in a document at several depths, with questions about them at its end.
 
     <s> text text | fact | text ... text | fact | text | question answer question answer
                                                                   ^^^^^^          ^^^^^^  scored
 
-LongRoPE2 (arXiv 2502.20082) searches on the loss of such answers alone: most tokens of a text are predicted
-from what stands close before them, and say little about far ones.
+LongRoPE2 (arXiv 2502.20082) searches on the loss of such answers alone, because most tokens of a
+text depend on the tokens shortly before them, and say little about distant ones.
 """
 
 import random
@@ -26,7 +26,7 @@ SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "
 
 @dataclass(frozen=True, kw_only=True)
 class Needle:
-    """A fact and what asks for it, as token ids."""
+    """A fact with its question and answer, as token ids."""
 
     fact: list[int]
     question: list[int]
@@ -38,7 +38,7 @@ class Needle:
 
 
 def make_needle(name: str, value: int, encode: Encoder) -> Needle:
-    """The needle that says that the number of `name` is `value`."""
+    """Returns the needle whose fact is that the number of `name` is `value`."""
     return Needle(
         fact=encode(FACT.format(name=name, value=value)),
         question=encode(QUESTION.format(name=name)),
@@ -47,15 +47,15 @@ def make_needle(name: str, value: int, encode: Encoder) -> Needle:
 
 
 def draw_name(rng: random.Random) -> str:
-    """Three syllables."""
+    """Returns a name of three random syllables."""
     return "".join(rng.choices(SYLLABLES, k=3))
 
 
 def hide(text: list[int], facts: Sequence[list[int]], depths: Sequence[float]) -> Iterator[list[int]]:
-    """Stretches of text and facts in turn: text, fact, text, fact, text.
+    """Yields parts of the text and facts in turn: text, fact, text, fact, text.
 
     Args:
-        depths: where each fact stands, ascending, 0 (after the first token) to 1 (at the end).
+        depths: the position of each fact, ascending: 0 is after the first token, 1 at the end.
     """
     done = 0
     for fact, depth in zip(facts, depths, strict=True):
@@ -69,30 +69,32 @@ def hide(text: list[int], facts: Sequence[list[int]], depths: Sequence[float]) -
 def needle_windows(
     document: TokenDocument, length: int, depths: tuple[float, ...], encode: Encoder, rng: random.Random
 ) -> list[TokenWindow]:
-    """For each depth the document's first tokens with one fact in them, and its question and answer at the
-    end.
+    """Returns a window per depth: the document's first tokens with one fact, then its question and answer.
 
-    Only the answer's tokens are scored. A window is `length` tokens exactly; the document gives up as many of
-    its last tokens as the fact and the question take.
+    Only the answer's tokens are scored. A window has exactly `length` tokens: the needle replaces as many
+    tokens at the end of the document.
 
     Args:
-        depths: where the fact stands, 0 (after the first token) to 1 (before the question).
+        length: tokens per window.
+        depths: the position of the fact: 0 is after the first token, 1 before the question.
+        encode: the tokenizer.
+        rng: draws the names and values.
 
     Raises:
-        SettingError: fact and question do not fit.
+        SettingError: the needle does not fit into `length` tokens.
     """
     windows = []
     for depth in depths:
         name = draw_name(rng)
         value = rng.randrange(10 ** (NUM_DIGITS - 1), 10**NUM_DIGITS)
         needle = make_needle(name, value, encode)
-        room = length - needle.num_tokens
-        if room < 2:
+        num_kept = length - needle.num_tokens
+        if num_kept < 2:
             raise SettingError(
                 f"A needle of {needle.num_tokens} tokens does not fit into {length} tokens: give a longer "
                 f"target."
             )
-        parts = hide(document.ids[:room].tolist(), [needle.fact], [depth])
+        parts = hide(document.ids[:num_kept].tolist(), [needle.fact], [depth])
         ids = torch.tensor([*(i for part in parts for i in part), *needle.question, *needle.answer])
         windows.append(TokenWindow(ids=ids, num_scored=len(needle.answer)))
     return windows

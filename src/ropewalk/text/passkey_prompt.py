@@ -1,15 +1,14 @@
-"""The passkey prompt: a number hidden in repeated text, at an exact length and a depth.
+"""The passkey prompt: a number in repeated text, at an exact length and a depth.
 
-It is the one of the papers (Mohtashami and Jaggi, arXiv 2305.16300; LongRoPE, arXiv 2402.13753), its parts on
-lines of their own:
+The prompt of the papers (Mohtashami and Jaggi, arXiv 2305.16300; LongRoPE, arXiv 2402.13753), with each part
+on its own line:
 
     <s> task | filler filler fil | needle | ler filler filler | question  ->  the key
-    |<------------------- length - room for the answer ------------------>|<- room ->|
+    |<------------------ length - num_answer_tokens ----------------->|<- num_answer_tokens ->|
 
-Filler is cut between tokens, so that prompt and room for the answer are `length` tokens exactly.
+Filler is cut between tokens, so that prompt and answer have exactly `length` tokens.
 
-Keys are split once and for all: `is_training_key` tells which a generated training text may hold, and no
-evaluation ever asks for one of those.
+Keys for training and for evaluation are disjoint: see `is_training_key`.
 """
 
 import hashlib
@@ -29,7 +28,7 @@ QUESTION = "What is the pass key? The pass key is"
 ANSWER = " {key}."
 
 FIRST_KEY, LAST_KEY = 10_000, 99_999
-ONE_IN = 16  # so many keys is for training
+TRAINING_SHARE = 16  # one key in 16 is for training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +36,25 @@ class PasskeyTrial:
     """One prompt.
 
     Attributes:
-        depth: where the needle stands, 0 (right after the task) to 1 (right before the question).
-        ids: the prompt, `length` - `room` tokens.
-        room: tokens that the answer may take.
+        key: the number to find.
+        depth: the position of the needle: 0 is after the task, 1 before the question.
+        ids: the prompt, `length` - `num_answer_tokens` tokens.
+        num_answer_tokens: how many tokens the answer may have.
     """
 
     key: int
     depth: float
     ids: tuple[int, ...]
-    room: int
+    num_answer_tokens: int
 
 
 def is_training_key(key: int) -> bool:
-    """Whether a key is for training texts only; which are is spread over all keys and all their digits."""
-    return hashlib.sha256(f"passkey {key}".encode()).digest()[0] % ONE_IN == 0
+    """Returns whether a key is for training texts only. A hash decides, independent of the key's digits."""
+    return hashlib.sha256(f"passkey {key}".encode()).digest()[0] % TRAINING_SHARE == 0
 
 
 def draw_key(rng: random.Random, *, training: bool = False) -> int:
-    """A key of five digits, of those for training or of all the others."""
+    """Returns a random key of five digits, for training or for evaluation."""
     while True:
         key = rng.randrange(FIRST_KEY, LAST_KEY + 1)
         if is_training_key(key) == training:
@@ -62,13 +62,18 @@ def draw_key(rng: random.Random, *, training: bool = False) -> int:
 
 
 def make_trial(encode: Encoder, length: int, key: int, depth: float) -> PasskeyTrial:
-    """The prompt for one key at one depth; with its room for the answer it is `length` tokens.
+    """Returns the prompt for one key at one depth.
+
+    Args:
+        encode: the tokenizer.
+        length: tokens of prompt and answer together.
+        depth: see `PasskeyTrial`.
 
     Raises:
-        SettingError: without any filler it is longer already.
+        SettingError: the prompt without filler is longer than `length`.
     """
     head, needle, question, answer = _parts(encode, key)
-    room = len(answer)
+    num_answer_tokens = len(answer)
     num_filler = length - num_without_filler(encode, key)
     if num_filler < 0:
         raise SettingError(
@@ -79,16 +84,16 @@ def make_trial(encode: Encoder, length: int, key: int, depth: float) -> PasskeyT
     filler = (sentence * (num_filler // len(sentence) + 1))[:num_filler]
     before = round(depth * num_filler)
     ids = (*head, *filler[:before], *needle, *filler[before:], *question)
-    return PasskeyTrial(key=key, depth=depth, ids=ids, room=room)
+    return PasskeyTrial(key=key, depth=depth, ids=ids, num_answer_tokens=num_answer_tokens)
 
 
 def num_without_filler(encode: Encoder, key: int) -> int:
-    """Tokens of the shortest prompt with its room for the answer."""
+    """Returns the tokens of the shortest prompt with its answer."""
     return sum(map(len, _parts(encode, key)))
 
 
 def _parts(encode: Encoder, key: int) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Task with what opens a document, needle, question, answer."""
+    """The ids of the document's start with the task, of the needle, of the question, and of the answer."""
     return (
         [*encode.start, *encode(TASK)],
         encode("\n" + NEEDLE.format(key=key)),

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ropewalk.settings import Settings
-from ropewalk.text.documents import is_stdlib
+from ropewalk.text.sources import is_stdlib
 from ropewalk.units import MOST
 
 HELD_OUT = "stdlib:held-out"

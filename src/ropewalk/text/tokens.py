@@ -1,4 +1,4 @@
-"""Documents to token ids, each document exactly as long as asked, and cached."""
+"""Documents to token ids, each document cut to one length; ids are cached."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,19 +11,22 @@ import torch
 
 from ropewalk.errors import DataError, SettingError
 from ropewalk.text.cache import cached_ids, store_ids
-from ropewalk.text.documents import Document, Purpose, is_stdlib, read_documents
+from ropewalk.text.documents import Document
+from ropewalk.text.sources import is_stdlib, read_documents
+from ropewalk.text.stdlib import Split
 
-CHARACTERS_A_TOKEN = 5  # a first guess; where it is too low, more is read
+CHARACTERS_PER_TOKEN = 5  # a first estimate; if it is too low, `Encoder.head` reads more
 SPARE_TOKENS = 64
-FEWEST_CACHED_CHARACTERS = 4096  # less is tokenised faster than it is looked up
+FEWEST_CACHED_CHARACTERS = 4096  # tokenising less is faster than reading the cache
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenDocument:
-    """A document's first tokens.
+    """The first tokens of a document.
 
     Attributes:
-        ids: shape (n,), int64; opens with the tokenizer's BOS if it has one.
+        name: for messages.
+        ids: shape (n,), int64; begins with the tokenizer's BOS if it has one.
     """
 
     name: str
@@ -36,8 +39,8 @@ class DocumentSet:
 
     Attributes:
         documents: at least one, all of one length.
-        num_read: documents looked at; of these, `num_too_short` were left out.
-        data_sha256: hash of the token ids, what a result depends on.
+        num_read: documents read; `num_too_short` of them were left out.
+        data_sha256: SHA-256 of all token ids.
         source: as the user named it.
     """
 
@@ -49,17 +52,17 @@ class DocumentSet:
 
     @property
     def length(self) -> int:
-        """Tokens in each document."""
+        """The number of tokens in each document."""
         return len(self.documents[0].ids)
 
     def part(self, start: int, stop: int) -> "DocumentSet":
-        """Some of the documents, in their order; what was read and left out is told of the whole."""
+        """Returns documents `start` to `stop`; `num_read` and `num_too_short` stay those of the whole set."""
         documents = self.documents[start:stop]
         assert documents, (start, stop, len(self.documents))
         return replace(self, documents=documents, data_sha256=_hash_ids(documents))
 
     def shares_documents_with(self, other: "DocumentSet", length: int | None = None) -> bool:
-        """Whether any document has the same tokens in both; of each only the first `length`, if given."""
+        """Returns whether a document of both sets has the same tokens, or the same first `length` tokens."""
         ours = {_bytes(document, length) for document in self.documents}
         return any(_bytes(document, length) in ours for document in other.documents)
 
@@ -70,31 +73,40 @@ def token_documents(
     *,
     length: int,
     num_documents: int | None = None,
-    split: Purpose = "held_out",
+    split: Split = "held_out",
     folder: Path | None = None,
     start: int = 0,
     stop: int | None = None,
 ) -> DocumentSet:
-    """The first `num_documents` documents of a source that are long enough, cut to `length` tokens.
+    """Returns the first `num_documents` documents of a source that are long enough, cut to `length` tokens.
 
-    BOS is counted in, if the tokenizer has one. A document shorter than `length` is left out and counted;
-    the standard library's files are joined in their fixed order instead, each used once: a document ends
-    in the file that fills it, and the next one opens with the file after that.
+    The length includes BOS if the tokenizer has one. A document shorter than `length` is left out and
+    counted. The files of the standard library are joined in their fixed order instead, and each is used once:
+    a document ends within the file that fills it, and the next document begins with the next file.
+
+    Example:
+        documents = token_documents("books/*.txt", model.tokenizer, length=8192, num_documents=10)
+        documents.documents[0].ids.shape  # (8192,)
 
     Args:
-        tokenizer: transformers' own object.
-        length: tokens, at least 2.
-        num_documents: None for all; fewer come back where the source has fewer.
-        split, folder: as in `read_documents`.
-        start, stop: only the source's documents from `start` on and before `stop`, whatever their lengths.
+        source: a file, a folder, a glob, a hub data set, or `stdlib` (see `ropewalk.text.sources`).
+        tokenizer: a transformers tokenizer.
+        length: tokens per document, at least 2.
+        num_documents: at most this many; None for all.
+        split, folder: see `read_documents`.
+        start, stop: the range of the source's documents to read, counted before short ones are left out.
+
+    Returns:
+        At least one document, each with ids of shape (length,).
 
     Raises:
-        DataError: as `read_documents`, or no document is long enough (names the longest).
-        SettingError: `length` or `num_documents` out of range.
+        DataError: the source can't be read, or has no document of `length` tokens (names the longest).
+        SettingError: `length` or `num_documents` is out of range.
     """
     if length < 2 or (num_documents is not None and num_documents < 1):
         raise SettingError(
-            f"{num_documents} documents of {length} tokens were asked: give at least 1 document of 2 tokens."
+            f"{num_documents} documents of {length} tokens were requested: give at least 1 document of 2 "
+            f"tokens."
         )
     encode = Encoder(tokenizer)
     texts = islice(read_documents(source, split=split, folder=folder), start, stop)
@@ -120,7 +132,12 @@ def token_documents(
 
 
 class Encoder:
-    """Text to ids without special tokens, and the ids that open a document."""
+    """Maps text to ids without special tokens.
+
+    Attributes:
+        start: the ids that begin a document: BOS if the tokenizer has one.
+        fingerprint: SHA-256 of the tokenizer.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -133,13 +150,13 @@ class Encoder:
         return list(encoded["input_ids"])
 
     def head(self, document: Document, num_tokens: int) -> list[int]:
-        """The first `num_tokens` ids of a document, fewer where it ends; cached by content.
+        """Returns the first `num_tokens` ids of a document, fewer if it is shorter; cached by content.
 
-        Reads on until there are some to spare, so that where the text was cut is behind the last id that is
-        kept, and the ids are those of the whole text.
+        It tokenises some more text than needed, so that the cut in the text lies behind the last id that is
+        returned: the ids equal those of the whole text.
         """
         enough = num_tokens + SPARE_TOKENS
-        num_characters = CHARACTERS_A_TOKEN * enough
+        num_characters = CHARACTERS_PER_TOKEN * enough
         while True:
             text = document.head(num_characters)
             ended = len(text) < num_characters
@@ -149,9 +166,9 @@ class Encoder:
             num_characters *= 2
 
     def in_blocks(self, document: Document) -> Iterator[list[int]]:
-        """All ids of a document, a stretch of it at a time; not cached, since it may be of any size.
+        """Yields all ids of a document, piece by piece; not cached, because a document may have any size.
 
-        Where a tokenizer merges across the end of a stretch, the ids there are not those of the whole text.
+        If a tokenizer merges across the end of a piece, the ids there differ from those of the whole text.
         """
         yield from map(self, document.stretches())
 
@@ -167,7 +184,7 @@ class Encoder:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 of everything that decides which ids a text becomes."""
+    """Returns the SHA-256 of everything that decides which ids a text has."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = backend.to_str()
@@ -177,14 +194,14 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def _separate(texts: Iterable[Document], encode: Encoder, length: int) -> Iterator[TokenDocument]:
-    """A document a text."""
+    """One document per text."""
     num_tokens = length - len(encode.start)
     for text in texts:
         yield _token_document(text.name, encode.start + encode.head(text, num_tokens))
 
 
 def _join(texts: Iterable[Document], encode: Encoder, length: int) -> Iterator[TokenDocument]:
-    """Consecutive texts joined until they give `length` tokens; what is left at the end comes last."""
+    """Consecutive texts, joined until they have `length` tokens; the last document may be shorter."""
     ids, names = list(encode.start), list[str]()
     for text in texts:
         ids += encode.head(text, length - len(ids))
@@ -217,8 +234,8 @@ def _bytes(document: TokenDocument, length: int | None = None) -> bytes:
 
 def _none_long_enough(source: str, length: int, num_read: int, longest: int) -> str:
     if num_read == 0:
-        return f"{source} holds no document: name a text."
+        return f"{source} has no document: name another text."
     return (
         f"{source} has no document of {length} tokens: the longest of {num_read} has {longest}; "
-        f"ask for shorter lengths, or name a longer text."
+        f"give a shorter length, or name a longer text."
     )

@@ -59,7 +59,7 @@ def test_a_passkey_text_is_what_evaluation_reads_with_its_answer(
         key = re.findall(r"\d+", text)[-1]
 
         assert text.endswith(f"What is the pass key? The pass key is {key}.")
-        assert len(text) == len(asked) + trial.room
+        assert len(text) == len(asked) + trial.num_answer_tokens
         # The same words at the same length: only the key and its place differ.
         needle = "\nThe pass key is {0}. Remember it. {0} is the pass key."
         assert (

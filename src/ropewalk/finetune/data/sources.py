@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 from ropewalk.errors import DataError, SettingError
 from ropewalk.finetune.data.chat import encode_chat, require_template
-from ropewalk.text.documents import STDLIB_SPLITS, Document, Kind, is_stdlib, read_documents
+from ropewalk.text.documents import Document, DocumentKind
+from ropewalk.text.sources import STDLIB_SPLITS, is_stdlib, read_documents
 from ropewalk.text.tokens import Encoder
 from ropewalk.units import LONGEST, MOST
 
@@ -56,7 +57,7 @@ class SourceSettings(BaseModel):
     min_tokens: int = Field(default=1, ge=1, le=LONGEST)
     max_tokens: int | None = Field(default=None, ge=1, le=LONGEST)
     tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    kind: Kind = "text"
+    kind: DocumentKind = "text"
     join: Join = "none"
     skip: int = Field(default=0, ge=0, le=MOST)
 
