@@ -31,7 +31,7 @@ from ropewalk.search.budget import strategy_budget
 from ropewalk.search.journal import Journal, read_trials
 from ropewalk.search.loop import SearchLoop
 from ropewalk.search.strategies import Task, make_strategy
-from ropewalk.testing import Bowl, spaces
+from ropewalk.testing import QuadraticObjective, spaces
 from ropewalk.text.documents import DocumentKind
 from ropewalk.text.sources import read_documents
 from ropewalk.verify.completions import CompletionsClient, Prompt
@@ -156,7 +156,7 @@ def journals(folder: Path) -> Attempt:
     path = folder / "journal.jsonl"
 
     def search(name: str) -> None:
-        objective = Bowl(space)
+        objective = QuadraticObjective(space)
         task = Task(
             space=space,
             seed=0,

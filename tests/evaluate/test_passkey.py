@@ -222,7 +222,7 @@ def test_a_record_counts_what_was_found(tiny_model_folder: Path, monkeypatch: py
 def test_nothing_to_measure_is_refused(tiny_model_folder: Path) -> None:
     loaded = load_model(tiny_model_folder)
     for lengths, num_trials in (([], 5), ([300], 0)):
-        with pytest.raises(SettingError, match="trials|lengths"):
+        with pytest.raises(SettingError, match="trials"):
             measure_passkey(loaded, lengths, factors={"u": lambda _: None}, num_trials=num_trials)
 
 

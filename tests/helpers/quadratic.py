@@ -1,4 +1,4 @@
-"""The bowl of `ropewalk.testing`, and what tests of the loop want besides: a record, values at will."""
+"""The quadratic objective of `ropewalk.testing`, with a record of its candidates or with other values."""
 
 import json
 import math
@@ -32,8 +32,8 @@ def make_space(num_pairs=12):
     return SearchSpace(geometry=geometry, target_length=2048)
 
 
-class Bowl(testing.Bowl):
-    """Of one document, unless told otherwise; `asked` are the candidates that it was asked for."""
+class RecordingObjective(testing.QuadraticObjective):
+    """Has one document by default; `asked` has the measured candidates."""
 
     def __init__(self, space, num_documents=1, *, seconds=0.0, **settings):
         super().__init__(space, num_documents, **settings)
@@ -46,7 +46,7 @@ class Bowl(testing.Bowl):
         return super().measure(candidate, document)
 
 
-class Valued(Bowl):
+class Valued(RecordingObjective):
     """Any function of the candidate as its value."""
 
     def __init__(self, space, value_of, **settings):

@@ -1,5 +1,5 @@
 import pytest
-from quadratic import Bowl, make_space
+from quadratic import RecordingObjective, make_space
 
 
 @pytest.fixture
@@ -8,5 +8,5 @@ def space():
 
 
 @pytest.fixture
-def bowl(space):
-    return Bowl(space)
+def objective(space):
+    return RecordingObjective(space)

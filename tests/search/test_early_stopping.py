@@ -11,13 +11,13 @@ from ropewalk.search.loop import SearchLoop
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.search.trial import Trial
-from ropewalk.testing import Bowl
+from ropewalk.testing import QuadraticObjective
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=625.0, original_length=256, num_layers=2)
 SPACE = SearchSpace(geometry=GEOMETRY, target_length=2048)
 
 
-class Contrary(Bowl):
+class Contrary(QuadraticObjective):
     """What is better on the search documents is worse here."""
 
     def measure(self, candidate, document):
@@ -33,7 +33,7 @@ def trial(index, value, kind="trial"):
 
 
 def searched(stop, budget, unconstrained=None):
-    objective = Bowl(SPACE)
+    objective = QuadraticObjective(SPACE)
     stop_set = EarlyStopping(stop, objective, budget)
     left = strategy_budget(budget, objective, SPACE, stop_set, unconstrained)
     task = Task(space=SPACE, seed=0, budget=left, num_documents=objective.num_documents)
@@ -62,7 +62,7 @@ def test_a_search_that_only_fits_is_ended_and_the_first_best_is_chosen():
 @pytest.mark.parametrize("budget", [70.0, 150.0, 600.0])
 def test_checks_and_unconstrained_candidates_are_within_the_budget(budget):
     unconstrained = UnconstrainedCandidates.beyond("any")
-    outcome, stop_set = searched(Bowl(SPACE, 2), budget, unconstrained)
+    outcome, stop_set = searched(QuadraticObjective(SPACE, 2), budget, unconstrained)
     checks = [t for t in outcome.trials if t.kind == "stop"]
     assert outcome.stopped_by == "budget"
     assert 1 <= len(checks) <= stop_set.num_checks <= MOST_CHECKS
@@ -74,7 +74,7 @@ def test_checks_and_unconstrained_candidates_are_within_the_budget(budget):
 
 
 def test_patience_counts_checks_without_a_new_lowest():
-    stop_set = EarlyStopping(Bowl(SPACE), Bowl(SPACE), 100.0, patience=2)
+    stop_set = EarlyStopping(QuadraticObjective(SPACE), QuadraticObjective(SPACE), 100.0, patience=2)
     for index, value in enumerate([5.0, 6.0, 4.0, 4.5]):
         stop_set.record(trial(index, 10.0 - index), trial(index, value, "stop"), float(index))
         assert not stop_set.should_stop
@@ -86,12 +86,14 @@ def test_patience_counts_checks_without_a_new_lowest():
 
 def test_a_patience_of_none_is_refused():
     with pytest.raises(SettingError, match="patience is 0"):
-        EarlyStopping(Bowl(SPACE), Bowl(SPACE), 100.0, patience=0)
+        EarlyStopping(QuadraticObjective(SPACE), QuadraticObjective(SPACE), 100.0, patience=0)
 
 
 def test_so_many_checks_are_made_as_a_twentieth_of_the_budget_pays():
     def checks(budget, num_documents=4):
-        return EarlyStopping(Bowl(SPACE, num_documents), Bowl(SPACE), budget).num_checks
+        return EarlyStopping(
+            QuadraticObjective(SPACE, num_documents), QuadraticObjective(SPACE), budget
+        ).num_checks
 
     assert [checks(budget) for budget in (1.0, 39.0, 60.0, 100.0, 159.0, 160.0, 10_000.0)] == [
         2,
@@ -106,7 +108,7 @@ def test_so_many_checks_are_made_as_a_twentieth_of_the_budget_pays():
 
 
 def test_checks_are_an_interval_apart_and_the_last_is_kept_for_the_end():
-    stop_set = EarlyStopping(Bowl(SPACE), Bowl(SPACE), 60.0)
+    stop_set = EarlyStopping(QuadraticObjective(SPACE), QuadraticObjective(SPACE), 60.0)
     assert stop_set.num_checks == 3
     assert not stop_set.is_due(None, 50.0)
     assert not stop_set.is_due(trial(0, 9.0), 19.0)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from quadratic import Bowl, make_space
+from quadratic import RecordingObjective, make_space
 
 from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.trial import Query
@@ -20,7 +20,7 @@ def at(level):
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_failure_costs_what_was_read_of_it(wrong):
-    class FailsAtTheThird(Bowl):
+    class FailsAtTheThird(RecordingObjective):
         def measure(self, candidate, document):
             return (wrong,) if document == 2 else super().measure(candidate, document)
 
@@ -30,7 +30,7 @@ def test_a_failure_costs_what_was_read_of_it(wrong):
 
 
 def test_out_of_memory_in_a_gradient_is_a_failure_of_its_full_cost():
-    class Full(Bowl):
+    class Full(RecordingObjective):
         def differentiate(self, candidate, document):
             raise MemoryError
 
@@ -41,7 +41,7 @@ def test_out_of_memory_in_a_gradient_is_a_failure_of_its_full_cost():
 
 
 def test_a_gradient_that_is_not_finite_is_a_failure():
-    class Steep(Bowl):
+    class Steep(RecordingObjective):
         def differentiate(self, candidate, document):
             nats, rows = super().differentiate(candidate, document)
             return nats, rows + math.inf
@@ -51,10 +51,10 @@ def test_a_gradient_that_is_not_finite_is_a_failure():
 
 
 @pytest.mark.parametrize("documents", [None, (1,), (5, 0, 3)])
-def test_the_bowl_s_gradient_is_that_of_ln_value(documents):
+def test_the_objective_s_gradient_is_that_of_ln_value(documents):
     """Central differences in the space's coordinates, with the attention factor searched."""
     space = dataclasses.replace(SPACE, attention_factors=(1.0, 1.1, 1.2), step=1e-9, monotone=False)
-    objective = Bowl(space, NUM_DOCUMENTS)
+    objective = RecordingObjective(space, NUM_DOCUMENTS)
     evaluator = Evaluator(objective)
     middle = space.candidate(np.full(12, 3 * 10**8), 0, 1.0)
     asked = Query(candidate=middle, documents=documents, gradient=True)

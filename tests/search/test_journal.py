@@ -247,17 +247,17 @@ def test_a_full_disk_leaves_the_journal_whole(path, room):
     assert len(reopened(path).trials) == 2
 
 
-def test_a_search_stopped_by_a_full_disk_goes_on(path, space, bowl):
-    whole = search_on("evolution", bowl, budget=20)
+def test_a_search_stopped_by_a_full_disk_goes_on(path, space, objective):
+    whole = search_on("evolution", objective, budget=20)
     with Journal(path) as journal:
         journal.begin({}, {})
         journal._file.raw = Full(journal._file.raw, 5000)
         with pytest.raises(RunFolderError, match="disk"):
-            search_on("evolution", bowl, journal, budget=20)
+            search_on("evolution", objective, journal, budget=20)
     with Journal(path) as journal:
         journal.begin({}, {})
         assert 0 < len(journal.trials) < 20
-        again = search_on("evolution", bowl, journal, budget=20)
+        again = search_on("evolution", objective, journal, budget=20)
     assert again.best.candidate == whole.best.candidate
 
 
@@ -302,10 +302,10 @@ def test_a_line_about_the_environment_is_checked_too(path, name):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_cut_at_a_damaged_line_the_search_ends_as_if_nothing_had_happened(path, space, bowl, version):
+def test_cut_at_a_damaged_line_the_search_ends_as_if_nothing_had_happened(path, space, objective, version):
     with Journal(path) as journal:
         journal.begin({}, {})
-        expected = search_on("evolution", bowl, journal, budget=30)
+        expected = search_on("evolution", objective, journal, budget=30)
     whole = journal_values(path)
     for number in (2, 11, 30):
         write_journal(path, whole, version)
@@ -318,7 +318,7 @@ def test_cut_at_a_damaged_line_the_search_ends_as_if_nothing_had_happened(path, 
             journal.begin({}, {})
             assert len(journal.trials) == number - 2
             assert path.read_bytes() == b"".join(lines[: number - 1])
-            outcome = search_on("evolution", bowl, journal, budget=30)
+            outcome = search_on("evolution", objective, journal, budget=30)
         assert outcome.best.candidate == expected.best.candidate
         assert [t.value for t in outcome.trials] == [t.value for t in expected.trials]
         timeless = [{**line, "seconds": None} for line in journal_values(path)]

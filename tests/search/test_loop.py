@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import RecordingObjective, Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.journal import Journal
@@ -34,10 +34,10 @@ def path(tmp_path):
     return tmp_path / "journal.jsonl"
 
 
-def test_the_best_is_the_lowest_and_the_budget_is_kept(space, bowl):
-    outcome = evolve(space, bowl, budget=100)
+def test_the_best_is_the_lowest_and_the_budget_is_kept(space, objective):
+    outcome = evolve(space, objective, budget=100)
     assert outcome.stopped_by == "budget"
-    assert len(bowl.asked) == len(outcome.trials) <= 100
+    assert len(objective.asked) == len(outcome.trials) <= 100
     assert outcome.cost == len(outcome.trials)
     assert outcome.best.value == min(trial.value for trial in outcome.trials)
     assert [trial.index for trial in outcome.trials] == list(range(len(outcome.trials)))
@@ -47,9 +47,9 @@ def test_of_equal_values_the_first_wins(space):
     assert evolve(space, Valued(space, lambda candidate: 3.0), budget=10).best.index == 0
 
 
-def test_one_evaluation_is_kept_for_the_best_without_start_tokens(space, bowl):
-    """The bowl wants some, so the best has some; the last trial is its twin without."""
-    outcome = evolve(space, bowl, budget=300)
+def test_one_evaluation_is_kept_for_the_best_without_start_tokens(space, objective):
+    """The minimum has some, so the best has some; the last trial has the same lambda without."""
+    outcome = evolve(space, objective, budget=300)
     assert outcome.best.candidate.num_start_tokens > 0
     check = outcome.trials[-1]
     assert [trial.kind for trial in outcome.trials] == ["trial"] * 299 + ["check"]
@@ -58,20 +58,20 @@ def test_one_evaluation_is_kept_for_the_best_without_start_tokens(space, bowl):
     assert outcome.best_without_start_tokens.value == lowest
 
 
-def test_no_check_where_it_was_tried_already(space, bowl):
+def test_no_check_where_it_was_tried_already(space, objective):
     """PI, the first candidate, has no start tokens; with a budget of two it is its own twin."""
-    outcome = evolve(space, bowl, budget=2)
+    outcome = evolve(space, objective, budget=2)
     assert len(outcome.trials) == 1
     assert outcome.best is outcome.best_without_start_tokens
 
 
-def test_without_start_tokens_the_strategy_has_the_whole_budget(space, bowl):
-    outcome = evolve(without_start_tokens(space), bowl, budget=70)
+def test_without_start_tokens_the_strategy_has_the_whole_budget(space, objective):
+    outcome = evolve(without_start_tokens(space), objective, budget=70)
     assert len(outcome.trials) == 70
     assert {trial.kind for trial in outcome.trials} == {"trial"}
 
 
-def test_a_better_check_is_the_best(space, bowl):
+def test_a_better_check_is_the_best(space, objective):
     """n-hat is bad, but the strategy sees so only by the check: all it asks for with 0 fails."""
 
     def value_of(candidate):
@@ -85,19 +85,19 @@ def test_a_better_check_is_the_best(space, bowl):
     assert outcome.best == outcome.best_without_start_tokens
 
 
-def test_a_budget_too_small_is_refused(space, bowl):
+def test_a_budget_too_small_is_refused(space, objective):
     with pytest.raises(SettingError, match="budget"):
-        evolve(space, bowl, budget=1)
-    assert len(evolve(without_start_tokens(space), bowl, budget=1).trials) == 1
+        evolve(space, objective, budget=1)
+    assert len(evolve(without_start_tokens(space), objective, budget=1).trials) == 1
 
 
-def test_costs_are_counted_in_forward_passes(space, bowl):
-    outcome = evolve(without_start_tokens(space), Bowl(space, cost=3.0), budget=10)
+def test_costs_are_counted_in_forward_passes(space, objective):
+    outcome = evolve(without_start_tokens(space), RecordingObjective(space, cost=3.0), budget=10)
     assert len(outcome.trials) == 3
     assert outcome.cost == 9
 
 
-def test_failures_of_every_kind_are_trials(space, bowl):
+def test_failures_of_every_kind_are_trials(space, objective):
     def fail(candidate):
         match len(objective.asked):
             case 3:
@@ -138,9 +138,9 @@ def test_if_all_fails_it_says_so(space):
         evolve(space, Valued(space, lambda candidate: math.nan), budget=10)
 
 
-def test_progress_tells_best_trials_and_time(space, bowl):
+def test_progress_tells_best_trials_and_time(space, objective):
     seen = []
-    outcome = evolve(without_start_tokens(space), bowl, budget=30, on_trial=seen.append)
+    outcome = evolve(without_start_tokens(space), objective, budget=30, on_trial=seen.append)
     assert [progress.num_trials for progress in seen] == list(range(1, 31))
     assert seen[-1].best == outcome.best
     assert seen[-1].seconds_left == 0
@@ -149,38 +149,38 @@ def test_progress_tells_best_trials_and_time(space, bowl):
     assert values == sorted(values, reverse=True)
 
 
-def test_a_limit_in_time_ends_the_search_and_the_check_still_comes(space, bowl, path):
-    bowl.seconds = 0.02
+def test_a_limit_in_time_ends_the_search_and_the_check_still_comes(space, objective, path):
+    objective.seconds = 0.02
     with begun(path) as journal:
-        outcome = evolve(space, bowl, journal, budget=1000, max_minutes=0.4 / 60)
+        outcome = evolve(space, objective, journal, budget=1000, max_minutes=0.4 / 60)
     assert outcome.stopped_by == "time"
     assert 2 < len(outcome.trials) < 40
-    num_done = len(bowl.asked)
+    num_done = len(objective.asked)
     with begun(path) as journal:
-        again = evolve(space, bowl, journal, budget=1000, max_minutes=0.4 / 60)
-    assert len(bowl.asked) == num_done, "a run that ended stays ended"
+        again = evolve(space, objective, journal, budget=1000, max_minutes=0.4 / 60)
+    assert len(objective.asked) == num_done, "a run that ended stays ended"
     assert again == outcome
 
 
-def test_a_finished_run_gives_its_result_again(space, bowl, path):
+def test_a_finished_run_gives_its_result_again(space, objective, path):
     with begun(path) as journal:
-        outcome = evolve(space, bowl, journal)
-    content, num_asked = path.read_bytes(), len(bowl.asked)
+        outcome = evolve(space, objective, journal)
+    content, num_asked = path.read_bytes(), len(objective.asked)
     seen = []
     with begun(path) as journal:
-        again = evolve(space, bowl, journal, on_trial=seen.append)
+        again = evolve(space, objective, journal, on_trial=seen.append)
     assert again == outcome
-    assert (path.read_bytes(), len(bowl.asked), seen) == (content, num_asked, [])
+    assert (path.read_bytes(), len(objective.asked), seen) == (content, num_asked, [])
 
 
-def test_cut_anywhere_in_its_last_lines_a_run_ends_as_it_did(space, bowl, path, monkeypatch):
+def test_cut_anywhere_in_its_last_lines_a_run_ends_as_it_did(space, objective, path, monkeypatch):
     """The last lines are a child's, and the check's."""
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # so many of them take long
     small = {"population_size": 6, "num_mutations": 2, "num_crossovers": 2, "num_parents": 3}
 
     def run():
         with begun(path) as journal:
-            outcome = evolve(space, bowl, journal, settings=small, budget=14)
+            outcome = evolve(space, objective, journal, settings=small, budget=14)
         return [(trial.candidate, trial.value, trial.kind) for trial in outcome.trials]
 
     expected = run()
@@ -192,26 +192,26 @@ def test_cut_anywhere_in_its_last_lines_a_run_ends_as_it_did(space, bowl, path, 
         assert run() == expected, cut
 
 
-def test_journalled_values_are_told_as_they_stand(space, bowl, path):
+def test_journalled_values_are_told_as_they_stand(space, objective, path):
     """A value that no longer comes out the same is not computed again."""
     with begun(path) as journal:
-        evolve(space, bowl, journal, budget=20)
+        evolve(space, objective, journal, budget=20)
     lines = journal_values(path)
     write_journal(path, [*lines[:5], lines[5] | {"value": 0.5}, *lines[6:10]])
     with begun(path) as journal:
-        outcome = evolve(space, bowl, journal, budget=20)
+        outcome = evolve(space, objective, journal, budget=20)
     assert outcome.best.value == 0.5
     assert outcome.best.index == 4
 
 
-def test_a_replay_that_differs_is_refused_with_what_differs(space, bowl, path):
+def test_a_replay_that_differs_is_refused_with_what_differs(space, objective, path):
     with begun(path, environment={"versions": {"numpy": "1.0"}}) as journal:
-        evolve(space, bowl, journal, seed=0)
+        evolve(space, objective, journal, seed=0)
     with pytest.warns(UserWarning, match="numpy"):
         journal = begun(path, environment={"versions": {"numpy": "2.0"}})
     with journal:
         with pytest.raises(RunFolderError, match=r'versions.numpy is "2.0" here, but "1.0" there') as error:
-            evolve(space, bowl, journal, seed=1)
+            evolve(space, objective, journal, seed=1)
         assert "\n" not in str(error.value)
 
 
@@ -219,9 +219,9 @@ def timeless(lines):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def test_an_edited_candidate_or_generator_is_noticed_and_can_be_cut(space, bowl, path):
+def test_an_edited_candidate_or_generator_is_noticed_and_can_be_cut(space, objective, path):
     with begun(path) as journal:
-        expected = evolve(space, bowl, journal)
+        expected = evolve(space, objective, journal)
     lines = journal_values(path)
     for key, change in [
         ("candidate", {"num_start_tokens": 256}),
@@ -230,17 +230,17 @@ def test_an_edited_candidate_or_generator_is_noticed_and_can_be_cut(space, bowl,
         edited = lines[70] | {key: lines[70][key] | change}
         write_journal(path, [*lines[:70], edited, *lines[71:]])
         with begun(path) as journal, pytest.raises(RunFolderError, match=r"ask for trial 69 .*was changed"):
-            evolve(space, bowl, journal)
+            evolve(space, objective, journal)
         with Journal(path, cut_damaged=True) as journal:
             journal.begin({}, {})
-            assert evolve(space, bowl, journal).best.candidate == expected.best.candidate
+            assert evolve(space, objective, journal).best.candidate == expected.best.candidate
         assert timeless(journal_values(path)) == timeless(lines)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"gradient": [0.5]}, {"parts": {"other": [1.0]}}, {"parts": {"bowl": [1.0]}},
+        {"gradient": [0.5]}, {"parts": {"other": [1.0]}}, {"parts": {"quadratic": [1.0]}},
         {"documents": [9]}, {"documents": [0, 1]}, {"value": -1.0}, {"value": 0.0}, {"kind": "stop"},
     ],
 )  # fmt: skip
@@ -249,7 +249,7 @@ def test_a_trial_that_no_measurement_gives_is_refused(changes, path):
     space = make_space(6)
 
     def descend(journal):
-        return search_on("cma", Bowl(space, 4), journal, budget=12)
+        return search_on("cma", RecordingObjective(space, 4), journal, budget=12)
 
     with begun(path) as journal:
         descend(journal)
@@ -268,13 +268,13 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import RecordingObjective, Valued, journal_values, make_space, search_on, write_journal
 from ropewalk.search.journal import Journal
 space = make_space(num_pairs=32)
 with Journal(Path(sys.argv[2])) as journal:
     journal.begin({}, {})
     print("begun", flush=True)
-    outcome = search_on("evolution", Bowl(space, seconds=0.003), journal, budget=160)
+    outcome = search_on("evolution", RecordingObjective(space, seconds=0.003), journal, budget=160)
 print(space.to_factors(outcome.best.candidate).to_json())
 """
 
@@ -290,7 +290,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_factors(path):
         return path.read_bytes().count(b'"kind"')
 
     space = make_space(num_pairs=32)
-    expected = space.to_factors(evolve(space, Bowl(space), budget=160).best.candidate).to_json()
+    expected = space.to_factors(evolve(space, RecordingObjective(space), budget=160).best.candidate).to_json()
     moments = random.Random()  # another moment in every run of this test
     num_done = []
     for _ in range(4):

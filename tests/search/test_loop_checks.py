@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from quadratic import Bowl, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import RecordingObjective, Valued, journal_values, make_space, search_on, write_journal
 
 from ropewalk.errors import EvaluationError, RunFolderError, SettingError
 from ropewalk.search.budget import strategy_budget
@@ -16,8 +16,7 @@ from ropewalk.search.loop import SearchLoop
 from ropewalk.search.strategies import STRATEGY_NAMES, Task
 from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import Query, Trial
-from ropewalk.testing import Bowl as PlainBowl
-from ropewalk.testing import spaces
+from ropewalk.testing import QuadraticObjective, spaces
 
 PLAIN = dataclasses.replace(make_space(), start_tokens=(0,))
 ANY = UnconstrainedCandidates.beyond("any")
@@ -45,7 +44,7 @@ def at(space, level, num_start_tokens=0):
 
 
 def test_the_strategy_is_left_what_the_checks_do_not_need(space):
-    objective, stop = Bowl(space, 4), Bowl(space, 2)
+    objective, stop = RecordingObjective(space, 4), RecordingObjective(space, 2)
     assert strategy_budget(50, objective, space) == 49
     assert strategy_budget(50, objective, PLAIN) == 50
     assert strategy_budget(50, objective, PLAIN, unconstrained=ANY) == 50 - 3, (
@@ -59,12 +58,12 @@ def test_the_strategy_is_left_what_the_checks_do_not_need(space):
 
 
 def test_dear_values_have_dear_checks(space):
-    objective = Bowl(space, 4, cost=2.0)
+    objective = RecordingObjective(space, 4, cost=2.0)
     assert strategy_budget(50, objective, space, unconstrained=ANY) == 50 - 2 - 3 * 2
 
 
 def test_a_budget_without_room_for_one_trial_is_refused(space):
-    objective = Bowl(space, 4)
+    objective = RecordingObjective(space, 4)
     with pytest.raises(SettingError, match="budget"):
         strategy_budget(4, objective, space, unconstrained=ANY)
     assert strategy_budget(5, objective, space, unconstrained=ANY) == 1
@@ -75,8 +74,8 @@ def test_a_budget_without_room_for_one_trial_is_refused(space):
 @pytest.mark.parametrize("budget", [12, 25.5, 60])
 def test_never_above_the_budget(name, where, budget):
     space = spaces()[where]
-    objective = Bowl(space, 4)
-    stop_set = EarlyStopping(Bowl(space, 3), objective, budget)
+    objective = RecordingObjective(space, 4)
+    stop_set = EarlyStopping(RecordingObjective(space, 3), objective, budget)
     outcome = search_on(name, objective, budget=budget, early_stopping=stop_set, unconstrained=ANY)
     assert outcome.cost <= budget + 1e-9
     assert outcome.cost == pytest.approx(sum(trial.cost for trial in outcome.trials))
@@ -94,7 +93,7 @@ def test_the_twin_read_in_part_is_read_whole(space):
     best = at(space, 0, 1)
     twin = best.without_start_tokens()
     queries = [Query(candidate=twin, documents=(1,), gradient=True), Query(candidate=best)]
-    outcome = SearchLoop(Scripted(space, queries, 20), Bowl(space, 4), budget=21).run()
+    outcome = SearchLoop(Scripted(space, queries, 20), RecordingObjective(space, 4), budget=21).run()
     assert outcome.best.candidate == best
     check = outcome.trials[-1]
     assert (check.kind, check.candidate, check.documents) == ("check", twin, None)
@@ -113,14 +112,14 @@ def test_a_twin_that_failed_is_not_tried_again(space):
 def test_values_of_some_documents_alone_are_no_result(space):
     queries = [Query(candidate=at(space, 0), documents=(0,))]
     with pytest.raises(EvaluationError, match="documents") as error:
-        SearchLoop(Scripted(space, queries, 20), Bowl(space, 4), budget=21).run()
+        SearchLoop(Scripted(space, queries, 20), RecordingObjective(space, 4), budget=21).run()
     assert "None" not in str(error.value)
 
 
 # ---------------------------------------------------------------- the stop set
 
 
-class Rising(PlainBowl):
+class Rising(QuadraticObjective):
     """On these documents each candidate is worse than the ones before it."""
 
     def __init__(self, space):
@@ -133,7 +132,7 @@ class Rising(PlainBowl):
 
 
 def test_a_search_that_only_fits_is_ended_and_the_first_check_chosen():
-    objective, stop = Bowl(PLAIN, 4), Rising(PLAIN)
+    objective, stop = RecordingObjective(PLAIN, 4), Rising(PLAIN)
     budget = 300
     outcome = search_on(
         "evolution", objective, budget=budget, early_stopping=EarlyStopping(stop, objective, budget)
@@ -149,8 +148,8 @@ def test_a_search_that_only_fits_is_ended_and_the_first_check_chosen():
 
 
 def test_a_search_that_gets_better_everywhere_is_not_ended():
-    objective = Bowl(PLAIN, 4)
-    stop_set = EarlyStopping(Bowl(PLAIN, 4), objective, 300)
+    objective = RecordingObjective(PLAIN, 4)
+    stop_set = EarlyStopping(RecordingObjective(PLAIN, 4), objective, 300)
     outcome = search_on("evolution", objective, budget=300, early_stopping=stop_set)
     assert outcome.stopped_by == "budget"
     assert outcome.best.value == min(trial.value for trial in outcome.trials if trial.is_complete)
@@ -161,8 +160,8 @@ def test_a_search_that_gets_better_everywhere_is_not_ended():
 
 
 def test_probes_tell_of_the_free_space_and_are_never_best():
-    """The bowl wants attention 1.1, which is not in this space, but near a probe."""
-    objective = Bowl(PLAIN, 4)
+    """The minimum is at attention 1.1, which is not in this space, but near a probe."""
+    objective = RecordingObjective(PLAIN, 4)
     outcome = search_on("evolution", objective, budget=60, unconstrained=ANY)
     free = [trial for trial in outcome.trials if trial.kind == "free"]
     assert [trial.candidate.attention_factor for trial in free] == [0.95, 1.05, 1.0]
@@ -176,8 +175,8 @@ def test_probes_tell_of_the_free_space_and_are_never_best():
 
 
 def run(path, strategy="evolution", **how):
-    objective = Bowl(make_space(), 4)
-    stop_set = EarlyStopping(Bowl(make_space(), 2), objective, 60)
+    objective = RecordingObjective(make_space(), 4)
+    stop_set = EarlyStopping(RecordingObjective(make_space(), 2), objective, 60)
     with Journal(path) as journal:
         journal.begin({}, {})
         outcome = search_on(

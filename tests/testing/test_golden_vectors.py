@@ -1,3 +1,5 @@
+"""The golden vectors are exact, cover every kind of factors, and can be read without Ropewalk."""
+
 import importlib.util
 import json
 from pathlib import Path
@@ -40,7 +42,7 @@ def test_our_tables_agree(golden):
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=named)
 def test_float32_angles_do_not(golden):
-    """What is compared would notice; the fastest pair turns at its full rate in every set but one."""
+    """The comparison finds errors of this size."""
     factors = golden.factors
     inverse = torch.tensor(factors.geometry.inverse_frequencies(), dtype=torch.float32)
     inverse = inverse / torch.tensor(factors.rescale_factors[0], dtype=torch.float32)
@@ -52,7 +54,7 @@ def test_float32_angles_do_not(golden):
 @pytest.mark.parametrize(
     "changed", [{"num_start_tokens": 29}, {"num_start_tokens": 27}, {"attention_factor": 1.19}]
 )
-def test_they_tell_neighbouring_settings_apart(changed):
+def test_a_small_change_of_a_setting_is_found(changed):
     golden = next(golden for golden in GOLDEN if golden.name == "start-tokens")
     wrong = cos_sin(golden.factors.replace(**changed), golden.positions)
     assert largest_difference(golden, *wrong) > 1e-4
@@ -69,7 +71,7 @@ def test_what_they_cover():
     assert VECTORS.stat().st_size + DESCRIPTION.stat().st_size < 300_000
 
 
-def test_positions_stand_on_both_sides_of_every_edge():
+def test_positions_are_on_both_sides_of_every_edge():
     for golden in GOLDEN:
         factors, positions = golden.factors, set(golden.positions.tolist())
         edges = (factors.num_start_tokens, factors.geometry.original_length, factors.target_length)
@@ -85,7 +87,7 @@ def test_the_script_makes_these_files(made):
 
 
 def test_they_are_read_without_ropewalk():
-    """As docs/golden-vectors.md tells other projects to."""
+    """As docs/golden-vectors.md describes."""
     tensors = load_file(VECTORS)
     document = json.loads(DESCRIPTION.read_text(encoding="utf-8"))
     for part in document["sets"]:

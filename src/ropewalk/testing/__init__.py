@@ -1,11 +1,11 @@
-"""What every strategy must keep to, as checks that the author of one from outside can run.
+"""The contracts of a strategy, as checks that authors of plugin strategies can run.
 
     from ropewalk.testing import check_strategy
     check_strategy("my_package.my_module:MyStrategy", {"my_setting": 3})
 
-A broken contract is an AssertionError that says which one, in which space. No model is needed: strategies are
-tried on a bowl, an objective whose lowest point is known. With pytest, `CONTRACTS` and `spaces()` can be
-parametrised over:
+A broken contract raises an AssertionError that names the contract and the space. No model is needed: the
+checks search on a quadratic objective, whose minimum is known. Tests in pytest can be parametrised over
+`CONTRACTS` and `spaces()`:
 
     @pytest.mark.parametrize("contract", CONTRACTS)
     @pytest.mark.parametrize("space", spaces())
@@ -13,7 +13,7 @@ parametrised over:
         check_contract(contract, MyStrategy, space)
 """
 
-from ropewalk.testing.quadratic_objective import Bowl, spaces
+from ropewalk.testing.quadratic_objective import QuadraticObjective, spaces
 from ropewalk.testing.strategy_contracts import CONTRACTS, check_contract, check_strategy
 
-__all__ = ["CONTRACTS", "Bowl", "check_contract", "check_strategy", "spaces"]
+__all__ = ["CONTRACTS", "QuadraticObjective", "check_contract", "check_strategy", "spaces"]

@@ -1,13 +1,13 @@
-"""Golden vectors: cos and sin that are known exactly, for one's own implementation to be tested by.
+"""Golden vectors: exact values of cos and sin, to test any implementation of rescaled RoPE.
 
-Two files, readable without Ropewalk (docs/golden-vectors.md): `golden.json` holds factor sets in the format
-of a factors file, and `golden.safetensors` for each entry, at a few positions of up to 4,194,304:
+Two files, readable without Ropewalk (docs/golden-vectors.md): `golden.json` has factor sets in the format of
+a factors file; `golden.safetensors` has for each entry, at some positions up to 4,194,304:
 
     SET.TARGET.positions    int64     (num_positions,)
     SET.TARGET.cos          float64   (num_positions, num_pairs)    times the attention factor
     SET.TARGET.sin          float64   the same
 
-Every value is the double nearest to the exact one; `scripts/make_golden_vectors.py` computes them by mpmath.
+Every value is the double nearest to the exact one, computed with mpmath by `scripts/make_golden_vectors.py`.
 """
 
 import json
@@ -33,11 +33,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GoldenVector:
-    """One entry of one factor set, with its exact table.
+    """One entry of one factor set, with its exact values.
 
     Attributes:
-        name: the set's; two entries of a set share it.
-        about: what it is, in a line.
+        name: of the factor set; its entries share it.
+        about: a description of one line.
         factors: geometry, rescale factors, n-hat and attention factor.
         positions: (num_positions,), int64, ascending.
         cos, sin: (num_positions, num_pairs), float64, times the attention factor.
@@ -52,7 +52,7 @@ class GoldenVector:
 
 
 def golden_vectors() -> tuple[GoldenVector, ...]:
-    """All that are shipped, in the order of their description."""
+    """Returns all golden vectors of the package, in the order of `golden.json`."""
     tensors = load_file(VECTORS)
     return tuple(
         GoldenVector(
@@ -67,7 +67,7 @@ def golden_vectors() -> tuple[GoldenVector, ...]:
 
 
 def golden_sets() -> dict[str, tuple[str, FactorSet]]:
-    """Name to what it is and the factor set, without any table."""
+    """Returns for each name the description and the factor set, without values."""
     document = read_document(DESCRIPTION, RopewalkError, file_format=FORMAT, remedy="install Ropewalk again")
     return {
         part["name"]: (part["about"], FactorSet.from_json(json.dumps(part["factor_set"]), part["name"]))
@@ -76,7 +76,7 @@ def golden_sets() -> dict[str, tuple[str, FactorSet]]:
 
 
 def describe_sets(sets: Mapping[str, tuple[str, FactorSet]]) -> bytes:
-    """The content of the description."""
+    """Returns the content of `golden.json` for these sets."""
     parts = [
         {"name": name, "about": about, "factor_set": json.loads(factor_set.to_json())}
         for name, (about, factor_set) in sets.items()
@@ -86,10 +86,10 @@ def describe_sets(sets: Mapping[str, tuple[str, FactorSet]]) -> bytes:
 
 
 def largest_difference(golden: GoldenVector, cos: Tensor, sin: Tensor) -> float:
-    """How far a table for `golden.positions` is off at most, as if the attention factor were 1.
+    """Returns the largest absolute error of values at `golden.positions`, divided by the attention factor.
 
     Args:
-        cos, sin: shape (num_positions, num_pairs), of any dtype.
+        cos, sin: values to test, shape (num_positions, num_pairs), of any dtype.
     """
     pairs = ((golden.cos, cos), (golden.sin, sin))
     largest = max(float((exact - found.to(torch.float64)).abs().max()) for exact, found in pairs)

@@ -1,4 +1,4 @@
-"""Where strategies are tried: a bowl in the place of a model, and spaces of every kind."""
+"""A quadratic objective instead of a model, and search spaces of every kind, to test strategies."""
 
 import math
 
@@ -14,18 +14,18 @@ from ropewalk.text.windows import TokenWindow
 
 NUM_DOCUMENTS = 4
 BEST_ATTENTION = 1.1
-SPREAD = 0.05  # of the documents' lowest points, in ln lambda
+SPREAD = 0.05  # of the documents' minima, in ln lambda
 
 GEOMETRY = RopeGeometry(head_dim=16, rotary_dim=16, rope_theta=625.0, original_length=256, num_layers=2)
 TARGET_LENGTH = 2048
 
 
-class Bowl(Objective):
-    """An objective in the place of a model: fast, exact gradients, and its lowest point is known.
+class QuadraticObjective(Objective):
+    """A fast objective with exact gradients and a known minimum.
 
-    Nats of a document are a parabola in ln lambda and ln attention. Over all documents it is lowest where
-    ln lambda_i = (i / n)^2 ln s, the attention factor is 1.1, and n-hat is 1; each document for itself is
-    lowest a little beside that.
+    The NLL of a document is quadratic in ln lambda and in ln of the attention factor. The sum over all
+    documents has its minimum at ln lambda_i = (i / n)^2 ln s for n pairs, attention factor 1.1, and n-hat 1;
+    each document's own minimum differs slightly.
     """
 
     def __init__(
@@ -36,20 +36,26 @@ class Bowl(Objective):
         cost: float = 1.0,
         spread: float = SPREAD,
     ) -> None:
-        """`cost`: of a value of all documents, in forward passes; `spread`: of the documents' own minima."""
+        """Creates the objective.
+
+        Args:
+            num_documents: the number of documents.
+            cost: of a value of all documents, in forward passes.
+            spread: how far the minima of the documents differ, in ln lambda.
+        """
         window = TokenWindow(ids=torch.zeros(2, dtype=torch.int64), num_scored=1)
-        self.terms = (Term(name="bowl", weight=1.0, windows=((window,),) * num_documents),)
+        self.terms = (Term(name="quadratic", weight=1.0, windows=((window,),) * num_documents),)
         self.space = space
         self.costs = (cost / num_documents,) * num_documents
         self.gradient_cost = 3.0
         pairs = np.arange(space.num_pairs)
         shifts = spread * np.cos(pairs + 2.0 * np.arange(num_documents)[:, None])
         self._shifts = shifts - shifts.mean(axis=0)
-        self._goals = (pairs / space.num_pairs) ** 2 * math.log(space.extension_ratio) + self._shifts
+        self._minima = (pairs / space.num_pairs) ** 2 * math.log(space.extension_ratio) + self._shifts
 
     @property
     def name(self) -> str:
-        return f"bowl of {self.num_documents} documents"
+        return f"quadratic objective of {self.num_documents} documents"
 
     def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
         away, attention = self._away(candidate, document)
@@ -62,18 +68,18 @@ class Bowl(Objective):
         return self.measure(candidate, document), row[None]
 
     def _away(self, candidate: Candidate, document: int) -> tuple[NDArray[np.float64], float]:
-        away = np.log(candidate.rescale_factors) - self._goals[document]
+        away = np.log(candidate.rescale_factors) - self._minima[document]
         return away, math.log(candidate.attention_factor / BEST_ATTENTION)
 
 
 def spaces() -> dict[str, SearchSpace]:
-    """Spaces to try a strategy in: each kind, monotone and free, small and with everything searched."""
+    """Returns search spaces by name: each kind, monotone and free, small and with everything searched."""
     searched = {"start_tokens": (0, 1, 4, 16), "attention_factors": (1.0, 1.05, 1.1, 1.15)}
-    given = {"start_tokens": (0,), "attention_factors": (1.1,)}
+    fixed = {"start_tokens": (0,), "attention_factors": (1.1,)}
     found = {}
     for name in ("full", "spline", "longrope2"):
         for monotone in (True, False):
-            for what, choices in (("all searched", searched), ("lambda only", given)):
+            for what, choices in (("all searched", searched), ("lambda only", fixed)):
                 full = SearchSpace(geometry=GEOMETRY, target_length=TARGET_LENGTH, **choices)
                 order = "monotone" if monotone else "free"
                 found[f"{name}, {order}, {what}"] = make_space(name, full, monotone=monotone)

@@ -1,4 +1,4 @@
-"""Runs a strategy through its contracts: as the loop does, or by the loop itself."""
+"""Runs a strategy for the checks of its contracts, query by query or with the search loop."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from ropewalk.search.outcome import SearchOutcome, SearchProgress
 from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Strategy, Task, make_strategy
 from ropewalk.search.trial import Query, Trial
-from ropewalk.testing.quadratic_objective import NUM_DOCUMENTS, Bowl
+from ropewalk.testing.quadratic_objective import NUM_DOCUMENTS, QuadraticObjective
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One step: the query, with the generator's state then, and the trial."""
+class Step:
+    """One query of a strategy, the state of its generator after `ask`, and the trial for `tell`."""
 
     query: Query
     generator_state: str
@@ -29,11 +29,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Case:
-    """A strategy in a space, before it begins.
+    """A strategy, and the search that it is checked in.
 
     Attributes:
-        settings: of its own, where they differ from its defaults.
-        budget: of a whole search, in passes over the documents.
+        strategy: a name or a class.
+        settings: the strategy's settings that differ from its defaults.
+        budget: of a whole search, in forward passes over all documents.
     """
 
     strategy: str | type[Strategy]
@@ -42,10 +43,12 @@ class Case:
     budget: float
 
     @property
-    def objective(self) -> Bowl:
-        return Bowl(self.space)
+    def objective(self) -> QuadraticObjective:
+        """A new objective."""
+        return QuadraticObjective(self.space)
 
     def task(self, seed: int = 0) -> Task:
+        """Returns the strategy's task."""
         objective = self.objective
         return Task(
             space=self.space,
@@ -57,7 +60,7 @@ class Case:
         )
 
     def make(self, seed: int = 0) -> Strategy:
-        """A strategy at its beginning."""
+        """Returns a new strategy."""
         task = self.task(seed)
         if isinstance(self.strategy, str):
             return make_strategy(self.strategy, task, self.settings)
@@ -67,8 +70,12 @@ class Case:
 
     def drive(
         self, strategy: Strategy, spoil: Callable[[Trial, Query], Trial] | None = None
-    ) -> Iterator[Asked]:
-        """Ask and tell as the loop does; `spoil` makes another trial of the one that was measured."""
+    ) -> Iterator[Step]:
+        """Yields each step of a search that asks and tells as the loop does.
+
+        Args:
+            spoil: replaces a measured trial by another one.
+        """
         objective = self.objective
         evaluator, budget, spent = Evaluator(objective), self.task().budget, 0.0
         for index in range(self.most_trials):
@@ -84,30 +91,30 @@ class Case:
             trial = trial if spoil is None else spoil(trial, query)
             spent += trial.cost
             strategy.tell(trial)
-            yield Asked(query, state, trial)
-        raise AssertionError(f"it still asks after {self.most_trials} queries, more than the budget can pay")
+            yield Step(query, state, trial)
+        raise AssertionError(f"it asks for more than {self.most_trials} queries, which the budget can't pay")
 
     def search(self, journal: Journal | None = None, seed: int = 0) -> SearchOutcome:
-        """The real loop."""
+        """Returns the outcome of the search loop."""
 
         def count(progress: SearchProgress) -> None:
-            assert progress.num_trials <= self.most_trials, f"it does not end after {self.most_trials} trials"
+            assert progress.num_trials <= self.most_trials, f"it has more than {self.most_trials} trials"
 
         return SearchLoop(self.make(seed), self.objective, journal, budget=self.budget, on_trial=count).run()
 
     @property
     def most_trials(self) -> int:
-        """The budget in single documents, the cheapest query that there is, and the loop's own check."""
+        """The budget in queries of one document, the cheapest ones, and the loop's own checks."""
         return math.ceil(self.budget * NUM_DOCUMENTS) + 2
 
 
 def _require_documents(documents: tuple[int, ...] | None) -> None:
-    """Before anything is read: the objective itself would only say that an index is out of range."""
+    """Checks the documents of a query before the objective raises an IndexError."""
     if documents is None:
         return
-    assert documents, "a query of no document"
+    assert documents, "a query has no document"
     assert set(documents) <= set(range(NUM_DOCUMENTS)), f"documents {documents} of {NUM_DOCUMENTS}"
-    assert len(set(documents)) == len(documents), f"the documents {documents} name one twice"
+    assert len(set(documents)) == len(documents), f"a document appears twice in {documents}"
 
 
 def _trial(index: int, query: Query, evaluator: Evaluator) -> Trial:
@@ -126,17 +133,17 @@ def _trial(index: int, query: Query, evaluator: Evaluator) -> Trial:
 
 
 def failed(trial: Trial, _: Query) -> Trial:
-    """The trial, had its value not been finite."""
+    """Returns the trial as it is if its value is not finite."""
     return replace(trial, value=None, failure="the value is nan", parts={}, gradient=None)
 
 
-def failed_at_times(trial: Trial, query: Query) -> Trial:
-    """Every third."""
+def every_third_failed(trial: Trial, query: Query) -> Trial:
+    """Returns every third trial as failed."""
     return failed(trial, query) if trial.index % 3 == 2 else trial
 
 
-class Remembered(Journal):
-    """A journal that is not on a disk; its trials have been through JSON, as those of a file have."""
+class MemoryJournal(Journal):
+    """A journal in memory; its trials are converted to JSON and back, as in a file."""
 
     def __init__(self, trials: tuple[Trial, ...] = (), states: tuple[dict[str, Any], ...] = ()) -> None:
         super().__init__(Path("memory"))
@@ -145,5 +152,6 @@ class Remembered(Journal):
         self.environments = [{}]
 
     def append(self, trial: Trial, generator_state: dict[str, Any]) -> None:
+        """Keeps a trial."""
         self.trials.append(trial)
         self.generator_states.append(json.loads(json.dumps(generator_state)))

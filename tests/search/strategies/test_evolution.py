@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from quadratic import Bowl, search_on, strategy_for
+from quadratic import RecordingObjective, search_on, strategy_for
 
 from ropewalk.errors import SettingError
 from ropewalk.rope.schemes import scheme_factors
@@ -129,17 +129,17 @@ def test_a_searched_attention_factor_is_a_coordinate(space):
         target_length=2048,
         attention_factors=(1.0, 1.05, 1.1, 1.2, 1.3),
     )
-    outcome = search_on("evolution", Bowl(space), budget=600)
+    outcome = search_on("evolution", RecordingObjective(space), budget=600)
     assert outcome.best.candidate.attention_factor == 1.1
     assert {trial.candidate.attention_factor for trial in outcome.trials} == set(space.attention_factors)
 
 
-def test_it_beats_its_first_population_by_far(space, bowl):
-    outcome = search_on("evolution", bowl, budget=PAPER_BUDGET)
+def test_it_beats_its_first_population_by_far(space, objective):
+    outcome = search_on("evolution", objective, budget=PAPER_BUDGET)
     first = min(math.log(trial.value) for trial in outcome.trials[:64])
     lowest = 1 + 100 * math.log(1.1) ** 2  # the attention factor stays 1 here
     assert math.log(outcome.best.value) - lowest < 0.1 * (first - lowest)
-    random = search_on("random", bowl, budget=PAPER_BUDGET)
+    random = search_on("random", objective, budget=PAPER_BUDGET)
     assert outcome.best.value < random.best.value
 
 
