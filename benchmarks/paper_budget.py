@@ -23,7 +23,13 @@ from ropewalk.cli.progress import search_progress
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.models.model import Model, load_model
-from ropewalk.report.comparison import UNTOUCHED, closed_forms, constant, measure_sliding_window, untouched
+from ropewalk.report.comparison import (
+    UNTOUCHED,
+    closed_forms,
+    constant,
+    measure_sliding_window,
+    without_factors,
+)
 from ropewalk.search.outcome import SearchOutcome
 from ropewalk.search.result import SearchResult
 from ropewalk.search.run_folder import RunFolder
@@ -55,7 +61,7 @@ def search(loaded: Model, documents: DocumentSet, folder: RunFolder, seed: int) 
 
 def measure(loaded: Model, documents: DocumentSet, found: SearchResult) -> list[EvalRecord]:
     factors = {
-        UNTOUCHED: untouched,
+        UNTOUCHED: without_factors,
         **closed_forms(loaded.geometry, TARGET),
         "evolution": constant(found.factors),
     }

@@ -69,16 +69,16 @@ def compare(
         base_label,
         best_closed_form,
         closed_forms,
+        comparison_sentence,
         constant,
         measure_gaps,
-        untouched,
-        verdict,
+        without_factors,
     )
     from ropewalk.report.figures import SEARCHED
 
     target = found.factors.target_length
     schemes = closed_forms(loaded.geometry, target, own)
-    factors = {base_label(loaded.description): untouched, **schemes}
+    factors = {base_label(loaded.description): without_factors, **schemes}
     plain = found.factors_without_start_tokens
     if plain is not None and found.factors.num_start_tokens:
         factors["searched, n-hat 0"] = constant(plain)
@@ -99,7 +99,7 @@ def compare(
     gaps, extra = measure_gaps(loaded, split.by_role, factors, known=main, length=target)
     return Compared(
         main=of_search(main, found), extra=of_search(extra, found), gaps=gaps,
-        verdict=verdict(main, length=target, documents=role) if whole else None,
+        verdict=comparison_sentence(main, length=target, documents=role) if whole else None,
     )  # fmt: skip
 
 

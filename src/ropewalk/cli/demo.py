@@ -53,7 +53,7 @@ def demo(
 def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool = False) -> None:
     """The demo on any model: search, report on other documents, draw."""
     from ropewalk.models.model import load_model
-    from ropewalk.report.comparison import measure_gaps, verdict
+    from ropewalk.report.comparison import comparison_sentence, measure_gaps
     from ropewalk.search.run_folder import RunFolder
 
     started = time.monotonic()
@@ -74,7 +74,8 @@ def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool =
         result_json(
             [record.as_json() for record in records + extra],
             search=found.as_dict(), gaps=[gap.as_json() for gap in gaps],
-            verdict=verdict(records, length=target, documents="held-out"), files=files(found, folder),
+            verdict=comparison_sentence(records, length=target, documents="held-out"),
+            files=files(found, folder),
         )  # fmt: skip
     else:
         _report(loaded, found, records, gaps, folder)
@@ -111,14 +112,14 @@ def _search(
 
 def _factors(loaded: "Model", found: "SearchResult") -> "dict[str, FactorsAtLength]":
     """What is measured at every length, by label."""
-    from ropewalk.report.comparison import base_label, closed_forms, constant, untouched
+    from ropewalk.report.comparison import base_label, closed_forms, constant, without_factors
     from ropewalk.report.figures import SEARCHED
 
     schemes = closed_forms(loaded.geometry, found.factors.target_length)
     if found.closed_form is not None:
         schemes.setdefault(found.closed_form.label, constant(found.factors))
     base = base_label(loaded.description)
-    return {base: untouched, **schemes, SEARCHED: constant(found.searched_factors)}
+    return {base: without_factors, **schemes, SEARCHED: constant(found.searched_factors)}
 
 
 def _measure(
@@ -179,7 +180,7 @@ def _report(
     gaps: "list[Gap]",
     folder: "RunFolder",
 ) -> None:
-    from ropewalk.report.comparison import sliding_window_remark, verdict
+    from ropewalk.report.comparison import comparison_sentence, sliding_window_remark
     from ropewalk.report.figures import SEARCHED
 
     perplexities = [record for record in records if record.metric == "perplexity"]
@@ -191,7 +192,7 @@ def _report(
     result(paired_table([r for r in perplexities if r.length == found.factors.target_length], SEARCHED))
     result(passkey_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
     result(gap_table(gaps))
-    result(verdict(records, length=found.factors.target_length, documents="held-out"))
+    result(comparison_sentence(records, length=found.factors.target_length, documents="held-out"))
     result(sliding_window_remark(records, length=found.factors.target_length))
     result(f"\nPictures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")
     result(f"Records: {folder.records_path}")

@@ -139,11 +139,11 @@ def factors_by_label(
     given twice counts once.
     """
     from ropewalk.factors.factor_set import load_set
-    from ropewalk.report.comparison import base_label, constant, scheme_at_lengths, untouched
+    from ropewalk.report.comparison import base_label, constant, scheme_at_lengths, without_factors
 
     own = loaded.description.own_under(base)
     description = loaded.description
-    as_it_is: dict[str, FactorsAtLength] = {base_label(description): untouched}
+    as_it_is: dict[str, FactorsAtLength] = {base_label(description): without_factors}
     labelled = as_it_is if description.has_own_scaling else {}
     labelled |= {text: scheme_at_lengths(text, loaded.geometry, longest, own) for text in schemes or []}
     for file in files or []:

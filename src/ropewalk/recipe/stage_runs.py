@@ -35,7 +35,7 @@ from ropewalk.recipe.stages import (
     SwapStage,
 )
 from ropewalk.recipe.state import Models, State
-from ropewalk.report.comparison import base_label, measure_sliding_window, untouched
+from ropewalk.report.comparison import base_label, measure_sliding_window, without_factors
 from ropewalk.search.plan import require_disjoint
 from ropewalk.search.readjust import readjust
 from ropewalk.search.search import search_factors
@@ -383,7 +383,7 @@ def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) 
         return
     try:
         measure_perplexity(
-            run.models.base(), documents, [length], factors={label: untouched}, on_record=records.add
+            run.models.base(), documents, [length], factors={label: without_factors}, on_record=records.add
         )
     except EvaluationError as error:
         run.watch.say(f"left out: {error}")

@@ -1,6 +1,6 @@
-"""Searched factors beside everything that a user could do instead, and what came of it in words.
+"""Searched factors compared with the closed-form schemes and with a sliding window.
 
-The baselines are RescaleFactors like ours, so all are measured by the same call on the same documents.
+The baselines are RescaleFactors too, so one call measures all of them on the same documents.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,16 +22,16 @@ from ropewalk.text.tokens import DocumentSet
 UNTOUCHED = "untouched"
 SLIDING = "sliding window"
 SLIDING_STRIDE = 64
-MOST_NAMED = 3  # schemes in a sentence
+MOST_NAMED = 3  # schemes that a sentence lists by name
 
 
-def untouched(length: int) -> RescaleFactors | None:
-    """The model as it stands, with the scaling that its configuration has."""
+def without_factors(length: int) -> RescaleFactors | None:
+    """Returns None: the model as configured, as a `FactorsAtLength`."""
     return None
 
 
 def base_label(description: RopeDescription) -> str:
-    """How the model as it stands is called: `untouched`, or as in `as configured: yarn 32768`."""
+    """Returns the label of the model as configured: `untouched`, or `as configured: yarn 32768`."""
     own = description.own
     if own is not None:
         kind = (own.provenance.strategy or "").removeprefix("own ")
@@ -40,22 +40,25 @@ def base_label(description: RopeDescription) -> str:
 
 
 def constant(factors: RescaleFactors) -> FactorsAtLength:
-    """The same factors at every length."""
+    """Returns a function from any length to these factors."""
     return lambda length: factors
 
 
 def scheme_at_lengths(
     text: str, geometry: RopeGeometry, longest: int, own: RescaleFactors | None = None
 ) -> FactorsAtLength:
-    """A scheme with the ratio of `longest` at every length; `dynamic-ntk` takes each length's own.
+    """Returns a function from a length to a scheme's factors.
+
+    Every scheme has the extension ratio of `longest` at all lengths; `dynamic-ntk` that of each length.
 
     Args:
-        text: as `parse_scheme` reads it.
-        own: a scaling that the scheme is multiplied onto; the window is then what it reaches, and what a ramp
-            is laid out by are the turns that pairs made in it.
+        text: see `parse_scheme`.
+        longest: tokens.
+        own: the model's `base_factors`, which are multiplied by the scheme's. The window of the scheme is
+            then their target length, and turns are counted under them.
 
     Raises:
-        SettingError: no such scheme or parameter.
+        SettingError: the scheme or a parameter is unknown.
     """
     spec = parse_scheme(text)
     follows_length = spec.name == "dynamic-ntk"
@@ -71,7 +74,7 @@ def scheme_at_lengths(
 def closed_forms(
     geometry: RopeGeometry, longest: int, own: RescaleFactors | None = None
 ) -> dict[str, FactorsAtLength]:
-    """Every closed form of `CLOSED_FORMS`, as `measure_perplexity` takes them."""
+    """Returns all schemes of `CLOSED_FORMS`, as the argument `factors` of `measure_perplexity`."""
     return {text: scheme_at_lengths(text, geometry, longest, own) for text in CLOSED_FORMS}
 
 
@@ -82,12 +85,12 @@ def measure_sliding_window(
     *,
     on_record: OnRecord | None = None,
 ) -> list[EvalRecord]:
-    """What a user would do without any extension: slide the trained window over the text."""
+    """Measures the model without extension, with its trained window sliding over the text."""
     return measure_perplexity(
         loaded,
         documents,
         lengths,
-        factors={SLIDING: untouched},
+        factors={SLIDING: without_factors},
         mode="sliding",
         stride=min(SLIDING_STRIDE, loaded.geometry.original_length // 4),
         on_record=on_record,
@@ -95,7 +98,7 @@ def measure_sliding_window(
 
 
 def best_closed_form(records: Iterable[EvalRecord], *, length: int) -> EvalRecord | None:
-    """The closed form of the lowest perplexity at `length`; None if none was measured."""
+    """Returns the record of the closed-form scheme with the lowest perplexity at `length`; None if none."""
     known = _perplexities(records, length)
     return min((r for r in known if r.factors in CLOSED_FORMS), key=lambda r: r.value, default=None)
 
@@ -106,13 +109,13 @@ def _perplexities(records: Iterable[EvalRecord], length: int) -> list[EvalRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """How far searched factors are ahead of one closed form on one set of documents.
+    """The difference between searched factors and one closed-form scheme on one set of documents.
 
     Attributes:
-        documents: which set: `search`, `stop` or `report`.
+        documents: `search`, `stop` (validation) or `report` (test).
         searched, closed_form: perplexities.
-        scheme: the closed form.
-        difference: paired by document, below 0 where searched factors are ahead.
+        scheme: the closed-form scheme.
+        difference: searched - closed form, paired by document; below 0 if searched factors are better.
     """
 
     documents: Role
@@ -123,12 +126,12 @@ class Gap:
 
     @property
     def n(self) -> int:
-        """Documents in the set."""
+        """The number of documents."""
         return self.difference.n
 
     @property
     def nats(self) -> float:
-        """Nats per token, negative where searched factors are ahead."""
+        """Nats per token, below 0 if searched factors are better."""
         return self.difference.nats
 
     def as_json(self) -> dict[str, Any]:
@@ -144,13 +147,16 @@ def measure_gaps(
     known: Sequence[EvalRecord],
     length: int,
 ) -> tuple[list[Gap], list[EvalRecord]]:
-    """Searched factors beside the best closed form on every set of documents, and what was measured for it.
+    """Compares searched factors with the best closed-form scheme on every set of documents.
 
     Args:
-        texts: the sets by their role.
-        factors: by label; searched factors and every closed form among them.
-        known: measured before, on one of the sets; that set is not measured again, and its best closed form
-            is the one that is compared with.
+        texts: the documents by role.
+        factors: by label, with the searched factors and every closed-form scheme.
+        known: records of one of the sets, which is not measured again; the best closed-form scheme is chosen
+            on it.
+
+    Returns:
+        The gap on each set, and the records of the new measurements.
     """
     best = best_closed_form(known, length=length)
     if best is None or all(record.factors != SEARCHED for record in known):
@@ -179,9 +185,9 @@ def measure_gaps(
 
 
 def differences_to(records: Iterable[EvalRecord], label: str) -> list[tuple[EvalRecord, Difference]]:
-    """Every perplexity beside that of `label` on the same documents at the same length, paired by document.
+    """Returns every other perplexity on the same documents and length, with its difference to `label`'s.
 
-    The differences are `label`'s - the other's: below 0 where `label` is lower.
+    The difference is `label`'s - the other's, paired by document: below 0 if `label` is lower.
     """
     records = [record for record in records if record.metric == "perplexity"]
     ours = [record for record in records if record.factors == label]
@@ -193,15 +199,16 @@ def differences_to(records: Iterable[EvalRecord], label: str) -> list[tuple[Eval
     ]
 
 
-def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> str:
-    """Whether searched factors beat every closed form at `length`, in plain words, whichever way it went.
+def comparison_sentence(records: Iterable[EvalRecord], *, length: int, documents: str) -> str:
+    """Returns a sentence that says whether searched factors beat every closed-form scheme at `length`.
 
-    They beat a scheme only where the whole interval of the paired difference is on their side. On the
-    documents that were searched on nothing is beaten, for the factors were fitted to these.
+    They beat a scheme if the whole interval of the paired difference is below 0. On the search documents no
+    scheme counts as beaten, because the factors were fitted to them.
 
     Args:
-        records: perplexities; at least `searched` and one closed form at `length`.
-        documents: which documents they were measured on, e.g. "held-out".
+        records: perplexities of one set of documents, with `searched` and at least one closed-form scheme.
+        length: tokens.
+        documents: the name of the set, e.g. "held-out".
     """
     here = _perplexities(records, length)
     (ours,) = [record for record in here if record.factors == SEARCHED]
@@ -210,21 +217,21 @@ def verdict(records: Iterable[EvalRecord], *, length: int, documents: str) -> st
     where = f"on the {ours.n} {documents} documents at {length} tokens"
     if documents == "search":
         return (
-            f"Searched factors have perplexity {ours.value:.3f} {where}, {_beside_best(pairs)}. They were "
-            f"fitted to these documents, so this compares nothing: measure on others."
+            f"Searched factors have perplexity {ours.value:.3f} {where}, {_against_best(pairs)}. They were "
+            f"fitted to these documents, so this is not a comparison: measure on others."
         )
     counted = "" if len(pairs) == len(CLOSED_FORMS) else f" of the {len(pairs)} measured"
     forms = f"every closed-form scheme{counted}"
     behind = [pair for pair in pairs if pair[1].is_lower is False]
     undecided = [pair for pair in pairs if pair[1].is_lower is None]
     if behind:
-        said = f"Decided: searched factors do NOT beat {forms}"
+        conclusion = f"Decided: searched factors do NOT beat {forms}"
     elif undecided:
-        said = f"Undecided against {_names(undecided)}: searched factors are not known to beat {forms}"
+        conclusion = f"Undecided against {_names(undecided)}: searched factors are not known to beat {forms}"
     else:
-        said = f"Decided: searched factors beat {forms}"
-    beside = _beside_best(behind or undecided or pairs)
-    return f"{said} {where}. They have perplexity {ours.value:.3f}, {beside}."
+        conclusion = f"Decided: searched factors beat {forms}"
+    best = _against_best(behind or undecided or pairs)
+    return f"{conclusion} {where}. They have perplexity {ours.value:.3f}, {best}."
 
 
 def _names(pairs: Sequence[tuple[EvalRecord, Difference]]) -> str:
@@ -233,26 +240,26 @@ def _names(pairs: Sequence[tuple[EvalRecord, Difference]]) -> str:
     return ", ".join(record.factors for record, _ in pairs)
 
 
-def _beside_best(pairs: Sequence[tuple[EvalRecord, Difference]]) -> str:
+def _against_best(pairs: Sequence[tuple[EvalRecord, Difference]]) -> str:
     record, difference = min(pairs, key=lambda pair: pair[0].value)
     return f"{record.factors} {record.value:.3f}: {difference} paired by document"
 
 
 def sliding_window_remark(records: Iterable[EvalRecord], *, length: int) -> str:
-    """What the search is worth against no extension at all: the trained window, slid over the text."""
+    """Returns a sentence that compares searched factors with the trained window sliding over the text."""
     values = {r.factors: r for r in _perplexities(records, length)}
     ours, sliding = values[SEARCHED], values[SLIDING]
     found = ours.difference(sliding)
-    beside = "" if found is None else f", where searched factors have {found}: {found.decision}"
+    difference = "" if found is None else f"; searched factors have {found} of it: {found.decision}"
     return (
-        f"A window of {sliding.window} tokens that slides (stride {sliding.stride}) has {sliding.value:.3f} "
-        f"there{beside}; but it never sees more than {sliding.window} tokens, so it finds nothing that lies "
+        f"A sliding window of {sliding.window} tokens (stride {sliding.stride}) has {sliding.value:.3f} "
+        f"there{difference}. It never reads more than {sliding.window} tokens, so it can't find anything "
         f"further back."
     )
 
 
 def perplexity_curves(records: Iterable[EvalRecord]) -> list[Curve]:
-    """Perplexity against length, a curve a label; `none` only where there is no `untouched`."""
+    """Returns perplexity against length, one curve per label; without `none` if there is `untouched`."""
     by_label: dict[str, list[EvalRecord]] = {}
     for record in records:
         if record.metric == "perplexity":
@@ -277,7 +284,7 @@ def _perplexity_curve(label: str, rows: Sequence[EvalRecord]) -> Curve:
 
 
 def factor_curves(factors: dict[str, RescaleFactors]) -> list[Curve]:
-    """Rescale factors by pair, a curve a label, and one a layer where they differ between layers."""
+    """Returns rescale factors by pair: one curve per label, or per layer if factors are per layer."""
     curves = []
     for label, entry in factors.items():
         for layer_index, row in enumerate(entry.rescale_factors):

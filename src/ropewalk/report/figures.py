@@ -1,8 +1,8 @@
-"""Drawings from data: perplexity against length, and rescale factors by pair.
+"""Figures of given curves: perplexity against length, and rescale factors by pair.
 
-Whoever measures hands over curves; nothing is computed here. A scheme has the same colour and dashes in every
-figure: colours from Okabe and Ito's palette for all kinds of colour vision, relatives (YaRN's three forms)
-told apart by their dashes, every line named at its own end instead of in a legend.
+A scheme has the same colour and dashes in every figure. Colours are Okabe and Ito's palette for all kinds of
+colour vision; related schemes (YaRN's three forms) differ in their dashes. Each line is labelled at its end
+instead of in a legend.
 """
 
 import io
@@ -18,8 +18,8 @@ from scipy.optimize import isotonic_regression
 SIZE_INCHES = (10.0, 6.0)
 DPI = 150
 FONT_POINTS = 11.0
-LABEL_GAP = 0.042  # of the axes' height, between the middles of two labels
-SAMPLE = (1.04, 1.08)  # where a label's sample of its line stands, of the axes' width
+LABEL_GAP = 0.042  # share of the axes' height between the middles of two labels
+SAMPLE = (1.04, 1.08)  # ends of a label's line sample, as shares of the axes' width
 SEARCHED = "searched"
 
 _BLACK, _GREY = "#000000", "#6F6F6F"
@@ -50,7 +50,7 @@ _OTHERS = [
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One line of a figure; `low` and `high` are a 95% interval of `y`, empty where there is none."""
+    """One line of a figure; `low` and `high` are the 95% interval of `y`, or empty if it is unknown."""
 
     label: str
     x: Sequence[float]
@@ -60,12 +60,16 @@ class Curve:
 
 
 def draw_perplexity(curves: Sequence[Curve], *, original_length: int, title: str) -> bytes:
-    """A PNG of perplexity against length in tokens, both axes logarithmic, the trained window marked."""
+    """Returns a PNG of perplexity against length in tokens, with logarithmic axes and the window marked.
+
+    Args:
+        original_length: the window of the model's training, tokens.
+    """
     figure, axes = _canvas(title)
     _draw_lines(axes, curves)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    shaded = " (shaded: 95% interval of the searched factors, over documents)"
+    shaded = " (shaded: 95% interval of the searched factors over documents)"
     known = any(curve.label == SEARCHED and curve.low for curve in curves)
     axes.set_xlabel(f"length read, tokens{shaded if known else ''}")
     axes.set_ylabel("perplexity")
@@ -77,22 +81,26 @@ def draw_perplexity(curves: Sequence[Curve], *, original_length: int, title: str
 
 
 def draw_factors(curves: Sequence[Curve], *, first_unfinished_pair: int, title: str) -> bytes:
-    """A PNG of factors by pair; those from `first_unfinished_pair` on never finish a turn in the window."""
+    """Returns a PNG of rescale factors by pair.
+
+    Args:
+        first_unfinished_pair: the first pair that makes less than one turn in the trained window; marked.
+    """
     figure, axes = _canvas(title)
     _draw_lines(axes, curves)
     axes.set_yscale("log", base=2)
     axes.set_xlabel("rotary pair, fastest first")
-    axes.set_ylabel("rescale factor: how many times slower the pair turns")
+    axes.set_ylabel("rescale factor: how many times slower the pair rotates")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     last = max(x for curve in curves for x in curve.x)
     if first_unfinished_pair <= last:
-        _mark(axes, first_unfinished_pair - 0.5, "from here on: no full turn in the trained window", 0.2)
+        _mark(axes, first_unfinished_pair - 0.5, "no full turn in the trained window", 0.2)
     _label_ends(axes, curves)
     return _png(figure)
 
 
 def style_of(label: str, position: int = 0) -> tuple[str, Any]:
-    """Colour and dashes: fixed for known schemes, by `position` among the others."""
+    """Returns colour and dashes: fixed for known labels, by `position` for others."""
     return STYLES.get(label) or _OTHERS[position % len(_OTHERS)]
 
 
@@ -150,7 +158,7 @@ def _mark(axes: Axes, x: float, text: str, height: float) -> None:
 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Name every line to the right of its end with a sample of its dashes, moved apart where ends meet."""
+    """Labels every line at the right of its end, with a sample of its dashes; labels do not overlap."""
     to_height = _height_of(axes)
     ends = [to_height(curve.y[-1]) for curve in curves]
     for index, height in zip(_order(ends), spread(sorted(ends), LABEL_GAP), strict=True):
@@ -189,9 +197,10 @@ def _order(values: Sequence[float]) -> list[int]:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights at least `gap` apart, moved as little as possible (least squares), inside 0 .. 1.
+    """Returns heights at least `gap` apart, within 0 to 1, nearest to the given ones in least squares.
 
-    Where all would not fit, they run out at the top.
+    Args:
+        heights: ascending. If there are too many for 0 to 1, the last ones lie above 1.
     """
     flat = isotonic_regression([height - index * gap for index, height in enumerate(heights)]).x
     ceiling = max(0.0, 1.0 - (len(heights) - 1) * gap)
@@ -199,7 +208,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _literal(text: str) -> str:
-    """A user's dollar sign starts no formula."""
+    """Escapes dollar signs, which would begin a formula."""
     return text.replace("$", r"\$")
 
 

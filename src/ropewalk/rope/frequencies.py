@@ -1,10 +1,10 @@
-"""Geometry and factors to an angle for each (position, pair): the only formula.
+"""The rotation angle of each position and pair. No other module has this formula.
 
     angle(n, i) = n * theta_i                 for n <  num_start_tokens
-                  n * theta_i / lambda_i      for n >= num_start_tokens       (LongRoPE, Eq. 3)
+                  n * theta_i / lambda_i      for n >= num_start_tokens
 
-Angles are float64: at position 4,194,304 a float32 angle is off by up to 0.13 rad, a float64 one by less
-than 1e-8, so that cos and sin can be cast last, to whatever the model computes in.
+This is LongRoPE's Eq. 3 (arXiv 2402.13753). Angles are float64: at position 4,194,304 a float32 angle has an
+error of up to 0.13 rad, a float64 angle one below 1e-8. cos and sin are cast to the model's dtype last.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,14 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 
 
 def angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> Tensor:
-    """Radians, float64, shape (*positions.shape, num_pairs), on the device of `positions`.
+    """Returns the angle of each position and pair.
 
     Args:
-        positions: whole token positions from 0, any shape.
-        layer_index: which row to use where factors are per layer.
+        positions: integer token positions from 0, of any shape.
+        layer_index: the row to use if factors are per layer.
+
+    Returns:
+        Radians, float64, shape (*positions.shape, num_pairs), on the device of `positions`.
     """
     row = factors.rescale_factors[layer_index if factors.per_layer else 0]
     rescale_factors = torch.tensor(row, dtype=torch.float64, device=positions.device)
@@ -32,32 +35,39 @@ def angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> 
 def rescaled_angles(
     positions: Tensor, inverse_frequencies: Tensor, rescale_factors: Tensor, num_start_tokens: int | Tensor
 ) -> Tensor:
-    """The formula on tensors, differentiable in `rescale_factors`; shapes and units as in `angles`.
+    """Returns the angles for tensors of factors, differentiable in `rescale_factors`.
 
-    `rescale_factors` and a tensor of `num_start_tokens` are broadcast against (*positions.shape, num_pairs).
+    Args:
+        positions: as in `angles`.
+        inverse_frequencies: theta_i in radians per token, float64, shape (num_pairs,).
+        rescale_factors: lambda_i, float64, broadcast to (*positions.shape, num_pairs).
+        num_start_tokens: n-hat; a tensor is broadcast likewise.
+
+    Returns:
+        As `angles`.
     """
-    turned = positions.to(torch.float64).unsqueeze(-1) * inverse_frequencies
-    rescaled = turned / rescale_factors
+    unscaled = positions.to(torch.float64).unsqueeze(-1) * inverse_frequencies
+    rescaled = unscaled / rescale_factors
     if isinstance(num_start_tokens, int) and num_start_tokens == 0:
         return rescaled
-    return torch.where(positions.unsqueeze(-1) < num_start_tokens, turned, rescaled)
+    return torch.where(positions.unsqueeze(-1) < num_start_tokens, unscaled, rescaled)
 
 
 def cos_sin(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> tuple[Tensor, Tensor]:
-    """cos and sin of `angles`, each times the attention factor, float64."""
-    turned = angles(factors, positions, layer_index)
-    return turned.cos() * factors.attention_factor, turned.sin() * factors.attention_factor
+    """Returns cos and sin of `angles`, each times the attention factor: float64, the shape of `angles`."""
+    radians = angles(factors, positions, layer_index)
+    return radians.cos() * factors.attention_factor, radians.sin() * factors.attention_factor
 
 
 @dataclass(frozen=True, eq=False)
 class StackedFactors:
-    """Factors of one geometry side by side, so that each row of a batch turns by its own.
+    """Factors of one geometry, one per row of a batch. All tensors are float64 but `num_start_tokens`.
 
     Attributes:
-        inverse_frequencies: (num_pairs,), as all tensors here float64.
-        rescale_factors: (num_rows, num_layers or 1, num_pairs).
-        num_start_tokens: (num_rows, 1, 1), or 0 where every row has 0.
-        attention_factors: (num_rows, 1, 1).
+        inverse_frequencies: radians per token, shape (num_pairs,).
+        rescale_factors: shape (num_rows, num_layers or 1, num_pairs).
+        num_start_tokens: tokens, int64, shape (num_rows, 1, 1); or 0 if it is 0 in every row.
+        attention_factors: shape (num_rows, 1, 1).
     """
 
     inverse_frequencies: Tensor
@@ -67,7 +77,7 @@ class StackedFactors:
 
     @classmethod
     def of(cls, rows: Sequence[RescaleFactors], device: torch.device) -> "StackedFactors":
-        """One row for each of `rows`; where some are per layer, the others are the same in all layers."""
+        """Stacks factors. If some are per layer, the others are repeated for each layer."""
         arrays = [torch.from_numpy(factors.array()) for factors in rows]
         num_layers = max(len(array) for array in arrays)
         starts = [factors.num_start_tokens for factors in rows]
@@ -80,9 +90,16 @@ class StackedFactors:
         )
 
     def cos_sin(self, positions: Tensor, layer_index: int = 0) -> tuple[Tensor, Tensor]:
-        """As `cos_sin`, the same bits, for positions of shape (num_rows or 1, tokens)."""
+        """Returns the same bits as `cos_sin` for each row.
+
+        Args:
+            positions: shape (num_rows or 1, tokens).
+
+        Returns:
+            cos and sin, float64, each of shape (num_rows, tokens, num_pairs).
+        """
         rescale_factors = self.rescale_factors[:, layer_index if self.rescale_factors.shape[1] > 1 else 0]
-        turned = rescaled_angles(
+        radians = rescaled_angles(
             positions, self.inverse_frequencies, rescale_factors.unsqueeze(1), self.num_start_tokens
         )
-        return turned.cos() * self.attention_factors, turned.sin() * self.attention_factors
+        return radians.cos() * self.attention_factors, radians.sin() * self.attention_factors

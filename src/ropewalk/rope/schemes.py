@@ -1,11 +1,11 @@
-"""Every closed-form scheme as RescaleFactors: the baselines, and the first population of a search.
+"""Every closed-form scheme as RescaleFactors: the baselines, and the initial candidates of a search.
 
-Notation: pair i turns theta_i radians a token; r_i = L theta_i / 2 pi are its turns over the window;
-s = L' / L is the extension ratio (`factor`); d is the rotary dimension. Each scheme is one function
-from (geometry, s, parameters) to lambda, shape (num_pairs,), next to its published attention factor.
+Notation: pair i rotates by theta_i radians per token and makes r_i = L theta_i / 2 pi turns over the window
+L; s = L' / L is the extension ratio (`factor`); d is the rotary dimension. Each scheme is a function from
+(geometry, s, parameters) to lambda, shape (num_pairs,), with its published attention factor.
 
-A scheme from outside is named `package.module:Name`: a function from (geometry, s), and keyword parameters of
-its own, to lambda. Its attention factor is 1 unless the parameter `attention_factor` says otherwise.
+A plugin scheme is named `package.module:Name`: a function from (geometry, s), and keyword parameters, to
+lambda. Its attention factor is 1, or the parameter `attention_factor`.
 """
 
 import inspect
@@ -25,15 +25,15 @@ from ropewalk.rope.attention_factor import yarn_attention_factor
 Vector = NDArray[np.float64]
 Parameters = Mapping[str, float]
 
-ROUNDING = 1e-12  # of a rescale factor
+ROUNDING = 1e-12  # absolute, of a rescale factor
 
 
 @dataclass(frozen=True, kw_only=True)
 class SchemeSpec:
-    """A scheme's name with the parameters that were given, e.g. `yarn:factor=8,beta_fast=32`.
+    """The name of a scheme and the given parameters, e.g. `yarn:factor=8,beta_fast=32`.
 
     Attributes:
-        text: as it was written; the label in tables and records.
+        text: the text that was parsed, the label in tables and records.
     """
 
     name: str
@@ -49,11 +49,11 @@ class _Scheme:
 
 
 def parse_scheme(text: str) -> SchemeSpec:
-    """Read `NAME` or `NAME:parameter=value,...`, where NAME may be `package.module:Name`.
+    """Parses `NAME` or `NAME:parameter=value,...`; NAME may be `package.module:Name`.
 
     Raises:
-        SettingError: an unknown scheme or parameter, a value that is no number, or a scheme from outside that
-            can't be imported.
+        SettingError: the scheme or a parameter is unknown, a value is not a number or out of its range, or a
+            plugin scheme can't be imported.
     """
     name, _, tail = text.partition(":")
     if name not in _SCHEMES and tail and "=" not in tail.partition(":")[0]:
@@ -64,7 +64,7 @@ def parse_scheme(text: str) -> SchemeSpec:
     for entry in filter(None, tail.split(",")):
         key, _, value = entry.partition("=")
         if key not in known:
-            raise SettingError(f"The scheme {name} has no parameter {key!r}; it takes {', '.join(known)}.")
+            raise SettingError(f"The scheme {name} has no parameter {key!r}: use {', '.join(known)}.")
         try:
             parameters[key] = float(value)
         except ValueError:
@@ -74,16 +74,26 @@ def parse_scheme(text: str) -> SchemeSpec:
 
 
 def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length: int) -> RescaleFactors:
-    """The factors of a scheme at `target_length` tokens.
+    """Returns the factors of a scheme at `target_length` tokens.
 
-    Without the parameter `factor` the extension ratio is target_length / original_length, at least 1;
-    `dynamic-ntk` follows the length by itself, so it takes each length as its own target.
+    Without the parameter `factor` the extension ratio is target_length / original_length, at least 1.
+    `dynamic-ntk` changes with the length, so its target is the length that the model reads.
+
+    Example:
+        yarn = scheme_factors("yarn:beta_fast=16", model.geometry, 32768)
+        yarn.rescale_factors[0]  # lambda of each pair, fastest pair first
+        yarn.attention_factor    # 0.1 ln s + 1
+
+    Args:
+        spec: a parsed scheme, or its text.
+        geometry: the model's RoPE geometry.
+        target_length: tokens.
 
     Raises:
-        SettingError: as `parse_scheme`.
+        SettingError: see `parse_scheme`.
     """
     spec = parse_scheme(spec) if isinstance(spec, str) else spec
-    scheme = _SCHEMES.get(spec.name) or _outside_scheme(spec.name)
+    scheme = _SCHEMES.get(spec.name) or _plugin_scheme(spec.name)
     reached = max(1.0, target_length / geometry.original_length)
     parameters = {**scheme.defaults, **spec.parameters}
     if spec.name == "dynamic-ntk":
@@ -101,7 +111,7 @@ def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length
 
 
 def _without_rounding(rescale_factors: Vector) -> Vector:
-    """Exactly 1 where a pair is left alone, for rounding may leave 1 - 1e-16 there."""
+    """Exactly 1 for a pair that the scheme leaves unchanged; rounding may give 1 - 1e-16."""
     return np.where((rescale_factors < 1) & (rescale_factors > 1 - ROUNDING), 1.0, rescale_factors)
 
 
@@ -110,43 +120,43 @@ def _known_parameters(name: str) -> list[str]:
         return [*_COMMON, *_SCHEMES[name].defaults]
     if ":" not in name:
         raise unknown_name(name, _SCHEMES, "scheme", "schemes")
-    return [*_COMMON, *_own_parameters(name)]
+    return [*_COMMON, *_plugin_parameters(name)]
 
 
-def _own_parameters(name: str) -> list[str]:
-    """What a scheme from outside takes besides geometry and ratio."""
+def _plugin_parameters(name: str) -> list[str]:
+    """The parameters of a plugin scheme besides geometry and ratio."""
     function = load_named(name, "scheme")
     if not callable(function):
         raise SettingError(
             f"The scheme {name} is {function!r}, but must be a function from (geometry, extension_ratio) to "
-            f"a rescale factor a pair."
+            f"one rescale factor per pair."
         )
     try:
         return list(inspect.signature(function).parameters)[2:]
-    except (TypeError, ValueError):  # some functions written in C tell nothing
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return []
 
 
-def _outside_scheme(name: str) -> "_Scheme":
-    """A scheme from outside like one of ours; whatever goes wrong in it is said in one line."""
+def _plugin_scheme(name: str) -> "_Scheme":
+    """A plugin scheme; each of its errors becomes one line."""
     function = load_named(name, "scheme")
 
     def rescale(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
         try:
             found = np.asarray(function(geometry, s, **parameters), dtype=np.float64)
-        except Exception as error:  # whatever that function does
+        except Exception as error:  # the function may raise anything
             raise SettingError(
-                f"The scheme {name} failed ({type(error).__name__}: {error}): it must make a rescale factor "
-                f"a pair from (geometry, extension_ratio)."
+                f"The scheme {name} failed ({type(error).__name__}: {error}): it must return one rescale "
+                f"factor per pair for (geometry, extension_ratio)."
             ) from error
         if found.shape != (geometry.num_pairs,):
             raise SettingError(
-                f"The scheme {name} gives the shape {found.shape}, but must give {(geometry.num_pairs,)}: a "
-                f"rescale factor a pair."
+                f"The scheme {name} returned the shape {found.shape}, but must return "
+                f"{(geometry.num_pairs,)}: one rescale factor per pair."
             )
         if (found < 1 - ROUNDING).any():
             raise SettingError(
-                f"The scheme {name} gives {found.min():g} to a pair, but must give at least 1."
+                f"The scheme {name} returned the rescale factor {found.min():g}, but each must be at least 1."
             )
         return found
 
@@ -154,16 +164,16 @@ def _outside_scheme(name: str) -> "_Scheme":
 
 
 def _check_parameters(name: str, parameters: Parameters) -> None:
-    from_outside = name not in _SCHEMES
+    is_plugin = name not in _SCHEMES
     for key, value in parameters.items():
         if not math.isfinite(value):
             raise SettingError(f"`{key}` of {name} is {value}, but must be finite.")
         if key == "factor" and value < 1:
             raise SettingError(f"`factor` of {name} is {value:g}, but an extension ratio is at least 1.")
-        own = from_outside and key not in _COMMON
-        if key not in ("factor", "truncate") and not own and value <= 0:
+        is_own = is_plugin and key not in _COMMON
+        if key not in ("factor", "truncate") and not is_own and value <= 0:
             raise SettingError(f"`{key}` of {name} is {value:g}, but must be above 0.")
-    merged = parameters if from_outside else {**_SCHEMES[name].defaults, **parameters}
+    merged = parameters if is_plugin else {**_SCHEMES[name].defaults, **parameters}
     for smaller, larger in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
         if smaller in merged and merged[smaller] >= merged[larger]:
             given = f"`{smaller}` of {name} is {merged[smaller]:g}"
@@ -179,13 +189,13 @@ def _pi(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
 
 
 def _ntk(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
-    # The base becomes theta * s^(d / (d - 2)); with one pair there is no fast end to keep, only s.
+    # The base becomes theta * s^(d / (d - 2)). A single pair is fastest and slowest: it is interpolated.
     exponents = np.arange(geometry.num_pairs) * 2 / max(1, geometry.rotary_dim - 2)
     return s**exponents if geometry.num_pairs > 1 else _pi(geometry, s, parameters)
 
 
 def _by_parts(s: float, kept: Vector) -> Vector:
-    """1 / lambda = (1 - kept) / s + kept; `kept` is 1 for a pair left alone, 0 for one interpolated by s."""
+    """1 / lambda = (1 - kept) / s + kept; `kept` is 1 for an unchanged pair, 0 for one interpolated by s."""
     return 1 / ((1 - kept) / s + kept)
 
 
@@ -231,8 +241,8 @@ _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 _SCHEMES = {
     "none": _Scheme(rescale=_none),  # the model as it was trained
-    "pi": _Scheme(rescale=_pi),  # position interpolation (2306.15595): every pair slower by s
-    "ntk": _Scheme(rescale=_ntk),  # NTK-aware: a larger base, the slowest pair slower by s
+    "pi": _Scheme(rescale=_pi),  # position interpolation (2306.15595): lambda = s for every pair
+    "ntk": _Scheme(rescale=_ntk),  # NTK-aware: a larger base, lambda = s for the slowest pair
     "dynamic-ntk": _Scheme(rescale=_ntk),  # NTK-aware with the ratio of each length
     "yarn": _Scheme(
         rescale=_yarn_coded,
@@ -266,5 +276,5 @@ _SCHEMES = {
 }
 
 SCHEME_NAMES = tuple(_SCHEMES)
-# Every closed form, and YaRN without its attention factor: searches do without one too, unless asked.
+# Every scheme, and YaRN without its attention factor, because a search has none by default.
 CLOSED_FORMS = (*SCHEME_NAMES, "yarn:attention_factor=1")
