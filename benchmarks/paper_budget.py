@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from ropewalk.cli.progress import search_progress
+from ropewalk.cli.progress import show_progress
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.models.model import Model, load_model
@@ -43,7 +43,7 @@ MILESTONES = (64, 128, 256, 512, 1024, 1344)
 
 
 def search(loaded: Model, documents: DocumentSet, folder: RunFolder, seed: int) -> SearchResult:
-    with search_progress() as on_trial:
+    with show_progress() as progress:
         found = search_factors(
             loaded,
             documents,
@@ -52,7 +52,7 @@ def search(loaded: Model, documents: DocumentSet, folder: RunFolder, seed: int) 
             budget="paper",
             seed=seed,
             journal=folder.journal,
-            on_trial=on_trial,
+            on_trial=progress.on_trial,
             closed_forms=False,
         )
     folder.write_search(found)

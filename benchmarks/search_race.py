@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from cost_figure import CostCurve, draw_cost
-from ropewalk.cli.progress import search_progress
+from ropewalk.cli.progress import show_progress
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, load_model
@@ -152,14 +152,14 @@ def run(entry: Entry, seed: int, runs: Path, today: str) -> None:
     print(path.name, flush=True)
     loaded = model_of(entry.model, today)
     documents, stop = documents_of(entry, loaded)
-    with RunFolder.resume(path) as folder, search_progress() as on_trial:
+    with RunFolder.resume(path) as folder, show_progress() as progress:
         found = search_factors(
             loaded,
             documents,
             target_length=entry.target_length,
             validation_documents=stop if entry.early_stopping else None,
             journal=folder.journal,
-            on_trial=on_trial,
+            on_trial=progress.on_trial,
             closed_forms=False,
             seed=seed,
             **entry.settings,

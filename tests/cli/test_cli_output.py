@@ -1,4 +1,4 @@
-"""Whatever users, files and servers write, a terminal is shown visible characters and no secret."""
+"""Text of users, files and servers reaches a terminal as visible characters and without secrets."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""stdout and stderr that are closed, full, or have no reader: work goes on, and no traceback is seen."""
+"""stdout and stderr that are closed, full, or have no reader: work continues without a traceback."""
 
 import errno
 import io
@@ -19,25 +19,25 @@ HELP = [
 
 
 class Broken(io.StringIO):
-    """A stream that takes so many characters and then fails as the system does."""
+    """A stream that accepts `capacity` characters and then fails as the system does."""
 
-    def __init__(self, number, room=0):
+    def __init__(self, number, capacity=0):
         super().__init__()
-        self.number, self.room = number, room
+        self.number, self.capacity = number, capacity
 
     def write(self, text):
-        self.room -= len(text)
-        if self.room < 0:
+        self.capacity -= len(text)
+        if self.capacity < 0:
             raise OSError(self.number, os.strerror(self.number)) if self.number else ValueError("closed file")
         return super().write(text)
 
 
 @pytest.mark.parametrize("arguments", HELP, ids=" ".join)
-@pytest.mark.parametrize("room", [0, 10])
-def test_without_a_reader_every_verb_ends_quietly(arguments, room, monkeypatch):
+@pytest.mark.parametrize("capacity", [0, 10])
+def test_without_a_reader_every_verb_ends_quietly(arguments, capacity, monkeypatch):
     stderr = io.StringIO()
     monkeypatch.setattr("sys.stderr", stderr)
-    monkeypatch.setattr("sys.stdout", Broken(errno.EPIPE, room))
+    monkeypatch.setattr("sys.stdout", Broken(errno.EPIPE, capacity))
     assert run(arguments) == CLOSED_STDOUT_CODE
     assert stderr.getvalue() == ""
 
@@ -52,9 +52,9 @@ def test_a_result_that_can_not_be_written_is_one_line(number, monkeypatch):
 
 
 @pytest.mark.parametrize("stderr", [errno.ENOSPC, errno.EPIPE, 0, None], ids=str)
-def test_a_search_goes_on_without_its_progress(stderr, model, shelf, tmp_path, monkeypatch, capsys):
+def test_a_search_continues_without_its_progress(stderr, model, shelf, tmp_path, monkeypatch, capsys):
     """As with a full log disk or a dead `tee`; 0 is a closed stream, None one that never was open."""
-    monkeypatch.setattr("sys.stderr", None if stderr is None else Broken(stderr, room=30))
+    monkeypatch.setattr("sys.stderr", None if stderr is None else Broken(stderr, capacity=30))
     monkeypatch.setattr("ropewalk.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     code = run([
         "search", str(model), "--text", str(shelf), "--target-length", "4x", "--num-documents", "2",
@@ -82,7 +82,7 @@ def test_what_the_terminal_s_encoding_lacks_is_escaped(monkeypatch, tmp_path):
     assert b"\\u20ac" in stderr.buffer.getvalue()
 
 
-def test_the_streams_are_given_back():
+def test_the_streams_are_restored():
     before = sys.stdout, sys.stderr
     run(["--version"])
     assert (sys.stdout, sys.stderr) == before
@@ -96,7 +96,7 @@ def ends(process):
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (1, 2), (0, 1, 2)], ids=str)
-def test_streams_that_are_closed_from_the_beginning(start, closed, tmp_path):
+def test_streams_that_are_closed_at_the_start(start, closed, tmp_path):
     def close():
         for descriptor in closed:
             os.close(descriptor)
@@ -104,7 +104,7 @@ def test_streams_that_are_closed_from_the_beginning(start, closed, tmp_path):
     code, out, _ = ends(start("recipe", "copy", "any-model-8x", "mine.yaml", preexec_fn=close))
     assert code == 0
     assert out == ""
-    # What is opened first would have been 2, and have got the messages.
+    # Without care, the first opened file gets the descriptor 2, and with it the messages.
     assert (tmp_path / "mine.yaml").read_text().startswith("# Read eight times further")
     assert "Written" not in (tmp_path / "mine.yaml").read_text()
 

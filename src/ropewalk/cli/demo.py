@@ -12,7 +12,7 @@ from ropewalk.cli.comparison_table import gap_table, of_search
 from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
 from ropewalk.cli.from_settings import option
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
-from ropewalk.cli.progress import search_progress
+from ropewalk.cli.progress import show_progress
 from ropewalk.cli.search_result import files, story
 from ropewalk.cli.splits import read_split
 from ropewalk.search.settings import SearchSettings
@@ -101,10 +101,10 @@ def _search(
     say(f"1/3 Search: {settings.budget} evaluations of {num_documents} documents of {target} tokens.")
     if folder.journal_path.exists():
         say(f"{folder.path} has trials already: they count, and are not computed again.")
-    with search_progress() as on_trial:
+    with show_progress() as progress:
         found = search_factors(
             loaded, split.search, target_length=target, settings=settings,
-            validation_documents=split.validation, journal=folder.journal, on_trial=on_trial,
+            validation_documents=split.validation, journal=folder.journal, on_trial=progress.on_trial,
         )  # fmt: skip
     folder.write_search(found)
     return found

@@ -8,7 +8,7 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
-from ropewalk.cli.progress import answer_progress
+from ropewalk.cli.progress import show_progress
 from ropewalk.models.settings import ModelSettings
 from ropewalk.units import LONGEST, MOST
 
@@ -116,10 +116,11 @@ def passkey(
         loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
         tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
         labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
-        records = measure_passkey(
-            loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed,
-            on_answer=answer_progress(), on_record=tell,
-        )  # fmt: skip
+        with show_progress() as progress:
+            records = measure_passkey(
+                loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed,
+                on_answer=progress.on_answer, on_record=tell,
+            )  # fmt: skip
         if json:
             result_json([record.as_json() for record in records])
         else:

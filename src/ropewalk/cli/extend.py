@@ -9,7 +9,7 @@ import typer
 from ropewalk.cli import options
 from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
-from ropewalk.cli.progress import answer_progress, search_progress, step_progress
+from ropewalk.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
@@ -98,10 +98,10 @@ def run_recipe(
         state = "done already" if is_held else f"begins{left}"
         say(f"\nStage {index + 1}/{num_stages}, {title}: {state}.")
 
-    with search_progress() as on_trial:
+    with show_progress() as progress:
         watch = Watch(
-            on_stage=on_stage, on_trial=on_trial, on_step=step_progress(), on_answer=answer_progress(),
-            on_record=tell_any, say=say,
+            on_stage=on_stage, on_trial=progress.on_trial, on_step=progress.on_step,
+            on_answer=progress.on_answer, on_record=tell_any, say=say,
         )  # fmt: skip
         return run(recipe, out, continue_with=continue_with, cut_damaged=cut_damaged, watch=watch)
 

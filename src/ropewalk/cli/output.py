@@ -1,7 +1,7 @@
-"""What is said, and where: the result on stdout, the story on stderr.
+"""Output: the result goes to stdout, progress and messages to stderr.
 
-Text of users, files and servers (names, keys, errors) is never read as markup. Control characters of theirs
-are escaped, and passwords and keys hidden, before anything is printed.
+Text of users, files and servers (names, keys, errors) is never interpreted as markup. Before printing,
+control characters are escaped, and passwords and keys replaced.
 """
 
 import json
@@ -16,44 +16,48 @@ import typer
 from ropewalk.sanitize import escaped, redacted
 
 INTERRUPTED_CODE = 130
-CLOSED_STDOUT_CODE = 141  # what a shell reports for a program that SIGPIPE ended
-PIPED_WIDTH = 200  # columns where stdout is no terminal: nothing folds a table there
+CLOSED_STDOUT_CODE = 141  # a shell reports this code for a program that SIGPIPE ended
+PIPED_WIDTH = 200  # columns of a table if stdout is not a terminal
 
 
 def say(message: str) -> None:
-    """One line of the story; line feeds at its ends are layout, those within come from elsewhere."""
+    """Prints one line to stderr. Line feeds at its ends are kept as layout, those within it are escaped."""
     line = message.strip("\n")
     before, _, after = message.partition(line) if line else (message, "", "")
     print(f"{before}{one_line(line)}{after}", file=sys.stderr, flush=True)
 
 
 def one_line(text: object) -> str:
-    """Text of a user's, a file's or a server's, as it stands within a line."""
+    """Returns text of a user, a file or a server in a form that is safe within a line."""
     return escaped(redacted(str(text)))
 
 
 def complain(message: str) -> None:
-    """One line about what went wrong, whatever the message holds."""
+    """Prints an error message to stderr as one line that begins with `ropewalk:`."""
     say("ropewalk: " + " ".join(message.split()))
 
 
 @contextmanager
-def interruptible(how_to_go_on: str) -> Iterator[None]:
-    """Turn Ctrl-C into a line that says how to go on, and exit code 130."""
+def interruptible(how_to_continue: str) -> Iterator[None]:
+    """Turns Ctrl-C into a line that says how to continue, and exit code 130.
+
+    Raises:
+        typer.Exit: on Ctrl-C.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        say(f"\nInterrupted. {how_to_go_on}")
+        say(f"\nInterrupted. {how_to_continue}")
         raise typer.Exit(INTERRUPTED_CODE) from None
 
 
 def result(text: str) -> None:
-    """Print to stdout."""
+    """Prints text, which may have several lines, to stdout."""
     print(escaped(redacted(text), keep="\n\t"), flush=True)
 
 
 def result_json(records: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """Print the one object of `--json`; a number that JSON can't hold is null."""
+    """Prints the object of `--json` to stdout; NaN and infinity become null."""
     result(json.dumps(_finite({"records": list(records), **more}), indent=2, allow_nan=False))
 
 
@@ -66,7 +70,7 @@ def _finite(value: Any) -> Any:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A title and an aligned table as text, the first column to the left and the others to the right."""
+    """Returns a title and a table as text; the first column is aligned left, the others right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -84,7 +88,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def clock(seconds: float) -> str:
-    """`1.3 s`, `42 s`, `3:07 min`, `2:05 h`."""
+    """Returns a duration as `1.3 s`, `42 s`, `3:07 min` or `2:05 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

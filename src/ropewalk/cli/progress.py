@@ -1,95 +1,93 @@
-"""A search before the user's eyes: best so far, trials done, time left."""
+"""Progress of searches, trainings and passkey prompts on stderr: a bar on a terminal, lines elsewhere."""
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from ropewalk.cli.output import clock, say
+from ropewalk.cli.output import clock, one_line, say
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.passkey import OnAnswer, PasskeyProgress
+    from ropewalk.evaluate.passkey import PasskeyProgress
+    from ropewalk.finetune.trainer import StepProgress
     from ropewalk.search.outcome import SearchProgress
 
-SECONDS_BETWEEN_LINES = 15.0  # where stderr is a file or a pipe
+SECONDS_BETWEEN_LINES = 15.0  # if stderr is a file or a pipe
 
-OnTrial = Callable[["SearchProgress"], None]
+
+class Callbacks:
+    """The callbacks of searches, trainings and passkey measurements, which share one display."""
+
+    def __init__(self, display: "_Display") -> None:
+        self._display = display
+
+    def on_trial(self, progress: "SearchProgress") -> None:
+        """Shows the progress of a search."""
+        self._display.show(search_line(progress), progress.cost, progress.budget)
+
+    def on_step(self, progress: "StepProgress") -> None:
+        """Shows the progress of a training; its last step is always shown."""
+        self._display.show(step_line(progress), progress.step, progress.num_steps)
+        if progress.step >= progress.num_steps:
+            self._display.finish()
+
+    def on_answer(self, progress: "PasskeyProgress") -> None:
+        """Shows the progress of a passkey measurement until its last answer, which its record reports."""
+        if progress.num_answered < progress.num_trials:
+            self._display.show(answer_line(progress), progress.num_answered, progress.num_trials)
+        else:
+            self._display.clear()
 
 
 @contextmanager
-def search_progress() -> Iterator[OnTrial]:
-    """Give a search its `on_trial`: a bar on a terminal, elsewhere a line now and then and one at the end."""
-    if sys.stderr.isatty():
-        with _bar() as on_trial:
-            yield on_trial
-    else:
-        with _lines() as on_trial:
-            yield on_trial
+def show_progress() -> Iterator[Callbacks]:
+    """Yields the callbacks of a display: a bar on a terminal, else a line every 15 seconds and a last one."""
+    is_live = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    with _bar() if is_live else _lines() as display:
+        yield Callbacks(display)
 
 
-def step_progress() -> Callable[[Any], None]:
-    """A training's `on_step`: a line now and then, and one at the end of each stage."""
-    say_now_and_then = _now_and_then()
+def search_line(progress: "SearchProgress") -> str:
+    """Returns `best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`.
 
-    def on_step(step: Any) -> None:
-        say_now_and_then(step_line(step), step.step >= step.num_steps)
-
-    return on_step
-
-
-def answer_progress() -> "OnAnswer":
-    """A passkey measurement's `on_answer`: a line now and then; the record says how it ended."""
-    say_now_and_then = _now_and_then()
-
-    def on_answer(progress: "PasskeyProgress") -> None:
-        if progress.num_answered < progress.num_trials:
-            say_now_and_then(answer_line(progress), False)
-
-    return on_answer
-
-
-def _now_and_then() -> Callable[[str, bool], None]:
-    """Says a line if it is time for one, or if it must be said."""
-    last_said = time.monotonic()
-
-    def say_now_and_then(line: str, must: bool) -> None:
-        nonlocal last_said
-        if must or time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
-            last_said = time.monotonic()
-            say(line)
-
-    return say_now_and_then
-
-
-def answer_line(progress: "PasskeyProgress") -> str:
-    """`passkey at 131072 tokens · 12 of 30 asked, 11 found · 41:07 min left`."""
-    asked = f"{progress.num_answered} of {progress.num_trials} asked, {progress.num_found} found"
-    return f"passkey at {progress.answer.length} tokens · {asked} · {clock(progress.seconds_left)} left"
-
-
-def step_line(step: Any) -> str:
-    """`step 12 of 40 · loss 4.512 · 3:07 min left`."""
-    left = (step.num_steps - step.step) * step.seconds / max(1, step.step)
-    return f"step {step.step} of {step.num_steps} · loss {step.loss:.4f} · {clock(left)} left"
-
-
-def progress_line(progress: "SearchProgress") -> str:
-    """`best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`.
-
-    When the search has ended, `closed-form schemes: 3 of 9` stands before the time.
+    At the end of a search, `closed-form schemes: 3 of 9` comes before the time.
     """
     best = "no value yet" if progress.best is None else f"best {progress.best.value:.4f}"
     spent = f"{progress.cost:.1f} of {progress.budget:g} evaluations"
     measured = progress.num_finalists
     total = measured + progress.num_finalists_left
-    beside = f" · closed-form schemes: {measured} of {total}" if measured else ""
+    schemes = f" · closed-form schemes: {measured} of {total}" if measured else ""
     left = clock(progress.seconds_left)
-    return f"{best} · trial {progress.num_trials} · {spent}{beside} · {left} left"
+    return f"{best} · trial {progress.num_trials} · {spent}{schemes} · {left} left"
+
+
+def step_line(progress: "StepProgress") -> str:
+    """Returns `step 12 of 40 · loss 4.5120 · 3:07 min left`."""
+    left = (progress.num_steps - progress.step) * progress.seconds / max(1, progress.step)
+    return f"step {progress.step} of {progress.num_steps} · loss {progress.loss:.4f} · {clock(left)} left"
+
+
+def answer_line(progress: "PasskeyProgress") -> str:
+    """Returns `passkey at 131072 tokens · 12 of 30 answered, 11 found · 41:07 min left`."""
+    answered = f"{progress.num_answered} of {progress.num_trials} answered, {progress.num_found} found"
+    return f"passkey at {progress.answer.length} tokens · {answered} · {clock(progress.seconds_left)} left"
+
+
+class _Display(Protocol):
+    def show(self, line: str, done: float, total: float) -> None:
+        """Shows a line, and `done` of `total`."""
+
+    def finish(self) -> None:
+        """Ends the current work; its last line is shown."""
+
+    def clear(self) -> None:
+        """Ends the current work; its last line is not shown."""
 
 
 @contextmanager
-def _bar() -> Iterator[OnTrial]:
+def _bar() -> Iterator[_Display]:
     from rich import progress as rich_progress
     from rich.console import Console
 
@@ -97,31 +95,47 @@ def _bar() -> Iterator[OnTrial]:
         rich_progress.BarColumn(bar_width=24),
         rich_progress.TextColumn("{task.description}", markup=False),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as drawn:
-        task = drawn.add_task("starting", total=None)
+    # rich prints the lines of `say` above the bar; stdout, which has the result, stays as it is.
+    with rich_progress.Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as drawn:
+        task = drawn.add_task("", total=None, visible=False)
 
-        def on_trial(progress: "SearchProgress") -> None:
-            drawn.update(
-                task, total=progress.budget, completed=progress.cost, description=progress_line(progress)
-            )
+        class Bar:
+            def show(self, line: str, done: float, total: float) -> None:
+                drawn.update(
+                    task, total=total, completed=done, description=one_line(line), visible=True, refresh=True
+                )
 
-        yield on_trial
+            def finish(self) -> None:
+                drawn.update(task, visible=False)
+
+            clear = finish
+
+        yield Bar()
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last_time, self._pending = time.monotonic(), ""
+
+    def show(self, line: str, done: float, total: float) -> None:
+        self._pending = line
+        if time.monotonic() - self._last_time >= SECONDS_BETWEEN_LINES:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._pending:
+            self._last_time = time.monotonic()
+            say(self._pending)
+        self._pending = ""
+
+    def clear(self) -> None:
+        self._pending = ""
 
 
 @contextmanager
-def _lines() -> Iterator[OnTrial]:
-    last_said, unsaid = time.monotonic(), ""
-
-    def on_trial(progress: "SearchProgress") -> None:
-        nonlocal last_said, unsaid
-        unsaid = progress_line(progress)
-        if time.monotonic() - last_said >= SECONDS_BETWEEN_LINES:
-            last_said = time.monotonic()
-            say(unsaid)
-            unsaid = ""
-
+def _lines() -> Iterator[_Display]:
+    lines = _Lines()
     try:
-        yield on_trial
+        yield lines
     finally:
-        if unsaid:
-            say(unsaid)
+        lines.finish()

@@ -10,7 +10,7 @@ from ropewalk.cli import options
 from ropewalk.cli.comparison_table import compare
 from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import interruptible, result, result_json, say
-from ropewalk.cli.progress import search_progress
+from ropewalk.cli.progress import show_progress
 from ropewalk.cli.search_result import files, story
 from ropewalk.cli.splits import check_sources, read_split
 from ropewalk.errors import SettingError
@@ -76,10 +76,10 @@ def search(
         with begun as folder:
             loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
             split = read_split(text, loaded.tokenizer, target)
-            with search_progress() as on_trial:
+            with show_progress() as progress:
                 found = plan.run(
                     loaded, split.search, validation_documents=split.validation, journal=folder.journal,
-                    on_trial=on_trial,
+                    on_trial=progress.on_trial,
                 )  # fmt: skip
             folder.write_search(found)
             compared = compare(loaded, split, found, plan.base_factors)

@@ -1,8 +1,8 @@
-"""stdout and stderr as a program meets them: closed, on a full disk, or with no reader at the other end.
+"""stdout and stderr that are closed, on a full disk, or piped to a program that has ended.
 
-Progress and log messages never stop work: what can't be written to stderr is dropped, ours and that of every
-library. The result on stdout counts: where its reader has gone away (`| head`), the program ends with the
-code that a shell reports for that, and says nothing; a full disk is an error like any other.
+Progress and log messages never stop a command: text that can't be written to stderr is dropped, also that of
+libraries. The result on stdout matters: if its reader has ended (`| head`), the program ends silently with
+the exit code that a shell expects. A full disk is an error.
 """
 
 import os
@@ -18,7 +18,7 @@ from ropewalk.cli.output import CLOSED_STDOUT_CODE
 
 @contextmanager
 def steady_streams() -> Iterator[None]:
-    """Set both up for one command line, and leave them so that nothing is raised as the program ends."""
+    """Wraps both streams for one command, and leaves them so that Python can flush them at its end."""
     _fill_closed_descriptors()
     stdout, stderr = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Stdout(stdout), Stderr(stderr)
@@ -31,7 +31,7 @@ def steady_streams() -> Iterator[None]:
 
 
 class _Stream:
-    """A text stream that may be None, as Python has it where its descriptor was closed from the beginning."""
+    """A text stream, or None: Python's value for a stream whose descriptor was closed at its start."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -46,7 +46,7 @@ class _Stream:
         if self._stream is not None:
             try:
                 self._stream.write(text)
-            except UnicodeEncodeError:  # e.g. in the locale C, or of a file name that is no UTF-8
+            except UnicodeEncodeError:  # e.g. in the locale C, or for a file name that is not UTF-8
                 encoding = self._stream.encoding or "ascii"
                 self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
@@ -57,7 +57,7 @@ class _Stream:
 
 
 class Stderr(_Stream):
-    """Drops what can't be written."""
+    """Drops text that can't be written."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -70,10 +70,10 @@ class Stderr(_Stream):
 
 
 class Stdout(_Stream):
-    """Ends the program where its reader has gone away.
+    """Ends the program if the reader of stdout has ended.
 
     Raises:
-        typer.Exit: on writing, with `CLOSED_STDOUT_CODE`.
+        typer.Exit: on writing or flushing, with `CLOSED_STDOUT_CODE`.
     """
 
     def write(self, text: str) -> int:
@@ -94,14 +94,14 @@ def _ended_by_reader() -> Iterator[None]:
 
 
 def _fill_closed_descriptors() -> None:
-    """Leave none of 0, 1 and 2 free: a journal would be opened as 2, and written to as stderr."""
+    """Opens the descriptors 0, 1 and 2 if they are closed; else a journal could be opened as 2, stderr."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
 
 
 def _settle(stream: Any) -> None:
-    """Python flushes its streams once more as it ends; what can't be written then goes nowhere."""
+    """Flushes a stream. If that fails, text that is left goes to the null device when Python flushes it."""
     if stream is None:
         return
     try:
