@@ -1,4 +1,4 @@
-"""`ropewalk evaluate`: what is measured, at which lengths, on which documents, and how it is told."""
+"""`ropewalk evaluate`: labels, lengths and documents of the records, and their tables."""
 
 import json
 
@@ -114,7 +114,7 @@ def test_the_table_has_a_row_a_label_and_a_column_a_length(ropewalk, model, book
     assert "256 tokens" in ended.out
     assert any(line.startswith("yarn:factor=2,beta_fast=8 ") for line in ended.out.splitlines())
     assert "3 documents" in ended.err
-    assert "1 shorter ones left out" in ended.err
+    assert "1 shorter" in ended.err
 
 
 def test_where_it_ran_is_recorded(ropewalk, model, books):
@@ -207,8 +207,8 @@ def test_a_length_beyond_the_factors_is_noted_in_its_row(ropewalk, model, books,
     assert "256 tokens" in notes[str(file), 512]
     assert "128 tokens" in notes["none", 512]
     shown = ropewalk(*given)
-    assert f"* {file}: beyond the 256 tokens of these factors" in shown.out
-    assert any("beyond" in line and "512 tokens" in line for line in shown.err_lines)
+    assert any(line.startswith(f"* {file}:") and "256 tokens" in line for line in shown.out.splitlines())
+    assert any(str(file) in line and "512 tokens" in line for line in shown.err_lines)
 
 
 def test_within_the_window_nothing_is_noted_and_beyond_it_the_base_model_is(ropewalk, model, books):

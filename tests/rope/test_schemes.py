@@ -9,7 +9,6 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
 
 SHAPES = [
@@ -85,22 +84,6 @@ def test_dynamic_ntk_is_transformers_dynamic_at_every_length(dim, theta, length,
 def test_dynamic_ntk_leaves_short_inputs_alone():
     assert lambdas("dynamic-ntk:factor=4", target=256).tolist() == [1.0] * 32
     assert lambdas("dynamic-ntk", target=100).tolist() == [1.0] * 32
-
-
-@pytest.mark.parametrize(("dim", "theta", "length", "factor"), SHAPES)
-def test_the_longrope_attention_factor_is_transformers_own(dim, theta, length, factor):
-    vector = [1.0] * (dim // 2)
-    _, attention_factor = transformers_parameters(
-        "longrope",
-        dim,
-        theta,
-        int(length * factor),
-        float(factor),
-        short_factor=vector,
-        long_factor=vector,
-        original_max_position_embeddings=length,
-    )
-    assert longrope_attention_factor(factor, length) == pytest.approx(attention_factor, rel=1e-12)
 
 
 def test_ntk_changes_the_base():
