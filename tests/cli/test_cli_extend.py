@@ -58,7 +58,7 @@ def test_json_and_a_missed_limit_ends_with_3(ropewalk, recipe, tmp_path):
     told = json.loads(ended.out)
     assert [verdict["is_held"] for verdict in told["verdicts"]] == [True, False]
     assert told["accepted"] is False
-    assert {record["metric"] for record in told["records"]} == {"perplexity", "passkey", "nll_rise"}
+    assert {record["metric"] for record in told["records"]} == {"perplexity", "passkey", "nll_increase"}
     assert ropewalk("extend", recipe, "--out", tmp_path / "run").code == 0
     plain = ropewalk("extend", recipe, "--out", tmp_path / "run", *limits)
     assert plain.code == 3

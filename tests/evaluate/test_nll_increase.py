@@ -6,7 +6,7 @@ import torch
 
 from ropewalk.errors import EvaluationError
 from ropewalk.evaluate.nll import NllSum
-from ropewalk.evaluate.nll_increase import document_sums, rise_record
+from ropewalk.evaluate.nll_increase import document_sums, increase_record
 from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.text.tokens import token_documents
@@ -28,10 +28,10 @@ def test_the_same_model_loses_nothing_and_interpolation_loses(tiny_model_folder,
     same = document_sums(loaded, documents, 64, scheme_factors("none", loaded.geometry, 64))
     other = document_sums(loaded, documents, 64, scheme_factors("pi", loaded.geometry, 512))
     given = {"loaded": loaded, "documents": documents, "length": 64, "label": "extended"}
-    record = rise_record(before, same, started=time.perf_counter(), **given)
+    record = increase_record(before, same, started=time.perf_counter(), **given)
     assert record.value == pytest.approx(0, abs=1e-6)
     assert record.num_tokens == 4 * 63
-    changed = rise_record(before, other, started=time.perf_counter(), **given)
+    changed = increase_record(before, other, started=time.perf_counter(), **given)
     mean = sum(s.nll_sum_nats for s in other) / (4 * 63) - sum(s.nll_sum_nats for s in before) / (4 * 63)
     assert changed.value == pytest.approx(mean)
     assert changed.low <= changed.value <= changed.high
@@ -40,4 +40,4 @@ def test_the_same_model_loses_nothing_and_interpolation_loses(tiny_model_folder,
     with torch.no_grad():
         assert torch.equal(loaded.model(input_ids=ids).logits, logits)
     with pytest.raises(EvaluationError, match="NaN or infinity"):
-        rise_record(before, sums(*[float("nan")] * 4, num_tokens=63), started=0.0, **given)
+        increase_record(before, sums(*[float("nan")] * 4, num_tokens=63), started=0.0, **given)

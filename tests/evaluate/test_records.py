@@ -67,7 +67,22 @@ def test_a_record_of_an_earlier_version_is_read() -> None:
     assert (difference.low, difference.is_lower) == (None, None)
 
 
-@pytest.mark.parametrize("change", [{"value": "high"}, {"n": None}, {"by_document": [3.5]}, {"where": []}])
+def test_a_metric_of_an_earlier_version_has_its_new_name() -> None:
+    old = EvalRecord.from_json({**json.loads(OLD_LINE), "metric": "nll_rise"})
+    assert old.metric == old.as_json()["metric"] == "nll_increase"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metric": None},
+        {"metric": ["nll_rise"]},
+        {"value": "high"},
+        {"n": None},
+        {"by_document": [3.5]},
+        {"where": []},
+    ],
+)
 def test_a_field_of_another_type_is_no_record(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         EvalRecord.from_json({**json.loads(OLD_LINE), **change})

@@ -52,7 +52,7 @@ def test_other_documents_readings_sources_and_numbers_have_tables_of_their_own()
 
 
 def test_passkeys_and_nll_increases_have_intervals():
-    increase = record("extended", 0.0123, metric="nll_rise", length=256)
+    increase = record("extended", 0.0123, metric="nll_increase", length=256)
     increase = EvalRecord.from_json({**increase.as_json(), "low": -0.001, "high": 0.0256})
     passkeys, increases = result_tables([record("extended", 0.95, metric="passkey"), increase])
     assert "20 generated prompts" in passkeys.caption

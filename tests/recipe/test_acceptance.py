@@ -20,7 +20,9 @@ def record(metric, value, low, high, length=2048, **more):
     [(0.0, 0.05, True), (0.0, 0.0501, False), (-0.1, -0.05, True), (None, None, False)],
 )
 def test_a_rise_is_judged_on_its_upper_end(low, high, is_held):
-    (limit,) = check_limits(Accept(short_nll_rise=0.05), [record("nll_rise", 0.02, low, high, length=256)])
+    (limit,) = check_limits(
+        Accept(short_nll_rise=0.05), [record("nll_increase", 0.02, low, high, length=256)]
+    )
     assert limit.is_held is is_held
     assert ("NOT held" in limit.text) is not is_held
 
@@ -30,7 +32,7 @@ def test_a_rise_over_three_documents_has_a_wide_interval():
     before = [NllSum(nll_sum_nats=200.0, num_tokens=100)] * 3
     after = [NllSum(nll_sum_nats=200.0 + lost, num_tokens=100) for lost in (2.0, 3.0, 4.5)]
     found = paired_difference(after, before)
-    measured = record("nll_rise", found.nats, found.low, found.high, length=256)
+    measured = record("nll_increase", found.nats, found.low, found.high, length=256)
     assert not check_limits(Accept(short_nll_rise=0.05), [measured])[0].is_held
     assert check_limits(Accept(short_nll_rise=0.07), [measured])[0].is_held
 
@@ -52,7 +54,7 @@ def test_what_was_not_measured_is_not_held():
 
 
 def test_of_several_evaluations_the_last_one_counts():
-    early, late = record("nll_rise", 0.0, 0.0, 0.01), record("nll_rise", 1.0, 0.9, 1.1)
+    early, late = record("nll_increase", 0.0, 0.0, 0.01), record("nll_increase", 1.0, 0.9, 1.1)
     assert not check_limits(Accept(short_nll_rise=0.05), [early, late])[0].is_held
     assert check_limits(Accept(short_nll_rise=0.05), [late, early])[0].is_held
 

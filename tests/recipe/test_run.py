@@ -112,7 +112,7 @@ def test_the_whole_method(recipe_of, tmp_path):
         entry.require_geometry(tuned.geometry, "the result")
     measured = {(r.metric, r.factors, r.length) for r in result.records}
     assert measured == {
-        ("perplexity", "extended", 64), ("perplexity", "extended", 512), ("nll_rise", "extended", 64),
+        ("perplexity", "extended", 64), ("perplexity", "extended", 512), ("nll_increase", "extended", 64),
         ("perplexity", "sliding window", 512), ("perplexity", "untouched", 64),
         ("perplexity", "untouched", 512),
     }  # fmt: skip
@@ -143,7 +143,7 @@ def the_card_of_the_result_tells_how_it_was_made(folder, result, base):
         assert recipe["model"]["name"] == Path(base).name
         assert str(folder.parent) not in card
         assert [stage["kind"] for stage in recipe["stages"].values()][:3] == ["search", "search", "finetune"]
-    (rise,) = [record for record in result.records if record.metric == "nll_rise"]
+    (rise,) = [record for record in result.records if record.metric == "nll_increase"]
     assert f"{rise.value:+.4f} ({rise.low:+.4f} to {rise.high:+.4f})" in card
     captions = [line for line in card.splitlines() if " on the test documents" in line]
     assert ["sliding window" in caption for caption in captions] == [False, True, False]

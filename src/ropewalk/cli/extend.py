@@ -108,7 +108,7 @@ def run_recipe(
 
 def tell_any(record: "EvalRecord") -> None:
     """One line of progress as a record is made."""
-    if record.metric == "nll_rise":
+    if record.metric == "nll_increase":
         say(f"inputs of {record.length} tokens: {_rise(record)} ({clock(record.seconds)})")
     else:
         tell(record)
@@ -155,7 +155,7 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
     made += [
         f"Inputs of {record.length} tokens, against the base model: {_rise(record)}.\n"
         for record in records
-        if record.metric == "nll_rise"
+        if record.metric == "nll_increase"
     ]
     return made
 

@@ -22,7 +22,7 @@ def document_sums(
         return [score_windows(loaded.model, truncate(d, length)) for d in documents.documents]
 
 
-def rise_record(
+def increase_record(
     before: Sequence[NllSum],
     after: Sequence[NllSum],
     *,
@@ -42,15 +42,16 @@ def rise_record(
     Raises:
         EvaluationError: the increase is NaN or infinite.
     """
-    rise = paired_difference(after, before)
-    if not math.isfinite(rise.nats):
+    increase = paired_difference(after, before)
+    if not math.isfinite(increase.nats):
         raise EvaluationError(
             f"With {label} the model gives NaN or infinity at {length} tokens: check the factors and the "
             f"training."
         )
     return EvalRecord(
-        metric="nll_rise", value=rise.nats, length=length, factors=label, n=rise.n, low=rise.low,
-        high=rise.high, seconds=time.perf_counter() - started, model=loaded.name, where=loaded.where,
+        metric="nll_increase", value=increase.nats, length=length, factors=label, n=increase.n,
+        low=increase.low, high=increase.high, seconds=time.perf_counter() - started,
+        model=loaded.name, where=loaded.where,
         num_tokens=sum(entry.num_tokens for entry in before), source=documents.source,
         data_sha256=documents.data_sha256, mode="truncate", by_document=tuple(after),
         base_by_document=tuple(before),

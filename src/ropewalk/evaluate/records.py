@@ -21,6 +21,7 @@ FactorsAtLength = Callable[[int], RescaleFactors | None]
 OnRecord = Callable[["EvalRecord"], None]
 
 ALWAYS_WRITTEN = frozenset({"low", "high"})
+OLD_METRICS = {"nll_rise": "nll_increase"}  # as earlier versions wrote them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class EvalRecord:
     """A perplexity, a share of passkeys, or an NLL increase, at one length.
 
     Attributes:
-        metric: `perplexity`, `passkey` (a share from 0 to 1), or `nll_rise` (the NLL increase on short
-            inputs, nats per token).
+        metric: `perplexity`, `passkey` (a share from 0 to 1), or `nll_increase` (on short inputs,
+            nats per token).
         length: tokens of a document, or of a prompt with its answer.
         factors: a label: the scheme's text, or the file's name.
         n: the number of documents or trials.
@@ -44,12 +45,12 @@ class EvalRecord:
         documents: which documents of a search these are: `search`, `stop` (validation) or `report` (test).
         found, by_depth: passkeys found in total, and by depth (0 is the start of the prompt).
         by_document: nats and tokens of each document, in the order of the text.
-        base_by_document: of `nll_rise`, the same under the base model.
+        base_by_document: of `nll_increase`, the same under the base model.
         note: a restriction of the value, e.g. that the length is above the factors' target length.
         run_id, strategy, search_seed, budget: of the search that found the factors.
     """
 
-    metric: Literal["perplexity", "passkey", "nll_rise"]
+    metric: Literal["perplexity", "passkey", "nll_increase"]
     value: float
     length: int
     factors: str
@@ -112,7 +113,8 @@ class EvalRecord:
         Raises:
             ValueError: a field is missing, unknown or of another type.
         """
-        record: EvalRecord = _checked(cls, values)
+        metric = values.get("metric")
+        record: EvalRecord = _checked(cls, {**values, "metric": OLD_METRICS.get(str(metric), metric)})
         return record
 
 

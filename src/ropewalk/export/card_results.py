@@ -144,5 +144,5 @@ Writer = Callable[[EvalRecord], str]
 _FORMATS: dict[str, tuple[Writer, Writer]] = {
     "perplexity": (_describe_perplexity, _perplexity),
     "passkey": (_describe_passkeys, _passkeys),
-    "nll_rise": (_describe_nll_increase, _nll_increase),
+    "nll_increase": (_describe_nll_increase, _nll_increase),
 }

@@ -30,7 +30,7 @@ def check_limits(accept: Accept, records: Sequence[EvalRecord]) -> list[LimitRes
     ours = {(record.metric, record.length): record for record in records if record.factors == EXTENDED}
     results = []
     if accept.short_nll_rise is not None:
-        rises = [record for (metric, _), record in ours.items() if metric == "nll_rise"]
+        rises = [record for (metric, _), record in ours.items() if metric == "nll_increase"]
         results.append(_check_rise(accept.short_nll_rise, rises[-1] if rises else None))
     for limit in accept.passkey:
         record = ours.get(("passkey", int(limit.length)))

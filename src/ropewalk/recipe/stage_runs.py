@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import EvaluationError, ModelError
-from ropewalk.evaluate.nll_increase import document_sums, rise_record
+from ropewalk.evaluate.nll_increase import document_sums, increase_record
 from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, found_by
@@ -363,13 +363,13 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
         for length in map(int, stage.perplexity):
             if length > run.window and not records.has("perplexity", "sliding window", length):
                 measure_sliding_window(run.models.base(), documents, [length], on_record=records.add)
-    if stage.short_rise and not records.has("nll_rise", EXTENDED, run.window):
+    if stage.short_rise and not records.has("nll_increase", EXTENDED, run.window):
         started = time.perf_counter()
         before = document_sums(run.models.base(), documents, run.window, None)
         loaded: Model = run.models.current(run.state)
         factors = run.state.factor_set().for_length(run.window)
         after = document_sums(loaded, documents, run.window, factors)
-        record = rise_record(
+        record = increase_record(
             before, after, loaded=loaded, documents=documents, length=run.window, label=EXTENDED,
             started=started,
         )  # fmt: skip
