@@ -18,6 +18,8 @@ GEOMETRY = RopeGeometry(head_dim=8, rotary_dim=8, rope_theta=100.0, original_len
 class Rotary(nn.Module):
     """One as in most families."""
 
+    config = None
+
     def __init__(self) -> None:
         super().__init__()
         self.inv_freq = torch.from_numpy(GEOMETRY.inverse_frequencies()).float()
