@@ -1,7 +1,7 @@
 """The figure of the search race: best value so far against cost, one curve per search."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def draw_cost(searched: Sequence[CostCurve], held_out: Sequence[CostCurve], *, t
     return image.getvalue()
 
 
-def _draw_panel(axes: Axes, curves: Sequence[CostCurve], styles: dict[str, tuple[str, object]]) -> None:
+def _draw_panel(axes: Axes, curves: Sequence[CostCurve], styles: Mapping[str, tuple[str, object]]) -> None:
     for curve in curves:
         colour, dashes = styles[curve.label]
         axes.step(curve.cost, curve.value, where="post", color=colour, linestyle=dashes, linewidth=1.6)

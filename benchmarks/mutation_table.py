@@ -46,8 +46,8 @@ MUTATIONS = (
         name="sin-without-attention-factor",
         package="rope",
         breaks="Only cos is multiplied by the attention factor.",
-        text="turned.sin() * factors.attention_factor",
-        replacement="turned.sin()",
+        text="radians.sin() * factors.attention_factor",
+        replacement="radians.sin()",
         tests=ROPE,
     ),
     Mutation(

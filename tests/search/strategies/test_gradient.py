@@ -9,7 +9,7 @@ from quadratic import RecordingObjective, make_space, search_on, strategy_for
 
 from ropewalk.search.strategies.gradient import Descent, GradientSettings
 from ropewalk.search.trial import Trial
-from ropewalk.testing.strategy_driver import Remembered
+from ropewalk.testing.strategy_driver import MemoryJournal
 
 LOST = {
     "learning_rate": 1.0,
@@ -43,10 +43,10 @@ def test_a_step_in_the_middle_can_be_the_best_and_start_tokens_are_tried_on_it(s
 
 
 def test_resumed_within_a_descent_on_one_document_it_goes_the_same_way(space):
-    journal = Remembered()
+    journal = MemoryJournal()
     whole = search_on("gradient", RecordingObjective(space), journal, budget=60)
     cut = next(trial.index for trial in whole.trials if trial.gradient is not None) + 3
-    begun = Remembered(whole.trials[:cut], tuple(journal.generator_states[:cut]))
+    begun = MemoryJournal(whole.trials[:cut], tuple(journal.generator_states[:cut]))
     resumed = search_on("gradient", RecordingObjective(space), begun, budget=60)
     assert [trial.candidate for trial in resumed.trials] == [trial.candidate for trial in whole.trials]
     assert begun.generator_states == journal.generator_states
