@@ -48,6 +48,7 @@ def test_a_row_has_as_many_cells_as_given():
         ("`--flag <n>` (by default)", r"`--flag <n>` \(by default\)"),
         ("use `a|b`: <i>", r"use `a\|b`: \<i\>"),
         ("a `<script> of others", r"a \`\<script\> of others"),
+        ("one ` and `<b>`", r"one `and`\<b\>\`"),
         ("`<script>` of others", "`<script>` of others"),  # shown as it stands, inside a code span
     ],
 )

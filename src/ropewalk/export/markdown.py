@@ -69,12 +69,7 @@ def escape(text: object) -> Markdown:
 
 
 def escape_prose(text: str) -> Markdown:
-    """As `escape`, but code spans stay code, in a table cell too.
-
-    A text with an odd number of backticks has no code spans, because one of them belongs to a name.
-    """
-    if text.count("`") % 2:
-        return escape(text)
+    """As `escape`, but code spans stay code, in a table cell too."""
     pieces = CODE_SPAN.split(text)  # at odd places the content of a code span
     return Markdown(
         "".join(
