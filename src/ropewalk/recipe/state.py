@@ -112,7 +112,7 @@ class Models:
         loaded = self._get(state.checkpoint, dtype or self._settings.dtype)
         if loaded.weights_sha256 != state.weights_sha256:
             raise RunFolderError(
-                f"{loaded.name} has other weights than this run trained: restore them, or begin again in "
+                f"{loaded.name} has other weights than this run recorded: restore them, or begin again in "
                 f"another folder."
             )
         if state.tuned_in is not None:
