@@ -1,16 +1,15 @@
-"""Ropewalk extends a language model's context window with searched rescale factors, without training.
+"""Ropewalk extends a language model's context window with searched rescale factors for its rotary embedding.
 
-How data runs through it, one way:
+How data flows, one way:
 
-    model name ── models.load_model ──> a model and its RopeGeometry
-    text ──────── text.token_documents ──> token documents
-    search.search_factors: a strategy asks for a candidate, it is installed, the documents are scored
-        (evaluate.nll), the strategy is told; the best one becomes RescaleFactors
-    RescaleFactors.save ──> factors.json: which model, which lengths, how it was found
-    Model.using(factors) ──> the same model, reading further; measure_perplexity shows how far
-    runtime.load, runtime.apply ──> transformers' own model, each row of a batch by the factors for its length
+    load_model(name)            -> Model: a transformers model that owns its rotary, and its RopeGeometry
+    token_documents(text, ...)  -> DocumentSet: token ids of long documents
+    search_factors(model, documents, target_length=...) -> SearchResult, with RescaleFactors
+    model.using(factors), measure_perplexity, measure_passkey -> EvalRecord
+    finetune_model, search_factors again, readjust            -> FactorSet
+    load, apply (Python), export_hf, export_gguf (engines)    -> the extended model
 
-The names below are the public ones. They are imported when first used: `import ropewalk` loads no torch.
+The names in `__all__` are public. Each is imported when it is first used: `import ropewalk` loads no torch.
 """
 
 from importlib import import_module
@@ -18,67 +17,93 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from ropewalk.errors import RopewalkError
-    from ropewalk.evaluate.passkey import measure_passkey
-    from ropewalk.evaluate.perplexity import measure_perplexity
-    from ropewalk.evaluate.records import EvalRecord
-    from ropewalk.factors.factor_set import FactorSet
-    from ropewalk.factors.geometry import RopeGeometry
-    from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
-    from ropewalk.models.model import Model, load_model
-    from ropewalk.rope.schemes import scheme_factors
-    from ropewalk.runtime.load import apply, load
-    from ropewalk.runtime.requests import pinned
-    from ropewalk.search.search import search_factors
-    from ropewalk.text.tokens import token_documents
+if TYPE_CHECKING:  # what editors and type checkers read; a test compares it with _MODULES
+    from ropewalk.errors import RopewalkError as RopewalkError
+    from ropewalk.evaluate.passkey import measure_passkey as measure_passkey
+    from ropewalk.evaluate.perplexity import measure_perplexity as measure_perplexity
+    from ropewalk.evaluate.records import EvalRecord as EvalRecord
+    from ropewalk.export.gguf.export import export_gguf as export_gguf
+    from ropewalk.export.hf import HfChoices as HfChoices
+    from ropewalk.export.hf import export_hf as export_hf
+    from ropewalk.factors.factor_set import FactorSet as FactorSet
+    from ropewalk.factors.geometry import RopeGeometry as RopeGeometry
+    from ropewalk.factors.rescale_factors import RescaleFactors as RescaleFactors
+    from ropewalk.factors.rescale_factors import load_factors as load_factors
+    from ropewalk.finetune.data.mixture import Mixture as Mixture
+    from ropewalk.finetune.data.mixture import MixtureSettings as MixtureSettings
+    from ropewalk.finetune.data.sources import SourceSettings as SourceSettings
+    from ropewalk.finetune.settings import FinetuneSettings as FinetuneSettings
+    from ropewalk.finetune.settings import LoraSettings as LoraSettings
+    from ropewalk.finetune.train import FinetuneResult as FinetuneResult
+    from ropewalk.finetune.train import finetune
+    from ropewalk.models.model import Model as Model
+    from ropewalk.models.model import load_model as load_model
+    from ropewalk.models.settings import ModelSettings as ModelSettings
+    from ropewalk.recipe.reading import load_recipe as load_recipe
+    from ropewalk.recipe.run import extend
+    from ropewalk.rope.frequencies import cos_sin as cos_sin
+    from ropewalk.rope.schemes import scheme_factors as scheme_factors
+    from ropewalk.runtime.load import apply as apply
+    from ropewalk.runtime.load import load as load
+    from ropewalk.runtime.requests import pinned as pinned
+    from ropewalk.search.objective import Term as Term
+    from ropewalk.search.readjust import readjust as readjust
+    from ropewalk.search.result import SearchResult as SearchResult
+    from ropewalk.search.search import search_factors as search_factors
+    from ropewalk.search.settings import SearchSettings as SearchSettings
+    from ropewalk.search.strategies.base import Strategy as Strategy
+    from ropewalk.search.trial import Query as Query
+    from ropewalk.text.tokens import DocumentSet as DocumentSet
+    from ropewalk.text.tokens import token_documents as token_documents
+    from ropewalk.text.windows import TokenWindow as TokenWindow
 
-_HOMES = {
-    "EvalRecord": "ropewalk.evaluate.records",
-    "FactorSet": "ropewalk.factors.factor_set",
-    "Model": "ropewalk.models.model",
-    "RescaleFactors": "ropewalk.factors.rescale_factors",
-    "RopeGeometry": "ropewalk.factors.geometry",
-    "RopewalkError": "ropewalk.errors",
-    "apply": "ropewalk.runtime.load",
-    "load": "ropewalk.runtime.load",
-    "load_factors": "ropewalk.factors.rescale_factors",
-    "load_model": "ropewalk.models.model",
-    "measure_passkey": "ropewalk.evaluate.passkey",
-    "measure_perplexity": "ropewalk.evaluate.perplexity",
-    "pinned": "ropewalk.runtime.requests",
-    "scheme_factors": "ropewalk.rope.schemes",
-    "search_factors": "ropewalk.search.search",
-    "token_documents": "ropewalk.text.tokens",
+    finetune_model, run_recipe = finetune, extend
+
+_MODULES = {
+    "errors": ["RopewalkError"],
+    "evaluate.passkey": ["measure_passkey"],
+    "evaluate.perplexity": ["measure_perplexity"],
+    "evaluate.records": ["EvalRecord"],
+    "export.gguf.export": ["export_gguf"],
+    "export.hf": ["HfChoices", "export_hf"],
+    "factors.factor_set": ["FactorSet"],
+    "factors.geometry": ["RopeGeometry"],
+    "factors.rescale_factors": ["RescaleFactors", "load_factors"],
+    "finetune.data.mixture": ["Mixture", "MixtureSettings"],
+    "finetune.data.sources": ["SourceSettings"],
+    "finetune.settings": ["FinetuneSettings", "LoraSettings"],
+    "finetune.train": ["FinetuneResult", "finetune_model"],
+    "models.model": ["Model", "load_model"],
+    "models.settings": ["ModelSettings"],
+    "recipe.reading": ["load_recipe"],
+    "recipe.run": ["run_recipe"],
+    "rope.frequencies": ["cos_sin"],
+    "rope.schemes": ["scheme_factors"],
+    "runtime.load": ["apply", "load"],
+    "runtime.requests": ["pinned"],
+    "search.objective": ["Term"],
+    "search.readjust": ["readjust"],
+    "search.result": ["SearchResult"],
+    "search.search": ["search_factors"],
+    "search.settings": ["SearchSettings"],
+    "search.strategies.base": ["Strategy"],
+    "search.trial": ["Query"],
+    "text.tokens": ["DocumentSet", "token_documents"],
+    "text.windows": ["TokenWindow"],
 }
+_MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+_NAMES_THERE = {"finetune_model": "finetune", "run_recipe": "extend"}  # where the module has another name
 
-__all__ = [
-    "EvalRecord",
-    "FactorSet",
-    "Model",
-    "RescaleFactors",
-    "RopeGeometry",
-    "RopewalkError",
-    "apply",
-    "load",
-    "load_factors",
-    "load_model",
-    "measure_passkey",
-    "measure_perplexity",
-    "pinned",
-    "scheme_factors",
-    "search_factors",
-    "token_documents",
-]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULE_OF[name]), _NAMES_THERE.get(name, name))
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__})

@@ -129,14 +129,6 @@ def test_a_full_disk_behind_stdout_is_one_line(start, model):
     assert "No space left" in err
 
 
-def test_public_names_are_there_and_nothing_else_is():
-    assert set(package.__all__) <= set(dir(package))
-    for name in package.__all__:
-        assert getattr(package, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = package.nonsense
-
-
 def yarn_config(folder: Path) -> Path:
     """A configuration that `factors convert` reads, which needs no torch model and prints a lot."""
     scaling = {
