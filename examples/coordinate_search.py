@@ -1,10 +1,10 @@
-"""A search strategy of one's own: one knot at a time, up and down, with steps that halve.
+"""An example of a search strategy: change one knot at a time, up and down, with steps that halve.
 
     PYTHONPATH=examples ropewalk search scale-model --target-length 8x --budget 27 \\
         --strategy coordinate_search:CoordinateSearch --out runs/coordinates
 
-A strategy is asked for queries and told trials; it sees no model. `ropewalk.testing.check_strategy` holds it
-to what every strategy must keep to.
+A strategy returns queries from `ask` and gets their trials by `tell`; it never sees a model.
+`ropewalk.testing.check_strategy` checks the rules that every strategy must follow.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from ropewalk.search.trial import Query, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class CoordinateSettings:
-    """The first step in ln lambda, and the closed form to start from."""
+    """The first step in ln lambda, and the closed-form scheme to start from."""
 
     step: float = 0.3
     scheme: str = "yarn"
 
 
 class CoordinateSearch(Strategy):
-    """Tries a step along one coordinate from the best; each round's steps are half as long."""
+    """Tries a step along one coordinate from the best candidate; the steps of each round are half as long."""
 
     Settings = CoordinateSettings
     settings: CoordinateSettings
