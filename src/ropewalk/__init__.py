@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # what editors and type checkers read; a test compares it with _MODULES
+    from ropewalk.errors import DataError as DataError
+    from ropewalk.errors import EngineError as EngineError
+    from ropewalk.errors import EvaluationError as EvaluationError
+    from ropewalk.errors import ExportError as ExportError
+    from ropewalk.errors import FactorsError as FactorsError
+    from ropewalk.errors import FinetuneError as FinetuneError
+    from ropewalk.errors import MissingEngineError as MissingEngineError
+    from ropewalk.errors import ModelError as ModelError
     from ropewalk.errors import RopewalkError as RopewalkError
+    from ropewalk.errors import RunFolderError as RunFolderError
+    from ropewalk.errors import SettingError as SettingError
     from ropewalk.evaluate.passkey import measure_passkey as measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity as measure_perplexity
     from ropewalk.evaluate.records import EvalRecord as EvalRecord
@@ -60,7 +70,19 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     finetune_model, run_recipe = finetune, extend
 
 _MODULES = {
-    "errors": ["RopewalkError"],
+    "errors": [
+        "DataError",
+        "EngineError",
+        "EvaluationError",
+        "ExportError",
+        "FactorsError",
+        "FinetuneError",
+        "MissingEngineError",
+        "ModelError",
+        "RopewalkError",
+        "RunFolderError",
+        "SettingError",
+    ],
     "evaluate.passkey": ["measure_passkey"],
     "evaluate.perplexity": ["measure_perplexity"],
     "evaluate.records": ["EvalRecord"],

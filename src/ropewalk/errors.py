@@ -1,7 +1,7 @@
-"""What a user can cause. Each message is one line: what was given, the rule, what to do.
+"""Errors that a caller can cause. Each message is one line: what was given, the rule, what to do.
 
-The command line turns these into that one line and exit code 2; anything else is a defect of ours and
-keeps its traceback.
+The command line prints this line and exits with code 2. Any other exception is a defect of Ropewalk: it keeps
+its traceback and exits with code 1.
 """
 
 import reprlib
@@ -13,7 +13,7 @@ _SHORT.maxlong = _SHORT.maxstring = _SHORT.maxother = 40
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: short, whatever its size."""
+    """Return the text of a value in a message: at most about 40 characters."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python does not print an integer of more than 4300 digits
@@ -21,10 +21,10 @@ def shown(value: object) -> str:
 
 
 class RopewalkError(ValueError):
-    """A mistake in what was given to Ropewalk, not in Ropewalk.
+    """Base class of the errors that a caller can cause.
 
     Args:
-        message: shown without passwords and keys, wherever it came from.
+        message: one line; passwords and keys in it are hidden.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,7 +36,7 @@ class SettingError(RopewalkError):
 
 
 class FactorsError(RopewalkError):
-    """Rescale factors, or their file, that break a rule or belong to another model."""
+    """Rescale factors, or a file of them, that break a rule or are for another model."""
 
 
 class ModelError(RopewalkError):
@@ -48,19 +48,19 @@ class DataError(RopewalkError):
 
 
 class EvaluationError(RopewalkError):
-    """A measurement that can't be made of what was given."""
+    """A measurement that can't be made, or whose result is not finite."""
 
 
 class RunFolderError(RopewalkError):
-    """An output folder that holds something else, is in use, or can't be written."""
+    """An output folder with the files of another run, in use by another process, or not writable."""
 
 
 class FinetuneError(RopewalkError):
-    """A fine-tuning stage that can't begin, go on or be trusted."""
+    """A fine-tuning stage that can't start or resume, or whose loss is wrong."""
 
 
 class ExportError(RopewalkError):
-    """Factors that a target can't hold, a place that can't be written, or an export that can't be checked."""
+    """Factors that a target can't represent, or an export that can't be written or verified."""
 
 
 class MissingEngineError(ExportError):
@@ -68,4 +68,4 @@ class MissingEngineError(ExportError):
 
 
 class EngineError(ExportError):
-    """An engine that does not load or run what it was given; the message holds what it said."""
+    """An engine that fails to load or run a model; the message quotes the engine."""
