@@ -57,12 +57,15 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.runtime.load import load as load
     from ropewalk.runtime.requests import pinned as pinned
     from ropewalk.search.objective import Term as Term
+    from ropewalk.search.plan import SearchPlan as SearchPlan
+    from ropewalk.search.plan import plan_search as plan_search
     from ropewalk.search.readjust import readjust as readjust
     from ropewalk.search.result import SearchResult as SearchResult
     from ropewalk.search.search import search_factors as search_factors
     from ropewalk.search.settings import SearchSettings as SearchSettings
     from ropewalk.search.strategies.base import Strategy as Strategy
     from ropewalk.search.trial import Query as Query
+    from ropewalk.text.settings import TextSplit as TextSplit
     from ropewalk.text.tokens import DocumentSet as DocumentSet
     from ropewalk.text.tokens import token_documents as token_documents
     from ropewalk.text.windows import TokenWindow as TokenWindow
@@ -104,12 +107,14 @@ _MODULES = {
     "runtime.load": ["apply", "load"],
     "runtime.requests": ["pinned"],
     "search.objective": ["Term"],
+    "search.plan": ["SearchPlan", "plan_search"],
     "search.readjust": ["readjust"],
     "search.result": ["SearchResult"],
     "search.search": ["search_factors"],
     "search.settings": ["SearchSettings"],
     "search.strategies.base": ["Strategy"],
     "search.trial": ["Query"],
+    "text.settings": ["TextSplit"],
     "text.tokens": ["DocumentSet", "token_documents"],
     "text.windows": ["TokenWindow"],
 }
