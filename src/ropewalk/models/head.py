@@ -73,7 +73,7 @@ def find_head(model: Any) -> Head:
             is_plain = isinstance(matrix, nn.Module) and all(
                 _equal(matrix(hidden * scale), finished(hidden * scale)) for scale in (1.0, LARGE)
             )
-            # NaN equals nothing, and so says nothing about the next text.
+            # NaN equals nothing, so this comparison is not valid for other tokens.
             is_certain = bool(own.isfinite().all())
             return Head(model=model, decoder=decoder, is_plain=is_plain, is_certain=is_certain)
     raise EvaluationError(

@@ -36,7 +36,7 @@ def describe_model(
     trust_remote_code: bool = False,
     original_length: int | None = None,
 ) -> RopeDescription:
-    """What `load_model` would say of a model's positions, from its configuration alone: no weights are read.
+    """The description of a model's positions, as `load_model` has it, from its configuration alone.
 
     Raises:
         ModelError: as `load_model`.
@@ -139,13 +139,13 @@ def _require_causal(config: Any, name: str, trust_remote_code: bool) -> None:
 def _no_config(name: str, adapter: Path) -> str:
     """What to name instead of a folder without a configuration."""
     if not adapter.is_file():
-        return f"{name} holds no config.json: name a folder that transformers can load."
+        return f"{name} has no config.json: name a folder that transformers can load."
     try:
         base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError):
         base = None
     return (
-        f"{name} holds an adapter, not a model: name its base{f' {base!r:.200}' if base else ''}, or a "
+        f"{name} has an adapter, not a model: name its base{f' {base!r:.200}' if base else ''}, or a "
         f"folder where the adapter is merged into it."
     )
 
@@ -196,7 +196,7 @@ def _fetch_weights(name: str, path: str, commit: str | None) -> Path:
 
 
 def require_complete(report: dict[str, Any], name: str) -> None:
-    """transformers fills absent weights with random numbers and goes on; a measurement must not."""
+    """Refuse missing weights, which transformers fills with random numbers."""
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(

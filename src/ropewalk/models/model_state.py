@@ -110,7 +110,7 @@ class ModelState:
             )
         if installed.per_layer and rotary.is_shared and rotary.decoder_layers is None:
             raise ModelError(
-                f"No list of {description.geometry.num_layers} layers stands beside the rotary of "
+                f"No list of {description.geometry.num_layers} layers is beside the rotary of "
                 f"{self.name}: give one vector of factors for all layers."
             )
 

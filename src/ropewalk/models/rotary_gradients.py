@@ -31,13 +31,13 @@ class TableGradients:
         """The layers that read the tables.
 
         Raises:
-            ModelError: they do not stand beside the rotary.
+            ModelError: the model has no list of them beside its rotary.
         """
         layers = self._model.decoder_layers
         if layers is None:
             raise ModelError(
                 f"A gradient of {self._model.name} that long must be computed layer by layer, but no list "
-                f"of its layers stands beside its rotary: read shorter windows, or pass checkpoint=False."
+                f"of its layers is beside its rotary: read shorter windows, or pass checkpoint=False."
             )
         return layers
 
@@ -67,9 +67,9 @@ class TableGradients:
         """The table once more, in float64 where its layout allows, as a function of the two tensors."""
         positions = table.positions.to(rescale_factors.device)
         inverse = torch.from_numpy(factors.geometry.inverse_frequencies()).to(rescale_factors.device)
-        turned = rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
+        radians = rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
         like = torch.empty(0, dtype=torch.float64, device=rescale_factors.device)
-        cos, sin = turned.cos() * attention_factor, turned.sin() * attention_factor
+        cos, sin = radians.cos() * attention_factor, radians.sin() * attention_factor
         return leaves(self._model.hook.layout.fill(cos, sin, like=like))
 
 

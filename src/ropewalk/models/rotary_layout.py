@@ -169,7 +169,7 @@ class _Probe:
         return ModelError(f"{self.name} can't be extended: {reason}.")
 
     def outputs(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
-        """The tensors returned at `positions`, which hold a 0, divided by what cos is there."""
+        """The tensors returned at `positions`, which include 0, divided by the cos at 0."""
         try:
             returned = bare_forward(self.module, positions, dtype, layer_type=self.layer_type)
         except FOREIGN_ERRORS as error:

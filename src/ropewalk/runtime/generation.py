@@ -39,14 +39,14 @@ def replace_generation(factors: Any, model: nn.Module) -> list[ReplacedAttribute
     owner: Any = next((module for module in model.modules() if isinstance(module, GenerationMixin)), None)
     if owner is None:
         return []
-    stand_ins = {
+    replacements = {
         "generate": Generate(factors, owner),
         "_validate_generated_length": _ValidateLength(factors, owner),
         "_prepare_cache_for_generation": _PrepareCache(factors, owner),
         "prepare_inputs_for_generation": _PrepareInputs(factors, owner),
         **{name: _refuse_packing for name in PACKED if hasattr(owner, name)},
     }
-    return [ReplacedAttribute(owner, name, stand_in) for name, stand_in in stand_ins.items()]
+    return [ReplacedAttribute(owner, name, value) for name, value in replacements.items()]
 
 
 class Generate:
