@@ -40,7 +40,7 @@ def recipe(model, shelf, tmp_path):
 def test_a_checkpoint_free_recipe_ends_with_tables_and_a_factor_set(ropewalk, recipe, tmp_path):
     ended = ropewalk("extend", recipe, "--out", tmp_path / "run")
     assert ended.code == 0
-    assert "Perplexity on the report documents" in ended.out
+    assert "Perplexity on the test documents" in ended.out
     assert "Passkeys found" in ended.out
     assert "against the base model" in ended.out
     assert "Stage 1/3, search-2x: begins" in ended.err

@@ -116,7 +116,7 @@ def test_a_closed_form_that_is_better_on_the_stop_documents_is_written_and_said(
         assert {record["factors"] for record in document["records"]} >= {factors.provenance.strategy}
     else:
         assert re.search("closed-form scheme.*NOT searched", ended.out)
-        assert "chosen on the 3 stop documents" in ended.out
+        assert "chosen on the 3 validation documents" in ended.out
         assert str(run / SEARCHED_BESIDE) in ended.out
 
 
@@ -128,7 +128,7 @@ def test_a_searched_candidate_that_is_better_there_is_written(search, monkeypatc
     assert RescaleFactors.load(run / "factors.json").provenance.strategy == "random"
     assert "NOT searched" not in ended.out
     assert "chosen on the 2 search documents" in ended.out
-    assert "no stop documents" in ended.out
+    assert "no validation documents" in ended.out
 
 
 def test_json_is_one_object_on_stdout(search):
@@ -150,7 +150,7 @@ def test_json_is_one_object_on_stdout(search):
     for gap in document["gaps"]:
         assert gap["scheme"] == best["factors"]
         assert gap["nats"] == pytest.approx(math.log(gap["searched"] / gap["closed_form"]))
-    assert "every closed-form scheme on the 5 report documents" in document["verdict"]
+    assert "every closed-form scheme on the 5 test documents" in document["verdict"]
     for gap in document["gaps"]:
         has_interval = gap["n"] >= 3
         assert (gap["low"] is not None) is has_interval
@@ -195,8 +195,8 @@ def trials_of(run):
 
 def test_the_three_sets_are_consecutive_documents_of_one_source(search, shelf, tiny_lengths):
     ended, run = search()
-    assert "Stop documents: 3 more" in ended.err
-    assert "Report documents: 5 more" in ended.err
+    assert "Validation documents: 3 more" in ended.err
+    assert "Test documents: 5 more" in ended.err
     records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     found = {record["documents"]: record["data_sha256"] for record in records}
     whole = tiny_lengths(shelf, 512)
@@ -230,9 +230,9 @@ def test_the_report_documents_are_measured_once_and_by_no_trial(search, monkeypa
 def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, books):
     ended, run = search("--json", text=books)
     assert ended.code == 0, ended.err
-    assert "Stop documents: 1 more" in ended.err
-    assert "(3 were asked for)" in ended.err
-    assert "No report documents" in ended.err
+    assert "Validation documents: 1 more" in ended.err
+    assert "(3 were requested)" in ended.err
+    assert "No test documents" in ended.err
     assert "--test-text" in ended.err
     document = json.loads(ended.out)
     assert {record["documents"] for record in document["records"]} == {"search", "stop"}
@@ -243,7 +243,7 @@ def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, boo
 def test_with_no_document_left_there_is_no_stop_set(search, books):
     ended, run = search("--num-documents", "3", text=books)
     assert ended.code == 0, ended.err
-    assert "No stop documents" in ended.err
+    assert "No validation documents" in ended.err
     assert "stop" not in {trial["kind"] for trial in trials_of(run)}
     assert "evaluate perplexity" in ended.out
     assert "the search has not seen" in ended.out
@@ -260,7 +260,7 @@ def test_sets_can_be_left_out_and_the_report_come_from_elsewhere(search, books, 
     }  # fmt: skip
     assert {record["n"] for record in records if record["documents"] == "report"} == {2}
     ended, _ = search("--num-validation-documents", "0", "--num-test-documents", "0", out="other")
-    assert "No report" not in ended.err  # nothing is missing: none was asked for
+    assert "No test" not in ended.err  # nothing is missing: none was asked for
     assert "the search has not seen" in ended.out
 
 

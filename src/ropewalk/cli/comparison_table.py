@@ -44,7 +44,7 @@ class Compared:
             return "Nothing could be measured at the target length.\n"
         from ropewalk.report.figures import SEARCHED
 
-        title = f"Perplexity on the {self.main[0].documents} documents ({how_read(self.main[0])})"
+        title = f"Perplexity on the {_role_name(self.main[0].documents)} documents ({how_read(self.main[0])})"
         parts = [perplexity_table(self.main, title)]
         if self.verdict is not None and self.main[0].documents == "report":
             parts.append(paired_table(self.main, SEARCHED))
@@ -99,7 +99,7 @@ def compare(
     gaps, extra = measure_gaps(loaded, split.by_role, factors, known=main, length=target)
     return Compared(
         main=of_search(main, found), extra=of_search(extra, found), gaps=gaps,
-        verdict=comparison_sentence(main, length=target, documents=role) if whole else None,
+        verdict=comparison_sentence(main, length=target, documents=_role_name(role)) if whole else None,
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def of_search(records: "Sequence[EvalRecord]", found: "SearchResult") -> "list[E
 
 def gap_table(gaps: "Sequence[Gap]") -> str:
     """A column a set of documents: searched factors, the best closed form, and the difference."""
-    columns = [f"{gap.documents} (n = {gap.n})" for gap in gaps]
+    columns = [f"{_role_name(gap.documents)} (n = {gap.n})" for gap in gaps]
     rows = [
         ["searched", *(f"{gap.searched:.4f}" for gap in gaps)],
         [gaps[0].scheme, *(f"{gap.closed_form:.4f}" for gap in gaps)],
@@ -126,6 +126,12 @@ def gap_table(gaps: "Sequence[Gap]") -> str:
         ["factors", *columns],
         rows,
     )
+
+
+def _role_name(role: "Role | None") -> str:
+    from ropewalk.text.splits import ROLE_NAMES
+
+    return ROLE_NAMES[role or "search"]
 
 
 def _bounds(gap: "Gap") -> str:

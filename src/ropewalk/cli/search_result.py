@@ -83,11 +83,13 @@ def _about_searched(found: "SearchResult") -> list[str]:
 
 def _published(found: "SearchResult") -> list[str]:
     """Closed forms with a lower value than what is written, but an attention factor that it may not have."""
+    from ropewalk.text.splits import ROLE_NAMES
+
     choice = found.outcome.choice
     if choice is None:
         return []
     return [
-        _about_published(one, choice.decided_by, found)
+        _about_published(one, ROLE_NAMES[choice.decided_by], found)
         for one in choice.published
         if one.trial.value is not None and one.trial.value < found.deciding_value
     ]

@@ -11,6 +11,7 @@ from ropewalk.search.objective import Objective
 from ropewalk.search.outcome import SearchOutcome
 from ropewalk.search.provenance import provenance_of
 from ropewalk.search.trial import OF_THE_SEARCH, Trial
+from ropewalk.text.splits import ROLE_NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +91,9 @@ class SearchResult:
         if choice is None:
             return None
         text = self.identity["text" if choice.decided_by == "search" else "stop_text"]
-        where = f"chosen on the {text['num_documents']} {choice.decided_by} documents"
+        where = f"chosen on the {text['num_documents']} {ROLE_NAMES[choice.decided_by]} documents"
         if choice.decided_by == "search":
-            where += ", which the search follows, for there are no stop documents"
+            where += ", which the search follows, as there are no validation documents"
         name, ours, best = self.value_name, _shown(choice.searched), choice.best_closed_form
         if best is None:
             return f"{where}: {name} {ours}; no closed-form scheme could be measured"

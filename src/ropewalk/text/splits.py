@@ -17,7 +17,8 @@ from ropewalk.errors import DataError, SettingError
 from ropewalk.text.settings import TextSplit
 from ropewalk.text.tokens import DocumentSet, token_documents
 
-Role = Literal["search", "stop", "report"]  # as records name search, validation and test documents
+Role = Literal["search", "stop", "report"]  # what records and journals call the sets
+ROLE_NAMES: dict[Role, str] = {"search": "search", "stop": "validation", "report": "test"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from ropewalk.errors import SettingError
 from ropewalk.search.space import Candidate, Coordinates
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.initial_candidates import RAMPS, first_candidates, with_start_tokens
+from ropewalk.search.strategies.initial_candidates import INITIAL_SCHEMES, first_candidates, with_start_tokens
 from ropewalk.search.trial import Query, Trial
 
 
@@ -32,7 +32,7 @@ class CmaSettings:
         SettingError: a value out of its range.
     """
 
-    schemes: tuple[str, ...] = RAMPS
+    schemes: tuple[str, ...] = INITIAL_SCHEMES
     step_size: float = 0.15
     population_size: int = 0
     start_token_share: float = 0.1

@@ -28,7 +28,7 @@ import numpy as np
 from ropewalk.errors import SettingError
 from ropewalk.search.space import Coordinates
 from ropewalk.search.strategies.base import Strategy, Task
-from ropewalk.search.strategies.initial_candidates import RAMPS, first_candidates, with_start_tokens
+from ropewalk.search.strategies.initial_candidates import INITIAL_SCHEMES, first_candidates, with_start_tokens
 from ropewalk.search.trial import Query, Trial
 
 
@@ -50,7 +50,7 @@ class GradientSettings:
         SettingError: a value out of its range.
     """
 
-    schemes: tuple[str, ...] = RAMPS
+    schemes: tuple[str, ...] = INITIAL_SCHEMES
     learning_rate: float = 0.1
     full_rate_turns: float = 2.0
     attention_rate: float = 0.3

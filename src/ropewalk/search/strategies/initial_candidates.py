@@ -8,8 +8,8 @@ import numpy as np
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.space import Candidate, SearchSpace
 
-# YaRN's ramp as it is published, moved as a whole by an octave of turns, and begun two octaves later.
-RAMPS = ("yarn", "yarn:beta_fast=16,beta_slow=0.5", "yarn:beta_fast=8")
+# YaRN as published, with its ramp moved as a whole by an octave of turns, and started two octaves later.
+INITIAL_SCHEMES = ("yarn", "yarn:beta_fast=16,beta_slow=0.5", "yarn:beta_fast=8")
 CLIMBS = (0.5, 1.0)  # of the way from the smallest lambda to the largest
 
 
