@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from quadratic import RecordingObjective, Valued, journal_values, make_space, search_on, write_journal
 
-from ropewalk.errors import EvaluationError, RunFolderError, SettingError
-from ropewalk.search.budget import strategy_budget
+from ropewalk.errors import EvaluationError, RunFolderError
 from ropewalk.search.early_stopping import EarlyStopping
 from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.journal import Journal
@@ -38,35 +37,6 @@ class Scripted(Strategy):
 
 def at(space, level, num_start_tokens=0):
     return space.candidate(np.full(space.num_knots, level), num_start_tokens, space.attention_factors[0])
-
-
-# ---------------------------------------------------------------- what is kept back
-
-
-def test_the_strategy_is_left_what_the_checks_do_not_need(space):
-    objective, stop = RecordingObjective(space, 4), RecordingObjective(space, 2)
-    assert strategy_budget(50, objective, space) == 49
-    assert strategy_budget(50, objective, PLAIN) == 50
-    assert strategy_budget(50, objective, PLAIN, unconstrained=ANY) == 50 - 3, (
-        "two attention factors, one n-hat"
-    )
-    stop_set = EarlyStopping(stop, objective, 50)
-    assert stop_set.cost == 0.5, "half as many documents"
-    assert strategy_budget(50, objective, PLAIN, stop_set) == 50 - 0.5 * stop_set.num_checks
-    all_of_them = strategy_budget(50, objective, space, stop_set, ANY)
-    assert all_of_them == 50 - 1 - 3 - 0.5 * stop_set.num_checks
-
-
-def test_dear_values_have_dear_checks(space):
-    objective = RecordingObjective(space, 4, cost=2.0)
-    assert strategy_budget(50, objective, space, unconstrained=ANY) == 50 - 2 - 3 * 2
-
-
-def test_a_budget_without_room_for_one_trial_is_refused(space):
-    objective = RecordingObjective(space, 4)
-    with pytest.raises(SettingError, match="budget"):
-        strategy_budget(4, objective, space, unconstrained=ANY)
-    assert strategy_budget(5, objective, space, unconstrained=ANY) == 1
 
 
 @pytest.mark.parametrize("name", STRATEGY_NAMES)

@@ -13,7 +13,6 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
 from ropewalk.search.journal import Journal
-from ropewalk.search.plan import plan_search
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import SearchSettings
 from ropewalk.text.windows import truncate
@@ -278,16 +277,6 @@ def test_settings_and_keywords_are_the_same_search(loaded, documents):
     assert given.factors.to_json() == search(loaded, documents).factors.to_json()
     with pytest.raises(SettingError, match="keyword"):
         search(loaded, documents, settings=settings)
-
-
-def test_a_plan_is_checked_once_and_runs_on_documents(loaded, documents):
-    plan = plan_search(loaded.description, TARGET, SearchSettings(strategy="evolution", budget=12, seed=3))
-    with pytest.raises(SettingError, match="budget"):
-        plan_search(loaded.description, TARGET, SearchSettings(budget=3))
-    expected = search_factors(
-        loaded, documents, target_length=TARGET, strategy="evolution", budget=12, seed=3
-    )
-    assert plan.run(loaded, documents).factors == expected.factors
 
 
 def test_a_number_in_another_spelling_is_the_same_run(loaded, documents, tmp_path):

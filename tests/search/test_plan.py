@@ -1,4 +1,4 @@
-"""A target that the model reads as it is is not searched by mistake; whoever names the base may."""
+"""A search is checked as a whole before it runs: its target, its budget, its strategy; and what it costs."""
 
 import json
 
@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING
 from ropewalk.errors import SettingError
 from ropewalk.models.model import load_model
 from ropewalk.models.rope_config import describe
-from ropewalk.search.plan import require_beyond_reach
+from ropewalk.search.plan import plan_search, require_beyond_reach
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import SearchSettings
 
@@ -77,3 +77,48 @@ def test_a_search_is_refused_before_anything_is_measured_or_done_where_the_base_
     assert result.factors.provenance.base == "native"
     own = next(one for one in result.outcome.choice.closed_forms if one.label.startswith("own llama3"))
     assert own.trial.candidate.rescale_factors == pytest.approx(scaled.description.own.rescale_factors[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "noun"),
+    [
+        ({"budget": 3}, "budget"), ({"strategy": "genetic"}, "genetic"), ({"objective": "speed"}, "speed"),
+        ({"space": "full", "num_knots": 4}, "knots"),
+        ({"strategy_settings": {"learning_rat": 1}}, "'learning_rate'"),
+        ({"strategy_settings": {"learning_rate": -1}}, "learning rate"),
+    ],
+)  # fmt: skip
+def test_a_plan_is_refused_before_weights_are_read(given, noun):
+    with pytest.raises(SettingError, match=noun):
+        plan_search(description(PLAIN, 64), 256, SearchSettings(**given))
+
+
+def test_a_plan_runs_on_documents_as_search_factors_does(tiny_model_folder, tmp_path):
+    loaded = load_model(tiny_model_folder)
+    documents = make_texts(tmp_path, loaded.tokenizer, length=256)
+    settings = SearchSettings(strategy="evolution", budget=12, seed=3)
+    planned = plan_search(loaded.description, 256, settings).run(loaded, documents)
+    assert planned.factors == search_factors(loaded, documents, target_length=256, settings=settings).factors
+
+
+@pytest.mark.parametrize(
+    ("settings", "cost"),
+    [({"objective": "needle"}, 2.0), ({"short_weight": 0.5}, 1.25), ({"objective": "tail"}, 1.0)],
+)
+@pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 5)])
+def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_steps, settings, cost):
+    """What the descent found is read on all documents, and the budget is in forward passes all the same."""
+    loaded = load_model(tiny_model_folder)
+    documents = make_texts(tmp_path, loaded.tokenizer, length=256)
+    result = search_factors(
+        loaded, documents, target_length=256, strategy=strategy, budget=int(16 * cost),
+        serve_with="ropewalk", start_tokens="none", **settings,
+    )  # fmt: skip
+    trials = result.outcome.trials
+    last_step = max(trial.index for trial in trials if trial.gradient is not None)
+    assert sum(trial.gradient is not None for trial in trials) == num_steps
+    ends = trials[last_step + 1 :]
+    assert len(ends) >= 2, "the mean and the last iterate"
+    assert all(trial.cost == pytest.approx(cost) for trial in ends)
+    assert all(trial.is_complete for trial in ends)
+    assert result.outcome.cost <= 16 * cost + 1e-9

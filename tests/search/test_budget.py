@@ -1,0 +1,63 @@
+"""What the loop reserves of a budget, and budgets where a value costs more than one pass (needles)."""
+
+import dataclasses
+
+import pytest
+from quadratic import RecordingObjective, make_space, search_on
+
+from ropewalk.errors import SettingError
+from ropewalk.search.budget import strategy_budget
+from ropewalk.search.early_stopping import EarlyStopping
+from ropewalk.search.engine_constraints import UnconstrainedCandidates
+from ropewalk.search.space import START_TOKENS
+from ropewalk.testing import spaces
+
+# With the paper's list of n-hats, which is longer than what a strategy may try of it.
+SPACE = dataclasses.replace(spaces()["spline, monotone, all searched"], start_tokens=START_TOKENS)
+FULL = make_space()
+PLAIN = dataclasses.replace(FULL, start_tokens=(0,))
+ANY = UnconstrainedCandidates.beyond("any")
+
+
+def test_the_strategy_is_left_what_the_checks_do_not_need():
+    objective, stop = RecordingObjective(FULL, 4), RecordingObjective(FULL, 2)
+    assert strategy_budget(50, objective, FULL) == 49
+    assert strategy_budget(50, objective, PLAIN) == 50
+    assert strategy_budget(50, objective, PLAIN, unconstrained=ANY) == 50 - 3, (
+        "two attention factors, one n-hat"
+    )
+    stop_set = EarlyStopping(stop, objective, 50)
+    assert stop_set.cost == 0.5, "half as many documents"
+    assert strategy_budget(50, objective, PLAIN, stop_set) == 50 - 0.5 * stop_set.num_checks
+    all_of_them = strategy_budget(50, objective, FULL, stop_set, ANY)
+    assert all_of_them == 50 - 1 - 3 - 0.5 * stop_set.num_checks
+
+
+def test_dear_values_have_dear_checks():
+    objective = RecordingObjective(FULL, 4, cost=2.0)
+    assert strategy_budget(50, objective, FULL, unconstrained=ANY) == 50 - 2 - 3 * 2
+
+
+def test_a_budget_without_room_for_one_trial_is_refused():
+    objective = RecordingObjective(FULL, 4)
+    with pytest.raises(SettingError, match="budget"):
+        strategy_budget(4, objective, FULL, unconstrained=ANY)
+    assert strategy_budget(5, objective, FULL, unconstrained=ANY) == 1
+
+
+@pytest.mark.parametrize("name", ["gradient", "hybrid", "cma"])
+@pytest.mark.parametrize("cost", [1.0, 1.25, 2.0, 4.0])
+def test_what_is_bought_follows_the_cost(name, cost):
+    """Twice the budget at twice the cost buys the same trials."""
+    cheap = search_on(name, RecordingObjective(SPACE, 4), budget=40)
+    dear = search_on(name, RecordingObjective(SPACE, 4, cost=cost), budget=40 * cost)
+    assert [trial.candidate for trial in dear.trials] == [trial.candidate for trial in cheap.trials]
+    assert dear.cost == pytest.approx(cost * cheap.cost)
+
+
+@pytest.mark.parametrize("cost", [1.0, 2.0])
+def test_the_descent_ends_with_values_of_all_documents(cost):
+    space = dataclasses.replace(SPACE, start_tokens=(0,))
+    outcome = search_on("gradient", RecordingObjective(space, 4, cost=cost), budget=40)
+    assert [trial.documents for trial in outcome.trials[-2:]] == [None, None], "the mean and the last iterate"
+    assert outcome.best in outcome.trials[-2:]
