@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from ropewalk.errors import RopewalkError
 from ropewalk.settings import in_words
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]  # of a value in a recipe: keys, and numbers in lists
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RecipeError(RopewalkError):
 
 def explain(
     error: ValidationError, root: type[BaseModel], values: Any, others: Iterable[str] = ()
-) -> Iterator[tuple[Path, str]]:
+) -> Iterator[tuple[KeyPath, str]]:
     """Every mistake that pydantic found: the path in the values, and a message in words.
 
     Args:
@@ -59,10 +59,10 @@ def explain(
         yield path, in_words(entry, known | (set(others) if len(path) == 1 else set()))
 
 
-def _path_in(values: Any, location: Sequence[str | int]) -> Path:
+def _path_in(values: Any, location: Sequence[str | int]) -> KeyPath:
     """The keys of a location that the values have; the last one may be missing there."""
     at: Any = values
-    path: Path = ()
+    path: KeyPath = ()
     for number, part in enumerate(location):
         held = (isinstance(at, dict) and part in at) or (
             isinstance(at, list) and isinstance(part, int) and part < len(at)
@@ -74,7 +74,9 @@ def _path_in(values: Any, location: Sequence[str | int]) -> Path:
     return path
 
 
-def models_at(root: type[BaseModel], path: Path, location: Sequence[str | int] = ()) -> list[type[BaseModel]]:
+def models_at(
+    root: type[BaseModel], path: KeyPath, location: Sequence[str | int] = ()
+) -> list[type[BaseModel]]:
     """The models that are possible at a path; a union's tag in `location` says which."""
     current = [root]
     for key in path:

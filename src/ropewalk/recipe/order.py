@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ropewalk.errors import RopewalkError
+from ropewalk.recipe.mistakes import KeyPath
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import (
     EvaluateStage,
@@ -14,14 +15,13 @@ from ropewalk.recipe.stages import (
     Stage,
     SwapStage,
 )
-from ropewalk.recipe.yaml_document import Path
 from ropewalk.search.objectives import objective_maker
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.strategies import strategy_settings
 from ropewalk.settings import suggest
 from ropewalk.units import parse_length
 
-Found = Iterator[tuple[Path, str]]
+Found = Iterator[tuple[KeyPath, str]]
 
 
 @dataclass
@@ -53,7 +53,7 @@ def order_mistakes(recipe: Recipe, window: int | None) -> Found:
     state = _State(window=window, reach=window)
     titles: set[str] = set()
     for index, stage in enumerate(recipe.stages):
-        at: Path = ("stages", index)
+        at: KeyPath = ("stages", index)
         if stage.title in titles:
             yield at, f"two stages are called {stage.title!r}: give one of them another `name`"
         titles.add(stage.title)
@@ -61,7 +61,7 @@ def order_mistakes(recipe: Recipe, window: int | None) -> Found:
     yield from _unmeasured(state, recipe)
 
 
-def _follow(state: _State, recipe: Recipe, stage: Stage, at: Path) -> Found:
+def _follow(state: _State, recipe: Recipe, stage: Stage, at: KeyPath) -> Found:
     """What is wrong with one stage after those before it; updates `state`."""
     match stage:
         case SearchStage():
@@ -96,7 +96,7 @@ def _follow(state: _State, recipe: Recipe, stage: Stage, at: Path) -> Found:
             yield from _within(state, stage.passkey, (*at, "passkey"), "measure")
 
 
-def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: Path) -> Found:
+def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: KeyPath) -> Found:
     """The strategy, its settings and the objective, as the search itself checks them."""
     try:
         settings = SearchSettings.checked(recipe.search_values(stage))
@@ -106,7 +106,7 @@ def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: Path) -> F
         yield at, str(error)
 
 
-def _take(state: _State, name: str | None, at: Path) -> Found:
+def _take(state: _State, name: str | None, at: KeyPath) -> Found:
     """Make an earlier search's factors the current ones; None keeps those that are."""
     if name is None:
         yield from _need_factors(state, at)
@@ -119,13 +119,13 @@ def _take(state: _State, name: str | None, at: Path) -> Found:
         state.has_factors, state.target = True, None  # said once
 
 
-def _need_factors(state: _State, at: Path) -> Found:
+def _need_factors(state: _State, at: KeyPath) -> Found:
     if not state.has_factors:
         yield at, "no factors were searched before it: put a stage of kind search first"
         state.has_factors = True  # said once
 
 
-def _within(state: _State, lengths: tuple[int | str, ...], at: Path, what: str) -> Found:
+def _within(state: _State, lengths: tuple[int | str, ...], at: KeyPath, what: str) -> Found:
     for length in map(state.tokens, lengths):
         if length is not None and state.target is not None and length > state.target:
             yield (

@@ -1,24 +1,24 @@
 """A recipe read from YAML and checked as a whole: every mistake at once, each with its line."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ropewalk.errors import RopewalkError
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.recipe.mistakes import Mistake, RecipeError, explain
+from ropewalk.recipe.mistakes import KeyPath, Mistake, RecipeError, explain
 from ropewalk.recipe.order import order_mistakes
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import FinetuneStage, ReadjustStage, SearchStage, Stage
-from ropewalk.recipe.yaml_document import Document, Path, read_document, with_changes
+from ropewalk.recipe.yaml_document import Document, read_document, with_changes
 from ropewalk.search.settings import SearchSettings
 from ropewalk.settings import Settings, suggest
 from ropewalk.store import read_bounded
 from ropewalk.units import parse_length
 
-FOLDER = FilePath(__file__).parents[1] / "recipes"
+FOLDER = Path(__file__).parents[1] / "recipes"
 LARGEST_BYTES = 2**20
 ANY_WINDOW = 4096  # where the model's is not known, to check settings that need some number of tokens
 # Kinds of stage with the keys of a settings class: the recipe's section, the class, and the stage's.
@@ -29,7 +29,7 @@ SECTIONS: Mapping[str, tuple[str, type[Settings], type[Stage]]] = {
 }
 
 
-def shipped_recipes() -> dict[str, FilePath]:
+def shipped_recipes() -> dict[str, Path]:
     """Those that come with Ropewalk, by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
@@ -42,7 +42,7 @@ def recipe_text(name: str) -> tuple[str, str]:
     """
     shipped = shipped_recipes()
     try:
-        path = shipped.get(name) or FilePath(name).expanduser()
+        path = shipped.get(name) or Path(name).expanduser()
         is_there = path.is_file()
     except (OSError, RuntimeError, ValueError):  # a name that no system takes, or no such home folder
         is_there = False
@@ -88,7 +88,7 @@ def parse_recipe(document: Document, *, window: int | None = None) -> Recipe:
     return recipe
 
 
-def _error(document: Document, found: Sequence[tuple[Path, str]]) -> RecipeError:
+def _error(document: Document, found: Sequence[tuple[KeyPath, str]]) -> RecipeError:
     mistakes = [
         Mistake(document.place(path), ".".join(map(str, path)), message)
         for path, message in dict.fromkeys(found)
@@ -101,7 +101,7 @@ def _by_line(mistake: Mistake) -> tuple[int, str]:
     return (int(number), "") if word == "line" and number.isdigit() else (10**9, mistake.place)
 
 
-def _settings_mistakes(recipe: Mapping[str, Any], window: int | None) -> Iterator[tuple[Path, str]]:
+def _settings_mistakes(recipe: Mapping[str, Any], window: int | None) -> Iterator[tuple[KeyPath, str]]:
     """What is wrong with the settings of stages, each together with those of its section."""
     stages = recipe.get("stages")
     is_trained = False
@@ -127,7 +127,7 @@ def _mistakes_beside(
     settings: type[Settings],
     own: type[Stage],
     window: int | None,
-) -> Iterator[tuple[Path, str]]:
+) -> Iterator[tuple[KeyPath, str]]:
     """The mistakes of a stage's settings.
 
     Args:

@@ -12,10 +12,8 @@ from typing import Any
 import yaml
 
 from ropewalk.errors import shown
-from ropewalk.recipe.mistakes import Mistake, RecipeError
+from ropewalk.recipe.mistakes import KeyPath, Mistake, RecipeError
 from ropewalk.store.strict_json import MOST_DIGITS, JsonError, require_text
-
-Path = tuple[str | int, ...]
 
 LARGEST_CHARACTERS = 2**18
 WHOLE = re.compile(r"[+-]?[0-9]+")
@@ -34,10 +32,10 @@ class Document:
     """
 
     values: dict[str, Any]
-    places: Mapping[Path, str]
+    places: Mapping[KeyPath, str]
     source: str
 
-    def place(self, path: Path) -> str:
+    def place(self, path: KeyPath) -> str:
         """Where a key is, or the nearest one around it."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.places:
@@ -121,11 +119,11 @@ class _Reader:
     """Nodes to values, noting places and what is wrong."""
 
     def __init__(self) -> None:
-        self.places: dict[Path, str] = {}
+        self.places: dict[KeyPath, str] = {}
         self.mistakes: list[Mistake] = []
         self._constructor = yaml.SafeLoader("")
 
-    def value(self, node: Any, path: Path) -> Any:
+    def value(self, node: Any, path: KeyPath) -> Any:
         self.places.setdefault(path, f"line {node.start_mark.line + 1}")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -138,7 +136,7 @@ class _Reader:
             self.mistakes.append(Mistake(line, ".".join(map(str, path)), str(error)))
             return None
 
-    def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: Any, path: KeyPath) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), f"line {key_node.start_mark.line + 1}"
@@ -196,10 +194,10 @@ def _require_plain(text: str) -> None:
             raise yaml.MarkedYAMLError(problem=f"{what} is not read here", problem_mark=event.start_mark)
 
 
-def _put(values: dict[str, Any], keys: list[str], value: Any) -> tuple[Path, str | None]:
+def _put(values: dict[str, Any], keys: list[str], value: Any) -> tuple[KeyPath, str | None]:
     """Set a key in nested values; the path that it has, or why that can't be done."""
     at: Any = values
-    path: Path = ()
+    path: KeyPath = ()
     for number, key in enumerate(keys):
         is_last = number == len(keys) - 1
         step: str | int = key
@@ -233,7 +231,7 @@ def _entries(entries: list[Any]) -> str:
     return ", ".join([numbers, *names])
 
 
-def _paths_within(path: Path, value: Any) -> Iterator[Path]:
+def _paths_within(path: KeyPath, value: Any) -> Iterator[KeyPath]:
     yield path
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in inner:

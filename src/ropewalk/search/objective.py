@@ -75,14 +75,14 @@ class Objective:
         loaded: Model,
         terms: Sequence[Term],
         space: SearchSpace,
-        own: RescaleFactors | None = None,
+        base_factors: RescaleFactors | None = None,
     ) -> None:
-        """`own`: the scaling that candidates are multiplied with, for searches with the base `as-is`."""
+        """`base_factors`: those that candidates are multiplied with, for searches with the base `as-is`."""
         assert len({len(term.windows) for term in terms}) == 1, "every term speaks of the same documents"
         self.terms = tuple(terms)
         self.space = space
         self._loaded = loaded
-        self._own = own
+        self._base_factors = base_factors
         num_documents = len(terms[0].windows)
         one_pass = num_documents * space.target_length
         self.costs = tuple(sum(term.num_read(d) for term in terms) / one_pass for d in range(num_documents))
@@ -111,7 +111,7 @@ class Objective:
     def factors(self, candidate: Candidate) -> RescaleFactors:
         """The factors that are installed for a candidate."""
         factors = self.space.to_factors(candidate)
-        return factors if self._own is None else factors.compose(self._own)
+        return factors if self._base_factors is None else factors.compose(self._base_factors)
 
     def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
         """Nats of one document, one number per term."""
