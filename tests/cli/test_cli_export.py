@@ -139,7 +139,7 @@ def test_what_is_no_checkpoint_or_stands_in_the_way(refused, model, factors, tmp
         "export", "hf", tmp_path / "empty", "--factors", file, "--out", tmp_path / "out"
     )
     assert "exists" in refused("export", "hf", model, "--factors", file, "--out", tmp_path / "empty")
-    assert "exist" in refused(
+    assert "none.json" in refused(
         "export", "hf", model, "--factors", tmp_path / "none.json", "--out", tmp_path / "out"
     )
     assert "config.json" in refused("export", "repair", tmp_path / "empty")
