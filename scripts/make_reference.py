@@ -124,10 +124,11 @@ def _fields(settings: type[BaseModel]) -> list[str]:
 
 
 def _public_members(value: type) -> list[tuple[str, Any]]:
-    """Documented methods and properties of the class and of Ropewalk's base classes."""
+    """Documented methods and properties of a class and its bases; of a settings class only its own."""
+    bases = (value,) if issubclass(value, BaseModel) else value.__mro__
     members = {
         name: member
-        for base in reversed(value.__mro__)
+        for base in reversed(bases)
         if base.__module__.startswith("ropewalk.")
         for name, member in vars(base).items()
         if not name.startswith("_")
