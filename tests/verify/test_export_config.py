@@ -11,7 +11,7 @@ from ropewalk.export.manifest import read_folded
 from ropewalk.verify.export_config import check_configuration
 
 
-@pytest.mark.parametrize("value", [10**400, "8.0", [8.0], None, True, {}, float("nan")])
+@pytest.mark.parametrize("value", [10**60, "8.0", [8.0], None, True, {}, float("nan")])
 def test_a_configuration_of_another_type_is_wrong(tiny_model_folder, tmp_path, value):
     folder, factor_set = exported(tiny_model_folder, tmp_path, "")
     config = json.loads((folder / "config.json").read_text())
