@@ -7,8 +7,12 @@ import pytest
 from ropewalk.cli import demo
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.report.comparison import CLOSED_FORMS
+from ropewalk.search.settings import SearchSettings
+from ropewalk.text.settings import TextSplit
 
 LENGTHS = [128, 256, 512, 1024]
+TEXT = TextSplit(num_documents=2, num_validation_documents=2, num_test_documents=3)
+SETTINGS = SearchSettings(budget=9)
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +22,7 @@ def done(model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROPEWALK_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         patch.setattr(demo, "NUM_PASSKEYS", 2)
-        patch.setattr(demo, "NUM_SEARCH_DOCUMENTS", 2)
-        patch.setattr(demo, "NUM_STOP_DOCUMENTS", 2)
-        patch.setattr(demo, "NUM_REPORT_DOCUMENTS", 3)
-        demo.demonstrate(str(model), out, "9", json=True)
+        demo.demonstrate(str(model), out, TEXT, SETTINGS, json=True)
     return out
 
 
@@ -59,14 +60,11 @@ def test_it_leaves_pictures_and_factors(done):
 
 def test_again_it_goes_on_where_it_stood_and_tells_the_same(done, model, monkeypatch, capfd):
     monkeypatch.setattr(demo, "NUM_PASSKEYS", 2)
-    monkeypatch.setattr(demo, "NUM_SEARCH_DOCUMENTS", 2)
-    monkeypatch.setattr(demo, "NUM_STOP_DOCUMENTS", 2)
-    monkeypatch.setattr(demo, "NUM_REPORT_DOCUMENTS", 3)
     before = (done / "factors.json").read_bytes()
-    demo.demonstrate(str(model), done, "9")
+    demo.demonstrate(str(model), done, TEXT, SETTINGS)
     out = capfd.readouterr().out
     assert (done / "factors.json").read_bytes() == before
     assert "beat every closed-form scheme" in out
     assert "Passkeys found" in out
-    assert "stop (n = 2)" in out
+    assert "validation (n = 2)" in out
     assert "ropewalk search YOUR-MODEL --target-length 8x --text YOUR-TEXT --budget 9" in out

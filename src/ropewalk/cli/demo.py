@@ -47,10 +47,12 @@ def demo(
         ropewalk demo --out runs/demo
     """
     with interruptible(f"What was done so far is in {out}; the same command resumes."):
-        demonstrate("scale-model", out, SearchSettings.checked({"budget": budget}), json=json)
+        demonstrate("scale-model", out, TextSplit(), SearchSettings.checked({"budget": budget}), json=json)
 
 
-def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool = False) -> None:
+def demonstrate(
+    model: str, out: Path, text: TextSplit, settings: SearchSettings, *, json: bool = False
+) -> None:
     """The demo on any model: search, report on other documents, draw."""
     from ropewalk.models.model import load_model
     from ropewalk.report.comparison import comparison_sentence, measure_gaps
@@ -61,7 +63,7 @@ def demonstrate(model: str, out: Path, settings: SearchSettings, *, json: bool =
         loaded = load_model(model)
         target = RATIO * loaded.geometry.original_length
         say(f"{model} was trained on {loaded.geometry.original_length} tokens; it is to read {target}.\n")
-        split = read_split(TextSplit(), loaded.tokenizer, target)
+        split = read_split(text, loaded.tokenizer, target)
         found = _search(loaded, split, folder, target, settings)
         records = _measure(loaded, split, found, target)
         gaps, extra = measure_gaps(
