@@ -33,11 +33,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from evaluator import processor, publish
 from list_families import DOCUMENT, ORIGINAL_LENGTH, build, tiny_config
 from ropewalk.errors import RopewalkError
+from ropewalk.export import Served
 from ropewalk.export.hf import export_hf
 from ropewalk.export.manifest import read_kept
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.longrope_config import foreign_keys
+from ropewalk.models.longrope_config import foreign_keys, of_layer_type
 from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
 from ropewalk.rope.attention_factor import longrope_attention_factor
@@ -74,11 +75,14 @@ REAL: dict[str, tuple[dict[str, Any], ...]] = {
     "apertus": ({**LLAMA3, "factor": 8.0},),
     "arcee": ({**YARN, "factor": 20.0, "mscale": 1.0},),
     "axk1": ({**YARN, "factor": 32.0, "mscale": 1.0, "mscale_all_dim": 1.0},),
+    "cohere_compass_text": ({"rope_type": "default", "mrope_section": [4, 2, 2]},),
     "cwm": ({**LLAMA3, "factor": 16.0},),
     "deepseek_v2": ({**YARN, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707},),
     "deepseek_v3": ({**YARN, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0},),
+    "deepseek_v4": ({**YARN, "factor": 16.0, "attention_factor": 1.0},),
     "deepseek_v32": ({**YARN, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0},),
     "exaone4": ({**LLAMA3, "factor": 16.0},),
+    "gemma3_text": ({"rope_type": "linear", "factor": 8.0},),
     "gpt_oss": ({**YARN, "factor": 32.0, "truncate": False},),
     "internlm3": ({"rope_type": "dynamic", "factor": 6.0},),
     "llama": ({**LLAMA3, "factor": 8.0}, {"rope_type": "linear", "factor": 4.0}, {**YARN, "factor": 16.0}),
@@ -90,6 +94,7 @@ REAL: dict[str, tuple[dict[str, Any], ...]] = {
             "max_position_embeddings": 16 * ORIGINAL_LENGTH,
         },
     ),
+    "olmo3": ({**YARN, "factor": 8.0, "attention_factor": 1.2},),
     "phi3": (LONGROPE,),
     "phi4_multimodal": (LONGROPE,),
     "phimoe": ({**LONGROPE, "short_mscale": 1.2, "long_mscale": 1.2},),
@@ -108,11 +113,13 @@ class Exported:
 
     Attributes:
         base, out: the folders.
+        served: the factors of the export.
         wanted, untouched: the logits with the factors installed and without, one of each length.
     """
 
     base: Path
     out: Path
+    served: Served
     wanted: list[Tensor]
     untouched: list[Tensor]
 
@@ -162,11 +169,11 @@ def export_family(family: str, scaling: dict[str, Any], folder: Path) -> Exporte
     small.to(torch.float32).save_pretrained(base)
     model = _load(base)
     factors = _factors(model, family)
-    export_hf(str(base), FactorSet.of([factors]), out)
+    served = export_hf(str(base), FactorSet.of([factors]), out).served
     with Model.wrap(model).using(factors):
         wanted = [read(model, length) for length in LENGTHS]
     untouched = [read(model, length) for length in LENGTHS]
-    return Exported(base=base, out=out, wanted=wanted, untouched=untouched)
+    return Exported(base=base, out=out, served=served, wanted=wanted, untouched=untouched)
 
 
 def read_export(exported: Exported) -> list[Tensor]:
@@ -197,9 +204,14 @@ def _config(family: str, scaling: dict[str, Any]) -> Any:
     if not scaling:
         return config
     text = config.get_text_config(decoder=True)
-    given = getattr(text, "rope_parameters", None) or {}
+    layer_type = describe(config, original_length=ORIGINAL_LENGTH, name=family).layer_type
+    every = getattr(text, "rope_parameters", None) or {}
+    given = of_layer_type(every, layer_type)
     kept = {key: value for key, value in given.items() if key in ("rope_theta", "partial_rotary_factor")}
-    changes: dict[str, Any] = {"rope_parameters": {**kept, **scaling}}
+    scaled = {**kept, **scaling}
+    if layer_type is not None:
+        scaled = {**every, layer_type: scaled}
+    changes: dict[str, Any] = {"rope_parameters": scaled}
     if hasattr(text, ORIGINAL):  # Phi-3's own, which goes before that of the dictionary
         changes[ORIGINAL] = ORIGINAL_LENGTH
     return tiny_config(family, **changes)
@@ -262,7 +274,8 @@ def try_family(family: str, scaling: dict[str, Any], folder: Path) -> Tried:
         return Tried(family, label, None, f"refused: {refusal}".replace(f"{folder}/", ""))
     except Exception as error:  # whatever a family's own code raises is the row's text
         return Tried(family, label, None, f"{type(error).__name__}: {' '.join(str(error).split())[:100]}")
-    label = ", ".join([scaling.get("rope_type", "none"), *foreign_keys(read_kept(exported.out))])
+    kept = of_layer_type(read_kept(exported.out), exported.served.geometry.layer_type)
+    label = ", ".join([scaling.get("rope_type", "none"), *foreign_keys(kept)])
     for place in (exported.base, exported.out):
         (place / "tokens.json").write_text(json.dumps([_tokens(length) for length in LENGTHS]))
     return Tried(family, label, exported)

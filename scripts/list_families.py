@@ -4,7 +4,7 @@
     python scripts/list_families.py llama phi  # tries these, prints their rows
 
 A family is built from its own configuration class, small and with random weights, in float64. It works if
-factors put into it do what they should and leave no trace: `try_family` says what is asked of it.
+installed factors do what they should, and uninstalling leaves no trace: `try_family` lists the checks.
 """
 
 import dataclasses
@@ -22,8 +22,7 @@ from ropewalk.errors import ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
-from ropewalk.models.rotary_calls import find_rotary
-from ropewalk.models.rotary_layout import learn_layout
+from ropewalk.models.rotary_layout import RotaryLayout
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.store import write_atomically
 
@@ -40,6 +39,7 @@ ROUNDING = 1e-9  # of float64, through a small model
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 96),
     **dict.fromkeys(("hidden_size", "d_model", "n_embd", "embed_dim", "embedding_size"), 64),
+    **dict.fromkeys(("adapter_in_dim", "adapter_out_dim", "adapter_input_size"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "ffn_hidden_size", "intermediate_size_mlp"), 64),
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "n_layers"), 2),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads"), 4),
@@ -59,19 +59,63 @@ INDEXER = {
     **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16},
     **{"indexer_budget": 8, "indexer_compress_ratio": 4},
 }
+BOTH = {"layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}
+GEMMA4 = {"global_head_dim": 32, "hidden_size_per_layer_input": 16, "num_kv_shared_layers": 0}
+DOTS3 = {
+    "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "swa_head_dim": 16, "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 16, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_q_lora_rank": 32,
+    "swa_kv_lora_rank": 32, "index_topk": 64, "index_head_dim": 16, "index_n_heads": 2,
+}  # fmt: skip
 HINTS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]},
+        },
+    },
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_v4": {
+        "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+        "num_hidden_layers": 3, "mlp_layer_types": ["moe"] * 3, "q_lora_rank": 32, "o_lora_rank": 16,
+        "o_groups": 2, "index_n_heads": 2, "index_head_dim": 16, "index_topk": 16, "head_dim": 32,
+        "partial_rotary_factor": 0.5,
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+    },
     "dots1": {"n_shared_experts": 1},
+    "dots3_note": DOTS3,
+    "dots3_note_text": DOTS3,
+    "gemma3n": {"num_kv_shared_layers": 0},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gemma4": GEMMA4,
+    "gemma4_text": GEMMA4,
+    "gemma4_unified": GEMMA4,
+    "gemma4_unified_text": GEMMA4,
     "granitemoehybrid": {
         "layer_types": ["linear_attention", "full_attention"],
         "position_embedding_type": "rope",
     },
+    "laguna": {**BOTH, "num_attention_heads_per_layer": [4, 4], "mlp_layer_types": ["dense", "sparse"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mellum": BOTH,
+    "mimo_v2_flash": {**BOTH, "head_dim": 24, "v_head_dim": 24, "num_key_value_heads": 2},
     "qwen4_exp": INDEXER,
     "qwen4_exp_text": INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},
     "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "use_mem_rope": True},
+    "zaya": {
+        "layer_types": ["hybrid", "hybrid_sliding"], "num_hidden_layers": 2, "num_experts_per_tok": 1,
+        "num_key_value_heads": 2,
+    },
+}  # fmt: skip
+# What the configuration class of a family needs, because its own defaults do not fit together.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma4_assistant": {
+        "text_config": {
+            "model_type": "gemma4_text",
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+        },
+    },
 }
 
 Status = Literal["works", "refused", "not buildable", "fails"]
@@ -93,7 +137,7 @@ def families() -> list[str]:
 
 def tiny_config(family: str, **changes: Any) -> Any:
     """The family's configuration with small sizes and no scaling, then `changes` in its text part."""
-    default = CONFIG_MAPPING[family]()
+    default = CONFIG_MAPPING[family](**DEFAULTS.get(family, {}))
     return type(default)(**_small(default, {**HINTS.get(family, {}), **changes}))
 
 
@@ -103,9 +147,11 @@ def build(config: Any) -> nn.Module:
     model: nn.Module = AutoModelForCausalLM.from_config(config, experts_implementation="eager").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
+            elif name.endswith(".temp"):  # of Zaya's keys, initialized with 0
+                parameter.fill_(1.0)
     return model.to(torch.float64)
 
 
@@ -143,7 +189,8 @@ def _buildable(family: str) -> nn.Module | FamilyResult:
     except Exception as error:  # whatever a family's own code raises is the row's text
         failure = FamilyResult(family, "not buildable", f"{type(error).__name__}: {_last_line(error)}")
     try:
-        describe(CONFIG_MAPPING[family](), original_length=ORIGINAL_LENGTH, name=family)
+        default = CONFIG_MAPPING[family](**DEFAULTS.get(family, {}))
+        describe(default, original_length=ORIGINAL_LENGTH, name=family)
     except ModelError:
         raise  # what its own configuration says is the better reason
     except Exception:
@@ -161,10 +208,11 @@ Every causal family of transformers {transformers.__version__}, tried by `python
 which writes this page: {num["works"]} of {len(results)} work, {num["refused"]} are refused with their reason.
 
 *Works* means, on a small random model of that family in float64: factors of 1 give the logits of the
-untouched model, PI gives those of transformers' own linear scaling (where the family reads it), start tokens
-and a vector for each layer take effect, sliding windows are lifted on request, and taking the factors out
-leaves the same bits. Its detail is the layout in which its layers get cos and sin, and how many of the small
-model's layers rotate, where others have no positions (NoPE) or no attention.
+base model, PI gives those of transformers' own linear scaling (if the family reads it; of a family with
+parameters per layer type, of that layer type alone), start tokens and a vector for each layer take effect,
+sliding windows stay or are lifted as specified, and uninstalling restores the same bits. The detail is the
+layout of cos and sin; the layer type that factors are for, if others keep a rotation of their own; and how
+many layers of the small model factors change, if others have no positions (NoPE) or no attention.
 
 | family | result | detail |
 | --- | --- | --- |
@@ -183,9 +231,11 @@ def _small(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: size for name, size in SIZES.items() if name in names}
     text = config.get_text_config(decoder=True)
     for name in names:
-        part = getattr(config, name, None)
+        part = vars(config).get(name)  # `getattr` refuses sizes that differ between layers
         if isinstance(part, PreTrainedConfig):
             small = _small(part, changes if part is text else {})
+            if part is not text and part.is_heterogeneous:
+                small["per_layer_config"] = None  # of more layers than are left
             arguments[name] = {"model_type": part.model_type, **small}
     return {
         **arguments,
@@ -232,11 +282,11 @@ def _check(family: str, model: Any) -> str:
     late = under(factors("pi", num_start_tokens=NUM_TOKENS))
     _require(_difference(ones, late) < SAME, "start tokens do not keep their rotation")
     _require(_difference(pi, under(factors("pi", num_start_tokens=5))) > CHANGED, "start tokens do nothing")
-    notes = [_layout_in_words(find_rotary(model, family).rotary, geometry.num_pairs)]
+    notes = [_layout_in_words(Model.wrap(model).hook.layout)]
+    num_layers, num_rotary = geometry.num_layers, description.num_rotary_layers
     if linear is None:
         notes.append("reads no linear scaling")
     plain_row, pi_row = (factors(scheme).rescale_factors for scheme in ("none", "pi"))
-    num_layers = geometry.num_layers
     try:
         each = under(factors("pi", rescale_factors=pi_row * num_layers))
     except ModelError:
@@ -248,23 +298,28 @@ def _check(family: str, model: Any) -> str:
         ]
         changes = [_difference(ones, under(factors("none", rescale_factors=row))) for row in rows]
         _require(max(changes) > CHANGED, "a vector of one layer does nothing")
-        num_rotary = sum(change > ROUNDING for change in changes)
-        _require(num_rotary == description.num_rotary_layers, f"{num_rotary} layers rotate")
-    if description.num_rotary_layers < num_layers:
-        notes.append(f"{description.num_rotary_layers} of {num_layers} layers rotate")
+        num_changed = sum(change > ROUNDING for change in changes)
+        _require(num_changed == num_rotary, f"factors change {num_changed} layers")
+    if geometry.layer_type is not None:
+        notes.append(f"factors for {geometry.layer_type}, {num_rotary} of {num_layers} layers")
+    elif num_rotary < num_layers:
+        notes.append(f"{num_rotary} of {num_layers} layers rotate")
     if description.sliding_window is not None:
-        _check_windows(family, factors("none"), wide=untouched)
+        _check_windows(family, factors("none"), model)
         notes.append("sliding windows")
     _require(torch.equal(untouched, _logits(model)), "taking the factors out leaves a trace")
     return ", ".join(notes)
 
 
-def _check_windows(family: str, ones: RescaleFactors, *, wide: Tensor) -> None:
+def _check_windows(family: str, ones: RescaleFactors, wide_model: Any) -> None:
     """The same weights with narrow windows: refused, or lifted on request, and narrow again afterwards."""
     text = tiny_config(family).get_text_config(decoder=True)
     limits = [name for name in ("sliding_window", "attention_chunk_size") if getattr(text, name, None)]
     narrow = build(tiny_config(family, **dict.fromkeys(limits, NARROW_WINDOW)))
-    before = _logits(narrow)
+    read = _logits
+    if _difference(_logits(wide_model), _logits(narrow)) <= CHANGED:
+        read = _logits_of_rest  # Moshi's window is that of its cache alone
+    wide, before = read(wide_model), read(narrow)
     _require(_difference(wide, before) > CHANGED, "windows limit nothing")
     description = describe(narrow.config, original_length=ORIGINAL_LENGTH)
     all_slide = description.num_sliding_layers == description.num_attention_layers
@@ -275,13 +330,13 @@ def _check_windows(family: str, ones: RescaleFactors, *, wide: Tensor) -> None:
     else:
         _require(not all_slide, "windows shorter than the target are accepted")
     with Model.wrap(narrow, original_length=ORIGINAL_LENGTH, full_attention=True).using(ones):
-        _require(_difference(wide, _logits(narrow)) < SAME, "lifted windows still limit")
-    _require(torch.equal(before, _logits(narrow)), "lifting windows leaves a trace")
+        _require(_difference(wide, read(narrow)) < SAME, "lifted windows still limit")
+    _require(torch.equal(before, read(narrow)), "lifting windows leaves a trace")
 
 
-def _layout_in_words(rotary: nn.Module, num_pairs: int) -> str:
-    layout = learn_layout(rotary, num_pairs, "")
-    pairs = [column % num_pairs for column in layout.leaves[0].columns]
+def _layout_in_words(layout: RotaryLayout) -> str:
+    num_pairs = layout.num_pairs
+    pairs = [column % num_pairs for column in layout.leaves[0].columns if column < 2 * num_pairs]
     if layout.leaves[0].is_complex:
         return "complex"
     return {
@@ -294,7 +349,14 @@ def _layout_in_words(rotary: nn.Module, num_pairs: int) -> str:
 def _linear(family: str, model: Any) -> Tensor | None:
     """The logits of the same weights under transformers' linear scaling, where the family reads it."""
     text = model.config.get_text_config(decoder=True)
-    scaled = {**text.rope_parameters, "rope_type": "linear", "factor": TARGET_LENGTH / ORIGINAL_LENGTH}
+    linear = {"rope_type": "linear", "factor": TARGET_LENGTH / ORIGINAL_LENGTH}
+    layer_type = describe(model.config, original_length=ORIGINAL_LENGTH).layer_type
+    own = text.rope_parameters if layer_type is None else text.rope_parameters[layer_type]
+    if own.get("rope_type") == "proportional":
+        linear["rope_type"] = "proportional"
+    scaled = {**own, **linear}
+    if layer_type is not None:
+        scaled = {**text.rope_parameters, layer_type: scaled}
     try:
         other = build(tiny_config(family, rope_parameters=scaled))
         return _logits(other)
@@ -303,9 +365,20 @@ def _linear(family: str, model: Any) -> Tensor | None:
 
 
 def _logits(model: Any) -> Tensor:
-    ids = torch.randint(1, 96, (2, NUM_TOKENS), generator=torch.Generator().manual_seed(0))
-    logits: Tensor = model(input_ids=ids).logits
+    logits: Tensor = model(input_ids=_ids()).logits
     return logits
+
+
+def _logits_of_rest(model: Any) -> Tensor:
+    """Those of the second half of the text, read with the cache of the first."""
+    first, rest = _ids().chunk(2, dim=1)
+    cache = model(input_ids=first, use_cache=True).past_key_values
+    logits: Tensor = model(input_ids=rest, past_key_values=cache, use_cache=True).logits
+    return logits
+
+
+def _ids() -> Tensor:
+    return torch.randint(1, 96, (2, NUM_TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:

@@ -149,9 +149,7 @@ def test_verify_refuses_in_one_line(refused, model, factors, tmp_path, monkeypat
     monkeypatch.delenv(PYTHON_OF_4, raising=False)
     file = factors()
     (tmp_path / "empty").mkdir()
-    assert "holds no config.json" in refused(
-        "verify", tmp_path / "empty", "--model", model, "--factors", file
-    )
+    assert "config.json" in refused("verify", tmp_path / "empty", "--model", model, "--factors", file)
     assert "make transformers4" in refused(
         "verify", model, "--model", model, "--factors", file, "--engine", "transformers4"
     )

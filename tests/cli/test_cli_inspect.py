@@ -57,7 +57,7 @@ def test_a_model_that_reads_further_than_its_window_is_said(ropewalk, model, tmp
     scaling = {"rope_type": "linear", "factor": 4.0, "rope_theta": 100.0}
     (tmp_path / "config.json").write_text(json.dumps({**config, "rope_parameters": scaling}))
     out = ropewalk("inspect", tmp_path, "--target-length", "512").out
-    assert "reads as it is        512 tokens" in out
+    assert "512 tokens" in out
     assert "--base as-is" in out
     assert "already multiplied" in out
     document = json.loads(ropewalk("inspect", tmp_path, "--json").out)
@@ -79,3 +79,18 @@ def test_layers_that_do_not_rotate_are_counted(ropewalk, tmp_path):
     assert ended.code == 2
     assert len(ended.err_lines) == 1
     assert "none of its layers" in ended.err
+
+
+def test_the_layer_type_that_factors_are_for_is_shown(ropewalk, tmp_path):
+    kinds = ["sliding_attention", "full_attention"]
+    config = {
+        "model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "head_dim": 16, "max_position_embeddings": 128, "sliding_window": 16, "layer_types": kinds,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    out = ropewalk("inspect", tmp_path).out
+    assert "full_attention" in out
+    assert "--full-attention" not in out, "sliding layers are short by design"
+    document = json.loads(ropewalk("inspect", tmp_path, "--json").out)
+    assert document["layer_type"] == document["geometry"]["layer_type"] == "full_attention"
+    assert (document["num_rotary_layers"], document["num_attention_layers"]) == (1, 2)

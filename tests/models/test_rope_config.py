@@ -9,7 +9,6 @@ from transformers import (
     DeepseekV3Config,
     FalconConfig,
     Gemma2Config,
-    Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
@@ -236,20 +235,25 @@ def test_layers_with_a_window_are_reported() -> None:
     assert describe(llama()).sliding_window is None
 
 
+BARE = {"rope_theta": 1e4, "hidden_size": 64, "num_hidden_layers": 2}
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (Gemma3TextConfig(), "different rotary parameters for each type of layer"),
         (GPT2Config(), "no rotary position embedding"),
-        (GPTJConfig(), "inside each attention layer"),
+        (GPTJConfig(), "table"),
         (BloomConfig(), "ALiBi"),
         (FalconConfig(alibi=True), "ALiBi"),
+        (llama(rope_parameters={"rope_type": "axial", "rope_theta": 1e4}), "axial"),
         (
-            llama(rope_parameters={"rope_type": "proportional", "rope_theta": 1e4}),
-            "'proportional' is not known",
+            PreTrainedConfig(rope_theta=1e4, hidden_size=64, num_hidden_layers=2, max_position_embeddings=8),
+            "`num_attention_heads`",
         ),
-        (PreTrainedConfig(rope_theta=1e4, hidden_size=64), "`num_attention_heads`"),
-        (PreTrainedConfig(rope_theta=1e4, hidden_size=64, num_attention_heads=4), "--original-length"),
+        (
+            PreTrainedConfig(rope_theta=1e4, hidden_size=64, num_attention_heads=4, num_hidden_layers=2),
+            "--original-length",
+        ),
     ],
     ids=lambda value: value.model_type if isinstance(value, PreTrainedConfig) else "",
 )

@@ -1,7 +1,6 @@
 """Installed factors are what every layer gets, exactly; taken out, they leave the same bits."""
 
 import copy
-import dataclasses
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -359,13 +358,9 @@ def test_only_calls_for_one_type_of_layer_change() -> None:
     sizes = {**SIZES, "num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 16, "layer_types": kinds}
     parameters = dict(zip(kinds, (other, PLAIN), strict=True))
     model = build(Gemma3TextConfig(**sizes, rope_parameters=parameters, sliding_window=16))
-    described = dataclasses.replace(
-        describe(llama(num_hidden_layers=2).config),
-        layer_type="full_attention",
-        sliding_window=16,
-        num_sliding_layers=1,
-    )
-    owner, ids = Model(model, description=described), tokens(1, 40)
+    described = describe(model.config)
+    assert (described.layer_type, described.num_rotary_layers) == ("full_attention", 1)
+    owner, ids = Model(model), tokens(1, 40)
     base = logits(model, ids)
     one, pi = (scheme_factors(scheme, described.geometry, TARGET_LENGTH) for scheme in ("none", "pi"))
     with received(model) as own:
@@ -407,9 +402,12 @@ def test_a_model_that_does_not_turn_as_configured_is_refused() -> None:
         Model.wrap(model).install(factors_for(model))
 
 
-def test_several_rotaries_are_refused() -> None:
+def test_several_rotaries_of_which_none_has_the_stated_theta_are_refused() -> None:
     model = llama()
     model.model.second = copy.deepcopy(model.model.rotary_emb)
+    for rotary in (model.model.rotary_emb, model.model.second):
+        rotary.config = copy.deepcopy(model.config)
+        rotary.config.rope_parameters["rope_theta"] = 7.0
     with pytest.raises(ModelError, match="rotaries"):
         Model.wrap(model).install(factors_for(model))
 

@@ -176,6 +176,21 @@ def test_axes_that_do_not_act_as_one_are_refused() -> None:
         learn_layout(Summed(halves), NUM_PAIRS, "a family")
 
 
+@pytest.mark.parametrize("arrange", [halves, neighbours, once])
+def test_pairs_that_do_not_rotate_have_the_angle_0(arrange: Arrange) -> None:
+    num_rotating = NUM_PAIRS - 2
+    layout = learn_layout(Rotary(arrange), num_rotating, "a family", num_still_pairs=2)
+    angles, scale = torch.rand(3, 5, num_rotating, dtype=torch.float64), 1.25
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    filled = layout.fill(cos, sin, like=torch.zeros(1))
+    expected = arrange(
+        torch.cat((cos, torch.full_like(cos[..., :2], scale)), -1),
+        torch.cat((sin, torch.zeros_like(sin[..., :2])), -1),
+    )
+    for ours, theirs in zip(leaves(filled), leaves(expected), strict=True):
+        assert torch.equal(ours, theirs.to(ours.dtype))
+
+
 def test_a_rotary_that_asks_for_more_is_refused() -> None:
     class ByLayerType(Rotary):
         def forward(self, x: Tensor, position_ids: Tensor, layer_type: str) -> Any:  # type: ignore[override]

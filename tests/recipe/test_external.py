@@ -149,7 +149,7 @@ def other_window(config):
     ("change", "error", "said"),
     [
         (set_both(rope_theta=10000.0), FactorsError, "rope_theta is 100, not 10000"),
-        (lose_scaling, ModelError, "holds no scaling at all"),
+        (lose_scaling, ModelError, "scaling"),
         (set_both(long_factor=[1.0, 1.0, 1.0, 1.0]), ModelError, "pair"),
         (set_both(short_factor=[1.0, 1.0, 1.0, 1.0]), ModelError, "pair"),
         (set_both(attention_factor=1.0), ModelError, "attention factor 1, not"),

@@ -1,4 +1,4 @@
-"""`ropewalk inspect`: a model's rotary, and what every scheme would do to it."""
+"""`ropewalk inspect`: a model's rotary, and the factors of every scheme for it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def inspect(
     model: options.Model,
     target_length: Annotated[
-        str, typer.Option(metavar="LENGTH", help="Where schemes shall reach: 8x, 32768, 32k.")
+        str, typer.Option(metavar="LENGTH", help="The length that schemes reach: 8x, 32768, 32k.")
     ] = "8x",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the factors of every scheme into this file.")
@@ -27,9 +27,9 @@ def inspect(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Show a model's geometry, which pairs never finish a turn, and what each scheme would do.
+    """Show a model's rotary, the pairs that never finish a turn, and the factors of each scheme.
 
-    Only the configuration is read, no weights.
+    Reads only the configuration, no weights.
 
     \b
     Example:
@@ -51,7 +51,7 @@ def inspect(
         if json:
             result_json(_records(schemes), **_facts(model, description, target))
         else:
-            result(_story(model, description, target))
+            result(_summary(model, description, target))
             result(_table(schemes, target))
         if out is not None:
             title = f"Rescale factors from {geometry.original_length} to {target} tokens, {model}"
@@ -67,16 +67,17 @@ def _require_png(out: Path | None) -> None:
 
 
 def _facts(model: str, description: "RopeDescription", target: int) -> dict[str, Any]:
-
     own = description.own
     return {
         "model": model,
         "model_type": description.model_type,
         "geometry": description.geometry.as_dict(),
         "geometry_fingerprint": description.geometry.fingerprint(),
+        "layer_type": description.layer_type,
         "first_unfinished_pair": description.geometry.first_unfinished_pair,
         "sliding_window": description.sliding_window,
         "num_sliding_layers": description.num_sliding_layers,
+        "num_attention_layers": description.num_attention_layers,
         "num_rotary_layers": description.num_rotary_layers,
         "own_scaling": None if own is None else own.provenance.strategy,
         "own_reach": description.own_reach,
@@ -97,8 +98,7 @@ def _records(schemes: "dict[str, RescaleFactors]") -> list[dict[str, Any]]:
     ]
 
 
-def _story(model: str, description: "RopeDescription", target: int) -> str:
-
+def _summary(model: str, description: "RopeDescription", target: int) -> str:
     geometry, own = description.geometry, description.own
     unfinished = geometry.first_unfinished_pair
     lines = [
@@ -111,20 +111,18 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
         f"  fingerprint           {geometry.fingerprint()[:16]}",
     ]
     if own is not None:
-        lines.append(f"  scaling it carries    {own.provenance.strategy}, to {own.target_length} tokens")
+        lines.append(f"  own scaling           {own.provenance.strategy}, to {own.target_length} tokens")
     if description.own_problem:
-        lines.append(f"  scaling it carries    {description.own_problem}")
+        lines.append(f"  own scaling           {description.own_problem}")
     if description.own_reach > geometry.original_length:
-        lines.append(f"  reads as it is        {_reach(description, target)}")
+        lines.append(f"  reads without factors {_reach(description, target)}")
     lines += [f"  note                  {note}" for note in description.window_notes]
     if description.sliding_window is not None:
-        short = "; --full-attention is needed beyond it" if description.sliding_window < target else ""
-        layers = f"{description.num_sliding_layers} layers"
-        lines.append(f"  sliding window        {description.sliding_window} tokens in {layers}{short}")
+        lines.append(f"  sliding window        {_window(description, target)}")
     last = geometry.num_pairs - 1
     lines.append(
         f"  unfinished pairs      {unfinished} to {last} never finish a turn inside the window: beyond it "
-        f"they show angles that were never trained"
+        f"they have angles that were never trained"
         if unfinished <= last
         else "  unfinished pairs      none: every pair finishes a turn inside the window"
     )
@@ -133,11 +131,21 @@ def _story(model: str, description: "RopeDescription", target: int) -> str:
 
 def _layers(description: "RopeDescription") -> str:
     num_layers, num_rotary = description.geometry.num_layers, description.num_rotary_layers
+    if description.layer_type is not None:
+        return f"{num_layers}; factors are for {num_rotary} of them ({description.layer_type})"
     return f"{num_layers}" if num_rotary == num_layers else f"{num_layers}, of which {num_rotary} rotate"
 
 
+def _window(description: "RopeDescription", target: int) -> str:
+    window, num_sliding = description.sliding_window, description.num_sliding_layers
+    text = f"{window} tokens in {num_sliding} of {description.num_attention_layers} attention layers"
+    if window is None or window >= target:
+        return text
+    return f"{text}; a longer target needs --full-attention" if description.all_layers_slide else text
+
+
 def _reach(description: "RopeDescription", target: int) -> str:
-    """How far the model reads before it is extended, and what that means for the target."""
+    """How far the model reads before it is extended, and whether the target is beyond that."""
     reach = description.own_reach
     if target > reach:
         return f"{reach} tokens"

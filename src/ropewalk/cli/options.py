@@ -61,6 +61,7 @@ CutDamaged = Annotated[
     ),
 ]
 FullAttention = Annotated[bool, option(ModelSettings, "full_attention")]
+Attention = Annotated[str, option(ModelSettings, "attn_implementation")]
 
 
 def parse_lengths(text: str, original_length: int) -> list[int]:

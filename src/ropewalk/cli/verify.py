@@ -86,6 +86,7 @@ def verify(
     revision: options.Revision = None,
     original_length: options.OriginalLength = None,
     full_attention: options.FullAttention = False,
+    attn_implementation: options.Attention = "sdpa",
     json: options.Json = False,
 ) -> None:
     """Load an export with its real engine and compare frequencies, logits and perplexity with Ropewalk's own.
@@ -124,8 +125,9 @@ def verify(
             _require_no_engine(engine, python)
             compare = _by_server(path, endpoint, served_model, context, limit)
         loaded = load_model(
-            model, revision=revision, original_length=original_length, full_attention=full_attention
-        )
+            model, attn_implementation=attn_implementation, revision=revision,
+            original_length=original_length, full_attention=full_attention,
+        )  # fmt: skip
         factor_set = load_set(factors)
         factor_set.require_geometry(loaded.geometry, loaded.name)
         loaded.warn_if_other_weights(factor_set.longest, str(factors))

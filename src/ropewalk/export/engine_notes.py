@@ -20,6 +20,7 @@ from ropewalk.models.longrope_config import (
     THREE_KEYS_IN_4,
     foreign_keys,
     is_computed,
+    of_layer_type,
 )
 
 HF_ENGINES = (
@@ -167,7 +168,7 @@ def _unknown_part(known: Mapping[str, Any], facts: Facts) -> str | None:
     """The model type, or the key of the rotary's dictionary, that is not known in an engine; else None."""
     if facts.family not in known["right"]:
         return facts.family
-    for key in foreign_keys(facts.kept):
+    for key in foreign_keys(of_layer_type(facts.kept, facts.served.geometry.layer_type)):
         is_read = key != SOFTMAX_KEY or facts.family in SOFTMAX_READERS
         if is_read and facts.family not in known["with"].get(key, ()):
             return f"{facts.family} with {key}"

@@ -3,11 +3,11 @@
     source + factor set ──> out/config.json             both forms of the rotary's keys
                             out/*.safetensors           linked or copied: the same bytes
                             out/tokenizer*, generation_config.json, chat templates
-                            out/ropewalk.json           what was exported, and from what
-                            out/factors.json            the whole set, if the folder is to carry its runtime
+                            out/ropewalk.json           the manifest: factors, source, engines
+                            out/factors.json            the whole set, with --with-runtime
                             out/README.md               the model's card
 
-Weights are not even opened, unless an adapter is merged or the attention factor folded into them.
+Weights are not read, unless an adapter is merged or the attention factor is folded into them.
 """
 
 import json
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ropewalk.errors import ExportError, SettingError
+from ropewalk.errors import ExportError, ModelError, SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.export import Dropped, Exported, ExportMode, Served, entry_name
 from ropewalk.export.card import Card, Origin, write_card
@@ -56,18 +56,19 @@ SAME_FACTOR = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class HfChoices:
-    """How a folder is made.
+    """The choices of an export.
 
     Attributes:
         mode: see `Served`.
-        serve_with: an engine that must serve it rightly, else it is refused; `any` names those that do not.
-        fold_attention_factor: put our attention factor into the query weights where engines compute another.
-        with_runtime: carry the whole set, for Ropewalk's own loader and its vLLM plugin; needed for n-hat.
+        serve_with: an engine that must compute what Ropewalk computes, or the export is refused; with `any`,
+            the engines that compute something else are listed.
+        fold_attention_factor: multiply the query weights, where engines compute another attention factor.
+        with_runtime: add the whole set, for Ropewalk's loader and its vLLM plugin; needed for start tokens.
         adapter: a folder that peft saved.
         adapter_as: `merged` into the weights, or `beside` the base, in a folder of its own.
-        full_attention: lift a sliding window that is shorter than the target.
+        full_attention: lift sliding windows that are shorter than the target.
         original_length: L in tokens, where the model's configuration states it wrongly.
-        revision: of a model on the hub.
+        revision: branch, tag or commit of a model on the hub.
         copy_weights: copy the weight files; by default they are hard links, which take no disk space.
     """
 
@@ -97,15 +98,15 @@ def export_hf(
 
     Args:
         source: a folder, a hub name, `scale-model`, or a folder of a peft adapter that names its base.
-        dropped: what is known about the cost of the entries that are left out.
+        dropped: the measured costs of the entries that are left out.
         records: measurements for the card.
-        origin: what the card says of the run that the model comes from.
+        origin: the run that the model comes from, for the card.
 
     Raises:
-        ExportError: factors that a configuration can't hold, or an engine that would be wrong.
-        FactorsError: factors for another model.
-        ModelError: a source that is no whole checkpoint.
-        SettingError: an adapter that can't be read.
+        ExportError: a configuration can't hold the factors, or the engine would compute something else.
+        FactorsError: the factors are for another model.
+        ModelError: the source is not a complete checkpoint.
+        SettingError: the adapter can't be read.
     """
     require_absent(out)
     source, choices = _resolve_adapter(source, choices or HfChoices())
@@ -125,7 +126,7 @@ def export_hf(
     )
     require_engine(plan.facts, choices.serve_with)
     plan.checkpoint.require_whole()
-    if choices.adapter is None:  # its model is not there before it is merged
+    if choices.adapter is None:  # else the weights exist only after the merge
         plan.checkpoint.warn_if_other_weights(served.long)
     left_out = _name_dropped(served, dropped, choices)
     left_out += tuple(Dropped(what=what, cost=why) for what, why in plan.checkpoint.preferred.items())
@@ -134,12 +135,12 @@ def export_hf(
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is to be written.
+    """Everything that decides the content of the folder.
 
     Attributes:
         wanted: the factors as the set has them.
         stated: as the configuration states them: after a fold, with the engine's attention factor.
-        kept: what the rotary's dictionary says besides.
+        kept: the other keys of the rotary's dictionary; see `kept_keys`.
     """
 
     checkpoint: Checkpoint
@@ -198,20 +199,20 @@ def _write(
 
 
 def _is_tuned(plan: _Plan, origin: Origin | None) -> bool:
-    """Whether these weights were trained in the run; taken to be so where their hash can't be known."""
+    """Whether these weights were trained in the run; also true if their hash is unknown."""
     if origin is None or origin.tuned_weights is None:
         return False
     return plan.checkpoint.weights_sha256 in (None, origin.tuned_weights)
 
 
-# ---------------------------------------------------------------- what may be written
+# ---------------------------------------------------------------- checks
 
 
 def _require_two_sets(served: Served) -> None:
     if served.mode == "switching" and served.short is served.long:
         raise ExportError(
-            f"The factor set has no entry of its own for {served.geometry.original_length} tokens, so there "
-            f"is nothing to switch between: say --mode pinned, or readjust at that length."
+            f"The factor set has no entry of its own for {served.geometry.original_length} tokens, but "
+            f"--mode switching needs one: use --mode pinned, or readjust at that length."
         )
 
 
@@ -219,8 +220,8 @@ def _require_start_tokens_held(served: Served, choices: HfChoices) -> None:
     most = max(served.short.num_start_tokens, served.long.num_start_tokens)
     if most and not choices.with_runtime:
         raise ExportError(
-            f"These factors have n-hat {most}, which no configuration can hold: say --with-runtime (for "
-            f"Ropewalk's own loader and vLLM with its plugin), or export the run's "
+            f"These factors have {most} start tokens (n-hat), which no configuration can hold: use "
+            f"--with-runtime (for Ropewalk's loader and for vLLM with its plugin), or export the run's "
             f"factors-no-start-tokens.json."
         )
 
@@ -231,15 +232,19 @@ def _stated(served: Served, choices: HfChoices) -> Served:
         return served
     if choices.with_runtime:
         raise ExportError(
-            "Folding is for engines that compute the attention factor themselves, but --with-runtime is for "
-            "ones that read it: leave one of the two out."
+            "--fold-attention-factor is for engines that compute the attention factor, but --with-runtime is "
+            "for those that read it: leave one of the two out."
         )
     short, long = served.short, served.long
+    if long.geometry.layer_type is not None:
+        raise ExportError(
+            f"Folding changes the queries of every layer, but these factors are for the "
+            f"{long.geometry.layer_type} layers alone: leave --fold-attention-factor out."
+        )
     if abs(short.attention_factor - long.attention_factor) > SAME_FACTOR:
         raise ExportError(
             f"The short set has the attention factor {short.attention_factor:g} and the long one "
-            f"{long.attention_factor:g}, but only one can be folded into the weights: pin one set (--mode "
-            f"pinned)."
+            f"{long.attention_factor:g}, but only one can be folded into the weights: use --mode pinned."
         )
     if is_computed(long, long):
         return served
@@ -249,7 +254,7 @@ def _stated(served: Served, choices: HfChoices) -> Served:
 
 
 def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) -> tuple[Dropped, ...]:
-    """Every entry that is left out, with its cost where that is known."""
+    """Every entry that is left out, with its cost if that was measured."""
     if choices.with_runtime:
         return ()
     costs = {entry.what: entry for entry in known}
@@ -261,7 +266,7 @@ def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) 
 
 
 def _own_parameters(source: str, choices: HfChoices) -> dict[str, Any]:
-    """The model's own rotary dictionary, with what its family has as defaults."""
+    """The model's own rotary dictionary, with the defaults of its family."""
     config = read_config(source, revision=choices.revision).get_text_config(decoder=True)
     return getattr(config, "rope_parameters", None) or {}
 
@@ -274,33 +279,36 @@ def _write_config(plan: _Plan, folder: Path) -> None:
 
 
 def _lifted_window(plan: _Plan) -> dict[str, Any]:
-    """Nothing, or the keys that take a sliding window away.
+    """The keys that lift the sliding windows, if the choices say so; empty where the windows stay.
 
     Raises:
-        ExportError: it is shorter than the target, and not to be lifted, or only some layers have it.
+        ExportError: every attention layer has a window shorter than the target and they are to stay, or only
+            some layers have one and are to lose it.
     """
-    window, target = plan.description.sliding_window, plan.stated.long.target_length
+    description, name, target = plan.description, plan.checkpoint.name, plan.stated.long.target_length
+    window = description.sliding_window
     if window is None or window >= target:
         return {}
-    layers, all_layers = plan.description.num_sliding_layers, plan.description.geometry.num_layers
-    name = plan.checkpoint.name
     if not plan.choices.full_attention:
-        raise ExportError(
-            f"{layers} of {all_layers} layers of {name} see only {window} tokens, but the target is "
-            f"{target}: lift their windows with --full-attention, or choose a target up to {window}."
-        )
+        try:
+            description.require_long_attention(target, name)
+        except ModelError as error:
+            raise ExportError(str(error)) from None
+        return {}
+    layers, all_layers = description.num_sliding_layers, description.geometry.num_layers
     part = rope_part(plan.checkpoint.config)
     if layers < all_layers or "layer_types" in part:
         raise ExportError(
             f"{layers} of {all_layers} layers of {name} see only {window} tokens by their type, which a "
-            f"configuration can't lift for every engine: choose a target up to {window}."
+            f"configuration can't lift for every engine: leave --full-attention out, or choose a target up "
+            f"to {window}."
         )
     lifted: dict[str, Any] = {"sliding_window": None}
     return lifted | ({"use_sliding_window": False} if "use_sliding_window" in part else {})
 
 
 def _correct_lengths(folder: Path, served: Served) -> None:
-    """The lengths that a tokenizer, a generation and an embedding of whole texts stop at."""
+    """Set the lengths at which a tokenizer, a generation and an embedding of whole texts stop."""
     window, target = served.geometry.original_length, served.long.target_length
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
@@ -308,17 +316,17 @@ def _correct_lengths(folder: Path, served: Served) -> None:
     generation = folder / "generation_config.json"
     if generation.is_file():
         values = read_json(generation)
-        # 20 is transformers' own default, and stands for nothing.
+        # Shorter lengths (transformers' default is 20) do not mean the window.
         if isinstance(values.get("max_length"), int) and window <= values["max_length"] < target:
             _rewrite(generation, {**values, "max_length": target})
-    for path in folder.glob("sentence_*_config.json"):  # vLLM takes its limit for the model's
+    for path in folder.glob("sentence_*_config.json"):  # vLLM uses its limit as the model's
         if isinstance(read_json(path).get("max_seq_length"), int):
             _rewrite(path, {**read_json(path), "max_seq_length": target})
     _lift_truncation(folder / "tokenizer.json", target)
 
 
 def _lift_truncation(path: Path, target: int) -> None:
-    """A tokenizer that was saved while it truncated cuts every text, without a word."""
+    """Raise the truncation of a tokenizer that was saved with one: it would cut every text silently."""
     if not path.is_file():
         return
     values = read_json(path)
@@ -339,15 +347,15 @@ def _write_weights(plan: _Plan, folder: Path) -> None:
     if choices.adapter is not None and choices.adapter_as == "merged":
         if plan.is_folded:
             raise ExportError(
-                "An adapter can't be merged and the attention factor folded in one go: export the merged "
-                "model first, and fold that."
+                "An adapter is to be merged and the attention factor to be folded, but one export does one "
+                "of the two: export the merged model first, and fold that."
             )
         loaded = load_model(
             plan.checkpoint.name, dtype="auto", revision=choices.revision,
             original_length=choices.original_length,
         )  # fmt: skip
         merge_adapter(load_adapter(loaded.model, choices.adapter)).save_pretrained(folder)
-        (folder / "generation_config.json").unlink(missing_ok=True)  # the source's own is taken along
+        (folder / "generation_config.json").unlink(missing_ok=True)  # that of the source is copied instead
     elif plan.is_folded:
         ours, engine = plan.wanted.long.attention_factor, plan.stated.long.attention_factor
         write_folded(
@@ -367,22 +375,22 @@ def _finish_fold(plan: _Plan, folder: Path) -> Folded | None:
 
 
 def _resolve_adapter(source: str, choices: HfChoices) -> tuple[str, HfChoices]:
-    """The base, where the source is an adapter that names it."""
+    """The base of a source that is an adapter, with the adapter as a choice."""
     if choices.adapter_as not in ("merged", "beside"):
-        raise ExportError(f"An adapter can be shipped merged or beside, not {choices.adapter_as!r}.")
+        raise ExportError(f"`adapter_as` is {choices.adapter_as!r}, but must be `merged` or `beside`.")
     folder = Path(source)
     if not is_adapter(folder) or choices.adapter is not None:
         return source, choices
     base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise SettingError(
-            f"{source} is an adapter that names no base: name the base as the model, and this by --adapter."
+            f"{source} is an adapter that names no base: give the base as the model, and this with --adapter."
         )
     return str(base), replace(choices, adapter=folder)
 
 
 def _put_adapter(plan: _Plan, folder: Path) -> dict[str, str] | None:
-    """What the manifest says about an adapter; one that stays apart is copied, with its base named."""
+    """The manifest's entry for an adapter; one that is not merged is copied, with the name of its base."""
     adapter = plan.choices.adapter
     if adapter is None:
         return None
@@ -391,8 +399,8 @@ def _put_adapter(plan: _Plan, folder: Path) -> dict[str, str] | None:
         target.mkdir()
         if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / "adapter_model.safetensors").is_file():
             raise SettingError(
-                f"{adapter} holds no {ADAPTER_CONFIG} with adapter_model.safetensors: name a folder that "
-                f"peft saved."
+                f"{adapter} has no {ADAPTER_CONFIG} with adapter_model.safetensors: name a folder that peft "
+                f"saved."
             )
         values = read_json(adapter / ADAPTER_CONFIG)
         _rewrite(

@@ -1,4 +1,4 @@
-"""FactorSet: factors at several lengths of one model, the rule that chooses between them."""
+"""FactorSet: factors for several lengths of one model, and the rule that chooses between them."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from ropewalk.factors.file import (
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
 
-# What the file is called beside a checkpoint that it belongs to.
+# The name of the file in the folder of the checkpoint that it is for.
 FACTORS_NAME = "factors.json"
 
 
@@ -38,7 +38,7 @@ class FactorSet(InFile):
         entries: ascending by `target_length`.
 
     Raises:
-        FactorsError: no entry, two of one length, not ascending, or of different geometries.
+        FactorsError: no entry, two entries of one length, a wrong order, or different geometries.
     """
 
     entries: tuple[RescaleFactors, ...]
@@ -49,7 +49,7 @@ class FactorSet(InFile):
         for before, entry in zip(self.entries, self.entries[1:], strict=False):
             if entry.target_length == before.target_length:
                 raise FactorsError(
-                    f"A factor set has two entries for {entry.target_length} tokens, but must have one a "
+                    f"A factor set has two entries for {entry.target_length} tokens, but must have one per "
                     f"length: leave one out."
                 )
             if entry.target_length < before.target_length:
@@ -75,7 +75,7 @@ class FactorSet(InFile):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """What each entry serves up to, tokens, ascending."""
+        """The longest sequence that each entry serves, tokens, ascending."""
         return tuple(entry.target_length for entry in self.entries)
 
     @property
@@ -87,15 +87,15 @@ class FactorSet(InFile):
         """The factors for a sequence of `length` tokens; the only place that chooses.
 
         Raises:
-            FactorsError: below 1, or beyond the longest entry.
+            FactorsError: the length is below 1, or beyond the longest entry.
         """
         if length < 1:
             raise FactorsError(f"The length is {length} tokens, but must be at least 1.")
         index = bisect_left(self.lengths, length)
         if index == len(self.entries):
             raise FactorsError(
-                f"The length is {length} tokens, but this factor set serves up to {self.lengths[-1]}: ask "
-                f"for at most that, or extend the model further."
+                f"The length is {length} tokens, but this factor set serves up to {self.lengths[-1]}: give "
+                f"at most that, or extend the model further."
             )
         return self.entries[index]
 
@@ -104,10 +104,10 @@ class FactorSet(InFile):
         self.longest.require_geometry(geometry, model_name)
 
     def as_document(self) -> dict[str, Any]:
-        """What the file holds, as JSON values.
+        """The content of the file, as JSON values.
 
-        Each entry is a whole factors file, and says which lengths it serves: an entry that was taken out by
-        hand leaves a gap that is noticed, and does not silently hand its lengths to the next one.
+        Each entry is a whole factors file, and states the lengths that it serves: if an entry is removed by
+        hand, reading finds the gap, and the next entry does not serve these lengths instead.
         """
         first, entries = 1, []
         for entry in self.entries:
@@ -118,9 +118,9 @@ class FactorSet(InFile):
 
     @classmethod
     def from_document(cls, document: Any, source: str) -> Self:
-        """As `load`, from parsed JSON; a file of plain factors is a set with one entry.
+        """As `load`, from parsed JSON; a file of factors for one length is a set with one entry.
 
-        Shorter entries may lie within the model's window; the longest one may not.
+        Shorter entries may be for lengths within the model's window; the longest one may not.
         """
         is_plain = check_document(document, source)["format"] == FORMAT
         plain = (RescaleFactors.from_document(document, source),) if is_plain else None
@@ -158,20 +158,20 @@ def _read_entries(file: SetFile) -> tuple[RescaleFactors, ...]:
 
 
 def _require_serves(serves: Serves, first: int, last: int, number: int) -> None:
-    """An entry begins right after the one before it and ends with its own target."""
+    """An entry begins right after the one before it, and ends with its own target length."""
     if serves.last != last:
         raise FactorsError(
-            f"entry {number} is to serve up to {serves.last} tokens, but its factors are for {last}: "
-            f"correct one of the two."
+            f"entry {number} states that it serves up to {serves.last} tokens, but its factors are for "
+            f"{last}: correct one of the two."
         )
     if serves.first > first:
         raise FactorsError(
-            f"there is a gap: lengths {first} to {serves.first - 1} have no entry before entry {number}; "
-            f"put the missing one back, or let entry {number} serve from {first}."
+            f"there is a gap: lengths {first} to {serves.first - 1} have no entry before entry {number}, but "
+            f"every length needs one: add it, or let entry {number} serve from {first}."
         )
-    # An entry that is out of order or double is named by the set itself.
+    # The set itself refuses entries that are out of order, or twice there.
     if serves.first < first <= last:
         raise FactorsError(
-            f"entry {number} is to serve from {serves.first} tokens, but the one before it serves up to "
-            f"{first - 1}: let it serve from {first}."
+            f"entry {number} states that it serves from {serves.first} tokens, but the one before it serves "
+            f"up to {first - 1}: let it serve from {first}."
         )

@@ -1,7 +1,7 @@
-"""The JSON files of factors: how they are written, read and checked, before anybody believes a value.
+"""The JSON files of factors: writing, reading and checking them.
 
-Two kinds share one version: a file of factors (`RescaleFactors`), and a factor set (`FactorSet`), whose
-entries are whole files of factors. The public CSV form (one number a line) is read too.
+Two formats share one version: a file of factors (`RescaleFactors`), and a factor set (`FactorSet`), whose
+entries are whole files of factors. The public CSV form (one number per line) is read too.
 """
 
 import json
@@ -23,11 +23,11 @@ LARGEST_FILE_BYTES = 64 * 2**20
 
 
 class InFile(ABC):
-    """What has a JSON file of its own."""
+    """A value that is saved as a JSON file of its own."""
 
     @abstractmethod
     def as_document(self) -> dict[str, Any]:
-        """What the file holds, as JSON values."""
+        """The content of the file, as JSON values."""
 
     @classmethod
     @abstractmethod
@@ -35,11 +35,11 @@ class InFile(ABC):
         """As `load`, from parsed JSON; `source` is named in errors."""
 
     def to_json(self) -> str:
-        """One versioned object; floats are written so that they read back bit for bit."""
+        """One versioned JSON object; floats are written so that they read back bit for bit."""
         return json.dumps(self.as_document(), indent=2, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file, whole or not at all."""
         write_atomically(Path(path), self.to_json().encode())
 
     @classmethod
@@ -47,7 +47,7 @@ class InFile(ABC):
         """Read a file that `save` wrote.
 
         Raises:
-            FactorsError: not such a file, of a newer version, truncated, or breaking a rule.
+            FactorsError: another format, a newer version, a truncated file, or a value that breaks a rule.
         """
         return cls.from_json(read_text(Path(path)), str(path))
 
@@ -57,11 +57,11 @@ class InFile(ABC):
         return cls.from_document(parse_json(text, source), source)
 
 
-# ---------------------------------------------------------------- what the files hold
+# ---------------------------------------------------------------- content of the files
 
 
 class Strict(BaseModel):
-    """A part of a file: nothing missing, nothing more, nothing converted."""
+    """A part of a file: no field is missing, none is extra, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -72,6 +72,8 @@ class _Geometry(Strict):
     rope_theta: float
     original_length: int
     num_layers: int
+    layer_type: str | None = None
+    frequency_dim: int | None = None
 
 
 class _Provenance(Strict):
@@ -89,7 +91,7 @@ class _Provenance(Strict):
 
 
 class FactorsFile(Strict):
-    """What version 1 of a file of factors holds."""
+    """Version 1 of a file of factors."""
 
     format: Literal["ropewalk.factors"]
     version: int
@@ -115,40 +117,43 @@ class _Entry(Strict):
 
 
 class SetFile(Strict):
-    """What version 1 of a factor set holds; each entry's factors are a file of factors."""
+    """Version 1 of a factor set; each entry's factors are a file of factors."""
 
     format: Literal["ropewalk.factor-set"]
     version: int
     entries: list[_Entry]
 
 
-Kind = TypeVar("Kind", bound=Strict)
+Schema = TypeVar("Schema", bound=Strict)
 
 
-def check(kind: type[Kind], document: dict[str, Any]) -> Kind:
-    """A document as the kind of file that it is.
+def check(schema: type[Schema], document: dict[str, Any]) -> Schema:
+    """Validate a document against the schema of its format.
 
     Raises:
-        FactorsError: says where it is not, and why.
+        FactorsError: names the place that breaks the schema, and why.
     """
     try:
-        return kind.model_validate(document)
+        return schema.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         raise FactorsError(f"{_place(first['loc'])}: {first['msg']}.") from None
 
 
 def _place(steps: tuple[int | str, ...]) -> str:
-    # pydantic names the branch of a union it tried, e.g. `list[float]`: of no use to a reader.
+    # pydantic also names the branch of a union that it tried, e.g. `list[float]`, which says nothing.
     named = [step for step in steps if isinstance(step, int) or "[" not in step]
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in named).removeprefix(".")
 
 
 def check_document(document: Any, source: str) -> dict[str, Any]:
-    """Parsed JSON, once its version is known to be read here; its format is one of `FORMATS`.
+    """Check the format and the version of parsed JSON.
+
+    Returns:
+        The document; its format is one of `FORMATS`.
 
     Raises:
-        FactorsError: of another format, or of a newer version.
+        FactorsError: another format, or a newer version.
     """
     remedy = "name a factors file, or make one of a model's configuration by `ropewalk factors convert`"
     return check_envelope(
@@ -160,23 +165,25 @@ def check_document(document: Any, source: str) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """A factors file's text, before it is known what it holds.
+    """The text of a factors file.
 
     Raises:
-        FactorsError: missing, too large, binary, or not readable.
+        FactorsError: the file is missing, too large, binary, or not readable.
     """
     try:
         with disk_errors(path, FactorsError, action="read", remedy="name a factors file (JSON) or a CSV"):
             return read_bounded(path, LARGEST_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError:
-        raise FactorsError(f"{path} is binary; factors are read from JSON or CSV text only.") from None
+        raise FactorsError(
+            f"{path} is binary, but factors are read from JSON or CSV text: name such a file."
+        ) from None
 
 
 def parse_json(text: str, source: str) -> Any:
-    """What the text says, not yet checked.
+    """Parse JSON text, without a check of what it contains.
 
     Raises:
-        FactorsError: not whole JSON, or a key twice, or a number or nesting beyond all limits.
+        FactorsError: the JSON is not complete, has a key twice, or a number or nesting beyond the limits.
     """
     try:
         return parse_strictly(text)
@@ -185,10 +192,10 @@ def parse_json(text: str, source: str) -> Any:
 
 
 def parse_csv(text: str, source: str) -> list[float]:
-    """The public form: one number a line.
+    """Parse the public form: one number per line.
 
     Raises:
-        FactorsError: a line is no number, or there is none.
+        FactorsError: a line is not a number, or there is none.
     """
     values = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -199,8 +206,11 @@ def parse_csv(text: str, source: str) -> list[float]:
             values.append(float(entry))
         except ValueError:
             raise FactorsError(
-                f"{source}, line {number}: {entry[:40]!r} is not a number; a CSV has one number a line."
+                f"{source}, line {number}: {entry[:40]!r} is not a number, but a CSV has one number per "
+                f"line: correct the line."
             ) from None
     if not values:
-        raise FactorsError(f"{source} is empty; a CSV of factors has one number a line.")
+        raise FactorsError(
+            f"{source} is empty, but a CSV of factors has one number per line: name another file."
+        )
     return values

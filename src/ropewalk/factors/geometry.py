@@ -1,8 +1,9 @@
-"""RopeGeometry: the few numbers of a model that decide how its rotary position embedding turns."""
+"""RopeGeometry: the numbers of a model that decide how its rotary position embedding rotates."""
 
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +16,7 @@ from ropewalk.units import LONGEST
 # Above what any model has, and below what costs memory or seconds before a model is even looked at.
 LARGEST = {"head_dim": 1024, "rotary_dim": 1024, "original_length": LONGEST, "num_layers": 4096}
 LARGEST_THETA = 1e15
+LAYER_TYPE = re.compile(r"\w{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +29,13 @@ class RopeGeometry:
         rope_theta: the base of the frequencies, above 1, up to 1e15.
         original_length: L, the window in tokens that the model was trained on, up to 2**30.
         num_layers: decoder layers, up to 4096.
+        layer_type: the layers that the other numbers describe, as the model's configuration names them
+            (`full_attention`); None where all layers share one rotary.
+        frequency_dim: the divisor of the exponent of the frequencies, where it is larger than `rotary_dim`:
+            `head_dim` in models with proportional RoPE (Gemma 4); even, at most `head_dim`.
 
     Raises:
-        ModelError: a number breaks these rules.
+        ModelError: a value breaks these rules.
     """
 
     head_dim: int
@@ -37,6 +43,8 @@ class RopeGeometry:
     rope_theta: float
     original_length: int
     num_layers: int
+    layer_type: str | None = None
+    frequency_dim: int | None = None
 
     def __post_init__(self) -> None:
         for name, largest in LARGEST.items():
@@ -54,25 +62,53 @@ class RopeGeometry:
                 f"`rope_theta` is {shown(self.rope_theta)}, but must be a number above 1, up to "
                 f"{LARGEST_THETA:g}."
             )
+        if self.layer_type is not None and not LAYER_TYPE.fullmatch(str(self.layer_type)):
+            raise ModelError(
+                f"`layer_type` is {shown(self.layer_type)}, but must be a name of up to 64 letters, digits "
+                f"and underscores, or None."
+            )
+        self._check_frequency_dim()
+
+    def _check_frequency_dim(self) -> None:
+        value = self.frequency_dim
+        if value is None:
+            return
+        is_even = isinstance(value, int) and not isinstance(value, bool) and value % 2 == 0
+        if not is_even or not self.rotary_dim < value <= self.head_dim:
+            raise ModelError(
+                f"`frequency_dim` is {shown(value)}, but must be even, above rotary_dim ({self.rotary_dim}) "
+                f"and at most head_dim ({self.head_dim}), or None."
+            )
 
     @property
     def num_pairs(self) -> int:
-        """Rotary frequencies: pair i turns dimensions that belong together, 0 <= i < rotary_dim / 2."""
+        """Rotary frequencies: pair i rotates dimensions that belong together, 0 <= i < rotary_dim / 2."""
         return self.rotary_dim // 2
 
+    @property
+    def exponent_dim(self) -> int:
+        """The divisor of the exponent of the frequencies: `frequency_dim`, or else `rotary_dim`."""
+        return self.rotary_dim if self.frequency_dim is None else self.frequency_dim
+
+    @property
+    def num_still_pairs(self) -> int:
+        """The pairs of a head with proportional RoPE that do not rotate; 0 without a `frequency_dim`."""
+        return (self.exponent_dim - self.rotary_dim) // 2
+
     def inverse_frequencies(self) -> NDArray[np.float64]:
-        """theta_i = rope_theta^(-2i / rotary_dim), radians a token, shape (num_pairs,)."""
+        """theta_i = rope_theta^(-2i / exponent_dim), radians per token, shape (num_pairs,)."""
         # Python's pow, not numpy's: numpy picks one by processor, and the last bit may differ.
-        return np.array([float(self.rope_theta) ** (-2 * i / self.rotary_dim) for i in range(self.num_pairs)])
+        divisor = self.exponent_dim
+        return np.array([float(self.rope_theta) ** (-2 * i / divisor) for i in range(self.num_pairs)])
 
     def turns(self, length: int | None = None) -> NDArray[np.float64]:
         """Full turns of each pair over `length` tokens (the window by default), shape (num_pairs,)."""
         return (length or self.original_length) * self.inverse_frequencies() / (2 * np.pi)
 
     def pair_of_turns(self, turns: float) -> float:
-        """The (fractional) pair that makes so many turns over the window; it need not exist."""
+        """The (fractional) pair that makes this number of turns over the window; it need not exist."""
         wavelength = self.original_length / (turns * 2 * math.pi)
-        return self.rotary_dim * math.log(wavelength) / (2 * math.log(self.rope_theta))
+        return self.exponent_dim * math.log(wavelength) / (2 * math.log(self.rope_theta))
 
     @property
     def first_unfinished_pair(self) -> int:
@@ -80,25 +116,30 @@ class RopeGeometry:
         return int((self.turns() >= 1).sum())
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Every value that is not None, so that files of models with one rotary keep their bytes."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the numbers, the same on every machine."""
+        """SHA-256 of the values, the same on every machine."""
         canonical = json.dumps({**self.as_dict(), "rope_theta": float(self.rope_theta)}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def differences(self, other: "RopeGeometry") -> list[str]:
-        """Every number that differs, as `name is OURS, not THEIRS`."""
+        """Every value that differs, as `name is OURS, not THEIRS`."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
-        return [f"{name} is {ours:.10g}, not {theirs:.10g}" for name, ours, theirs in pairs if ours != theirs]
+        return [
+            f"{name} is {_short(ours)}, not {_short(theirs)}"
+            for name, ours, theirs in pairs
+            if ours != theirs
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunedGeometry(RopeGeometry):
-    """The window that a model was tuned to, and how it turned there: what a second extension starts from.
+    """The window that a model was tuned to, and its factors there: where a second extension starts.
 
-    A pair that was slowed down in tuning has made fewer turns over the long window than its plain frequency
-    would; which pairs have shown all their angles, and may go on, is told by these.
+    A pair that was slowed down in tuning makes fewer turns over the long window than its plain frequency
+    would, so its factor decides whether the pair has shown all its angles.
 
     Attributes:
         original_length: the tuned length, tokens.
@@ -108,13 +149,17 @@ class TunedGeometry(RopeGeometry):
     rescale_factors: tuple[float, ...]
 
     def inverse_frequencies(self) -> NDArray[np.float64]:
-        """theta_i / lambda_i, radians a token, shape (num_pairs,)."""
+        """theta_i / lambda_i, radians per token, shape (num_pairs,)."""
         slowed: NDArray[np.float64] = super().inverse_frequencies() / np.array(self.rescale_factors)
         return slowed
 
     def pair_of_turns(self, turns: float) -> float:
-        """Between the pairs that there are; beyond them it goes on as plain frequencies do."""
+        """Interpolated between the pairs, and extrapolated beyond them as plain frequencies are."""
         logs = np.log(np.minimum.accumulate(self.turns()))
         nearest = float(np.interp(-math.log(turns), -logs, np.arange(self.num_pairs)))
         beyond = min(0.0, float(logs[0]) - math.log(turns)) + max(0.0, float(logs[-1]) - math.log(turns))
-        return nearest + beyond * self.rotary_dim / (2 * math.log(self.rope_theta))
+        return nearest + beyond * self.exponent_dim / (2 * math.log(self.rope_theta))
+
+
+def _short(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, (int, float)) else str(value)

@@ -1,8 +1,8 @@
-"""RescaleFactors: the value that everybody passes.
+"""RescaleFactors: the factors of one geometry and one target length.
 
-A search writes one, a closed-form scheme is one, a model's own scaling is read as one; so install,
-evaluation and export treat them alike. A file can be read years later: it says which geometry it is
-for, how it was made, and its format's version.
+A search returns them, a closed-form scheme computes them, and a model's own scaling is read as them, so
+installation, evaluation and export treat all three alike. Their file states the geometry that they are for,
+how they were made, and the version of the format.
 """
 
 import dataclasses
@@ -31,22 +31,22 @@ from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
 from ropewalk.units import ATTENTION_FACTORS, LONGEST
 
 # No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
-# change by the square of the attention factor.
+# are multiplied by the square of the attention factor.
 FACTORS = (0.01, float(LONGEST))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where factors come from; what is unknown is None.
+    """How factors were made; None for what is unknown.
 
     Attributes:
-        model, revision, weights_sha256: the model they were made on, its hub revision, a hash of its weights.
-        base: `native` replaces the scaling that the model carries, `as-is` has it multiplied in.
+        model, revision, weights_sha256: the model that they are of, its hub revision, a hash of its weights.
+        base: `native` if the factors replace the model's own scaling, `as-is` if they include it.
         strategy: the search strategy or the closed-form scheme, with its parameters.
-        seed, data_sha256: what a repetition needs.
+        seed, data_sha256: the seed, and a hash of the texts.
         objective, objective_value: what was minimised, and the best value.
         versions: package name to version.
-        settings: whatever else a repetition needs, as JSON values.
+        settings: the other settings that a repetition needs, as JSON values.
     """
 
     model: str | None = None
@@ -66,14 +66,14 @@ class Provenance:
 class RescaleFactors(InFile):
     """lambda_i, n-hat and the attention factor for one geometry and one target length.
 
-    Pair i turns by n * theta_i / lambda_i at position n, and by n * theta_i where n < `num_start_tokens`
+    Pair i rotates by n * theta_i / lambda_i at position n, and by n * theta_i where n < `num_start_tokens`
     (LongRoPE, arXiv 2402.13753, Eq. 3); cos and sin are multiplied by `attention_factor`.
 
     Attributes:
-        rescale_factors: each within `FACTORS` (a few published ones are just below 1); one row of `num_pairs`
-            for all layers (the rule), or a row a layer.
-        target_length: L', tokens, from 1 to `lengths.LONGEST`.
-        num_start_tokens: n-hat, tokens, from 0 to `lengths.LONGEST`.
+        rescale_factors: lambda_i, each within `FACTORS` (a few published ones are just below 1); one row of
+            `num_pairs` for all layers (the rule), or one row per layer.
+        target_length: L', tokens, from 1 to `units.LONGEST`.
+        num_start_tokens: n-hat, tokens, from 0 to `units.LONGEST`.
         attention_factor: within `ATTENTION_FACTORS`.
 
     Raises:
@@ -91,8 +91,8 @@ class RescaleFactors(InFile):
         num_rows, num_pairs = len(self.rescale_factors), self.geometry.num_pairs
         if num_rows not in (1, self.geometry.num_layers):
             raise FactorsError(
-                f"{num_rows} vectors were given, but a model of {self.geometry.num_layers} layers takes "
-                f"one for all layers or one a layer."
+                f"{num_rows} vectors were given, but a model of {self.geometry.num_layers} layers takes one "
+                f"for all layers or one per layer: give 1 or {self.geometry.num_layers}."
             )
         for row in self.rescale_factors:
             _check_row(row, num_pairs)
@@ -127,19 +127,20 @@ class RescaleFactors(InFile):
 
     @property
     def per_layer(self) -> bool:
+        """Whether layers have different factors."""
         return len(self.rescale_factors) > 1
 
     def require_window(self) -> None:
-        """Refuse factors for less than the model reads by itself, where they are to serve it alone.
+        """Refuse factors for less than the model's window, if they are its only ones.
 
         Raises:
-            FactorsError: the target is below the window.
+            FactorsError: the target length is below the window.
         """
         window = self.geometry.original_length
         if self.target_length < window:
             raise FactorsError(
                 f"the target length is {self.target_length} tokens, but the model reads {window} without "
-                f"factors: give factors for at least that, or correct the length."
+                f"factors: give factors for at least {window}, or correct the length."
             )
 
     @property
@@ -155,14 +156,15 @@ class RescaleFactors(InFile):
         return dataclasses.replace(self, **changes)
 
     def compose(self, own: "RescaleFactors") -> "RescaleFactors":
-        """These factors on top of a model's own: lambdas and attention factors multiply, n-hat is the larger.
+        """These factors times a model's own: lambdas and attention factors multiply, the larger n-hat stays.
 
-        The result holds for `own`'s geometry, which speaks of the plain base frequencies.
+        The result is for `own`'s geometry, which has the plain base frequencies.
         """
         if own.geometry.num_pairs != self.geometry.num_pairs:
             raise FactorsError(
-                f"{self.geometry.num_pairs} factors can't be composed with the model's own "
-                f"{own.geometry.num_pairs}: both must have one for each rotary pair."
+                f"{self.geometry.num_pairs} factors can't be multiplied with the model's own "
+                f"{own.geometry.num_pairs}, but both must have one for each rotary pair: give factors of "
+                f"this model."
             )
         total = self.array() * own.array()
         return self.replace(
@@ -173,9 +175,9 @@ class RescaleFactors(InFile):
         )
 
     def as_window(self) -> TunedGeometry:
-        """The geometry of a model that was tuned with these: what is extended when it is extended again.
+        """The geometry of a model that was trained with these factors, for its next extension.
 
-        Of a vector for each layer, the geometric mean counts.
+        Of factors per layer, it has the geometric mean.
         """
         geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
         factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
@@ -185,7 +187,7 @@ class RescaleFactors(InFile):
         """Refuse a model that these factors were not made for.
 
         Raises:
-            FactorsError: names every number that differs.
+            FactorsError: names every value that differs.
         """
         differences = self.geometry.differences(geometry)
         if differences:
@@ -195,7 +197,7 @@ class RescaleFactors(InFile):
             )
 
     def as_values(self) -> dict[str, Any]:
-        """The numbers that the model turns by, without geometry and provenance, as JSON values."""
+        """The numbers that the model rotates by, without geometry and provenance, as JSON values."""
         return {
             "target_length": self.target_length,
             "rescale_factors": [list(row) for row in self.rescale_factors],
@@ -204,7 +206,7 @@ class RescaleFactors(InFile):
         }
 
     def as_document(self) -> dict[str, Any]:
-        """What the file holds, as JSON values."""
+        """The content of the file, as JSON values."""
         rows = self.rescale_factors
         return {
             "format": FORMAT,
@@ -223,8 +225,8 @@ class RescaleFactors(InFile):
         """As `load`, from parsed JSON; `source` is named in errors."""
         if check_document(document, source)["format"] == SET_FORMAT:
             raise FactorsError(
-                f"{source} is a factor set, which holds factors for several lengths, but one was asked for: "
-                f"read it with FactorSet.load, and choose by length."
+                f"{source} is a factor set, with factors for several lengths, but factors for one length are "
+                f"needed: read it with FactorSet.load, and choose by length."
             )
         try:
             return cls._from_file(check(FactorsFile, document))
@@ -251,7 +253,10 @@ class RescaleFactors(InFile):
 def load_factors(
     path: str | Path, *, geometry: RopeGeometry | None = None, target_length: int | None = None
 ) -> RescaleFactors:
-    """Read a factors file, or the public CSV form (one number a line), which needs to be told the geometry.
+    """Read a factors file, or the public CSV form (one number per line).
+
+    Args:
+        geometry, target_length: of a CSV, which does not state them.
 
     Raises:
         FactorsError: neither of the two, or a CSV without `geometry` and `target_length`.
@@ -262,8 +267,8 @@ def load_factors(
     values = parse_csv(text, str(path))
     if geometry is None or target_length is None:
         raise FactorsError(
-            f"{path} is a bare column of numbers, which does not say its model: name the model "
-            f"(or theta, rotary dimension and window) and the target length too."
+            f"{path} is a column of numbers, which does not state its model: name the model (or theta, "
+            f"rotary dimension and window) and the target length too."
         )
     try:
         factors = RescaleFactors.single(
@@ -278,7 +283,7 @@ def load_factors(
 
 
 def _alone(factors: RescaleFactors, path: str | Path) -> RescaleFactors:
-    """Factors that are to serve a model alone."""
+    """The factors, if a model can use them alone."""
     try:
         factors.require_window()
     except FactorsError as error:

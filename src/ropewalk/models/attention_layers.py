@@ -1,24 +1,29 @@
-"""Which layers of a model rotate, and which see only a window: what its configuration says layer by layer.
+"""Which layers of a model rotate, and which see only a window, from its configuration.
 
-scripts/list_families.py holds this to what the layers of every family do.
+scripts/list_families.py compares this with what the layers of every family do.
 """
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ropewalk.models.config_fields import Fields
 
-# Layers of these kinds have no attention, so nothing in them is rotated.
+# Layers of these kinds have no attention, so they rotate nothing.
 KINDS_WITHOUT_ATTENTION = ("linear_attention", "mamba", "mamba2", "conv", "recurrent")
 # In these families only layers with a sliding window rotate; the others have no positions (NoPE).
 ROTATE_SLIDING_LAYERS = frozenset(
     {"afmoe", "cohere2", "cohere2_moe", "exaone4", "exaone_moe", "flint", "kolibri1"}
 )
-# Of those, the ones in which every layer rotates if the model has no window.
+# Of those, the families in which every layer rotates if the model has no window.
 ROTATE_ALL_WITHOUT_WINDOW = frozenset({"exaone4", "exaone_moe", "kolibri1"})
-WINDOWS = (("sliding_window", "sliding_attention"), ("attention_chunk_size", "chunked_attention"))
+# Of those, the families in which a layer rotates by its kind, with or without a window.
+ROTATE_BY_KIND = frozenset({"afmoe"})
+# The keys that limit how far a layer sees, with the kinds of layer that they limit.
+WINDOWS = (
+    ("sliding_window", ("sliding_attention", "hybrid_sliding")),
+    ("attention_chunk_size", ("chunked_attention",)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +32,17 @@ class AttentionLayers:
 
     Attributes:
         window: tokens that layers in `sees_window` see, None if there are none.
-        sees_window: for each layer, whether it sees only so far (sliding or chunked).
-        rotates: for each layer, whether it rotates queries and keys.
+        kinds: for each layer, the name of its kind in the configuration; empty if it names none.
         attends: for each layer, whether it has attention.
+        sees_window: for each layer, whether it sees only so far (sliding or chunked).
+        rotates: for each layer, whether factors change how it rotates queries and keys.
     """
 
     window: int | None
+    kinds: tuple[str, ...]
+    attends: tuple[bool, ...]
     sees_window: tuple[bool, ...]
     rotates: tuple[bool, ...]
-    attends: tuple[bool, ...]
 
     def notes(self) -> Iterator[str]:
         """A sentence where factors can't do what they do elsewhere."""
@@ -47,41 +54,69 @@ class AttentionLayers:
             )
 
 
-def read_attention_layers(fields: Fields, num_layers: int) -> AttentionLayers:
+def read_attention_layers(
+    fields: Fields, num_layers: int, rotates_kind: Callable[[int, str], bool] | None = None
+) -> AttentionLayers:
     """Read what a configuration says layer by layer.
 
+    Args:
+        rotates_kind: whether factors change a layer, by its index and kind, where the configuration has
+            rotary parameters for each layer type; by default the rule of the family decides.
+
     Raises:
-        ModelError: a list that does not have a value for each layer, or a window that is no size.
+        ModelError: a list that does not have a value for each layer, or a window that is not a size.
     """
-    kinds = fields.entries("layer_types", num_layers) or fields.entries("layers_block_type", num_layers)
-    window, sees_window = _windows(fields, kinds, num_layers)
-    attends = [kind not in KINDS_WITHOUT_ATTENTION for kind in kinds or [""] * num_layers]
-    model_type = str(fields.get("model_type"))
-    by_window = model_type in ROTATE_SLIDING_LAYERS
-    if by_window and (window is not None or model_type not in ROTATE_ALL_WITHOUT_WINDOW):
-        rotates = list(map(operator.or_, sees_window, _dense_layers(fields, num_layers)))
+    kinds = layer_kinds(fields, num_layers)
+    window, sees_window = _windows(fields, kinds)
+    attends = [kind not in KINDS_WITHOUT_ATTENTION for kind in kinds]
+    if rotates_kind is not None:
+        rotates = [rotates_kind(index, kind) for index, kind in enumerate(kinds)]
     else:
-        with_rope = fields.entries("no_rope_layers", num_layers) or [1] * num_layers  # 1: it rotates
-        rotates = [
-            bool(rope) and has_attention for rope, has_attention in zip(with_rope, attends, strict=True)
-        ]
+        rotates = _rotating_layers(fields, kinds, window, sees_window)
     return AttentionLayers(
-        window=window, sees_window=tuple(sees_window), rotates=tuple(rotates), attends=tuple(attends)
+        window=window,
+        kinds=kinds,
+        attends=tuple(attends),
+        sees_window=tuple(sees_window),
+        rotates=tuple(map(operator.and_, rotates, attends)),
     )
 
 
-def _windows(fields: Fields, kinds: list[Any] | None, num_layers: int) -> tuple[int | None, list[bool]]:
+def layer_kinds(fields: Fields, num_layers: int) -> tuple[str, ...]:
+    """The name of each layer's kind, empty where the configuration names none.
+
+    Raises:
+        ModelError: a list that does not have a value for each layer.
+    """
+    kinds = fields.entries("layer_types", num_layers) or fields.entries("layers_block_type", num_layers)
+    return tuple(str(kind) for kind in kinds) if kinds else ("",) * num_layers
+
+
+def _rotating_layers(
+    fields: Fields, kinds: tuple[str, ...], window: int | None, sees_window: list[bool]
+) -> list[bool]:
+    num_layers, model_type = len(kinds), str(fields.get("model_type"))
+    if model_type in ROTATE_BY_KIND:
+        return [kind == "sliding_attention" for kind in kinds]
+    by_window = model_type in ROTATE_SLIDING_LAYERS
+    if by_window and (window is not None or model_type not in ROTATE_ALL_WITHOUT_WINDOW):
+        return list(map(operator.or_, sees_window, _dense_layers(fields, num_layers)))
+    with_rope = fields.entries("no_rope_layers", num_layers) or [1] * num_layers  # 1: the layer rotates
+    return [bool(rope) for rope in with_rope]
+
+
+def _windows(fields: Fields, kinds: tuple[str, ...]) -> tuple[int | None, list[bool]]:
     """(window in tokens, for each layer whether it sees only so far)."""
     for attribute, windowed in WINDOWS:
         window = fields.size(attribute)
-        sees_window = [True] * num_layers if kinds is None else [kind == windowed for kind in kinds]
+        sees_window = [kind in windowed if kind else True for kind in kinds]
         if window is not None and any(sees_window):
             return window, sees_window
-    return None, [False] * num_layers
+    return None, [False] * len(kinds)
 
 
 def _dense_layers(fields: Fields, num_layers: int) -> list[bool]:
-    """The layers that rotate whatever they see: Cohere 2 MoE's first ones, which are dense."""
+    """The layers that rotate whatever they see: the first, dense layers of Cohere 2 MoE."""
     if fields.get("prefix_dense_sliding_window_pattern") != 1:
         return [False] * num_layers
     return [kind == "dense" for kind in fields.entries("mlp_layer_types", num_layers) or [""] * num_layers]

@@ -1,7 +1,7 @@
-"""Values of a configuration that anybody may have written: each has the type and size that it must have.
+"""Checked values of a configuration: each has the type and the size that it must have.
 
-A configuration is read before anything is known about it, so a value of a wrong type, or one that no model
-has, must end in one line that names the key, and never in a crash or in an allocation.
+A configuration may come from any source and is read first, so a value of a wrong type, or one that no model
+has, ends in one line that names the key, and not in a traceback or in an allocation.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from ropewalk.errors import ModelError, RopewalkError, shown
 
-# Of layers, experts, labels: things that are made one by one, some as soon as a configuration is read.
+# Of layers, experts, labels: objects that are made one by one, some as soon as a configuration is read.
 LARGEST_COUNT = 10**6
 COUNTS = re.compile(r"(num|n)_(?!positions|ctx)|.*(layer|label|expert|block|dense_replace)")
 LARGEST_NUMBER = 1e18  # of any number in a configuration: above it, sizes and lengths mean nothing
@@ -19,16 +19,16 @@ LARGEST_NUMBER = 1e18  # of any number in a configuration: above it, sizes and l
 
 @contextmanager
 def read_by_transformers(name: str) -> Iterator[None]:
-    """What transformers' own code raises on somebody's configuration, as one line.
+    """Turn what transformers' own code raises for a configuration into an error of one line.
 
     Raises:
-        ModelError: with the last line of what it said.
+        ModelError: with the last line of the original message.
     """
     try:
         yield
     except RopewalkError:
         raise
-    except Exception as error:  # a family's code raises whatever it meets in a wrong value
+    except Exception as error:  # a family's code may raise any class for a wrong value
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
         raise ModelError(
@@ -38,10 +38,10 @@ def read_by_transformers(name: str) -> Iterator[None]:
 
 
 def require_countable(config: Mapping[str, Any], name: str) -> None:
-    """Refuse a config.json that would keep transformers busy, or fill the memory, before it is looked at.
+    """Refuse a config.json whose counts would occupy transformers for long, or fill the memory.
 
     Raises:
-        ModelError: it counts more of something than a model can have.
+        ModelError: a count is larger than that of any model.
     """
     parts: list[Any] = [config]
     while parts:
@@ -63,7 +63,7 @@ class Fields:
     """The fields of a configuration, read by type.
 
     Attributes:
-        name: how errors call the model.
+        name: the model's name in errors.
     """
 
     def __init__(self, values: Any, name: str) -> None:
@@ -71,7 +71,7 @@ class Fields:
         self._values = values
 
     def get(self, field: str, default: Any = None) -> Any:
-        """The value as it is; of an object or a dictionary."""
+        """The value as it is, of an object or a dictionary."""
         if isinstance(self._values, Mapping):
             return self._values.get(field, default)
         with read_by_transformers(self.name):
@@ -111,14 +111,14 @@ class Fields:
         return value or None
 
     def required(self, field: str) -> int:
-        """A whole number above 0 that must be there."""
+        """A whole number above 0; a missing one is an error."""
         value = self.size(field)
         if value is None:
             raise self.refuse(f"its configuration does not say `{field}`")
         return value
 
     def numbers(self, field: str) -> list[float]:
-        """A list of finite numbers that must be there."""
+        """A list of finite numbers; a missing one is an error."""
         value = self.get(field)
         if not isinstance(value, (list, tuple)):
             raise self.wrong(field, value, "a list of numbers")
@@ -128,7 +128,7 @@ class Fields:
         return [float(entry) for entry in value]
 
     def entries(self, field: str, num_entries: int) -> list[Any] | None:
-        """A list of a value for each layer, None if absent."""
+        """A list with a value for each layer, None if absent."""
         value = self.get(field)
         if value is None:
             return None
@@ -137,9 +137,9 @@ class Fields:
         return list(value[:num_entries])
 
     def wrong(self, field: str, value: object, rule: str) -> ModelError:
-        """The error of a value that breaks a rule."""
+        """The error for a value that breaks a rule."""
         return self.refuse(f"`{field}` of its configuration is {shown(value)}, but must be {rule}")
 
     def refuse(self, reason: str) -> ModelError:
-        """The error of a model that can't be extended."""
+        """The error for a model that can't be extended."""
         return ModelError(f"{self.name} can't be extended: {reason}.")

@@ -1,7 +1,7 @@
-"""How many tokens a configuration says its model was trained on and reads, and where it says so misleadingly.
+"""The lengths that a configuration states: the trained window, and how far the model reads with its scaling.
 
-`max_position_embeddings` is the trained window in one checkpoint, the length after scaling in the next, and
-an upper limit that no engine reaches in a third.
+`max_position_embeddings` is the trained window in some checkpoints, the length after scaling in others, and
+an upper limit that no engine reaches in others again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,9 +12,9 @@ from ropewalk.models.config_fields import Fields
 
 # The types that state their original window; the others scale from `max_position_embeddings`.
 TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
-# Their factor is no promise of a length: `max_position_embeddings` is.
+# Types that reach `max_position_embeddings`, whatever their factor.
 TYPES_WITH_STATED_REACH = ("llama3", "longrope")
-# Other names of a length beside `max_position_embeddings`; engines take whichever they look for first.
+# Other names of a length beside `max_position_embeddings`; engines use the one that they look for first.
 OTHER_LENGTH_KEYS = (
     "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "seq_len",
 )  # fmt: skip
@@ -23,16 +23,16 @@ LARGE_WINDOW = 1_000_000  # tokens
 
 @dataclass(frozen=True, kw_only=True)
 class StatedWindow:
-    """What a configuration states about lengths, in tokens.
+    """The lengths that a configuration states, in tokens.
 
     Attributes:
         rope_type: transformers' name of the scaling, `default` without any.
-        factor: what the scaling multiplies the window by; None if it does not say.
+        factor: the scaling multiplies the window by this; None if the configuration does not state it.
         longest: `max_position_embeddings`.
-        original: `original_max_position_embeddings`, wherever it is.
+        original: `original_max_position_embeddings`, of the rotary's dictionary or else of the top level.
         dual_chunk: the trained window of `dual_chunk_attention_config`.
         others: further keys that state a length.
-        given: the trained window, as given by the user.
+        given: the trained window that the user gives.
     """
 
     rope_type: str
@@ -64,7 +64,7 @@ class StatedWindow:
         if self.rope_type == "default":
             is_settled = self.given is not None or self.dual_chunk is not None
             return trained if is_settled else max(trained, *self.others.values(), 0)
-        # How far linear scaling reaches follows from the trained window alone, so a corrected one counts.
+        # Linear scaling reaches a multiple of the trained window, also of one that the user corrects.
         scaled = round((trained if self.rope_type == "linear" else start) * (self.factor or 1.0))
         extended = self.longest if self.longest is not None and self.longest > start else None
         if extended is None:
@@ -72,7 +72,7 @@ class StatedWindow:
         return max(extended, trained, 0 if self.rope_type in TYPES_WITH_STATED_REACH else scaled)
 
     def notes(self) -> tuple[str, ...]:
-        """A sentence for everything about the window that is not what it seems."""
+        """A sentence for each statement about the window that is likely to mislead."""
         return tuple(self._notes())
 
     def _notes(self) -> Iterator[str]:
@@ -80,8 +80,8 @@ class StatedWindow:
         if self.dual_chunk is not None:
             yield (
                 f"`dual_chunk_attention_config` states a trained window of {self.dual_chunk} tokens: "
-                f"{longest} (`max_position_embeddings`) is read only by engines that have dual chunk "
-                f"attention, and transformers has none."
+                f"only engines with dual chunk attention read {longest} (`max_position_embeddings`), and "
+                f"transformers has none."
             )
         if longest is not None:
             yield from self._notes_on(longest)
@@ -128,12 +128,12 @@ def stated_window(fields: Fields, parameters: Fields, given: int | None) -> Stat
     """Read every length of a configuration.
 
     Args:
-        fields: of the part that reads text.
-        parameters: its rotary's, with `rope_type`.
+        fields: of the text part of the model.
+        parameters: of its rotary, with `rope_type`.
         given: L in tokens, where the configuration states it wrongly.
 
     Raises:
-        ModelError: a length that is no whole number, or a factor that is no number.
+        ModelError: a length that is not a whole number, or a factor that is not a number.
     """
     rope_type, longest = parameters.get("rope_type"), fields.size("max_position_embeddings")
     original = parameters.size("original_max_position_embeddings")
@@ -149,7 +149,7 @@ def stated_window(fields: Fields, parameters: Fields, given: int | None) -> Stat
         longest=longest,
         original=original,
         dual_chunk=dual_chunk.size("original_max_position_embeddings"),
-        # Engines may take no notice of these, so a value that is no length (1e30 for none) is left out.
+        # Not every engine reads these, so a value that is not a length (1e30 for none) is left out.
         others={key: length for key, length in others.items() if is_length(length)},
         given=given,
     )

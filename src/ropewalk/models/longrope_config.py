@@ -2,10 +2,15 @@
 
 Version 5 keeps one dictionary, `rope_parameters`, with theta inside, and writes nothing else. Version 4 reads
 `rope_scaling` beside a top-level `rope_theta` and a top-level `original_max_position_embeddings`; where these
-are missing it does not complain, but turns by theta 10000 without any factors. So both forms are written,
+are missing it gives no warning, but rotates by theta 10000 without any factors. So both forms are written,
 and written again after every save of version 5 (`restore_keys`).
 
-With both there, version 5 lets `rope_scaling` win, and fills theta in from the top.
+If both are present, version 5 prefers `rope_scaling`, and takes theta from the top level.
+
+A family whose layers rotate differently has one dictionary per layer type in `rope_parameters`. Factors
+replace that of their layer type; the others stay as they are. Of these families, version 4 knows some, and
+its `rope_scaling` is of the global layers (`GLOBAL_SCALING_IN_4`); for the rest only `rope_parameters` is
+written.
 
 A rotary's dictionary may also have keys that other parts of the model read (the softmax scale of DeepSeek's
 attention, the query scale of Ministral-3). These are kept (`kept_keys`), with the meaning that they had.
@@ -18,18 +23,32 @@ from typing import Any
 from ropewalk.errors import ModelError
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.scaling_config import NO_ROTATION
 from ropewalk.rope.attention_factor import longrope_attention_factor
 
-# Version 4 refuses any `rope_scaling` of these but `type` and the two lists. Engines that then compute the
-# attention factor themselves are right; any other attention factor it can't hold.
+# Version 4 refuses any `rope_scaling` of these but `type` and the two lists, so it can't hold an attention
+# factor other than the one that engines compute.
 THREE_KEYS_IN_4 = ("phi3", "phi4_multimodal")
-# Read an attention factor for each of the two sets, and no other.
+# Families that read an attention factor for each of the two sets, and no other.
 MSCALE_TYPES = ("phimoe",)
-# Version 4 has its own names for theta and the share of a head that is turned.
+# Families with parameters per layer type of which version 4's `rope_scaling` and `rope_theta` are of the
+# global layers alone, with its name for the theta of the sliding ones.
+GLOBAL_SCALING_IN_4 = {
+    "gemma3_text": "rope_local_base_freq",
+    "gemma3n_text": "rope_local_base_freq",
+    "olmo3": None,
+}
+# Families whose heads have different sizes by layer type. Version 5 checks a longrope dictionary against the
+# size that the whole configuration states, which it refuses to read of these without a further key.
+DIFFERENT_HEADS = ("gemma4_text", "gemma4_unified_text", "dots3_note", "dots3_note_text")
+DIFFERENT_HEADS_KEY = "allow_global_per_layer_attribute_access"
+# Families of which transformers' code reads no scaling at all.
+WITHOUT_SCALING = ("recurrent_gemma",)
+# Version 4 has its own names for theta and the share of a head that rotates.
 OWN_NAMES_IN_4 = ("gpt_neox",)
 TOLERANCE = 1e-6  # of an attention factor
 
-# The keys of a rotary's dictionary that state the rotation itself, of any type: factors replace all of them.
+# The keys of a rotary's dictionary that state the rotation, of any type: factors replace all of them.
 ROTATION_KEYS = frozenset({
     "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings",
     "attention_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "beta_fast",
@@ -53,49 +72,89 @@ NOT_RESTORED = ("rope_theta", "rope_scaling", "rope_parameters")
 def longrope_keys(
     short: RescaleFactors, long: RescaleFactors, model_type: str = "", kept: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What stands in a `config.json` (of a multi-modal model, in its text part).
+    """The keys of a `config.json` (of a multi-modal model, in its text part).
 
     Args:
         short: for sequences of up to `original_length` tokens.
         long: for longer ones; its attention factor is the one that transformers multiplies both by.
-        kept: what else the dictionary says; see `kept_keys`.
+        kept: the other keys of the dictionary, or of each of several dictionaries; see `kept_keys`.
 
     Raises:
-        ModelError: a vector for each layer, which no configuration can hold.
+        ModelError: no configuration can hold the factors, because they have a vector for each layer, or
+            because the family reads no scaling.
     """
+    if model_type in WITHOUT_SCALING:
+        raise ModelError(
+            f"transformers reads no scaling in a configuration of {model_type}, so it can't hold factors: "
+            f"use them in Python."
+        )
     if short.per_layer or long.per_layer:
-        raise ModelError("These factors have a vector for each layer, which no configuration can hold.")
+        raise ModelError(
+            "These factors have a vector for each layer, which no configuration can hold: give one vector "
+            "for all layers."
+        )
     geometry = long.geometry
     scaling: dict[str, Any] = {
-        **(kept or {}),
+        **of_layer_type(kept or {}, geometry.layer_type),
         "rope_type": "longrope",
         "type": "longrope",
         "rope_theta": geometry.rope_theta,
         "factor": long.extension_ratio,
         "original_max_position_embeddings": geometry.original_length,
-        "short_factor": list(short.rescale_factors[0]),
-        "long_factor": list(long.rescale_factors[0]),
+        "short_factor": _every_pair(short),
+        "long_factor": _every_pair(long),
         "attention_factor": long.attention_factor,
     }
     if model_type in MSCALE_TYPES or not (is_computed(short, long) and is_computed(long, long)):
         scaling["short_mscale"] = short.attention_factor  # read by vLLM
         scaling["long_mscale"] = long.attention_factor
-    if geometry.rotary_dim != geometry.head_dim or "partial_rotary_factor" in scaling:
+    if geometry.exponent_dim != geometry.head_dim or "partial_rotary_factor" in scaling:
         scaling["partial_rotary_factor"] = partial_rotary_factor(geometry)
-    return both_forms(scaling, long.target_length, model_type)
+    if geometry.layer_type is None:
+        return both_forms(scaling, long.target_length, model_type)
+    nested = {**(kept or {}), geometry.layer_type: scaling}
+    return nested_forms(nested, geometry.layer_type, long.target_length, model_type)
+
+
+def of_layer_type(parameters: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
+    """The dictionary of one layer type; the whole one for None, where all layers share a rotary."""
+    found = parameters if layer_type is None else parameters.get(layer_type)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _every_pair(factors: RescaleFactors) -> list[float]:
+    """The factors, and `NO_ROTATION` for the pairs of a head with proportional RoPE that do not rotate."""
+    return [*factors.rescale_factors[0], *[NO_ROTATION] * factors.geometry.num_still_pairs]
 
 
 def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str) -> dict[str, Any]:
-    """What a model's rotary dictionary says besides the rotation, restated for a longrope dictionary.
+    """The keys of a model's rotary dictionary that do not state the rotation, for a longrope dictionary.
 
     Args:
-        parameters: the model's own `rope_parameters`, with what its family has as defaults.
-        factors: what the new dictionary states (the long ones).
-        name: of the model, for errors.
+        parameters: the model's own `rope_parameters`, with the defaults of its family.
+        factors: the (long) factors of the new dictionary.
+        name: the model's name in errors.
+
+    Returns:
+        The keys with their values in the new dictionary; with parameters per layer type, a dictionary for
+        each, of which only that of the factors' layer type changes.
 
     Raises:
-        ModelError: a key whose meaning can't be kept.
+        ModelError: a key whose meaning can't be kept, or factors for layers that have no dictionary of their
+            own.
     """
+    layer_type = factors.geometry.layer_type
+    if layer_type is None:
+        return _kept(parameters, factors, name)
+    if not isinstance(parameters.get(layer_type), Mapping):
+        raise ModelError(
+            f"These factors are for the {layer_type} layers of {name}, but its configuration has one rotary "
+            f"dictionary for all layers, which can't hold them: use the factors in Python."
+        )
+    return {**parameters, layer_type: _kept(parameters[layer_type], factors, name)}
+
+
+def _kept(parameters: Mapping[str, Any], factors: RescaleFactors, name: str) -> dict[str, Any]:
     kept = {key: value for key, value in parameters.items() if key not in ROTATION_KEYS}
     if "partial_rotary_factor" in parameters:
         kept["partial_rotary_factor"] = partial_rotary_factor(factors.geometry)  # its default may be another
@@ -118,7 +177,7 @@ def _softmax_scale(
     """`mscale_all_dim` for the new dictionary's `factor`, so that attention scores are scaled as they were.
 
     The scores are multiplied by (0.1 * mscale_all_dim * ln(factor) + 1)^2, so the product with the logarithm
-    is what must stay. Without a scaling of its own the model multiplies by nothing.
+    must stay the same. A model without scaling does not multiply its scores.
     """
     ratio, new_ratio = parameters.get("factor") or 1.0, factors.extension_ratio
     is_scaled = (parameters.get("rope_type") or parameters.get("type") or "default") != "default"
@@ -151,10 +210,10 @@ def _require_same_window(parameters: Mapping[str, Any], geometry: RopeGeometry, 
 
 
 def with_longest(config: Mapping[str, Any], target_length: int) -> dict[str, Any]:
-    """The configuration with every length that it has, by whatever name, set to `target_length`.
+    """The configuration with each of its lengths, by whatever name, set to `target_length`.
 
-    Engines differ in the name that they prefer (vLLM takes `model_max_length` first). A multi-modal model's
-    are at the top and in its text part.
+    Engines differ in the name that they prefer (vLLM prefers `model_max_length`). A multi-modal model has
+    lengths at the top and in its text part.
     """
 
     def changed(part: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,22 +256,50 @@ def both_forms(
     return {name: value for name, value in keys.items() if value is not None}
 
 
+def nested_forms(
+    parameters: Mapping[str, Any], layer_type: str, max_position_embeddings: int, model_type: str
+) -> dict[str, Any]:
+    """Parameters per layer type for version 5, and for version 4 where it knows the family.
+
+    Args:
+        parameters: version 5's `rope_parameters`, a dictionary for each layer type, with theta inside.
+        layer_type: the one that version 4's `rope_scaling` is of.
+    """
+    keys: dict[str, Any] = {
+        "rope_parameters": dict(parameters),
+        "max_position_embeddings": max_position_embeddings,
+    }
+    if model_type in DIFFERENT_HEADS:
+        keys[DIFFERENT_HEADS_KEY] = True
+    if model_type not in GLOBAL_SCALING_IN_4:
+        return keys
+    keys |= both_forms(parameters[layer_type], max_position_embeddings, model_type)
+    keys["rope_parameters"] = dict(parameters)
+    local_theta, sliding = GLOBAL_SCALING_IN_4[model_type], of_layer_type(parameters, "sliding_attention")
+    if local_theta is not None and "rope_theta" in sliding:
+        keys[local_theta] = sliding["rope_theta"]
+    return keys
+
+
 def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole configuration as version 5 wrote it, with version 4's keys put back.
+    """A whole configuration as version 5 wrote it, with version 4's keys added again.
+
+    A family with parameters per layer type that version 4 does not know has nothing to add.
 
     Raises:
-        ModelError: it has no rotary parameters that could be told to version 4: none at all, or other ones
-            for each type of layer.
+        ModelError: it has no rotary parameters.
     """
     text = rope_part(config)
     scaling = text.get("rope_parameters") or text.get("rope_scaling")
     theta = (scaling or {}).get("rope_theta", text.get("rope_theta"))
-    longest = text.get("max_position_embeddings")
-    is_nested = any(isinstance(value, dict) for value in (scaling or {}).values())
-    if theta is None or longest is None or is_nested:
+    longest, model_type = text.get("max_position_embeddings"), text.get("model_type", "")
+    if longest is not None and any(isinstance(value, dict) for value in (scaling or {}).values()):
+        nested = {name: _typed(value) for name, value in (scaling or {}).items()}
+        return with_rope_part(config, nested_forms(nested, "full_attention", longest, model_type))
+    if theta is None or longest is None:
         raise ModelError(
             f"This {config.get('model_type')} configuration has no rotary parameters that transformers 4 "
-            f"could read too: only a model with one rotary for all layers has."
+            f"could read too: name a model with a rotary position embedding."
         )
     kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
     whole = {**(scaling or {}), "rope_type": kind, "rope_theta": theta}
@@ -223,17 +310,23 @@ def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         whole["original_max_position_embeddings"] = stated  # as version 5 does
     if text.get("partial_rotary_factor") is not None:
         whole.setdefault("partial_rotary_factor", text["partial_rotary_factor"])
-    return with_rope_part(config, both_forms(whole, longest, text.get("model_type", "")))
+    return with_rope_part(config, both_forms(whole, longest, model_type))
+
+
+def _typed(parameters: Any) -> Any:
+    """A nested dictionary with `type`, by which version 4 knows a scaling, beside `rope_type`."""
+    kind = parameters.get("rope_type", "default") if isinstance(parameters, Mapping) else "default"
+    return parameters if kind == "default" else {**parameters, "type": kind}
 
 
 def rope_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where a `config.json` keeps its rotary: at the top, or in the text part of a multi-modal model."""
+    """The part of a `config.json` with the rotary: the top, or the text part of a multi-modal model."""
     place = _text_part(config)
     return config if place is None else config[place]
 
 
 def with_rope_part(config: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with `keys` in the place of what it said about the rotary."""
+    """The configuration with `keys` instead of its own keys of the rotary."""
     place = _text_part(config)
     part = rope_part(config)
     changed = {name: value for name, value in part.items() if name not in NOT_RESTORED} | dict(keys)
@@ -241,7 +334,7 @@ def with_rope_part(config: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[s
 
 
 def _text_part(config: Mapping[str, Any]) -> str | None:
-    """Where transformers finds the configuration of a multi-modal model's text decoder, if there is one."""
+    """The key of a multi-modal model's text part, where transformers looks for it; None without one."""
     return next((name for name in TEXT_PARTS if isinstance(config.get(name), dict) and config[name]), None)
 
 
@@ -250,24 +343,24 @@ def _is_length(value: Any) -> bool:
 
 
 def is_computed(factors: RescaleFactors, long: RescaleFactors) -> bool:
-    """Whether the attention factor is the one that engines compute for the export's extension ratio."""
+    """Whether the attention factor is what engines compute for the extension ratio of the long factors."""
     computed = longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
     return abs(factors.attention_factor - computed) <= TOLERANCE * computed
 
 
 def partial_rotary_factor(geometry: RopeGeometry) -> float:
-    """A share of which `int(head_dim * share)` is exactly `rotary_dim`."""
-    share = geometry.rotary_dim / geometry.head_dim
-    if int(geometry.head_dim * share) < geometry.rotary_dim:
+    """A share of which `int(head_dim * share)` is exactly `exponent_dim`."""
+    share = geometry.exponent_dim / geometry.head_dim
+    if int(geometry.head_dim * share) < geometry.exponent_dim:
         share = math.nextafter(share, 1.0)
-    assert int(geometry.head_dim * share) == geometry.rotary_dim, geometry
+    assert int(geometry.head_dim * share) == geometry.exponent_dim, geometry
     return share
 
 
 def _rope_scaling(
     scaling: Mapping[str, Any], max_position_embeddings: int, model_type: str
 ) -> dict[str, Any] | None:
-    """Version 4's dictionary; None where nothing is scaled."""
+    """Version 4's dictionary; None without a scaling."""
     if scaling.get("rope_type", "default") == "default":
         return None
     if (

@@ -15,7 +15,7 @@ from ropewalk.models.rope_config import RopeDescription, read_description
 from ropewalk.models.rotary import Attachment, Installable, OneSet, RotaryHook
 from ropewalk.models.rotary_calls import find_decoder_layers, find_rotary, text_decoder
 from ropewalk.models.rotary_check import require_described
-from ropewalk.models.rotary_layout import learn_layout
+from ropewalk.models.rotary_layout import layout_of
 from ropewalk.models.sliding_windows import UNLIMITED_WINDOW, find_windows
 
 if TYPE_CHECKING:
@@ -100,14 +100,8 @@ class ModelState:
         description, rotary = self.description(model), self.rotary(model)
         target = installed.factors.target_length
         installed.factors.require_geometry(description.geometry, self.name)
-        window, num_sliding = description.sliding_window, description.num_sliding_layers
-        all_slide = num_sliding >= description.num_attention_layers
-        if window is not None and window < target and all_slide and not self.full_attention:
-            raise ModelError(
-                f"All {num_sliding} attention layers of {self.name} see only a window of {window} tokens, "
-                f"but the target is {target}: lift their windows with --full-attention, or choose a target "
-                f"up to {window}."
-            )
+        if not self.full_attention:
+            description.require_long_attention(target, self.name)
         if installed.per_layer and rotary.is_shared and rotary.decoder_layers is None:
             raise ModelError(
                 f"No list of {description.geometry.num_layers} layers is beside the rotary of "
@@ -170,7 +164,7 @@ class LearntRotary:
 
     Attributes:
         hook: replaces what the rotary returns.
-        decoder_layers: the list of layers beside the rotary, or None if there is no such list.
+        decoder_layers: the list of layers beside their only rotary, or None if there is no such list.
         windows: (owner, attribute) of every window that is lifted.
         cache_droppers: paths of the modules with Phi's rule of generation.
     """
@@ -187,13 +181,14 @@ class LearntRotary:
         Raises:
             ModelError: the family can't be extended, or does not rotate as its configuration states.
         """
-        geometry, layer_type = description.geometry, description.layer_type
-        calls = find_rotary(model, name, layer_type)
-        layout = learn_layout(calls.rotary, geometry.num_pairs, name, layer_type=layer_type)
-        require_described(calls.rotary, layout, description, name)
+        geometry = description.geometry
+        calls = find_rotary(model, name, geometry.layer_type, geometry.rope_theta)
+        layout = layout_of(calls, geometry, name)
+        require_described(calls, layout, description, name)
+        layers = find_decoder_layers(model, calls.rotary, geometry.num_layers)
         return cls(
             hook=RotaryHook(calls, layout, name),
-            decoder_layers=find_decoder_layers(model, calls.rotary, geometry.num_layers),
+            decoder_layers=None if calls.also_in_layers else layers,
             windows=find_windows(text_decoder(model)) if full_attention else [],
             cache_droppers=[path for path, part in model.named_modules() if drops_cache_at_switch(part)],
         )

@@ -18,21 +18,26 @@ from ropewalk.errors import FactorsError, ModelError, SettingError, shown
 from ropewalk.factors.base import Base
 from ropewalk.factors.geometry import LARGEST, RopeGeometry
 from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
-from ropewalk.models.attention_layers import read_attention_layers
 from ropewalk.models.config_fields import Fields, read_by_transformers, require_countable
 from ropewalk.models.context_window import StatedWindow, is_length, stated_window
+from ropewalk.models.rope_parameters import RopeParameters, read_rope_parameters, rope_dictionary
 from ropewalk.models.rotary_check import build_rotary, require_described
-from ropewalk.models.rotary_layout import learn_layout
-from ropewalk.models.scaling_config import SCALING_TYPES, STATIC_NTK, read_own_scaling
+from ropewalk.models.rotary_layout import layout_of
+from ropewalk.models.scaling_config import num_still_pairs, read_own_scaling
 
-NO_ROTARY_IN_MODEL = {
-    "gptj": "it turns queries and keys inside each attention layer, from a table of its own",
-    "codegen": "it turns queries and keys inside each attention layer, from a table of its own",
-    "roformer": "it turns queries and keys inside each attention layer, from a table of its own",
-    "moshi": "each of its attention layers has a rotary of its own",
-    "recurrent_gemma": "each of its attention layers has a rotary of its own",
+# Model types that can't be extended, with the reason.
+NOT_SUPPORTED = {
+    "gptj": "each attention layer rotates by a table of its own, and not by a rotary module",
+    "codegen": "each attention layer rotates by a table of its own, and not by a rotary module",
+    "roformer": "its rotation is a table of weights, and not a rotary module",
     "bloom": "it has ALiBi, no rotary position embedding",
     "mpt": "it has ALiBi, no rotary position embedding",
+    "blt": (
+        "it reads bytes in patches, by four transformers (patcher, encoder, global, decoder) that each have "
+        "a window and a rotary"
+    ),
+    "gemma4_assistant": "it drafts for another model, and reads that model's keys and values",
+    "gemma4_unified_assistant": "it drafts for another model, and reads that model's keys and values",
 }
 SWITCHES_NOWHERE = (
     "Its configuration has long factors, but the model that transformers builds of it rotates by the short "
@@ -52,11 +57,10 @@ class RopeDescription:
         own_problem: why a scaling that it carries can't be written as factors, or None.
         sliding_window: tokens that its sliding (or chunked) layers see, None where every layer sees all.
         num_sliding_layers: how many layers those are.
-        num_rotary_layers: how many layers rotate; others have no positions (NoPE), or no attention.
-        own_reach: tokens that the model reads as it is, with its own scaling; at least the trained window.
         num_attention_layers: how many layers have attention.
-        layer_type: the type of the layers whose rotary is described, where the rotary is called once for each
-            type; None where one rotary serves all layers.
+        num_rotary_layers: how many layers factors change; others have no positions (NoPE), no attention, or a
+            rotation of their own.
+        own_reach: tokens that the model reads as it is, with its own scaling; at least the trained window.
         window_notes: a sentence for everything about its window that is not what it seems.
     """
 
@@ -66,12 +70,21 @@ class RopeDescription:
     own_problem: str | None = None
     sliding_window: int | None
     num_sliding_layers: int
-    num_rotary_layers: int
     num_attention_layers: int
+    num_rotary_layers: int
     model_type: str
     own_reach: int
-    layer_type: str | None = None
     window_notes: tuple[str, ...] = ()
+
+    @property
+    def layer_type(self) -> str | None:
+        """The layers that factors are for, as the configuration names them; None for every layer."""
+        return self.geometry.layer_type
+
+    @property
+    def all_layers_slide(self) -> bool:
+        """Whether every attention layer sees only a window, so that none reads a longer context whole."""
+        return self.sliding_window is not None and self.num_sliding_layers >= self.num_attention_layers
 
     @property
     def own_type(self) -> str:
@@ -97,6 +110,27 @@ class RopeDescription:
         if self.own_problem is not None:
             raise ModelError(f"The base `as-is` can't be had: {self.own_problem}; say --base native.")
         return self.own
+
+    def require_long_attention(self, target_length: int, name: str) -> None:
+        """Refuse a target that no layer sees whole, because every attention layer has a shorter window.
+
+        Sliding layers beside global ones keep their windows: they are short by design.
+
+        Args:
+            target_length: tokens.
+            name: how the error calls the model.
+
+        Raises:
+            ModelError: says how to lift the windows.
+        """
+        window = self.sliding_window
+        if window is None or window >= target_length or not self.all_layers_slide:
+            return
+        raise ModelError(
+            f"All {self.num_attention_layers} attention layers of {name} see only a window of {window} "
+            f"tokens, but the target is {target_length}: lift their windows with --full-attention, or choose "
+            f"a target up to {window}."
+        )
 
     def original_factors(self) -> RescaleFactors:
         """What the model turns by within its window: its own (short) scaling, or none.
@@ -129,11 +163,10 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
     """
     description = read_description(config, original_length=original_length, name=name)
     text, name = _text_part(config, name)
-    layer_type = description.layer_type
-    rotary = build_rotary(text, name, layer_type)
-    if rotary is not None:
-        layout = learn_layout(rotary, description.geometry.num_pairs, name, layer_type=layer_type)
-        if not require_described(rotary, layout, description, name):
+    calls = build_rotary(text, name, description.geometry)
+    if calls is not None:
+        layout = layout_of(calls, description.geometry, name)
+        if not require_described(calls, layout, description, name):
             return dataclasses.replace(
                 description,
                 own_reach=description.geometry.original_length,
@@ -209,39 +242,35 @@ def _text_part(config: Any, name: str) -> tuple[Any, str]:
     """The configuration of the part that reads text, and how errors call the model."""
     with read_by_transformers(name or "The model"):
         text = config.get_text_config(decoder=True)
-        return text, name or str(text.model_type) or "this model"
+        name = name or str(text.model_type) or "this model"
+        if config.model_type in NOT_SUPPORTED:
+            raise Fields(config, name).refuse(NOT_SUPPORTED[config.model_type])
+        return text, name
 
 
 def _read(fields: Fields, original_length: int | None) -> RopeDescription:
     model_type = str(fields.get("model_type"))
-    if model_type in NO_ROTARY_IN_MODEL:
-        raise fields.refuse(NO_ROTARY_IN_MODEL[model_type])
+    if model_type in NOT_SUPPORTED:
+        raise fields.refuse(NOT_SUPPORTED[model_type])
     if fields.get("alibi"):
         raise fields.refuse("it has ALiBi, no rotary position embedding")
-    parameters = _rope_parameters(fields)
-    rotary_dim, head_dim = _dimensions(fields, parameters)
+    rotary = read_rope_parameters(fields)
+    parameters, layers = rotary.values, rotary.layers
     stated = stated_window(fields, parameters, original_length)
     if stated.trained is None:
         raise ModelError(
             f"{fields.name} does not say how many tokens it was trained on (`max_position_embeddings`): "
             f"give its window with --original-length."
         )
-    geometry = RopeGeometry(
-        head_dim=head_dim,
-        rotary_dim=rotary_dim,
-        rope_theta=parameters.number("rope_theta") or 0.0,
-        original_length=stated.trained,
-        num_layers=fields.required("num_hidden_layers"),
-    )
+    geometry = _geometry(rotary, stated.trained, fields.required("num_hidden_layers"))
     if not is_length(stated.reach):
         raise fields.refuse(
             f"its {stated.rope_type} scaling reaches {shown(stated.reach)} tokens, but a length is at most "
             f"{LARGEST['original_length']}"
         )
-    own, own_short, own_problem = _own_scaling(stated, parameters, geometry)
-    layers = read_attention_layers(fields, geometry.num_layers)
     if not any(layers.rotates):
         raise fields.refuse("none of its layers has a rotary position embedding")
+    own, own_short, own_problem = _own_scaling(stated, parameters, geometry)
     return RopeDescription(
         geometry=geometry,
         own=own,
@@ -249,41 +278,17 @@ def _read(fields: Fields, original_length: int | None) -> RopeDescription:
         own_problem=own_problem,
         sliding_window=layers.window,
         num_sliding_layers=sum(layers.sees_window),
-        num_rotary_layers=sum(layers.rotates),
         num_attention_layers=sum(layers.attends),
+        num_rotary_layers=sum(layers.rotates),
         model_type=model_type,
         own_reach=stated.reach,
         window_notes=(*stated.notes(), *layers.notes()),
     )
 
 
-def _rope_parameters(fields: Fields) -> Fields:
-    """One flat dictionary with at least `rope_type` and `rope_theta`, from either form."""
-    given = fields.dictionary("rope_parameters") or fields.dictionary("rope_scaling")
-    theta = given.get("rope_theta")
-    theta = fields.get("rope_theta") if theta is None else theta
-    nested = sorted(str(key) for key, value in given.items() if isinstance(value, dict))
-    if nested:
-        raise fields.refuse(
-            f"it has different rotary parameters for each type of layer ({', '.join(nested[:4])}), which one "
-            f"set of factors can't describe"
-        )
-    if theta is None:
-        missing = "does not say `rope_theta`" if given else "has no rotary position embedding"
-        raise fields.refuse(f"its configuration {missing}")
-    rope_type = given.get("rope_type") or given.get("type") or "default"
-    # `mrope` is plain where the positions of a token are equal, which the rotary itself must show.
-    rope_type = "default" if rope_type == "mrope" else rope_type
-    if rope_type not in ("default", *SCALING_TYPES):
-        raise fields.refuse(f"its scaling {shown(rope_type)} is not known here")
-    if rope_type == "dynamic" and given.get("alpha") and str(fields.get("model_type")).startswith("hunyuan"):
-        rope_type = STATIC_NTK
-    return Fields({**given, "rope_type": rope_type, "rope_theta": theta}, fields.name)
-
-
 def _require_one_position(fields: Fields) -> None:
     """Of a model that can't be built: whether its tokens have several positions is all that can be said."""
-    given = fields.dictionary("rope_parameters") or fields.dictionary("rope_scaling")
+    given = rope_dictionary(fields)
     if given.get("mrope_section") or "mrope" in (given.get("rope_type"), given.get("type")):
         raise fields.refuse(
             "its pairs are split between time, height and width (mrope), and only one position a token is "
@@ -291,14 +296,30 @@ def _require_one_position(fields: Fields) -> None:
         )
 
 
-def _dimensions(fields: Fields, parameters: Fields) -> tuple[int, int]:
-    """(rotary_dim, head_dim), as transformers computes them."""
-    head_dim = fields.size("head_dim")
+def _geometry(rotary: RopeParameters, original_length: int, num_layers: int) -> RopeGeometry:
+    """The sizes as transformers computes them."""
+    parameters, sizes = rotary.values, rotary.sizes
+    head_dim = sizes.size("head_dim")
     if head_dim is None:
-        head_dim = fields.required("hidden_size") // fields.required("num_attention_heads")
+        head_dim = sizes.required("hidden_size") // sizes.required("num_attention_heads")
     partial = parameters.number("partial_rotary_factor")
-    partial = fields.number("partial_rotary_factor") if partial is None else partial
-    return int(head_dim * (1.0 if partial is None else partial)), head_dim
+    partial = sizes.number("partial_rotary_factor") if partial is None else partial
+    share = 1.0 if partial is None else partial
+    rotary_dim, frequency_dim = int(head_dim * share), None
+    still = num_still_pairs(parameters)
+    if rotary.is_proportional and share < 1:
+        rotary_dim, frequency_dim = 2 * int(share * head_dim // 2), head_dim
+    elif still:
+        rotary_dim, frequency_dim = rotary_dim - 2 * still, rotary_dim
+    return RopeGeometry(
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        rope_theta=parameters.number("rope_theta") or 0.0,
+        original_length=original_length,
+        num_layers=num_layers,
+        layer_type=rotary.layer_type,
+        frequency_dim=frequency_dim,
+    )
 
 
 def _own_scaling(

@@ -9,6 +9,7 @@ because the type of the rotary is `default` while factors are installed.
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
@@ -127,7 +128,7 @@ class RotaryHook:
         Args:
             layers: the decoder layers, where they rotate by different factors and share a rotary; else none.
         """
-        for module, index in zip(self.calls.modules, self.calls.layer_indices or (0,), strict=True):
+        for module, index in zip(self.calls.modules, self.calls.layer_indices or repeat(0), strict=False):
             if hasattr(module, "rope_type"):
                 yield ReplacedAttribute(module, "rope_type", self._without_rule(module.rope_type))
             yield module.register_forward_hook(partial(self._after_rotary, index), with_kwargs=True)

@@ -19,17 +19,21 @@ class RotaryCalls:
     """The calls of rotary modules that factors apply to; other calls pass through as they are.
 
     A model has one rotary for all layers (most families), one that is called once for each type of layer,
-    with the type as its argument `layer_type` (Gemma 3, OLMo 3), or one in each attention layer (Moshi).
+    with the type as its argument `layer_type` (Gemma 3, OLMo 3), one for each theta (Granite with sliding
+    layers), or one in each attention layer (Moshi).
 
     Attributes:
         modules: the rotary, or the rotaries of the layers in their order.
         layer_indices: of each module, the layer that it belongs to; empty where the layers share one.
         layer_type: the argument `layer_type` of these calls, None where the rotary has no such parameter.
+        also_in_layers: layers also call rotaries of their own (DeepSeek-V4), so that all layers rotate by the
+            same factors.
     """
 
     modules: tuple[nn.Module, ...]
     layer_indices: tuple[int, ...] = ()
     layer_type: str | None = None
+    also_in_layers: bool = False
 
     def __post_init__(self) -> None:
         assert self.modules, "a model that can be extended has a rotary"
@@ -50,29 +54,38 @@ class RotaryCalls:
         return given[names[0]], given["position_ids"]
 
 
-def find_rotary(model: nn.Module, name: str, layer_type: str | None = None) -> RotaryCalls:
+def find_rotary(
+    model: nn.Module, name: str, layer_type: str | None = None, rope_theta: float | None = None
+) -> RotaryCalls:
     """The rotary of the text decoder, for all layers or for those of one type.
 
+    Args:
+        layer_type: the layers that factors are for, None for all.
+        rope_theta: theta of these layers, which decides if there are several rotaries.
+
     Raises:
-        ModelError: there is none, or there are several for all layers.
+        ModelError: there is none, or there are several that can't be told apart.
     """
     rotaries = {path: module for path, module in text_decoder(model).named_modules() if is_rotary(module)}
-    indices = {path: _layer_index(path) for path in rotaries}
-    shared = [module for path, module in rotaries.items() if indices[path] is None]
     if not rotaries:
         raise ModelError(f"{name} can't be extended: it has no rotary module whose output could be replaced.")
-    if shared and len(rotaries) > 1:
-        raise ModelError(
-            f"{name} can't be extended: it has {len(rotaries)} rotaries, which one set of factors can't "
-            f"describe."
+    shared = {path: module for path, module in rotaries.items() if _layer_index(path) is None}
+    if all(map(_knows_layer_types, rotaries.values())):
+        return RotaryCalls(
+            modules=tuple(rotaries.values()),
+            layer_type=layer_type,
+            also_in_layers=len(shared) < len(rotaries),
         )
-    if shared:
-        return RotaryCalls(modules=tuple(shared), layer_type=layer_type)
-    return RotaryCalls(
-        modules=tuple(rotaries.values()),
-        layer_indices=tuple(index for index in indices.values() if index is not None),
-        layer_type=layer_type,
-    )
+    if not shared:
+        return RotaryCalls(modules=tuple(rotaries.values()), layer_indices=tuple(map(_layer, rotaries)))
+    if len(rotaries) > 1:
+        shared = {path: module for path, module in rotaries.items() if _theta(module) == rope_theta}
+    if not shared or any(_layer_index(path) is not None for path in shared):
+        raise ModelError(
+            f"{name} can't be extended: it has {len(rotaries)} rotaries, and none of them is known to be the "
+            f"one of its layers."
+        )
+    return RotaryCalls(modules=tuple(shared.values()))
 
 
 def find_decoder_layers(model: nn.Module, rotary: nn.Module, num_layers: int) -> nn.ModuleList | None:
@@ -89,7 +102,8 @@ def text_decoder(model: nn.Module) -> nn.Module:
     """The part that reads text, of a model that may see or hear as well."""
     get_decoder = getattr(model, "get_decoder", None)
     decoder: nn.Module = model if get_decoder is None else get_decoder()
-    return decoder
+    has_parts = next(decoder.children(), None) is not None  # some families' `get_decoder` returns their head
+    return decoder if has_parts else model
 
 
 def is_rotary(module: nn.Module) -> bool:
@@ -105,5 +119,22 @@ def _parameters(module_class: Any) -> tuple[str, ...]:
 
 
 def _layer_index(path: str) -> int | None:
-    """The index of the layer that a module belongs to, None outside the layers."""
-    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+    """The index of the layer that a module is part of, None outside the layers."""
+    return next((int(part) for part in path.split(".")[:-1] if part.isdigit()), None)
+
+
+def _layer(path: str) -> int:
+    index = _layer_index(path)
+    assert index is not None, path
+    return index
+
+
+def _knows_layer_types(rotary: Any) -> bool:
+    rotary_class: Any = type(rotary)
+    return "layer_type" in _parameters(rotary_class)
+
+
+def _theta(rotary: Any) -> float | None:
+    """The theta that a rotary's own configuration states."""
+    theta: float | None = (getattr(rotary.config, "rope_parameters", None) or {}).get("rope_theta")
+    return theta

@@ -5,6 +5,7 @@ transformers builds the rotary without layers and without weights, in about ten 
 """
 
 import copy
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ropewalk.errors import ModelError, shown
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.config_fields import read_by_transformers
-from ropewalk.models.rotary_calls import find_rotary, is_rotary
+from ropewalk.models.rotary_calls import RotaryCalls, find_rotary, is_rotary
 from ropewalk.models.rotary_layout import RotaryLayout, bare_forward, buffer_name, leaves
 from ropewalk.rope.frequencies import cos_sin
 
@@ -28,11 +29,12 @@ AUTO_CLASSES = (AutoModelForCausalLM, AutoModel)
 SWITCHES = {"position_embedding_type": "rope", "use_mem_rope": True}
 
 
-def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Module | None:
+def build_rotary(config: Any, name: str, geometry: RopeGeometry) -> RotaryCalls | None:
     """The rotary of a model with this configuration, on the CPU.
 
     Args:
         config: a transformers configuration, of its text part.
+        geometry: of the layers that factors are for.
 
     Returns:
         None where transformers has no model of this type, so that nothing can be built.
@@ -43,28 +45,39 @@ def build_rotary(config: Any, name: str, layer_type: str | None = None) -> nn.Mo
     auto_class = next((auto for auto in AUTO_CLASSES if type(config) in auto._model_mapping), None)
     if auto_class is None:
         return None
-    with read_by_transformers(name):
-        bare = copy.deepcopy(config)
-        bare.num_hidden_layers = 0
-        bare.pad_token_id = None  # one beyond the vocabulary is an error, but not of the rotary
-        with torch.device("meta"):  # however large its embedding is
-            model: Any = auto_class.from_config(bare)
     switched_off = [key for key, on in SWITCHES.items() if getattr(config, key, on) != on]
-    if switched_off and not any(map(is_rotary, model.modules())):
+    model = _without_weights(auto_class, config, name, num_layers=0)
+    has_rotary = any(map(is_rotary, model.modules()))
+    if switched_off and not has_rotary:
         key = switched_off[0]
         raise ModelError(
             f"{name} can't be extended: its model has no rotary position embedding (`{key}` is "
             f"{shown(getattr(config, key))})."
         )
-    rotary = find_rotary(model, name, layer_type).rotary
+    if not has_rotary:  # rotaries may be parts of the layers
+        model = _without_weights(auto_class, config, name, num_layers=config.num_hidden_layers)
+    calls = find_rotary(model, name, geometry.layer_type, geometry.rope_theta)
     with read_by_transformers(name):
-        rotary.to_empty(device="cpu")
-        model._init_weights(rotary)  # as `from_pretrained` fills what is in no checkpoint
-    return rotary
+        calls.rotary.to_empty(device="cpu")
+        model._init_weights(calls.rotary)  # as `from_pretrained` fills what is in no checkpoint
+    return calls
+
+
+def _without_weights(auto_class: Any, config: Any, name: str, num_layers: int) -> Any:
+    """A model on torch's meta device, so that the sizes that a configuration states cost no memory."""
+    with read_by_transformers(name), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors", UserWarning)
+        bare = copy.deepcopy(config)
+        bare.num_hidden_layers = num_layers
+        bare.pad_token_id = 0  # one beyond the vocabulary is an error, but not one of the rotary
+        with torch.device("meta"):
+            model = auto_class.from_config(bare)
+        model.config.num_hidden_layers = config.num_hidden_layers  # by which some initialize their weights
+        return model
 
 
 def require_described(
-    rotary: nn.Module, layout: RotaryLayout, description: "RopeDescription", name: str
+    calls: RotaryCalls, layout: RotaryLayout, description: "RopeDescription", name: str
 ) -> bool:
     """Refuse a model that does not rotate as its description states: factors would mean something else.
 
@@ -80,7 +93,7 @@ def require_described(
         return True  # there are no factors to compare with
     if own is None:
         own = _factors_of_one(description.geometry)
-    same = partial(follows, rotary, layout, name=name, layer_type=description.layer_type)
+    same = partial(follows, calls.rotary, layout, name=name, layer_type=calls.layer_type)
     if same(short or own) and (short is None or same(own)):
         return True
     if short is not None:

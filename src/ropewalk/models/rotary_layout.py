@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ropewalk.errors import ModelError
+from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.models.rotary_calls import RotaryCalls
 
 # Largest deviation of a column from its formula: float32 angles at the probed positions are within 1e-4.
 TOLERANCE = 1e-3
@@ -31,7 +33,8 @@ class Leaf:
     """One tensor that a rotary returns, described column by column of its last dimension.
 
     Attributes:
-        columns: for each column, its index in [cos of every pair, sin of every pair].
+        columns: for each column, its index in [cos of every pair, sin of every pair], or the next index for
+            the cos of a pair that does not rotate and the one after that for its sin.
         signs: for each column, 1 or -1.
         is_complex: columns alternate between real and imaginary parts of one complex number.
         dtypes: the dtype returned, by the dtype of the hidden states given.
@@ -66,12 +69,14 @@ class RotaryLayout:
         leaves: the tensors returned, in order.
         returns_tuple: a tuple of them, or the one tensor bare.
         merges_axes: it also takes positions in time, height and width, of shape (3, rows, tokens).
+        has_still_pairs: it also returns the cos and sin of pairs that do not rotate (proportional RoPE).
     """
 
     num_pairs: int
     leaves: tuple[Leaf, ...]
     returns_tuple: bool
     merges_axes: bool = False
+    has_still_pairs: bool = False
 
     def one_position(self, positions: Tensor, name: str) -> Tensor:
         """Positions of shape (rows, tokens), also from positions for three axes.
@@ -92,27 +97,46 @@ class RotaryLayout:
     def fill(self, cos: Tensor, sin: Tensor, *, like: Tensor) -> Any:
         """What the rotary returns, from exact cos and sin.
 
+        Pairs that do not rotate have the cos and sin of angle 0, times the attention factor.
+
         Args:
             cos, sin: (*positions.shape, num_pairs), float64; gradients flow through.
             like: the hidden states; the result is cast last, to the dtype that the rotary returns for them.
         """
-        table = torch.cat((cos, sin), dim=-1)
+        still = (torch.hypot(cos[..., :1], sin[..., :1]), torch.zeros_like(sin[..., :1]))
+        table = torch.cat((cos, sin, *(still if self.has_still_pairs else ())), dim=-1)
         outputs = tuple(leaf.fill(table, like=like) for leaf in self.leaves)
         return outputs if self.returns_tuple else outputs[0]
 
 
+def layout_of(calls: RotaryCalls, geometry: RopeGeometry, name: str) -> RotaryLayout:
+    """The layout of the calls that factors apply to.
+
+    Raises:
+        ModelError: as `learn_layout`.
+    """
+    return learn_layout(
+        calls.rotary,
+        geometry.num_pairs,
+        name,
+        layer_type=calls.layer_type,
+        num_still_pairs=geometry.num_still_pairs,
+    )
+
+
 def learn_layout(
-    rotary: nn.Module, num_pairs: int, name: str, *, layer_type: str | None = None
+    rotary: nn.Module, num_pairs: int, name: str, *, layer_type: str | None = None, num_still_pairs: int = 0
 ) -> RotaryLayout:
     """Run a copy of a rotary module, and verify what was learnt at other positions.
 
     Args:
         layer_type: the type of layer that the rotary is called for, where it has such a parameter.
+        num_still_pairs: pairs after the `num_pairs` that do not rotate (`RopeGeometry.num_still_pairs`).
 
     Raises:
         ModelError: it does not return the cos and sin of position times frequency, pair by pair.
     """
-    probe = _Probe(rotary, num_pairs, name, layer_type)
+    probe = _Probe(rotary, num_pairs, name, layer_type, num_still_pairs)
     merges_axes = probe.merges_axes()
     positions = torch.arange(4 * num_pairs + 8).unsqueeze(0)
     outputs = probe.outputs(positions)
@@ -122,6 +146,7 @@ def learn_layout(
         leaves=tuple(_learn_leaf(probe, index, output, table) for index, output in enumerate(outputs)),
         returns_tuple=probe.returns_tuple,
         merges_axes=merges_axes,
+        has_still_pairs=num_still_pairs > 0,
     )
     _verify(layout, probe)
     return layout
@@ -149,17 +174,20 @@ def buffer_name(name: str, layer_type: str | None) -> str:
 class _Probe:
     """A copy of a rotary with frequencies that all differ, and without a rule that changes them."""
 
-    def __init__(self, rotary: nn.Module, num_pairs: int, name: str, layer_type: str | None) -> None:
+    def __init__(
+        self, rotary: nn.Module, num_pairs: int, name: str, layer_type: str | None, num_still_pairs: int
+    ) -> None:
         self.layer_type = layer_type
         self.name = name
         self.num_pairs = num_pairs
+        self.has_still_pairs = num_still_pairs > 0
         self.returns_tuple = False
         self.scale = 1.0  # of cos, as last returned
         # Spread over (0, pi): over 4 * num_pairs positions, no two of these cosines are similar.
         self.frequencies = (torch.arange(num_pairs, dtype=torch.float64) + 0.5) * (3.0 / num_pairs)
         self.module = copy.deepcopy(rotary).cpu()
         module: Any = self.module
-        frequencies = self.frequencies.to(torch.float32)
+        frequencies = torch.cat((self.frequencies, torch.zeros(num_still_pairs))).to(torch.float32)
         setattr(module, buffer_name("inv_freq", layer_type), frequencies)
         # Dynamic and longrope rules recompute the frequencies by rotary type, and Phi-MoE in every call.
         module.rope_type = "default" if layer_type is None else {**module.rope_type, layer_type: "default"}
@@ -210,8 +238,10 @@ class _Probe:
         return True
 
     def table(self, positions: Tensor) -> Tensor:
+        """[cos, sin] of each pair, then those of a pair that does not rotate, if there is one."""
         angles = positions.to(torch.float64).unsqueeze(-1) * self.frequencies
-        return torch.cat((angles.cos(), angles.sin()), dim=-1)
+        still = torch.zeros_like(angles[..., : int(self.has_still_pairs)])
+        return torch.cat((angles.cos(), angles.sin(), still.cos(), still.sin()), dim=-1)
 
 
 def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Leaf:
@@ -242,14 +272,14 @@ def _verify(layout: RotaryLayout, probe: _Probe) -> None:
     generator = torch.Generator().manual_seed(0)
     positions = torch.randint(FARTHEST_CHECKED_POSITION, (2, NUM_CHECKED_POSITIONS), generator=generator)
     positions[:, 0] = 0
-    cos, sin = probe.table(positions).chunk(2, dim=-1)
+    cos, sin = probe.table(positions)[..., : 2 * layout.num_pairs].chunk(2, dim=-1)
     filled = layout.fill(cos, sin, like=torch.zeros(1))
     originals = probe.outputs(positions)
     for original, leaf in zip(originals, filled if layout.returns_tuple else (filled,), strict=True):
         if float((original - leaf).abs().max()) > TOLERANCE:
             raise probe.refuse("its rotary does not follow the layout that was learnt from it")
     used = {column for leaf in layout.leaves for column in leaf.columns}
-    if used != set(range(2 * layout.num_pairs)):
+    if not used >= set(range(2 * layout.num_pairs)):
         raise probe.refuse(f"its rotary does not rotate all of {layout.num_pairs} pairs")
 
 

@@ -1,6 +1,6 @@
-"""The scaling that a configuration carries, as factors: transformers' five types in terms of ours.
+"""A model's own scaling as factors: transformers' five types, computed by the schemes of `rope.schemes`.
 
-Each is held to transformers' own frequencies, pair by pair, by a test.
+A test compares each with transformers' own frequencies, pair by pair.
 """
 
 from ropewalk.errors import FactorsError
@@ -14,21 +14,23 @@ from ropewalk.rope.schemes import SchemeSpec, scheme_factors
 SCALING_TYPES = ("linear", "dynamic", "yarn", "llama3", "longrope")
 # HunYuan's checkpoints call it `dynamic`, but their `alpha` rescales the base once, for every length.
 STATIC_NTK = "dynamic with alpha"
+# In a longrope dictionary: the factor of a pair that does not rotate. Its angles are 0 in every dtype.
+NO_ROTATION = 1e18
 
 
 def read_own_scaling(
     parameters: Fields, geometry: RopeGeometry, stated: StatedWindow
 ) -> tuple[RescaleFactors, RescaleFactors | None]:
-    """What the model turns by at its longest length, and up to its original window where that differs.
+    """The model's factors at its longest length, and those up to its original window if they differ.
 
     Args:
         parameters: transformers' `rope_parameters`, of a type in `SCALING_TYPES` or `STATIC_NTK`.
         geometry: with the original window that the configuration states, as the model itself uses it.
-        stated: what the configuration says about lengths.
+        stated: the lengths that the configuration states.
 
     Raises:
-        FactorsError: no factors can say what it computes.
-        ModelError: a parameter is missing, or is no number.
+        FactorsError: the scaling can't be written as factors.
+        ModelError: a parameter is missing, or is not a number.
     """
     target_length = stated.reach
     ratio = stated.factor or target_length / geometry.original_length
@@ -44,11 +46,18 @@ def read_own_scaling(
     return own, RescaleFactors.single(geometry=geometry, target_length=length, rescale_factors=ones)
 
 
+def num_still_pairs(parameters: Fields) -> int:
+    """The pairs of a longrope dictionary that do not rotate, as `NO_ROTATION` marks them."""
+    if parameters.get("rope_type") != "longrope":
+        return 0
+    return sum(factor >= NO_ROTATION for factor in parameters.numbers("long_factor"))
+
+
 def _closed_form(
     parameters: Fields, geometry: RopeGeometry, target_length: int, ratio: float
 ) -> RescaleFactors:
     def scheme(name: str, factor: float, *keys: str, **settings: float) -> RescaleFactors:
-        # What is absent or 0 takes the default, as in transformers.
+        # A parameter that is absent or 0 has its default, as in transformers.
         given = {key: value for key in keys if (value := _positive(parameters, key))}
         spec = SchemeSpec(name=name, parameters={"factor": factor, **given, **settings})
         return scheme_factors(spec, geometry, target_length)
@@ -85,7 +94,7 @@ def _positive(parameters: Fields, key: str) -> float | None:
 
 def _require_two_pairs(geometry: RopeGeometry) -> None:
     if geometry.num_pairs < 2:
-        raise FactorsError("a larger base slows nothing where there is one pair")
+        raise FactorsError("it has one rotary pair, which a larger base does not slow down")
 
 
 def _yarn_attention_factor(parameters: Fields, ratio: float) -> float:
@@ -113,7 +122,7 @@ def _longrope(
         return RescaleFactors.single(
             geometry=geometry,
             target_length=length,
-            rescale_factors=parameters.numbers(f"{kind}_factor"),
+            rescale_factors=[value for value in parameters.numbers(f"{kind}_factor") if value < NO_ROTATION],
             # Phi-MoE states a scale for each of the two.
             attention_factor=parameters.number(f"{kind}_mscale") or stated,
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-WINDOW_ATTRIBUTES = ("sliding_window", "attention_chunk_size")
+WINDOW_ATTRIBUTES = ("sliding_window", "attention_window_size", "attention_chunk_size")
 # A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
 # the rotary in families that rotate only their sliding layers.
 UNLIMITED_WINDOW = 2**30

@@ -1,8 +1,8 @@
 """A checkpoint with factors pinned in its configuration, which every engine and trainer reads alike.
 
 Both lists of transformers' `longrope` are the same and the attention factor is stated, so that nothing
-switches with the length. The configuration holds both forms: transformers 5 reads `rope_parameters` with
-theta inside, 4 and most other trainers read `rope_scaling` beside a top-level theta.
+changes with the length. The configuration has both forms: transformers 5 reads `rope_parameters` with theta
+inside, version 4 and most other trainers read `rope_scaling` beside a top-level theta.
 """
 
 import json
@@ -15,16 +15,16 @@ from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.store import write_atomically
 
-TOLERANCE = 1e-6  # of a factor: what a trainer writes may have gone through float32
+TOLERANCE = 1e-6  # of a factor: a trainer may have converted it to float32
 
 
 def save_pinned(loaded: Model, factors: RescaleFactors, folder: Path) -> None:
     """Write model and tokenizer, with these factors pinned, as transformers reads them.
 
     Raises:
-        FactorsError: factors of another geometry.
-        ModelError: factors that a configuration can't hold: n-hat above 0, or a vector for each layer.
-        OSError: it can't be written.
+        FactorsError: the factors are for another geometry.
+        ModelError: a configuration can't hold the factors: n-hat above 0, or a vector for each layer.
+        OSError: the folder can't be written.
     """
     factors.require_geometry(loaded.geometry, loaded.name)
     if factors.num_start_tokens or factors.per_layer:
@@ -45,26 +45,26 @@ def save_pinned(loaded: Model, factors: RescaleFactors, folder: Path) -> None:
 
 
 def require_pinned(description: RopeDescription, factors: RescaleFactors, name: str) -> None:
-    """Refuse a checkpoint that came back with another theta or geometry, or without the pinned factors.
+    """Refuse a trained checkpoint with another theta or geometry, or without the pinned factors.
 
     Raises:
-        FactorsError: another geometry; names every number that differs.
-        ModelError: other factors than these, or none.
+        FactorsError: another geometry; names every value that differs.
+        ModelError: the checkpoint has other factors than these, or none.
     """
     factors.require_geometry(description.geometry, name)
     found, found_short = description.own, description.own_short
     if found is None:
-        reason = description.own_problem or "its configuration holds no scaling at all"
+        reason = description.own_problem or "its configuration has no scaling"
         raise ModelError(
-            f"{name} does not carry the factors that it was to be trained with ({reason}): keep the `rope` "
-            f"keys of the start checkpoint's config.json."
+            f"{name} does not have the factors of its start checkpoint ({reason}): keep the `rope` keys of "
+            f"the start checkpoint's config.json."
         )
     for entry in filter(None, (found, found_short)):
         difference = _difference(entry, factors)
         if difference:
             raise ModelError(
-                f"{name} carries other factors than it was to be trained with ({difference}): train from the "
-                f"start checkpoint that this run wrote, with its config.json."
+                f"{name} has other factors than its start checkpoint ({difference}): train from the start "
+                f"checkpoint that this run wrote, with its config.json."
             )
 
 

@@ -1,8 +1,8 @@
-"""A saved configuration that version 4 of transformers, and engines that follow it, can still read.
+"""Version 4's keys in a configuration that transformers 5 saves, for version 4 and engines that follow it.
 
-Whatever transformers 5 saves (`save_pretrained`, every checkpoint of a Trainer) holds version 5's keys alone.
-Nothing in a `config.json` can change that: version 5 takes the older keys in and forgets them. So they are
-put back after the save, by hand (`rewrite_keys`), or by the model itself (`keep_keys`).
+transformers 5 saves only version 5's keys (`save_pretrained`, every checkpoint of a Trainer), and nothing in
+a `config.json` changes that: it reads the older keys and drops them. So they are added again after the save,
+to a folder (`rewrite_keys`), or by the model itself (`keep_keys`).
 """
 
 import json
@@ -17,16 +17,16 @@ CONFIG = "config.json"
 
 
 def rewrite_keys(folder: str | Path) -> bool:
-    """Write both forms of the rotary's keys into a checkpoint's `config.json`; nothing else is changed.
+    """Write both forms of the rotary's keys into a checkpoint's `config.json`, and change nothing else.
 
     Args:
         folder: a checkpoint that transformers 5 saved, as a Trainer does.
 
     Returns:
-        Whether anything was missing.
+        Whether a key was missing.
 
     Raises:
-        ModelError: no such folder, or a configuration that version 4 can't be told.
+        ModelError: there is no such folder, or its configuration has no rotary.
     """
     path = Path(folder) / CONFIG
     config = read_config_file(path)
@@ -38,10 +38,10 @@ def rewrite_keys(folder: str | Path) -> bool:
 
 
 def keep_keys(model: Any) -> None:
-    """From now on, whatever saves this model (a Trainer, `save_pretrained`) leaves both forms of the keys.
+    """Make every later save of this model (by a Trainer, by `save_pretrained`) write both forms of the keys.
 
-    It holds for this object, in this process: a model that is loaded anew by plain transformers does not
-    know of it. Again is harmless.
+    This applies to the given object, in this process, and not to a model that plain transformers loads from
+    the same files. A second call changes nothing.
     """
     if not isinstance(model.__dict__.get("save_pretrained"), _SavingBothForms):
         model.__dict__["save_pretrained"] = _SavingBothForms(model)
@@ -51,7 +51,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """The JSON object in a `config.json`.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such file, or it is not a JSON object.
     """
     if not path.exists():
         raise ModelError(f"{path.parent} holds no {CONFIG}: name a checkpoint's folder.")
@@ -59,7 +59,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 class _SavingBothForms:
-    """Stands in for one model's `save_pretrained`; a copy of the model gets one of its own."""
+    """Replaces one model's `save_pretrained`; a copy of the model has its own."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

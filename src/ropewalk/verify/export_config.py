@@ -1,7 +1,8 @@
-"""What stands in an exported folder's `config.json`, against what should: also what one engine never reads.
+"""Compares the rotary's keys in an exported `config.json` with those that the factors require.
 
-An engine that is asked reads one of the two forms; the other may have been lost (by a save of transformers 5,
-by hand) and a user of another version would turn by theta 10000. So both are compared, key by key.
+Every engine reads one of the two forms. If the other is lost (by a save of transformers 5, or by hand),
+another version rotates by theta 10000 and no run of the first engine shows it. So both are compared, key by
+key, and the dictionaries of other layer types too, which an export leaves as they are.
 """
 
 import math
@@ -20,14 +21,14 @@ TOLERANCE = 1e-9
 
 
 def check_configuration(folder: Path, stated: Served) -> Check:
-    """Both forms of the rotary's keys.
+    """Compare both forms of the rotary's keys.
 
     Args:
         stated: the factors that the configuration should state (after a fold, with the engine's factor).
 
     Raises:
-        ModelError: no configuration that can be read.
-        ExportError: a manifest that can't be read.
+        ModelError: the configuration can't be read.
+        ExportError: the manifest can't be read.
     """
     part = rope_part(read_config_file(folder / CONFIG))
     wanted = longrope_keys(stated.short, stated.long, part.get("model_type", ""), read_kept(folder))
@@ -42,8 +43,8 @@ def _differences(name: str, found: Any, wanted: Any) -> list[str]:
         extra = [f"{name}.{key} is extra" for key in found if key not in wanted]
         inner = [one for key in wanted for one in _differences(f"{name}.{key}", found.get(key), wanted[key])]
         return inner + extra
-    if found is None:
-        return [f"{name} is missing"]
+    if found is None or wanted is None:
+        return [] if found is wanted else [f"{name} is {'missing' if found is None else 'extra'}"]
     if isinstance(wanted, list):
         same = isinstance(found, list) and len(found) == len(wanted) and all(map(_same, found, wanted))
         return [] if same else [f"{name} differs"]

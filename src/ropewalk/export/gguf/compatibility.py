@@ -42,9 +42,14 @@ def require_storable(served: Served) -> None:
     """Refuse factors that a GGUF file has no key for.
 
     Raises:
-        ExportError: factors with start tokens, or two attention factors.
+        ExportError: factors of one layer type, with start tokens, or with two attention factors.
     """
     short, long = served.short, served.long
+    if long.geometry.layer_type is not None:
+        raise ExportError(
+            f"These factors are for the {long.geometry.layer_type} layers alone, but those of a GGUF file "
+            f"are for every layer: use `ropewalk export hf`."
+        )
     for entry in (short, long):
         if entry.num_start_tokens:
             raise ExportError(

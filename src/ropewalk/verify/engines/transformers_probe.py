@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
 
 MISSING_CODE = 3
 CHUNK_TOKENS = 256  # positions whose logits are computed at once
+STILL = 1e-16  # a frequency below it is that of a pair that does not rotate
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +46,6 @@ def write_output(request: dict[str, Any], folder: Path) -> None:
     from safetensors.torch import save_file
 
     model = load_checkpoint(request["path"], getattr(torch, request["dtype"]))
-    rotary = find_rotary(model)
     tensors: dict[str, Any] = {}
     attention_factors: list[float | None] = []
     for index, sequence in enumerate(request["sequences"]):
@@ -52,9 +53,10 @@ def write_output(request: dict[str, Any], folder: Path) -> None:
         tensors[f"logits.{index}"] = logits.contiguous()
         tensors[f"nats.{index}"] = nats
         # The frequencies of the last forward: longrope writes them into the module each time.
-        if rotary is not None:
-            tensors[f"inv_freq.{index}"] = rotary.inv_freq.detach().to(torch.float64).clone()
-        attention_factors.append(None if rotary is None else float(rotary.attention_scaling))
+        frequencies, attention_factor = shown_rotation(model)
+        if frequencies is not None:
+            tensors[f"inv_freq.{index}"] = frequencies
+        attention_factors.append(attention_factor)
     save_file(tensors, folder / "output.safetensors")
     document = {
         "engine": "transformers",
@@ -73,9 +75,16 @@ def load_checkpoint(path: str, dtype: Any) -> Any:
         for key in ("_attn_implementation", "_experts_implementation"):
             if hasattr(part, key):
                 setattr(part, key, None)
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
-    ).eval()
+    load_with = partial(
+        transformers.AutoModelForCausalLM.from_pretrained,
+        path, config=config, dtype=dtype, use_safetensors=True,
+    )  # fmt: skip
+    try:
+        return load_with(attn_implementation="sdpa").eval()
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return load_with(attn_implementation="eager").eval()  # gpt-oss has no other
 
 
 def read(model: Any, ids: Any, num_last: int) -> tuple[Any, Any]:
@@ -135,14 +144,39 @@ def close(given: Any, expected: Any) -> bool:
     return torch.allclose(given.float(), expected.float(), rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def find_rotary(model: Any) -> Any:
-    """The model's rotary outside its layers, if it shows its frequencies; else None."""
+def shown_rotation(model: Any) -> tuple[Any, float | None]:
+    """Frequencies and attention factor of the model's rotary outside its layers, None for what it hides.
+
+    A model may have a rotary for each layer type, or one with buffers for each: that which longrope scales is
+    meant.
+    """
+    import torch
+
+    shown = [rotation for module in _shared_rotaries(model) for rotation in _rotations(module)]
+    scaled = [rotation for rotation in shown if rotation[0] == "longrope"] or shown[:1]
+    if not scaled:
+        return None, None
+    _, inv_freq, attention_factor = scaled[-1]
+    frequencies = inv_freq.detach().to(torch.float64)
+    return frequencies[frequencies > STILL].clone(), float(attention_factor)
+
+
+def _shared_rotaries(model: Any) -> Any:
     for name, module in model.named_modules():
-        if "rotary" in type(module).__name__.lower() and hasattr(module, "inv_freq"):
-            if any(part.isdigit() for part in name.split(".")) or not hasattr(module, "attention_scaling"):
-                continue
-            return module
-    return None
+        in_layer = any(part.isdigit() for part in name.split(".")[:-1])
+        if "rotary" in type(module).__name__.lower() and not in_layer:
+            yield module
+
+
+def _rotations(module: Any) -> Any:
+    """(type, frequencies, attention factor) of each layer type of a rotary, or of all layers."""
+    kinds = getattr(module, "rope_type", None)
+    for layer_type, kind in (kinds if isinstance(kinds, dict) else {"": kinds}).items():
+        prefix = f"{layer_type}_" if layer_type else ""
+        inv_freq = getattr(module, f"{prefix}inv_freq", None)
+        attention_factor = getattr(module, f"{prefix}attention_scaling", None)
+        if inv_freq is not None and attention_factor is not None:
+            yield kind, inv_freq, attention_factor
 
 
 if __name__ == "__main__":
