@@ -27,7 +27,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from evaluator import PACKAGES, forget_peak, peak_mib, publish, tokens
 from measurements import Measurements, default_folder, surroundings
 from ropewalk.finetune import trainer as trainer_module
-from ropewalk.finetune.data.documents import ListStream, TrainingDocument
+from ropewalk.finetune.data.documents import TrainingDocument
+from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
 from ropewalk.models.activation_checkpointing import DifferentiableAttention
@@ -109,14 +110,14 @@ def train(way: str, loaded: Model, length: int, folder: Path) -> float:
         made.add_callback(clock)
         return made
 
-    stream = ListStream([TrainingDocument(ids=ids, source="random")])
+    text = DocumentList([TrainingDocument(ids=ids, source="random")])
     factors = scheme_factors("yarn", loaded.geometry, length)
     attention = DifferentiableAttention if repeated else Untouched
     with (
         patch("ropewalk.finetune.train.make_trainer", make_with_clock),
         patch.object(trainer_module, "DifferentiableAttention", attention),
     ):
-        finetune(loaded, factors, stream, settings, folder)
+        finetune(loaded, factors, text, settings, folder)
     return clock.seconds[-1]
 
 

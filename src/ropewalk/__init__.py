@@ -40,8 +40,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.factors.rescale_factors import RescaleFactors as RescaleFactors
     from ropewalk.factors.rescale_factors import load_factors as load_factors
     from ropewalk.finetune.data.mixture import Mixture as Mixture
-    from ropewalk.finetune.data.mixture import MixtureSettings as MixtureSettings
-    from ropewalk.finetune.data.sources import SourceSettings as SourceSettings
+    from ropewalk.finetune.data.settings import MixtureSettings as MixtureSettings
+    from ropewalk.finetune.data.settings import SourceSettings as SourceSettings
     from ropewalk.finetune.settings import FinetuneSettings as FinetuneSettings
     from ropewalk.finetune.settings import LoraSettings as LoraSettings
     from ropewalk.finetune.train import FinetuneResult as FinetuneResult
@@ -94,8 +94,8 @@ _MODULES = {
     "factors.factor_set": ["FactorSet"],
     "factors.geometry": ["RopeGeometry"],
     "factors.rescale_factors": ["RescaleFactors", "load_factors"],
-    "finetune.data.mixture": ["Mixture", "MixtureSettings"],
-    "finetune.data.sources": ["SourceSettings"],
+    "finetune.data.mixture": ["Mixture"],
+    "finetune.data.settings": ["MixtureSettings", "SourceSettings"],
     "finetune.settings": ["FinetuneSettings", "LoraSettings"],
     "finetune.train": ["FinetuneResult", "finetune_model"],
     "models.model": ["Model", "load_model"],

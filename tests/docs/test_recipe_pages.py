@@ -12,8 +12,6 @@ import pytest
 import ropewalk
 from ropewalk.cli.main import run
 from ropewalk.factors.factor_set import FactorSet
-from ropewalk.finetune.data.mixture import MixtureSettings
-from ropewalk.finetune.data.sources import SourceSettings
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.recipe.reading import load_recipe, parse_recipe, shipped_recipes
 from ropewalk.recipe.yaml_document import Document, read_document
@@ -123,19 +121,4 @@ def test_every_field_has_a_description():
 
 
 def test_there_is_a_table_for_every_class():
-    assert {name for what, name in MARKERS if what == "keys"} == {
-        *TABLES.CLASSES, "stages", "MixtureSettings", "SourceSettings",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("model", [MixtureSettings, SourceSettings], ids=lambda model: model.__name__)
-def test_keys_and_defaults_of_training_text_are_its_settings(model):
-    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in PAGES)
-    (table,) = re.findall(rf"<!-- keys of {model.__name__} -->\n\n(.*?)\n(?:\n|\Z)", text, flags=re.DOTALL)
-    rows = [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
-    assert [key for key, *_ in rows] == list(model.model_fields)
-    for key, shown, *_ in rows:
-        field = model.model_fields[key]
-        value = REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
-        given = read_document(f"value: {shown}", "the page").values["value"]
-        assert (shown if shown == REQUIRED else given) == (list(value) if isinstance(value, tuple) else value)
+    assert {name for what, name in MARKERS if what == "keys"} == {*TABLES.CLASSES, "stages"}

@@ -1,4 +1,4 @@
-"""Adapters that others saved: no pickle, no link, no code, and no other adapters by a name in a file."""
+"""Adapters from others: no pickle, no link, no code, and no download of other adapters."""
 
 import json
 from pathlib import Path
@@ -29,8 +29,8 @@ def settings(folder: Path, **changes: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def refused(model: LlamaForCausalLM, folder: Path, said: str) -> None:
-    with pytest.raises(RopewalkError, match=said) as caught:
+def refused(model: LlamaForCausalLM, folder: Path, noun: str) -> None:
+    with pytest.raises(RopewalkError, match=noun) as caught:
         load_adapter(model, folder)
     assert "\n" not in str(caught.value)
 
@@ -52,12 +52,12 @@ def test_settings_name_no_code(tiny_model: LlamaForCausalLM, folder: Path, chang
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a":' * 9999])
-def test_settings_that_are_none(tiny_model: LlamaForCausalLM, folder: Path, content: str) -> None:
+def test_settings_that_are_no_json_object(tiny_model: LlamaForCausalLM, folder: Path, content: str) -> None:
     (folder / "adapter_config.json").write_text(content)
     refused(tiny_model, folder, "adapter_config.json")
 
 
-def test_weights_are_a_file_of_the_folder(tiny_model: LlamaForCausalLM, folder: Path, tmp_path: Path) -> None:
+def test_a_link_or_a_pickle_is_refused(tiny_model: LlamaForCausalLM, folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).rename(tmp_path / WEIGHTS)
     (folder / WEIGHTS).symlink_to(tmp_path / WEIGHTS)
     refused(tiny_model, folder, "link")

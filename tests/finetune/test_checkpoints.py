@@ -9,7 +9,7 @@ from ropewalk.errors import FinetuneError
 from ropewalk.finetune import checkpoints
 from ropewalk.finetune.distributed import Ranks
 
-ALONE = Ranks(torch.device("cpu"))
+ALONE = Ranks()
 
 
 def make_optimizer(seed=0):

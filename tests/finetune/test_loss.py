@@ -1,4 +1,6 @@
-"""The loss in tiles: value and gradients of plain transformers, also where a family changes its logits."""
+"""The tiled loss has the value and gradients of plain transformers, for families that change logits too."""
+
+from itertools import islice
 
 import pytest
 import torch
@@ -8,8 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.finetune.data.documents import ListStream
-from ropewalk.finetune.data.packing import Packer, collate
+from ropewalk.finetune.data.packing import Packing, collate
 from ropewalk.finetune.loss import tiled_loss
 from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
@@ -17,8 +18,8 @@ from ropewalk.rope.schemes import scheme_factors
 
 
 def make_batch(length=LENGTH, num_segments=2):
-    packer = Packer(ListStream(make_documents(vocabulary=200)), bos=0, eos=1, length=length)
-    return collate([next(packer) for _ in range(num_segments)])
+    segments = Packing(bos=0, eos=1, length=length).pack(make_documents(vocabulary=200))
+    return collate(list(islice(segments, num_segments)))
 
 
 def gradients(model):
@@ -83,7 +84,7 @@ def test_weights_multiply_nats(tiny_model):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_logits_of_a_whole_segment_never_exist(tiny_model):
+def test_logits_of_a_whole_segment_are_never_computed(tiny_model):
     largest = []
     head = tiny_model.lm_head.register_forward_hook(lambda m, i, output: largest.append(output.numel()))
     with tiled_loss(tiny_model, tile_tokens=40):
@@ -96,7 +97,7 @@ def test_logits_of_a_whole_segment_never_exist(tiny_model):
 
 @pytest.mark.parametrize("per_layer", [False, True])
 def test_gradients_are_those_of_transformers_own_longrope(tiny_model, per_layer):
-    """The same factors in a configuration: the rotary that stands in must be as good to train through."""
+    """Factors in a configuration and installed factors give the same gradients."""
     geometry = describe(tiny_model.config).geometry
     factors = scheme_factors("yarn", geometry, 256)
     parameters = {
@@ -131,4 +132,4 @@ def test_gradients_are_those_of_transformers_own_longrope(tiny_model, per_layer)
     expected = gradients(native)
     assert largest_difference(gradients(tiny_model), expected) < 1e-4
     plain_loss(tiny_model, batch).backward()
-    assert largest_difference(gradients(tiny_model), expected) > 0.1  # else the factors would prove nothing
+    assert largest_difference(gradients(tiny_model), expected) > 0.1  # the factors make a difference

@@ -1,6 +1,6 @@
-"""Kill a stage at chosen moments: `python kills.py MODEL FOLDER` prints how each process ended, as JSON.
+"""Kill a stage at chosen moments: `python finetune_kills.py MODEL FOLDER` prints exit statuses as JSON.
 
-One process imports what is needed, and a copy of it is killed for each moment.
+One process imports the libraries, and a copy of it is killed at each moment.
 """
 
 import json
@@ -13,7 +13,7 @@ from finetune_stages import train
 
 from ropewalk.finetune import checkpoints
 
-# In the call of that number of a function of `checkpoints`, which has then not begun.
+# A function of `checkpoints`, and at the start of which of its calls.
 MOMENTS = {
     "in the second checkpoint's files": ("write_manifest", 2),
     "before it has its name": ("publish", 2),

@@ -1,9 +1,10 @@
-"""What tests of stages share: a random model, a text, and quick settings."""
+"""Shared by tests of stages: documents, factors and settings of a quick stage on a tiny model."""
 
 import torch
 from transformers import LlamaForCausalLM
 
-from ropewalk.finetune.data.documents import ListStream, TrainingDocument
+from ropewalk.finetune.data.documents import TrainingDocument
+from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
 from ropewalk.models.model import load_model
@@ -13,7 +14,7 @@ LENGTH = 96
 
 
 def make_documents(lengths=(300, 20, 55, 150, 9, 40), vocabulary=258, seed=0):
-    """Random tokens, but not the two that open and end a document."""
+    """Documents of random tokens without BOS and EOS."""
     generator = torch.Generator().manual_seed(seed)
     return [
         TrainingDocument(ids=torch.randint(2, vocabulary, (n,), generator=generator), source="random")
@@ -48,7 +49,7 @@ def train(folder, stage, *, documents=None, factors=None, on_step=None, **change
     return finetune(
         loaded,
         make_factors(loaded) if factors is None else factors,
-        ListStream(make_documents() if documents is None else documents),
+        DocumentList(make_documents() if documents is None else documents),
         make_settings(**changes),
         stage,
         on_step=on_step,

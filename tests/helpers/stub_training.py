@@ -1,4 +1,4 @@
-"""Stand-ins for the packages that train: a training that costs nothing, with the real settings."""
+"""Stubs of `Mixture` and `finetune`: a training that takes no time, with the real settings."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ class Mixture:
 
 
 def finetune(loaded, factors, stream, settings, folder, *, on_step=None, part_of_recipe=False):
-    """Move every weight a little at each step; what was done is on disk after each step."""
+    """Change every weight a little; the step is on disk after each step."""
     if loaded.model.dtype != torch.float32:
         raise SettingError("trained in float32")
     assert stream.length == settings.length
@@ -55,7 +55,7 @@ def _starts(folder: Path) -> list[int]:
 
 
 def stand_in(monkeypatch: Any) -> None:
-    """Put the stand-ins where the stages use the packages."""
+    """Replace the functions that recipes use."""
     calls.clear()
     monkeypatch.setattr("ropewalk.recipe.stage_runs.finetune", finetune)
     monkeypatch.setattr("ropewalk.recipe.stage_runs.Mixture", Mixture)

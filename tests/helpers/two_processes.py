@@ -1,6 +1,6 @@
-"""A stage on two processes: `python two_ranks.py MODEL FOLDER` prints what each process says, as JSON.
+"""A stage on two processes: `python two_processes.py MODEL FOLDER` prints the results of each as JSON.
 
-One process imports what is needed; two copies of it, joined by gloo, run each case.
+One process imports the libraries; two copies of it, connected by gloo, run each case.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ def other_factors(rank, model, folder):
 
 
 def factors_lost_later(rank, model, folder):
-    """In the middle of the stage, one process turns by factors that the others do not have."""
+    """In the middle of the stage, one process gets other factors."""
 
     def lose(progress):
         if rank == 1 and progress.step == 1:
@@ -93,8 +93,8 @@ def spy():
 
 
 @contextlib.contextmanager
-def unspoilt():
-    """A case may replace these; the next one finds them as they were."""
+def restored():
+    """Restore the methods that a case replaces."""
     before = {
         name: vars(StageTrainer)[name]
         for name in ("collate", "_write_generators", "train")
@@ -110,9 +110,9 @@ def unspoilt():
                 delattr(StageTrainer, name)
 
 
-def say(case, rank, model, folder):
+def result(case, rank, model, folder):
     try:
-        with unspoilt():
+        with restored():
             return {"result": case(rank, model, folder)}
     except RopewalkError as error:
         return {"error": type(error).__name__, "message": str(error)}
@@ -132,9 +132,9 @@ def run(rank, port, model, folder, write):
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    said = {case.__name__: say(case, rank, model, folder / case.__name__) for case in CASES}
+    results = {case.__name__: result(case, rank, model, folder / case.__name__) for case in CASES}
     with os.fdopen(write, "w") as pipe:
-        json.dump(said, pipe)
+        json.dump(results, pipe)
     os._exit(0)
 
 
@@ -152,11 +152,11 @@ def main(model, folder):
             run(rank, port, model, folder, write)
         os.close(write)
         pipes.append(read)
-    told = []
+    found = []
     for read in pipes:
         with os.fdopen(read) as pipe:
-            told.append(json.load(pipe))
-    print(json.dumps({name: [said[name] for said in told] for name in told[0]}))
+            found.append(json.load(pipe))
+    print(json.dumps({name: [results[name] for results in found] for name in found[0]}))
 
 
 if __name__ == "__main__":

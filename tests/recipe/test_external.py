@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.errors import FactorsError, ModelError, RunFolderError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.finetune.data.documents import ListStream, TrainingDocument
+from ropewalk.finetune.data.documents import TrainingDocument
+from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.finetune.train import finetune
 from ropewalk.models.model import load_model
@@ -106,7 +107,7 @@ def test_our_own_training_may_be_launched_on_it(waiting, tmp_path):
     """As docs/fine-tuning.md says for several processes."""
     recipe, run, (start, _) = waiting
     loaded, factors = load_model(start), RescaleFactors.load(start / "factors.json")
-    text = ListStream([TrainingDocument(ids=torch.arange(2, 250).repeat(2), source="a text")])
+    text = DocumentList([TrainingDocument(ids=torch.arange(2, 250).repeat(2), source="a text")])
     settings = FinetuneSettings(length=256, num_steps=1, batch_size=1, learning_rate=1e-3)
     tuned = finetune(loaded, factors, text, settings, tmp_path / "tuned")
     result = extend(recipe, run, continue_with=tuned.model_folder)

@@ -1,15 +1,16 @@
-"""What a stage trains must be what is evaluated: the trainer's loss against the evaluator's, on one batch.
+"""Checks that the model which is trained is the model which is evaluated: both score the same tokens.
 
-A label shifted twice, a theta that was lost on the way, positions that begin anew on every shard: nothing
-crashes, and the loss even falls. So before the first step the loss on a fixed batch, through the collator,
-the wrappers and the forward of the run itself, must be what the evaluator says of the same tokens; and before
-a checkpoint is given its name it is loaded again and must score what the trainer's model does.
+A label that is shifted twice, a lost theta, positions that restart on every shard: nothing crashes, and the
+loss even falls. Therefore the loss on the first segments, through the collator, the wrappers and the forward
+of the run itself, must be the NLL of the evaluator before the first step; and a checkpoint is loaded again
+and must score like the trained model before it is kept.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,26 @@ from torch import Tensor
 from ropewalk.errors import FinetuneError, RopewalkError
 from ropewalk.evaluate.nll import window_nlls
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.finetune.data.packing import UNCOUNTED, Packer, Segment
+from ropewalk.finetune.data.packing import Segment
 from ropewalk.finetune.distributed import Ranks
 from ropewalk.models.model import Model, load_model
 from ropewalk.text.windows import TokenWindow
 
-# Nats a token. In float32 forty times the rounding that was seen (5e-7, to 16384 tokens); in half precision
-# another kernel may round otherwise, so that the smallest faults could hide there.
+# Nats per token. In float32 forty times the rounding that was measured (5e-7, up to 16384 tokens). In half
+# precision kernels may round differently, so that very small faults could pass.
 TOLERANCE = {"float32": 2e-5, "bf16": 5e-3, "fp16": 1e-3}
-LOOKED_AT = 32  # segments, for one of each kind
+SEARCHED_SEGMENTS = 32  # segments that are searched for one of each kind
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckBatch:
-    """Segments that are scored on both sides: the first of the stage, and the first of the other kind if any.
+    """Segments that trainer and evaluator score: the first one of the stage, and the first of the other kind.
 
     Attributes:
+        segments: one, or with mixed windows one of each kind.
         long, short: factors for the two kinds; `short` is None without mixed windows.
-        precision: as in the settings.
+        precision: `precision` of the settings.
     """
 
     segments: tuple[Segment, ...]
@@ -48,26 +50,23 @@ class CheckBatch:
     @classmethod
     def first(
         cls,
-        packer: Packer,
+        segments: Iterator[Segment],
         *,
         long: RescaleFactors,
         short: RescaleFactors | None,
         precision: str,
     ) -> "CheckBatch":
-        """What the packer gives next; it stands afterwards where it stood."""
-        state = packer.state_dict()
+        """The first segments of a stage."""
         found: dict[bool, Segment] = {}
-        for _ in range(1 if short is None else LOOKED_AT):
-            segment = next(packer)
+        for segment in islice(segments, 1 if short is None else SEARCHED_SEGMENTS):
             found.setdefault(segment.is_short, segment)
             if len(found) == 2:
                 break
-        packer.load_state_dict(state)
         return cls(segments=tuple(found.values()), long=long, short=short, precision=precision)
 
     @property
     def sha256(self) -> str:
-        """Of the tokens and what counts: it tells texts apart."""
+        """Hash of the tokens and targets."""
         digest = hashlib.sha256()
         for segment in self.segments:
             for tensor in (segment.ids, segment.targets):
@@ -75,7 +74,7 @@ class CheckBatch:
         return digest.hexdigest()
 
     def evaluate(self, loaded: Model) -> list[float]:
-        """Mean nats of each segment, as the evaluator has them; whatever is installed stays."""
+        """Mean nats per counted token of each segment, by the evaluator; installed factors stay installed."""
         found = []
         for segment in self.segments:
             with loaded.using(self.short if segment.is_short else self.long), self._autocast(loaded):
@@ -85,14 +84,14 @@ class CheckBatch:
         return found
 
     def train_side(self, trainer: Any, ranks: Ranks, cp_size: int) -> list[list[float]]:
-        """Mean nats of each segment, as the trainer has them: a list for each group that shares a segment."""
+        """Mean nats of each segment, by the trainer: a list for each group of processes that share one."""
         own = [_loss(trainer, segment) / ranks.count for segment in self.segments]
         by_rank = ranks.gather(own)
         groups = [by_rank[start : start + cp_size] for start in range(0, len(by_rank), cp_size)]
         return [[sum(values) for values in zip(*group, strict=True)] for group in groups]
 
     def require_equal(self, trained: Sequence[Sequence[float]], evaluated: Sequence[float]) -> None:
-        """Before step 1.
+        """Compare the two sides before step 1.
 
         Raises:
             FinetuneError: they differ by more than `TOLERANCE`.
@@ -102,17 +101,22 @@ class CheckBatch:
                 if not abs(ours - theirs) <= TOLERANCE[self.precision]:
                     where = f" in group {index} of {len(trained)}" if len(trained) > 1 else ""
                     raise FinetuneError(
-                        f"The trainer has {ours:.6f} nats a token on the first segment{where}, but the "
-                        f"evaluator {theirs:.6f} under the same factors, beyond the allowed "
-                        f"{TOLERANCE[self.precision]:g}: its labels, positions, masks or factors are not "
-                        f"what is evaluated; nothing more is trained."
+                        f"The trainer has {ours:.6f} nats per token on the first segment{where}, but the "
+                        f"evaluator {theirs:.6f} with the same factors (allowed difference: "
+                        f"{TOLERANCE[self.precision]:g}): labels, positions, masks or factors of the trainer "
+                        f"differ; training stops."
                     )
 
     def require_reloaded(self, checkpoint: Path, trained: Sequence[float], like: Model) -> None:
         """Load a checkpoint from the disk and score it.
 
+        Args:
+            checkpoint: folder of the checkpoint.
+            trained: the scores of the trained model.
+            like: the model whose device, dtype and attention the checkpoint is loaded with.
+
         Raises:
-            FinetuneError: it can't be read, or does not score as the model that is trained does.
+            FinetuneError: it can't be read, or does not score like the trained model.
         """
         try:
             reloaded = load_model(
@@ -128,11 +132,11 @@ class CheckBatch:
             )
             scored = self.evaluate(reloaded)
         except RopewalkError as error:
-            raise FinetuneError(f"The checkpoint is not what is trained: {error}") from error
+            raise FinetuneError(f"The checkpoint is not the trained model: {error}") from error
         self.require_same_scores(scored, trained)
 
     def require_same_scores(self, scored: Sequence[float], trained: Sequence[float]) -> None:
-        """Of a checkpoint that was loaded again.
+        """Compare the scores of a checkpoint that was loaded again.
 
         Raises:
             FinetuneError: they differ by more than `TOLERANCE`.
@@ -140,9 +144,9 @@ class CheckBatch:
         for theirs, ours in zip(scored, trained, strict=True):
             if not abs(theirs - ours) <= TOLERANCE[self.precision]:
                 raise FinetuneError(
-                    f"The checkpoint, loaded again, has {theirs:.6f} nats a token on the first segment, but "
-                    f"the model that is trained {ours:.6f}, beyond the allowed "
-                    f"{TOLERANCE[self.precision]:g}: it was not kept."
+                    f"The checkpoint has {theirs:.6f} nats per token on the first segment after loading, but "
+                    f"the trained model {ours:.6f} (allowed difference: {TOLERANCE[self.precision]:g}): it "
+                    f"is not kept."
                 )
 
     def _autocast(self, loaded: Model) -> Any:
@@ -151,7 +155,7 @@ class CheckBatch:
 
 
 def _loss(trainer: Any, segment: Segment) -> float:
-    """The loss as a training step takes it, without the backward pass and without dropout."""
+    """The loss of a training step, without the backward pass and without dropout."""
     model = trainer.model_wrapped
     was_training = model.training
     model.eval()
@@ -166,10 +170,9 @@ def _loss(trainer: Any, segment: Segment) -> float:
 
 
 def _windows(segment: Segment) -> tuple[list[TokenWindow], Tensor]:
-    """What sees itself only, as windows; and the weights of their scored tokens, one after another."""
-    weights = (segment.targets != UNCOUNTED).double() if segment.weights is None else segment.weights.double()
+    """Windows of tokens that attend to each other, and the weights of all scored tokens, concatenated."""
     windows, scored = [], []
-    for ids, positions, row in zip(segment.ids, segment.positions, weights, strict=True):
+    for ids, positions, row in zip(segment.ids, segment.positions, segment.weights.double(), strict=True):
         starts = (positions == 0).nonzero().flatten().tolist()
         for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
             if stop - start > 1:

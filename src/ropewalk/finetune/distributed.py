@@ -1,11 +1,12 @@
-"""The processes of a run: what they must have alike, and how one that fails takes the others with it."""
+"""The processes of a run: gathers values from all of them, and stops all of them if one fails."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import distributed
+from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import gather  # type: ignore[import-untyped]
 
 from ropewalk.errors import FinetuneError
 from ropewalk.factors.rescale_factors import RescaleFactors
@@ -13,39 +14,37 @@ from ropewalk.store import hash_json
 
 
 class Ranks:
-    """Every process of the run, seen from this one; a run of one process is alone.
+    """The processes of the run, seen from this one, through accelerate.
 
     Attributes:
-        index: of this process, from 0; the first one writes what is written once.
-        count: how many there are.
+        index: rank of this process; process 0 writes what is written once.
+        count: number of processes.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        together = distributed.is_available() and distributed.is_initialized()
-        self.index = distributed.get_rank() if together else 0
-        self.count = distributed.get_world_size() if together else 1
-        self._device = device
+    def __init__(self) -> None:
+        self._state = PartialState()
+        self.index: int = self._state.process_index
+        self.count: int = self._state.num_processes
 
     @property
     def is_first(self) -> bool:
         return self.index == 0
 
     def gather(self, values: list[float]) -> list[list[float]]:
-        """The values of every process, in their order; float64."""
-        if self.count == 1:
-            return [values]
-        precise = torch.float32 if self._device.type == "mps" else torch.float64
-        own = torch.tensor(values, dtype=precise, device=self._device)
-        found = [torch.empty_like(own) for _ in range(self.count)]
-        distributed.all_gather(found, own)
-        return [tensor.tolist() for tensor in found]
+        """The values of every process, by rank; float64."""
+        device = self._state.device
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        found: list[list[float]] = gather(torch.tensor([values], dtype=precise, device=device)).tolist()
+        return found
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Every process comes to the end of it, or none goes on.
+        """Wait until every process reaches the end of the block, or raise in all of them.
+
+        accelerate's `wait_for_everyone` would wait for a process that failed until its timeout.
 
         Raises:
-            FinetuneError: another process failed in it.
+            FinetuneError: another process failed in the block.
         """
         try:
             yield
@@ -54,13 +53,14 @@ class Ranks:
             raise
         failed = [index for index, (flag,) in enumerate(self.gather([0.0])) if flag]
         if failed:
-            raise FinetuneError(f"Process {failed[0]} of {self.count} stopped; see what it says.")
+            raise FinetuneError(f"Process {failed[0]} of {self.count} failed: read its error.")
 
     def require_same(self, digest: str, what: str) -> None:
-        """Refuse to go on where processes differ.
+        """Check that a digest is the same in all processes.
 
         Args:
             digest: hexadecimal.
+            what: the name of what was hashed, for the message.
 
         Raises:
             FinetuneError: names the first process that differs from process 0.
@@ -69,13 +69,13 @@ class Ranks:
         for index, other in enumerate(found):
             if other != found[0]:
                 raise FinetuneError(
-                    f"Process {index} of {self.count} holds other {what} than process 0: give every process "
+                    f"Process {index} of {self.count} has other {what} than process 0: give every process "
                     f"the same files and settings."
                 )
 
 
 def factors_digest(factors: RescaleFactors) -> str:
-    """SHA-256 of what the model is turned by: everything in the factors but where they come from."""
+    """SHA-256 of the factors without their provenance."""
     values = json.loads(factors.to_json())
     del values["provenance"]
     return hash_json(values)

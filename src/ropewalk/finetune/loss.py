@@ -1,8 +1,8 @@
-"""The loss of a batch without the logits of a whole segment, from the model's own forward.
+"""The loss of a batch without the logits of a whole segment, computed by the model's own forward.
 
-Stands in for the forward of a causal model: the decoder reads the batch, then the model's own last steps (its
-output matrix, and whatever its family does to logits) are taken for a tile of tokens at a time, and once more
-for each tile in the backward pass. Logits of 131072 tokens and a vocabulary of 128k would be 64 GiB.
+`TiledLoss` replaces the forward of a causal model: the decoder reads the batch, then the last steps of the
+model (its output matrix, and what its family does to logits) run for a tile of tokens at a time, and again
+for each tile in the backward pass. Logits of 131072 tokens and a vocabulary of 128k would take 64 GiB.
 """
 
 import copy
@@ -20,21 +20,21 @@ from ropewalk.finetune.data.packing import UNCOUNTED
 from ropewalk.models.model import Model
 from ropewalk.models.replaced_attribute import replaced
 
-TILE_LOGITS = 2**22  # logits that exist at once, where that is not too few tokens
+TILE_LOGITS = 2**22  # logits in memory at once, unless that is fewer than FEWEST_TOKENS
 FEWEST_TOKENS = 256
 
 
 class TiledLoss:
-    """A model's forward while it is trained; without labels it is the model's own.
+    """The forward of a model during training; without labels it calls the model's own.
 
-    The loss is the sum of the counted tokens' nats, each times its weight, over `num_items_in_batch`: so a
-    step's gradient is that of the mean over all counted tokens of the step, whatever they are split into.
-    Losses that a family adds of its own (mixtures of experts balance theirs) are left out.
+    The loss is the weighted sum of the nats of all counted tokens, divided by `num_items_in_batch`. The
+    gradient of a step is therefore that of the mean over its counted tokens, however the step is split.
+    Losses that a family adds (a mixture of experts balances its load) are left out.
 
     Args:
-        tile_tokens: None takes what suits the vocabulary.
-        long, short: factors for segments of the two kinds; without `short` nothing is changed. The model has
-            factors installed.
+        model: a causal model of transformers, with factors installed if `short` is given.
+        tile_tokens: tokens per tile; None chooses by the size of the vocabulary.
+        long, short: factors for segments of the two kinds; without `short` the installed factors stay.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class TiledLoss:
         self._decoder = self._owner.decoder
         vocabulary_size = model.config.get_text_config(decoder=True).vocab_size
         self._tile_tokens = tile_tokens or max(FEWEST_TOKENS, TILE_LOGITS // vocabulary_size)
-        self._model = model
         self._original: Callable[..., Any] = model.forward
         self._long, self._short = long, short
 
@@ -63,11 +62,11 @@ class TiledLoss:
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the model's own; with `shift_labels`, shape (rows, length), only the loss comes back."""
+        """The model's own forward; with `shift_labels`, shape (rows, length), returns only the loss."""
         if shift_labels is None:
             own = {} if labels is None else {"labels": labels}
             return self._original(*args, **own, **kwargs)
-        self._turn(is_short)
+        self._install_for(is_short)
         named = {name: kwargs[name] for name in ("input_ids", "position_ids") if kwargs.get(name) is not None}
         output = self._decoder(**named, use_cache=False)
         total = self._sum(output, shift_labels, loss_weights)
@@ -75,18 +74,19 @@ class TiledLoss:
             num_items_in_batch = (shift_labels != UNCOUNTED).sum()
         return {"loss": total / num_items_in_batch}
 
-    def _turn(self, is_short: bool) -> None:
+    def _install_for(self, is_short: bool) -> None:
+        """Set the factors for segments of this kind."""
         if self._short is None:
             return
-        wanted = self._short if is_short else self._long
-        assert wanted is not None
-        if self._owner.factors is not wanted:
-            self._owner.install(wanted)
+        factors = self._short if is_short else self._long
+        assert factors is not None
+        if self._owner.factors is not factors:
+            self._owner.install(factors)
 
     def _sum(self, output: Any, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted nats of all counted tokens, shape ()."""
         tile = self._tile_tokens
-        # Split once: slices would each have a gradient as long as the segment.
+        # One split: every slice would have a gradient as long as the segment.
         hidden = torch.split(output.last_hidden_state.flatten(0, 1), tile)
         following = torch.split(targets.flatten(), tile)
         each = [None] * len(hidden) if weights is None else torch.split(weights.flatten(), tile)
@@ -97,8 +97,8 @@ class TiledLoss:
         return torch.stack(sums).sum()
 
     def _sum_of_tile(self, output: Any, hidden: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        with _answering(self._decoder, output, hidden.unsqueeze(0)):
-            # Which tokens are named makes no difference: the decoder is not asked.
+        with _returning(self._decoder, output, hidden.unsqueeze(0)):
+            # The token ids make no difference: the decoder is replaced.
             logits = self._original(input_ids=targets.clamp(min=0).unsqueeze(0), use_cache=False).logits[0]
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if weights is None:
@@ -107,8 +107,8 @@ class TiledLoss:
 
 
 @contextmanager
-def _answering(decoder: nn.Module, output: Any, hidden: Tensor) -> Iterator[None]:
-    """Meanwhile the decoder answers with these hidden states, and else as it did, whatever it is asked."""
+def _returning(decoder: nn.Module, output: Any, hidden: Tensor) -> Iterator[None]:
+    """While active, the decoder returns its output with these hidden states, whatever its input."""
     answer = copy.copy(output)
     answer.last_hidden_state = hidden
     with replaced(decoder, "forward", lambda *args, **kwargs: answer):
@@ -117,7 +117,7 @@ def _answering(decoder: nn.Module, output: Any, hidden: Tensor) -> Iterator[None
 
 @contextmanager
 def tiled_loss(model: Any, **settings: Any) -> Iterator[TiledLoss]:
-    """`TiledLoss` in the place of the model's forward; afterwards it is as it was."""
+    """Replace the model's forward with `TiledLoss`; restores it afterwards."""
     loss = TiledLoss(model, **settings)
     with replaced(model, "forward", loss):
         yield loss

@@ -1,79 +1,48 @@
-"""transformers' Trainer with three things changed: where batches come from, what is saved, what is loaded.
+"""transformers' Trainer with other batches, other checkpoints, and a check before the first step.
 
 Everything else (the loop, accelerate's wrappers, gradient accumulation, clipping, mixed precision, the
 optimizer, the schedule, loggers) is Trainer's own.
 """
 
-import math
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from ropewalk.errors import FinetuneError, SettingError
+from ropewalk.errors import DataError, SettingError
 from ropewalk.finetune import checkpoints
 from ropewalk.finetune.checks import CheckBatch
-from ropewalk.finetune.data.packing import Batches, Packer, Segment, collate
+from ropewalk.finetune.data.packing import Segment, collate
 from ropewalk.finetune.distributed import Ranks
 from ropewalk.finetune.settings import FinetuneSettings
+from ropewalk.finetune.step_reports import StepProgress, StepReports, TrainingLog
+from ropewalk.finetune.training_arguments import training_arguments
 from ropewalk.models.activation_checkpointing import DifferentiableAttention
-
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepProgress:
-    """What `on_step` is told; the loss is the mean nats of the step's counted tokens, before the step."""
-
-    step: int
-    num_steps: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float | None
-    num_tokens: int
-    seconds: float
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """What a stage has done so far, over all its starts; it is in every checkpoint.
-
-    Attributes:
-        losses: of each step.
-        seconds: spent in steps and checks, those that were lost with a killed process not counted.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     """Trains one stage; made by `make_trainer`.
 
     Attributes:
-        stage: the stage's folder.
-        check: the batch that both sides score.
-        evaluated: what the evaluator says of it before the first step.
-        installed_digest: SHA-256 of the factors that the model is turned by now.
-        write_model: writes what the model is now (or its adapter) into a folder.
-        reload: scores a checkpoint that was just written, given what the trainer scores.
-        recomputed: whether `models.activation_checkpointing` sees to the layers.
-        num_done: steps that were done before this start.
+        stage: the folder of the stage.
+        segments: `datasets.IterableDataset` of the segments of all processes.
+        check: the segments that trainer and evaluator score.
+        evaluated: the evaluator's scores before the first step.
+        installed_digest: returns SHA-256 of the installed factors.
+        write_model: writes the model (or its adapter) into a folder.
+        reload: scores a checkpoint that was just written, and compares with the given scores.
+        recomputed: True if `models.activation_checkpointing` recomputes the layers.
+        num_done: steps before this start.
     """
 
     settings: FinetuneSettings
     stage: Path
-    packer: Packer
-    progress: Progress
+    segments: Any
+    log_so_far: TrainingLog
     ranks: Ranks
     check: CheckBatch
     evaluated: list[float]
@@ -85,23 +54,31 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
 
     @property
     def is_sharded(self) -> bool:
-        """Whether weights and optimizer lie in parts on several processes, whoever asked for it."""
+        """True if weights and optimizer are spread over several processes, by settings or by the launcher."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     # ---------------------------------------------------------------- data
 
     def get_train_dataloader(self) -> Any:
-        """Batches of this process; accelerate's own loader reads one ahead, and so loses the place."""
+        """The batches of this process. accelerate's loader would read one ahead and lose the position."""
         if self.num_done >= self.settings.num_steps:
-            return iter(())  # only what comes after the last step is left to do
-        group = self.settings.cp_size
-        return Batches(
-            self.packer,
-            per_device=self.settings.per_device_batch_size,
-            process_index=self.ranks.index // group,
-            num_processes=self.ranks.count // group,
-            collate=self.collate,
-        )
+            return iter(())  # all steps are done
+        return self._batches()
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """A step has the same segments with any number of processes, and the text ends for all at once.
+
+        For each micro-batch of a step, for each process: `per_device_batch_size` segments. Every process
+        packs all segments; `split_dataset_by_node` would end at another step in some processes.
+        """
+        size, cp_size = self.settings.per_device_batch_size, self.settings.cp_size
+        start = self.ranks.index // cp_size * size
+        num_at_once = self.ranks.count // cp_size * size
+        for columns in self.segments.iter(batch_size=num_at_once, drop_last_batch=True):
+            rows = zip(*columns.values(), strict=True)
+            segments = [Segment(**dict(zip(columns, row, strict=True))) for row in rows]
+            yield self.collate(segments[start : start + size])
+        raise DataError("The training text ended before the stage: give more text, or use fewer steps.")
 
     def collate(self, segments: list[Segment]) -> dict[str, Any]:
         return collate(segments)
@@ -109,39 +86,36 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     # ---------------------------------------------------------------- a step
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """On a processor with attention whose backward pass for grouped heads is the faster one."""
+        """On a CPU with an attention whose backward pass is faster for grouped heads."""
         trains_here = self.args.device.type == "cpu" and torch.is_grad_enabled()
-        # Others' checkpointing would run the layers a second time without it.
+        # The checkpointing of other libraries would run the layers again without this attention.
         suits = self.recomputed or not (self.settings.gradient_checkpointing or self.is_sharded)
         with DifferentiableAttention() if trains_here and suits else nullcontext():
             return super().compute_loss(*args, **kwargs)
 
-    def check_layout(self) -> list[float]:
-        """What the trainer scores on the check batch now.
+    def score_check(self) -> list[list[float]]:
+        """The trainer's scores of the check segments, for each group of processes that share a segment.
 
         Raises:
-            FinetuneError: processes hold different factors.
+            FinetuneError: processes have different factors.
         """
-        return self.score_check()[0]
-
-    def score_check(self) -> list[list[float]]:
-        """The same for each group of processes that share a segment."""
         self.ranks.require_same(self.installed_digest(), "factors")
         return self.check.train_side(self, self.ranks, self.settings.cp_size)
 
     # ---------------------------------------------------------------- checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """In Trainer's place: the same contents without pickles, whole or not at all."""
+        """Replaces Trainer's: the same contents without pickles, complete or not at all."""
         name = checkpoints.checkpoint_name(self.state.global_step)
-        trained = self.check_layout()
+        trained = self.score_check()[0]
 
         def write(folder: Path) -> None:
             if not self.is_sharded:
                 self._write_states(folder)
             self.state.save_to_json(str(folder / "trainer_state.json"))
-            place = {**self.progress.as_dict(), "check": trained, "packer": self.packer.state_dict()}
-            checkpoints.write_json(folder / checkpoints.PROGRESS, place)
+            position = self.segments.state_dict()
+            progress = {**asdict(self.log_so_far), "check": trained, "segments": position}
+            checkpoints.write_json(folder / checkpoints.PROGRESS, progress)
             self.reload(folder, trained)
 
         checkpoints.saving(
@@ -167,12 +141,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         checkpoints.write_generators(folder, self.ranks.index)
 
     def _write_shard(self, folder: Path) -> None:
-        """The libraries' own files: weights, optimizer and scheduler of FSDP or DeepSpeed."""
+        """The files of FSDP or DeepSpeed: weights, optimizer and scheduler."""
         self._save_optimizer_and_scheduler(str(folder))
         self._write_generators(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Whole weights were loaded before the model was wrapped."""
+        """Weights that are not sharded were loaded before the model was wrapped."""
         if self.is_sharded:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -193,52 +167,17 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             checkpoints.read_generators(Path(checkpoint), self.ranks.index)
 
 
-class _Reports(TrainerCallback):  # type: ignore[misc]
-    """Checks before the first step, and tells of every step."""
+class _CheckFirst(TrainerCallback):  # type: ignore[misc]
+    """Compares trainer and evaluator before the first step."""
 
-    def __init__(self, trainer: StageTrainer, on_step: Callable[[StepProgress], None] | None) -> None:
+    def __init__(self, trainer: StageTrainer) -> None:
         self._trainer = trainer
-        self._on_step = on_step
-        self._before = 0.0
-        self._started = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self._trainer
         trained = trainer.score_check()
         with trainer.ranks.together():
             trainer.check.require_equal(trained, trainer.evaluated)
-        self._before = trainer.progress.seconds
-        self._started = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The stage is the epoch; Trainer counts it from the last start."""
-        state.epoch = state.global_step / self._trainer.settings.num_steps
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        trainer, loss = self._trainer, float(logs["loss"])
-        if not math.isfinite(loss):
-            raise FinetuneError(
-                f"The loss is {loss} at step {state.global_step}: lower the learning rate, or go on from the "
-                f"checkpoint before with another precision."
-            )
-        progress = trainer.progress
-        progress.losses.append(loss)
-        progress.seconds = self._before + time.monotonic() - self._started
-        if self._on_step is not None:
-            norm = logs.get("grad_norm")
-            self._on_step(
-                StepProgress(
-                    step=state.global_step,
-                    num_steps=trainer.settings.num_steps,
-                    loss=loss,
-                    learning_rate=float(logs["learning_rate"]),
-                    gradient_norm=None if norm is None else float(norm),
-                    num_tokens=state.global_step * trainer.settings.batch_size * trainer.settings.length,
-                    seconds=progress.seconds,
-                )
-            )
 
 
 def make_trainer(
@@ -249,94 +188,37 @@ def make_trainer(
     recomputed: bool,
     on_step: Callable[[StepProgress], None] | None = None,
 ) -> StageTrainer:
-    """A trainer whose own attributes are still to be set; the processes of a run know each other now.
+    """A trainer without text, check and model writer; afterwards the processes of the run are connected.
 
     Args:
-        recomputed: whether the model's layers see to `gradient_checkpointing` themselves.
+        model: the model to train, or peft's model around it.
+        settings: the settings of the stage.
+        stage: folder of the stage.
+        recomputed: True if the layers of the model apply `gradient_checkpointing` themselves.
+        on_step: called after each step.
 
     Raises:
-        SettingError: what the settings ask of transformers or accelerate can't be had here.
+        SettingError: transformers or accelerate can't run with these settings here.
     """
     try:
-        arguments = _arguments(model, settings, stage, recomputed)
-        arguments._n_gpu = min(arguments.n_gpu, 1)  # never torch's DataParallel, which would split segments
+        arguments = training_arguments(model, settings, stage, recomputed)
         uses_cache = model.config.use_cache
         trainer = StageTrainer(model=model, args=arguments)
     except SettingError:
         raise
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise SettingError(f"Training can't be set up so: {' '.join(str(error).split())}") from error
+        raise SettingError(f"Training can't be set up: {' '.join(str(error).split())}") from error
     if settings.is_sharded and not trainer.is_sharded:
         raise SettingError(
-            f"parallel asks for {' and '.join(settings.parallel)}, but accelerate does not share out weights "
-            f"here ({arguments.world_size} processes on {arguments.device}): leave it out, or launch on "
-            f"several devices."
+            f"parallel has {' and '.join(settings.parallel)}, but accelerate does not shard weights here "
+            f"({arguments.world_size} processes on {arguments.device}): remove it, or launch on several "
+            f"devices."
         )
     model.config.use_cache = uses_cache  # the configuration is saved with the weights
     trainer.settings, trainer.stage, trainer.recomputed = settings, stage, recomputed
-    trainer.ranks = Ranks(arguments.device)
-    trainer.model_accepts_loss_kwargs = True  # `finetune.loss` does, whatever the family says
+    trainer.ranks, trainer.log_so_far = Ranks(), TrainingLog()
+    trainer.model_accepts_loss_kwargs = True  # the forward of `finetune.loss` does, for every family
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Reports(trainer, on_step))
+    trainer.add_callback(_CheckFirst(trainer))
+    trainer.add_callback(StepReports(settings, trainer.log_so_far, on_step))
     return trainer
-
-
-def _arguments(model: Any, settings: FinetuneSettings, stage: Path, recomputed: bool) -> Any:
-    parallel = settings.parallel
-    num_groups = int(os.environ.get("WORLD_SIZE", "1")) // settings.cp_size
-    at_once = settings.per_device_batch_size * max(1, num_groups)
-    if num_groups < 1 or settings.batch_size % at_once:
-        raise SettingError(
-            f"batch_size is {settings.batch_size}, but must be a multiple of the {at_once} segments that "
-            f"{max(1, num_groups)} groups of {settings.cp_size} processes read at once."
-        )
-    if settings.precision == "fp16" and model.device.type == "cpu":
-        raise SettingError("precision is fp16, which a processor does not train in: choose bf16 or float32.")
-    fsdp = parallel.get("fsdp")
-    further: dict[str, Any] = {}
-    if fsdp:
-        config = dict(fsdp) if isinstance(fsdp, dict) else {}
-        config.setdefault("activation_checkpointing", settings.gradient_checkpointing)
-        further |= {"fsdp": True, "fsdp_config": config}
-    if parallel.get("deepspeed"):
-        further["deepspeed"] = parallel["deepspeed"]
-    if settings.cp_size > 1:
-        from accelerate import ParallelismConfig  # type: ignore[import-untyped]  # noqa: PLC0415
-
-        further["parallelism_config"] = ParallelismConfig(cp_size=settings.cp_size, dp_shard_size=num_groups)
-    return TrainingArguments(
-        output_dir=str(stage),
-        max_steps=settings.num_steps,
-        per_device_train_batch_size=settings.per_device_batch_size,
-        gradient_accumulation_steps=settings.batch_size // at_once,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=SCHEDULES[settings.schedule],
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        seed=settings.seed,
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        activation_checkpointing=settings.gradient_checkpointing and not fsdp and not recomputed,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        bf16=settings.precision == "bf16",
-        fp16=settings.precision == "fp16",
-        report_to=list(settings.report_to),
-        use_cpu=model.device.type == "cpu",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        ignore_data_skip=True,
-        disable_tqdm=True,
-        **{"dataloader_pin_memory": False, **further, **settings.trainer},
-    )
-
-
-def is_float32(model: Any) -> bool:
-    """Whether all that is trained is float32: half precision loses a small step altogether."""
-    return all(
-        parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad
-    )

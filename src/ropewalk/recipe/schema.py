@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from ropewalk.finetune.data.mixture import MixtureSettings
+from ropewalk.finetune.data.settings import MixtureSettings
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.models.settings import ModelSettings
 from ropewalk.recipe.stages import AnyStage, FinetuneStage, Length, ReadjustStage, SearchStage, Stage

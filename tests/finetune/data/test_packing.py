@@ -1,28 +1,27 @@
-"""Packing: what stands where, what counts, what sees what, and going on."""
+"""Packing: positions, targets, weights, and what a segment contains."""
 
-import json
+from itertools import islice
 
 import pytest
 import torch
 from finetune_stages import make_documents
 
-from ropewalk.errors import DataError, FinetuneError
-from ropewalk.finetune.data.documents import ListStream, TrainingDocument
-from ropewalk.finetune.data.packing import UNCOUNTED, Batches, Packer, collate
+from ropewalk.finetune.data.documents import TrainingDocument
+from ropewalk.finetune.data.packing import UNCOUNTED, Packing, collate
 
 BOS, EOS = 0, 1
 
 
-def document(text, counts=None):
-    """A letter a token, from 2."""
-    ids = torch.tensor([" .".index(c) if c in " ." else ord(c) - ord("a") + 2 for c in text])
-    counted = None if counts is None else torch.tensor([float(c) for c in counts])
-    return TrainingDocument(ids=ids, counts=counted, source="letters")
+def document(text, weights=None):
+    """One token per letter, from 2."""
+    ids = torch.tensor([ord(c) - ord("a") + 2 for c in text])
+    given = None if weights is None else torch.tensor([float(c) for c in weights])
+    return TrainingDocument(ids=ids, weights=given, source="letters")
 
 
-def packer(*texts, length=8, bos=BOS, eos=EOS, short_length=None, rounds=None):
-    documents = [text if isinstance(text, TrainingDocument) else document(text) for text in texts]
-    return Packer(ListStream(documents, rounds), bos=bos, eos=eos, length=length, short_length=short_length)
+def pack(*texts, length=8, bos=BOS, eos=EOS, short_length=None):
+    documents = (text if isinstance(text, TrainingDocument) else document(text) for text in texts)
+    return Packing(bos=bos, eos=eos, length=length, short_length=short_length).pack(documents)
 
 
 def show(ids):
@@ -30,25 +29,23 @@ def show(ids):
     return "".join({BOS: "<", EOS: ">", UNCOUNTED: "-"}.get(i) or chr(ord("a") + i - 2) for i in ids.tolist())
 
 
-def test_documents_are_cut_joined_and_bookended():
-    packed = packer("abcdefghi", "jk", "lmnopqr")
-    rows = [(show(s.ids[0]), show(s.targets[0]), s.num_pieces) for s in (next(packed) for _ in range(4))]
+def test_documents_are_split_joined_and_get_bos_and_eos():
+    rows = [(show(s.ids[0]), show(s.targets[0])) for s in pack("abcdefghi", "jk", "lmnopqr")]
     assert rows == [
-        ("<abcdef>", "abcdef--", 1),  # EOS closes a segment, but the document goes on: nothing to learn
-        ("<ghi><j>", "ghi>-j--", 2),
-        ("<k><lmn>", "k>-lmn--", 2),
-        ("<opqr>>>", "opqr>---", 1),  # two are left, too few for another piece
+        ("<abcdef>", "abcdef--"),  # EOS ends the segment, but not the document: it is no target
+        ("<ghi><j>", "ghi>-j--"),
+        ("<k><lmn>", "k>-lmn--"),
+        ("<opqr>>>", "opqr>---"),  # two tokens are left, too few for another piece
     ]
 
 
 def test_positions_run_from_start_to_end():
-    segment = next(packer("abc"))
-    assert segment.positions.tolist() == [list(range(8))]
+    assert next(pack("abc")).positions.tolist() == [list(range(8))]
 
 
-def test_ends_that_a_document_brings_are_not_doubled():
+def test_bos_and_eos_of_a_document_are_not_doubled():
     own = TrainingDocument(ids=torch.tensor([BOS, 2, 3, 4, EOS]), source="chat")
-    assert show(next(packer(own)).ids[0]) == "<abc>>>>"[:5] + "<a>"
+    assert show(next(pack(own, own)).ids[0]) == "<abc><a>"
 
 
 @pytest.mark.parametrize(
@@ -59,123 +56,62 @@ def test_ends_that_a_document_brings_are_not_doubled():
         (None, None, "abcabcab", "bc-bc-b-"),
     ],
 )
-def test_what_a_tokenizer_lacks_is_left_out(bos, eos, ids, targets):
-    segment = next(packer("abc", bos=bos, eos=eos))
+def test_a_tokenizer_may_have_no_bos_or_eos(bos, eos, ids, targets):
+    segment = next(pack(*["abc"] * 3, bos=bos, eos=eos))
     assert (show(segment.ids[0]), show(segment.targets[0])) == (ids, targets)
 
 
-def test_only_what_counts_is_a_target():
-    segment = next(packer(document("abcd", counts="0110"), document("z")))
+def test_only_tokens_with_a_weight_are_targets():
+    segment = next(pack(document("abcd", weights="0110"), document("z")))
     assert show(segment.ids[0]) == "<abcd>>>"
     assert show(segment.targets[0]) == "-bc-----"
-    assert segment.weights is None
+    assert segment.is_plain
     assert segment.num_counted == 2
+    assert "loss_weights" not in collate([segment])
 
 
-def test_weights_stand_at_their_targets():
-    segment = next(packer(document("abcd", counts="0250")))
+def test_weights_are_those_of_the_targets():
+    segment = next(pack(document("abcd", weights="0250")))
     assert segment.weights.tolist() == [[0, 2, 5, 0, 0, 0, 0, 0]]
-    batch = collate([segment])
-    assert torch.equal(batch["loss_weights"], segment.weights)
+    assert torch.equal(collate([segment])["loss_weights"], segment.weights)
 
 
 def test_a_document_is_not_changed():
-    one = document("abcd", counts="1111")
-    next(packer(one, bos=None, eos=None))
-    assert one.counts.tolist() == [1, 1, 1, 1]
+    one = document("abcd", weights="1111")
+    list(pack(one, bos=None, eos=None))
+    assert one.weights.tolist() == [1, 1, 1, 1]
 
 
-def test_every_token_is_read_once():
+def test_a_whole_document_starts_a_segment_if_it_does_not_fit():
+    whole = TrainingDocument(ids=torch.tensor([2, 3, 4, 5]), source="question", whole=True)
+    assert [show(segment.ids[0]) for segment in pack("abc", whole)] == ["<abc>>>>", "<abcd>>>"]
+    assert [show(segment.ids[0]) for segment in pack("abc", document("abcd"))] == ["<abc><a>", "<bcd>>>>"]
+
+
+@pytest.mark.parametrize("short_length", [None, 16])
+def test_every_token_is_read_once(short_length):
     documents = make_documents()
-    packed = Packer(ListStream(documents, 1), bos=BOS, eos=EOS, length=32)
-    read = []
-    with pytest.raises(DataError, match="ended after 6 documents"):
-        while True:
-            read += [i for i in next(packed).ids[0].tolist() if i > EOS]
-    told = torch.cat([d.ids for d in documents]).tolist()
-    assert read == told[: len(read)]
-    assert len(told) - len(read) < 32
+    packing = Packing(bos=BOS, eos=EOS, length=32, short_length=short_length)
+    read = [i for segment in packing.pack(documents) for i in segment.ids.flatten().tolist() if i > EOS]
+    assert sorted(read) == sorted(torch.cat([d.ids for d in documents]).tolist())
 
 
 def test_mixed_windows_keep_short_documents_apart():
-    packed = packer("abcdefghijklmn", "op", "qr", "stu", length=16, short_length=8)
-    segments = [next(packed) for _ in range(3)]  # the long one comes round again before the rows are full
-    assert [s.is_short for s in segments] == [False, False, True]
-    found = {s.is_short: s for s in segments}
-    assert show(found[False].ids[0]) == "<abcdefghijklmn>"
-    assert found[False].positions.tolist() == [list(range(16))]
-    assert [show(row) for row in found[True].ids] == ["<op><qr>", "<stu><o>"]
-    assert found[True].positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 1, 2]]
+    packed = pack("abcdefghijklmn", "op", "qr", "stuvw", length=16, short_length=8)
+    long, short = packed
+    assert (long.is_short, short.is_short) == (False, True)
+    assert show(long.ids[0]) == "<abcdefghijklmn>"
+    assert long.positions.tolist() == [list(range(16))]
+    assert [show(row) for row in short.ids] == ["<op><qr>", "<stuvw>>"]
+    assert short.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]]
 
 
-@pytest.mark.parametrize("short_length", [None, 24])
-def test_going_on_from_any_segment(short_length):
-    def make():
-        return Packer(ListStream(make_documents()), bos=BOS, eos=EOS, length=48, short_length=short_length)
-
-    whole, states = make(), []
-    segments = []
-    for _ in range(20):
-        states.append(json.loads(json.dumps(whole.state_dict())))
-        segments.append(next(whole))
-    assert {s.is_short for s in segments} == ({False} if short_length is None else {True, False})
-    for index, state in enumerate(states):
-        again = make()
-        again.load_state_dict(state)
-        assert again.state_dict() == state
-        for expected in segments[index : index + 3]:
-            segment = next(again)
-            assert torch.equal(segment.ids, expected.ids)
-            assert torch.equal(segment.targets, expected.targets)
-            assert torch.equal(segment.positions, expected.positions)
+def test_the_last_short_rows_are_padded():
+    (short,) = pack("op", length=16, short_length=8)
+    assert [show(row) for row in short.ids] == ["<op>>>>>", ">>>>>>>>"]
+    assert short.num_counted == 3
 
 
-def test_a_state_holds_no_text():
-    packed = Packer(ListStream(make_documents((5000,))), bos=BOS, eos=EOS, length=512)
-    next(packed)
-    assert len(json.dumps(packed.state_dict())) < 300
-
-
-@pytest.mark.parametrize("text", ["abc", "abcdefghijkm"])
-def test_going_on_with_another_text_is_refused(text):
-    packed = packer("abcdefghijkl")
-    next(packed)
-    other = packer(text)
-    with pytest.raises(FinetuneError, match="not the one that this stage began with"):
-        other.load_state_dict(packed.state_dict())
-
-
-def test_documents_must_be_as_long_as_a_segment():
-    packer("abcdef", "g").require_long_documents()
-    packer("abcdefgh", "g", bos=None, eos=None).require_long_documents()
-    for documents, ends in ((("abcde", "f"), {}), (("abcdefg",), {"bos": None, "eos": None})):
-        with pytest.raises(DataError, match=r"segments of 8 tokens, but no document is as long: the longest"):
-            packer(*documents, **ends).require_long_documents()
-
-
-def test_a_text_of_which_nothing_counts_is_refused():
-    with pytest.raises(DataError, match="None of 1000 segments"):
-        next(packer(document("abc", counts="000")))
-
-
-@pytest.mark.parametrize(("num_processes", "per_device"), [(1, 1), (1, 4), (2, 2), (4, 1)])
-def test_a_step_holds_the_same_segments_however_it_is_split(num_processes, per_device):
-    """Four segments a step."""
-    steps = [set(), set()]
-    for index in range(num_processes):
-        packed = Packer(ListStream(make_documents()), bos=BOS, eos=EOS, length=32)
-        batches = iter(
-            Batches(
-                packed,
-                per_device=per_device,
-                process_index=index,
-                num_processes=num_processes,
-                collate=collate,
-            )
-        )
-        for step in steps:
-            for _ in range(4 // (num_processes * per_device)):
-                step |= {show(row) for row in next(batches)["input_ids"]}
-    plain = Packer(ListStream(make_documents()), bos=BOS, eos=EOS, length=32)
-    expected = [{show(next(plain).ids[0]) for _ in range(4)} for _ in range(2)]
-    assert steps == expected
+def test_segments_without_a_target_are_left_out():
+    assert list(pack(document("abc", weights="000"))) == []
+    assert len(list(islice(pack(document("abc", weights="000"), document("defghi")), 9))) == 2

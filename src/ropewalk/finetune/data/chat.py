@@ -1,10 +1,10 @@
-"""A chat to token ids by the tokenizer's own template, and which of them are the assistant's answers.
+"""Chats as token ids, by the chat template of the tokenizer, and a mask of the assistant's answers.
 
     <|user|> what is a rope? <|assistant|> a line of strands <|end|> <|user|> ...
-                                           ^^^^^^^^^^^^^^^^^^^^^^^^^ counts
+                                           ^^^^^^^^^^^^^^^^^^^^^^^^^ answer
 
-Where a template marks answers itself (`{% generation %}`), its marks hold. Elsewhere an answer is what a
-template adds to the messages before it, behind the words that it opens an answer with.
+If a template marks answers (`{% generation %}`), the mask is its own. Otherwise an answer is the text that
+the template adds to the messages before it, after the generation prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,33 +16,39 @@ ASSISTANT = "assistant"
 
 
 def require_template(tokenizer: Any, what: str) -> None:
-    """Whether chats can be read with this tokenizer.
+    """Check that a tokenizer can encode chats.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        what: name of the source, for messages.
 
     Raises:
-        SettingError: it has no template, or can't tell where its tokens stand.
+        SettingError: it has no chat template, or no offsets of tokens.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         raise SettingError(
-            f"{what} is a chat, but this model's tokenizer has no chat template: take a model that has one, "
-            f"or give the source as text."
+            f"{what} is a chat, but the tokenizer of this model has no chat template: use a model that has "
+            f"one, or give the source as text."
         )
     if not getattr(tokenizer, "is_fast", False):
         raise SettingError(
-            f"{what} is a chat, but this tokenizer does not tell where its tokens stand in a text, so that "
-            f"answers can't be found: take a model with a fast tokenizer."
+            f"{what} is a chat, but the tokenizer of this model gives no offsets of tokens, so answers can't "
+            f"be found: use a model with a fast tokenizer."
         )
 
 
 def encode_chat(
     tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str
 ) -> tuple[list[int], list[float]]:
-    """Ids without the BOS that opens them, and a weight each: 1 for answers, 0 for all else.
+    """Token ids of a chat without BOS at the beginning, and the weight of each: 1 in answers, 0 elsewhere.
 
     Args:
-        name: for messages.
+        tokenizer: a fast tokenizer of transformers with a chat template.
+        messages: roles and contents.
+        name: name of the chat, for messages.
 
     Raises:
-        DataError: the template refuses the messages, or changes earlier ones where later ones follow.
+        DataError: the template refuses the messages, or changes an answer when messages follow it.
     """
     if "{% generation" in tokenizer.chat_template or "{%- generation" in tokenizer.chat_template:
         encoded = _render(
@@ -61,14 +67,14 @@ def _by_prefixes(
     text = _render(tokenizer, messages, name)
     spans = []
     for index, message in enumerate(messages):
-        if message["role"] != ASSISTANT or index == 0:  # an answer to nothing is none
+        if message["role"] != ASSISTANT or index == 0:  # the first message answers nothing
             continue
         before = _render(tokenizer, messages[:index], name, add_generation_prompt=True)
         after = _render(tokenizer, messages[: index + 1], name)
         if not (text.startswith(before) and text.startswith(after)):
             raise DataError(
-                f"{name}: this tokenizer's template changes an answer where others follow it, so that it "
-                f"can't be told apart: take a template that marks answers with {{% generation %}}."
+                f"{name}: the chat template changes an answer when messages follow it, so answers can't be "
+                f"found: use a template that marks answers with {{% generation %}}."
             )
         spans.append((len(before), len(after)))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -81,6 +87,6 @@ def _by_prefixes(
 def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str, **options: Any) -> Any:
     try:
         return tokenizer.apply_chat_template(list(messages), **{"tokenize": False, **options})
-    except Exception as error:  # a template raises what it likes
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise DataError(f"{name} does not fit this tokenizer's chat template: {said}.") from None
+    except Exception as error:  # a template may raise any exception
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"The chat template can't render {name}: {reason}.") from None

@@ -1,381 +1,242 @@
-"""Documents to segments of one length, and segments to the batches of each process.
+"""Documents packed into segments of one length, and segments into batches.
 
-A document is cut where a segment ends and goes on in the next; several share a segment where they are short.
-Every piece is bookended with BOS and EOS, as in the paper (LongRoPE, 3.3), here with a length of 8:
+A document is split where a segment ends, and continues in the next one; short documents share a segment.
+Every piece has BOS before and EOS after it (LongRoPE, section 3.3), here with a length of 8:
 
     documents   a b c d e f g h i    j k    l ...
     segments    <s> a b c d e f </s>    <s> g h i </s> <s> j k ...
 
-Positions run from 0 to the end of the segment, and each token sees all that stand before it, other
-documents too. What a tokenizer lacks of BOS and EOS is left out: pieces then follow each other without it.
+Positions run from 0 to the end of the segment, and each token attends to all tokens before it, those of other
+documents included. A tokenizer without BOS or EOS gives pieces without it.
 
 With a short length (LongRoPE2's mixed windows) there are two kinds of segments. Documents that fit into the
-short length fill rows of it, as many rows as give about as many tokens; positions begin at 0 with every
-piece, which keeps pieces from seeing each other. All longer documents are packed as above.
+short length fill rows of it, as many rows as give about the same number of tokens. Positions restart at 0
+with every piece, so that pieces do not attend to each other. All longer documents are packed as above.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from ropewalk.errors import DataError, FinetuneError
-from ropewalk.finetune.data.documents import TrainingDocument, TrainingStream, require_long
+from ropewalk.finetune.data.documents import TrainingDocument
 
-UNCOUNTED = -100  # as transformers and cross_entropy have it
-FRUITLESS_SEGMENTS = 1000
+UNCOUNTED = -100  # the label that transformers and cross_entropy ignore
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Segment:
-    """Tokens that are read at once; all tensors have the shape (rows, length).
+    """Tokens that a model reads at once; all tensors have the shape (rows, length).
 
     Attributes:
         ids, positions: int64.
-        targets: the token that follows each, or -100 where the loss counts none.
-        weights: what each target's nats are multiplied by; None where all weigh 1.
-        is_short: of documents within the original window, to be read with the original RoPE.
-        num_pieces: of documents.
+        targets: the next token, or -100 where the loss does not count it.
+        weights: weight of each target in the loss, float32.
+        is_short: True for documents within the original window, which are read with the original RoPE.
+        source: name of the source of its documents.
     """
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
-    weights: Tensor | None
+    weights: Tensor
     is_short: bool
-    num_pieces: int
+    source: str
 
     @property
     def num_counted(self) -> int:
         return int((self.targets != UNCOUNTED).sum())
 
+    @property
+    def is_plain(self) -> bool:
+        """True if all counted targets have the weight 1."""
+        return bool(((self.weights == 0) | (self.weights == 1)).all())
 
-class Packer:
-    """Segments from a stream of documents, without end.
 
-    Its state refers to the stream's own places and to counts of tokens; no text is in it.
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How documents become segments.
 
-    Args:
-        bos, eos: token ids, None where the tokenizer has none.
-        length: tokens in a segment.
-        short_length: the original window, for mixed windows; None packs everything alike.
+    Attributes:
+        bos, eos: token ids, or None if the tokenizer has none.
+        length: tokens per segment.
+        short_length: the original window, for mixed windows; None packs all documents alike.
     """
 
-    def __init__(
-        self,
-        stream: TrainingStream,
-        *,
-        bos: int | None,
-        eos: int | None,
-        length: int,
-        short_length: int | None = None,
-    ) -> None:
-        self._stream = stream
-        self._bos, self._eos = bos, eos
-        self._ends = (bos is not None) + (eos is not None)
-        self._length = length
-        self._long = _Lane(length, num_rows=1, ends=self._ends)
-        self._short: _Lane | None = None
-        if short_length is not None:
-            self._short = _Lane(short_length, num_rows=max(1, length // short_length), ends=self._ends)
-        self._current: _Piece | None = None
-        self._num_documents = 0
+    bos: int | None
+    eos: int | None
+    length: int
+    short_length: int | None = None
 
-    def __iter__(self) -> "Packer":
-        return self
-
-    def __next__(self) -> Segment:
-        for _ in range(FRUITLESS_SEGMENTS):
-            segment = self._build(self._fill())
-            if segment.num_counted:
-                return segment
-        raise DataError(
-            f"None of {FRUITLESS_SEGMENTS} segments has a token that counts: check the text's masks."
-        )
-
-    def require_long_documents(self) -> None:
-        """Refuse a text of which no document fills a segment: nothing in it reaches as far.
-
-        Raises:
-            DataError: with the lengths.
-        """
-        require_long(self._stream.longest, self._length - self._ends, self._length)
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON values, from which `load_state_dict` goes on with the next segment."""
-        return {
-            "stream": self._stream.state_dict(),
-            "num_documents": self._num_documents,
-            "current": None if self._current is None else self._current.as_dict(),
-            "lanes": [[piece.as_dict() for piece in lane.pieces] for lane in self._lanes],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there.
-
-        Raises:
-            FinetuneError: a document that a segment was begun with is another now.
-        """
-        read = _Rereader(self._stream, self._strip)
-        for lane, pieces in zip(self._lanes, state["lanes"], strict=True):
-            lane.restore([read(piece) for piece in pieces])
-        current = state["current"]
-        self._current = None if current is None else read(current)
-        self._num_documents = state["num_documents"]
-        self._stream.load_state_dict(state["stream"])
+    @classmethod
+    def of(cls, tokenizer: Any, length: int, short_length: int | None = None) -> Self:
+        """With the BOS and EOS of a tokenizer of transformers."""
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        return cls(bos=bos, eos=eos, length=length, short_length=short_length)
 
     @property
-    def _lanes(self) -> list["_Lane"]:
-        return [self._long] if self._short is None else [self._long, self._short]
+    def num_ends(self) -> int:
+        """Tokens that are added to each piece."""
+        return (self.bos is not None) + (self.eos is not None)
 
-    def _fill(self) -> "_Lane":
-        """Read on until a lane is full."""
-        while True:
-            if self._current is None:
-                self._current = self._read()
-            document = self._current.document
-            fits = self._short is not None and len(document.ids) + self._ends <= self._short.length
-            lane = self._short if fits and self._short is not None else self._long
-            self._current = lane.take(self._current)
-            if lane.is_full:
-                return lane
+    @property
+    def text_length(self) -> int:
+        """Tokens of a segment between BOS and EOS."""
+        return self.length - self.num_ends
 
-    def _read(self) -> "_Piece":
-        origin = self._stream.state_dict()
-        try:
-            document = self._strip(next(self._stream))
-        except StopIteration:
-            raise DataError(
-                f"The text ended after {self._num_documents} documents, before the stage did: give more "
-                f"text, or fewer steps."
-            ) from None
-        self._num_documents += 1
-        return _Piece(document, origin, 0, len(document.ids))
+    def pack(self, documents: Iterable[TrainingDocument]) -> Iterator[Segment]:
+        """Segments of these documents; the last one of each kind has padding. No token is left out.
+
+        Segments without a counted target are left out.
+        """
+        long, short = _OpenSegment(self, is_short=False), _OpenSegment(self, is_short=True)
+        for document in documents:
+            stripped = self._strip(document)
+            fits = self.short_length is not None and len(stripped.ids) + self.num_ends <= self.short_length
+            yield from (short if fits else long).add(stripped)
+        for last in (long, short):
+            yield from last.close()
 
     def _strip(self, document: TrainingDocument) -> TrainingDocument:
-        """Without BOS and EOS at its ends, which are put around every piece."""
+        """Without the document's own BOS and EOS."""
         start, stop = 0, len(document.ids)
-        if stop > start and self._bos is not None and int(document.ids[0]) == self._bos:
+        if stop > start and self.bos is not None and int(document.ids[0]) == self.bos:
             start = 1
-        if stop > start and self._eos is not None and int(document.ids[-1]) == self._eos:
+        if stop > start and self.eos is not None and int(document.ids[-1]) == self.eos:
             stop -= 1
-        if (start, stop) == (0, len(document.ids)):
-            return document
-        counts = None if document.counts is None else document.counts[start:stop]
-        return replace(document, ids=document.ids[start:stop], counts=counts)
+        weights = None if document.weights is None else document.weights[start:stop]
+        return TrainingDocument(
+            ids=document.ids[start:stop], weights=weights, source=document.source, whole=document.whole
+        )
 
-    def _build(self, lane: "_Lane") -> Segment:
-        """A full lane's pieces as tensors; the lane is empty afterwards."""
-        is_short = lane is self._short
-        num_pieces = len(lane.pieces)
-        rows = [self._row(pieces, lane.length, is_short) for pieces in lane.empty()]
-        ids, positions, weights = (torch.stack(tensors) for tensors in zip(*rows, strict=True))
+
+class _OpenSegment:
+    """A segment that is being filled with pieces, row by row."""
+
+    def __init__(self, packing: Packing, *, is_short: bool) -> None:
+        self._packing = packing
+        self._is_short = is_short
+        self._length, self._num_rows = packing.length, 1
+        if is_short and packing.short_length is not None:
+            self._length = packing.short_length
+            self._num_rows = max(1, packing.length // packing.short_length)
+        self._rows: list[_Row] = []
+        self._row = _Row(self._length)
+        self._source = ""
+
+    def add(self, document: TrainingDocument) -> Iterator[Segment]:
+        """Append a document; yields the segments that it completes."""
+        self._source = document.source
+        num_ends, stop = self._packing.num_ends, len(document.ids)
+        if document.whole and self._row.num_free < stop + num_ends <= self._length:
+            yield from self._end_row()
+        start = 0
+        while start < stop:
+            end = min(stop, start + self._row.num_free - num_ends)
+            self._row.append(*_with_ends(document, start, end, self._packing))
+            start = end
+            if self._row.num_free <= num_ends:
+                yield from self._end_row()
+
+    def close(self) -> Iterator[Segment]:
+        """Yields the last segment, padded."""
+        if self._row.ids:
+            yield from self._end_row()
+        while self._rows:
+            yield from self._end_row()
+
+    def _end_row(self) -> Iterator[Segment]:
+        self._rows.append(self._row)
+        self._row = _Row(self._length)
+        if len(self._rows) == self._num_rows:
+            rows, self._rows = self._rows, []
+            segment = self._build(rows)
+            if segment.num_counted:
+                yield segment
+
+    def _build(self, rows: list["_Row"]) -> Segment:
+        padding = 0 if self._packing.eos is None else self._packing.eos
+        ids = torch.stack([row.padded_ids(padding) for row in rows])
+        own = torch.stack([row.padded_weights() for row in rows])
+        positions = torch.stack([row.positions(restart=self._is_short) for row in rows])
         targets = torch.full_like(ids, UNCOUNTED)
-        targets[:, :-1] = torch.where(weights[:, 1:] > 0, ids[:, 1:], UNCOUNTED)
-        following = torch.zeros_like(weights)
-        following[:, :-1] = weights[:, 1:]
-        is_plain = bool(((following == 0) | (following == 1)).all())
+        targets[:, :-1] = torch.where(own[:, 1:] > 0, ids[:, 1:], UNCOUNTED)
+        weights = torch.zeros_like(own)
+        weights[:, :-1] = own[:, 1:]
         return Segment(
             ids=ids,
             positions=positions,
             targets=targets,
-            weights=None if is_plain else following,
-            is_short=is_short,
-            num_pieces=num_pieces,
+            weights=weights,
+            is_short=self._is_short,
+            source=self._source,
         )
 
-    def _row(self, pieces: list["_Piece"], length: int, restart: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """ids, positions and each token's own weight, shape (length,)."""
-        ids, weights, starts = list[Tensor](), list[Tensor](), list[int]()
-        used = 0
-        for piece in pieces:
-            starts.append(used)
-            piece_ids, piece_weights = self._bookend(piece)
-            ids.append(piece_ids)
-            weights.append(piece_weights)
-            used += len(piece_ids)
-        # Too little room for another piece: filled up with what no token sees and the loss does not count.
-        filler = self._eos if self._eos is not None else 0
-        ids.append(torch.full((length - used,), filler, dtype=torch.int64))
-        weights.append(torch.zeros(length - used))
-        positions = torch.arange(length)
+
+class _Row:
+    """A row of a segment: pieces one after another."""
+
+    def __init__(self, length: int) -> None:
+        self.num_free = length
+        self.ids: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._starts: list[int] = []
+        self._length = length
+
+    def append(self, ids: Tensor, weights: Tensor) -> None:
+        self._starts.append(self._length - self.num_free)
+        self.ids.append(ids)
+        self._weights.append(weights)
+        self.num_free -= len(ids)
+
+    def padded_ids(self, padding: int) -> Tensor:
+        return torch.cat([*self.ids, torch.full((self.num_free,), padding, dtype=torch.int64)])
+
+    def padded_weights(self) -> Tensor:
+        return torch.cat([*self._weights, torch.zeros(self.num_free)])
+
+    def positions(self, *, restart: bool) -> Tensor:
+        """From 0 to the end; with `restart` each piece begins at 0."""
+        positions = torch.arange(self._length)
         if restart:
-            first = torch.zeros(length, dtype=torch.int64)
-            first[starts] = torch.tensor(starts)
+            first = torch.zeros(self._length, dtype=torch.int64)
+            first[self._starts] = torch.tensor(self._starts, dtype=torch.int64)
             positions = positions - first.cummax(0).values
-        return torch.cat(ids), positions, torch.cat(weights)
-
-    def _bookend(self, piece: "_Piece") -> tuple[Tensor, Tensor]:
-        """BOS counts nowhere; EOS counts where the document really ends there and its last token counts."""
-        ids, weights = [piece.ids], [piece.weights]
-        if self._bos is not None:
-            ids.insert(0, torch.tensor([self._bos]))
-            weights.insert(0, torch.zeros(1))
-        if self._eos is not None:
-            ids.append(torch.tensor([self._eos]))
-            ended = piece.stop == len(piece.document.ids)
-            weights.append(weights[-1][-1:].clone() if ended else torch.zeros(1))
-        weights[0][0] = 0.0  # nothing before it belongs to it
-        return torch.cat(ids), torch.cat(weights)
+        return positions
 
 
-class Batches:
-    """The micro-batches of one process, without end: Trainer's data loader.
+def _with_ends(document: TrainingDocument, start: int, stop: int, packing: Packing) -> tuple[Tensor, Tensor]:
+    """Token ids and weights of a piece with BOS and EOS.
 
-    Every process packs the same segments and keeps its own, so that a step holds the same segments however
-    many processes there are:
-
-        for each micro-batch of a step: for each process: `per_device` segments
-
-    Args:
-        process_index, num_processes: among those that read different segments.
+    BOS has the weight 0. EOS counts where the document ends and the last token of it counts.
     """
-
-    def __init__(
-        self,
-        packer: Packer,
-        *,
-        per_device: int,
-        process_index: int,
-        num_processes: int,
-        collate: Callable[[list[Segment]], dict[str, Any]],
-    ) -> None:
-        self.packer = packer
-        self._collate = collate
-        self._per_device = per_device
-        self._process_index = process_index
-        self._num_processes = num_processes
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while True:
-            own: list[Segment] = []
-            for process_index in range(self._num_processes):
-                segments = [next(self.packer) for _ in range(self._per_device)]
-                if process_index == self._process_index:
-                    own = segments
-            yield self._collate(own)
+    ids = [document.ids[start:stop]]
+    own = torch.ones(stop - start) if document.weights is None else document.weights[start:stop].float()
+    weights = [own.clone()]
+    if packing.bos is not None:
+        ids.insert(0, torch.tensor([packing.bos]))
+        weights.insert(0, torch.zeros(1))
+    if packing.eos is not None:
+        ids.append(torch.tensor([packing.eos]))
+        weights.append(own[-1:].clone() if stop == len(document.ids) else torch.zeros(1))
+    weights[0][0] = 0.0  # the token before it belongs to another document
+    return torch.cat(ids), torch.cat(weights)
 
 
 def collate(segments: Sequence[Segment]) -> dict[str, Any]:
-    """What the model's forward takes, see `finetune.loss`; all segments are of one kind."""
+    """The arguments of the model's forward, see `finetune.loss`; all segments are of one kind."""
     kinds = {segment.is_short for segment in segments}
     assert len(kinds) == 1, kinds
     targets = torch.cat([segment.targets for segment in segments])
     batch: dict[str, Any] = {
         "input_ids": torch.cat([segment.ids for segment in segments]),
         "position_ids": torch.cat([segment.positions for segment in segments]),
-        "labels": targets.clone(),  # unused, but where there are none Trainer does not count tokens
+        "labels": targets.clone(),  # Trainer counts tokens only if there are labels
         "shift_labels": targets,
         "is_short": kinds.pop(),
     }
-    if any(segment.weights is not None for segment in segments):
-        ones = torch.ones_like(segments[0].targets, dtype=torch.float32)
-        weights = [ones if segment.weights is None else segment.weights for segment in segments]
-        batch["loss_weights"] = torch.cat(weights)
+    if not all(segment.is_plain for segment in segments):
+        batch["loss_weights"] = torch.cat([segment.weights for segment in segments])
     return batch
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Some tokens of a document, and where in the stream that was read."""
-
-    document: TrainingDocument
-    origin: dict[str, Any]
-    start: int
-    stop: int
-
-    @property
-    def ids(self) -> Tensor:
-        return self.document.ids[self.start : self.stop]
-
-    @property
-    def weights(self) -> Tensor:
-        """The caller's own, float32."""
-        counts = self.document.counts
-        if counts is None:
-            return torch.ones(self.stop - self.start)
-        return counts[self.start : self.stop].to(torch.float32, copy=True)
-
-    @property
-    def sha256(self) -> str:
-        """Of the whole document's tokens, in short."""
-        return hashlib.sha256(self.document.ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"origin": self.origin, "start": self.start, "stop": self.stop, "sha256": self.sha256}
-
-
-class _Rereader:
-    """Pieces from what was noted of them; consecutive ones of one document read it once."""
-
-    def __init__(self, stream: TrainingStream, strip: Any) -> None:
-        self._stream = stream
-        self._strip = strip
-        self._origin: dict[str, Any] | None = None
-        self._document: TrainingDocument | None = None
-
-    def __call__(self, noted: dict[str, Any]) -> _Piece:
-        if noted["origin"] != self._origin or self._document is None:
-            self._stream.load_state_dict(noted["origin"])
-            self._document, self._origin = self._strip(next(self._stream)), noted["origin"]
-        piece = _Piece(self._document, noted["origin"], noted["start"], noted["stop"])
-        if piece.stop > len(piece.document.ids) or noted["sha256"] != piece.sha256:
-            raise FinetuneError(
-                f"The text is not the one that this stage began with ({piece.document.source} was another): "
-                f"give the same, or begin the stage anew in another folder."
-            )
-        return piece
-
-
-class _Lane:
-    """A segment that is being filled."""
-
-    def __init__(self, length: int, *, num_rows: int, ends: int) -> None:
-        self.length = length
-        self._num_rows = num_rows
-        self._ends = ends
-        self._rows: list[list[_Piece]] = [[]]
-        self._room = length
-
-    @property
-    def pieces(self) -> list[_Piece]:
-        return [piece for row in self._rows for piece in row]
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._rows) > self._num_rows
-
-    def take(self, piece: _Piece) -> _Piece | None:
-        """Fill the current row; what does not fit is given back, a whole document to begin the next row."""
-        num_needed = piece.stop - piece.start + self._ends
-        if piece.document.whole and piece.start == 0 and self._room < num_needed <= self.length:
-            self._rows.append([])
-            self._room = self.length
-            if self.is_full:
-                return piece
-        num_taken = min(piece.stop - piece.start, self._room - self._ends)
-        if num_taken > 0:
-            self._rows[-1].append(_Piece(piece.document, piece.origin, piece.start, piece.start + num_taken))
-            self._room -= num_taken + self._ends
-        if self._room <= self._ends:
-            self._rows.append([])
-            self._room = self.length
-        rest = _Piece(piece.document, piece.origin, piece.start + num_taken, piece.stop)
-        return rest if rest.start < rest.stop else None
-
-    def empty(self) -> list[list[_Piece]]:
-        """The full rows, which are not here any more."""
-        assert self.is_full
-        rows = self._rows[:-1]
-        assert self._rows[-1] == []
-        self._rows, self._room = [[]], self.length
-        return rows
-
-    def restore(self, pieces: Sequence[_Piece]) -> None:
-        self._rows, self._room = [[]], self.length
-        for piece in pieces:
-            rest = self.take(piece)
-            assert rest is None, "a piece that was in a row fits into it again"

@@ -1,340 +1,170 @@
-"""A named source of training text: what it is, and its documents in an order that can be resumed.
-
-    documents -> groups (joined by folder or topic) -> blocks (shuffled) -> token ids -> pieces of one length
-
-At most a block is held in memory, as names and unread files or as rows. A place in a source is five numbers,
-and everything random follows from them: nothing else has to be kept to go on from there.
-"""
+"""A source of training text: its groups of documents as token ids, and checks of its first documents."""
 
 import hashlib
 import json
 import math
-import random
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
-from itertools import chain, groupby, islice
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from itertools import islice
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+import torch
 
 from ropewalk.errors import DataError, SettingError
 from ropewalk.finetune.data.chat import encode_chat, require_template
-from ropewalk.text.documents import Document, DocumentKind
-from ropewalk.text.sources import STDLIB_SPLITS, is_stdlib, read_documents
+from ropewalk.finetune.data.documents import TrainingDocument
+from ropewalk.finetune.data.joining import BETWEEN_JOINED, Group, read_groups
+from ropewalk.finetune.data.packing import Packing
+from ropewalk.finetune.data.settings import SourceSettings
+from ropewalk.finetune.data.streaming import BLOCK_SEGMENTS, MOST_DOCUMENTS, SHUFFLED_DOCUMENTS
+from ropewalk.text.documents import WHOLE, Document
+from ropewalk.text.sources import STDLIB_SPLITS, is_stdlib
 from ropewalk.text.tokens import Encoder
-from ropewalk.units import LONGEST, MOST
 
-Join = Literal["none", "folder", "topic"]
-
-GROUPS_IN_BLOCK = 256
-DOCUMENTS_IN_BLOCK = 4096
-MOST_TOKENS = 10**15  # of a budget: more than was ever written
-BETWEEN_JOINED = "\n\n"
+MOST_CHECKED = 10_000  # documents that are searched for one as long as a segment
+CHARACTERS_PER_TOKEN = 4  # an estimate; it decides only how many documents are packed at once
 
 
-class SourceSettings(BaseModel):
-    """One source of a mixture.
+class Source:
+    """A source with a tokenizer.
 
-    Attributes:
-        name: in records and messages.
-        text: as `documents.read_documents` takes it; of `stdlib` its training part.
-        weight: its share of the tokens, in relation to the other sources.
-        min_tokens, max_tokens: documents of other lengths are left out (without BOS and EOS; joined ones as
-            joined). Longer ones than a segment are cut into pieces of one.
-        tokens: a budget; when it is spent, the other sources go on by their weights, and when all are spent
-            the mixture ends. None reads the source over and over, in a new order each time.
-        kind: `chat` reads rows of `messages`; only the assistant's answers count in the loss.
-        join: `folder` makes one document of all that lie in one folder (of `stdlib`: in one package), `topic`
-            of all rows with one `topic` among 4096 that follow each other.
-        skip: so many of its first documents are left out, e.g. those that are measured on.
+    Args:
+        settings: the source.
+        encode: the tokenizer.
+
+    Raises:
+        SettingError: a part of the standard library that is for measuring, or a chat with a tokenizer that
+            has no chat template.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    name: str = Field(min_length=1)
-    text: str
-    weight: float = Field(default=1.0, gt=0)
-    min_tokens: int = Field(default=1, ge=1, le=LONGEST)
-    max_tokens: int | None = Field(default=None, ge=1, le=LONGEST)
-    tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    kind: DocumentKind = "text"
-    join: Join = "none"
-    skip: int = Field(default=0, ge=0, le=MOST)
-
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: Any) -> Any:
-        """Without `skip` where nothing is skipped: trainings that began before there was one are the same."""
-        values = write(self)
-        if not self.skip:
-            values.pop("skip", None)
-        return values
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.max_tokens is not None and self.max_tokens < self.min_tokens:
-            raise ValueError(
-                f"{self.name} takes documents of {self.min_tokens} to {self.max_tokens} tokens, which is "
-                f"none: put min_tokens below max_tokens"
+    def __init__(self, settings: SourceSettings, encode: Encoder) -> None:
+        part = settings.text.partition(":")[2]
+        if is_stdlib(settings.text) and STDLIB_SPLITS.get(part, "train") != "train":
+            raise SettingError(
+                f"{settings.name} is {settings.text}, a part for measuring that must not be trained on: use "
+                f"stdlib."
             )
-        if self.skip and self.join == "folder":
-            raise ValueError(
-                f"{self.name} is joined by folder, so its first documents can't be skipped: leave one out"
-            )
-        if self.kind == "chat" and self.join != "none":
-            raise ValueError(f"{self.name} is a chat, and chats are not joined: leave join out")
-        return self
+        if settings.kind == "chat":
+            require_template(encode.tokenizer, settings.name)
+        self.settings = settings
+        self._encode = encode
+        self._between = encode(BETWEEN_JOINED)
 
-    def describe(self) -> dict[str, Any]:
-        """JSON values for the record; says in words how documents were joined."""
-        joined = {
-            "none": "each document by itself",
-            "folder": "documents of one folder joined into one",
-            "topic": f"documents of one topic joined into one, among {DOCUMENTS_IN_BLOCK} in succession",
-        }
-        return {**self.model_dump(mode="json"), "joined": joined[self.join]}
+    def document(self, group: Group, limit: int | None = None) -> TrainingDocument | None:
+        """The tokens of a group, or None if it has too few or too many, or a chat has no answer.
 
+        Args:
+            limit: stop reading after about this number of tokens.
+        """
+        if self.settings.kind == "chat":
+            return self._chat(group[0])
+        fewest, most = self.settings.min_tokens, self.settings.max_tokens
+        enough = None if limit is None else max(limit, fewest, (most or 0) + 1)
+        parts, num_tokens = list[torch.Tensor](), 0
+        for ids in self._stretches(group):
+            parts.append(torch.tensor(ids, dtype=torch.int64))
+            num_tokens += len(ids)
+            if (most is not None and num_tokens > most) or (enough is not None and num_tokens >= enough):
+                break
+        if not self._accepts(num_tokens):
+            return None
+        return TrainingDocument(ids=torch.cat(parts), source=self.settings.name)
 
-@dataclass(frozen=True)
-class Place:
-    """Where in a source: round, block, group in the block's order, piece; pieces given in this round."""
+    def _accepts(self, num_tokens: int) -> bool:
+        most = self.settings.max_tokens
+        return self.settings.min_tokens <= num_tokens and (most is None or num_tokens <= most)
 
-    round: int = 0
-    block: int = 0
-    group: int = 0
-    piece: int = 0
-    num_pieces: int = 0
+    def _stretches(self, group: Group) -> Iterator[list[int]]:
+        """The token ids of a group, some at a time."""
+        for index, document in enumerate(group):
+            if index:
+                yield self._between
+            yield from self._encode.in_blocks(document)
+
+    def _chat(self, document: Document) -> TrainingDocument | None:
+        assert document.messages is not None
+        ids, weights = encode_chat(self._encode.tokenizer, document.messages, document.name)
+        if not self._accepts(len(ids)) or not any(weights):
+            return None
+        return TrainingDocument(
+            ids=torch.tensor(ids), weights=torch.tensor(weights), source=self.settings.name
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """At most `room` tokens of a document.
+class SourceCheck:
+    """What the first documents of a source show.
 
     Attributes:
-        weights: of each token in the loss; None for 1 everywhere.
-        name: of the document, or of the first and last that were joined.
-        is_last: whether the document ends with it.
+        longest: tokens of the longest one, at most those of a segment.
+        shuffled: how many groups of documents are shuffled together: all, if there are at most 256.
+        block: how many groups give about `BLOCK_SEGMENTS` segments.
+        beginning: hash of the names of the first documents, and of the sizes of files or the text of rows.
     """
 
-    ids: list[int]
-    weights: list[float] | None
-    name: str
-    is_last: bool
+    longest: int
+    shuffled: int
+    block: int
+    beginning: str
 
 
-Group = tuple[Document, ...]
-
-
-class SourceReader:
-    """A source's documents in pieces, over and over, each round in an order of its own.
-
-    Documents are shuffled within blocks of 256 (joined ones counting as one); the blocks follow each other as
-    the source has them.
-
-    Args:
-        room: tokens of a piece at most.
-        seed: of the orders.
+def check_source(source: Source, packing: Packing) -> SourceCheck:
+    """Read the first documents of a source.
 
     Raises:
-        SettingError: the standard library's evaluation text, or a chat with a tokenizer that has no template.
-        DataError: the source can't be read.
+        DataError: the source can't be read, or none of the first 10,000 documents can be used.
+        SettingError: its budget is less than a segment.
     """
-
-    def __init__(self, settings: SourceSettings, encode: Encoder, room: int, seed: str) -> None:
-        assert room >= 1, room
-        self.settings = settings
-        self.place = Place()
-        self._encode, self._room, self._seed = encode, room, seed
-        self._between = encode(BETWEEN_JOINED)
-        self._blocks: Iterator[list[Group]] | None = None
-        self._block: list[Group] = []
-        self._number = -1  # of `_block`
-        self._pieces: Iterator[Piece] | None = None  # what is left of the group at `place`
-        self._seen = _Lengths()
-        _require_training_text(settings)
-        if settings.kind == "chat":
-            require_template(encode.tokenizer, settings.name)
-        self._read()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Piece:
-        while True:
-            if self._pieces is None:
-                self._pieces = self._open()
-            piece = next(self._pieces, None)
-            place = self.place
-            if piece is not None:
-                self.place = replace(place, piece=place.piece + 1, num_pieces=place.num_pieces + 1)
-                return piece
-            self._pieces = None
-            self.place = replace(place, group=place.group + 1, piece=0)
-
-    def state(self) -> list[int]:
-        """The place as JSON values."""
-        return list(astuple(self.place))
-
-    def go_to(self, state: list[int]) -> None:
-        """Go on from a place; the block at hand is kept where it is that place's or comes before it."""
-        place = Place(*state)
-        if place != self.place:
-            self.place, self._pieces = place, None
-
-    def beginning(self) -> str:
-        """A hash of the first block: its names, the sizes of files, and of rows the text."""
-        said = [document.fingerprint() for group in self._block_at(0) or [] for document in group]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-    def _open(self) -> Iterator[Piece]:
-        """The pieces from `place` on, which moves on to the next block or round where one has ended."""
-        while True:
-            place = self.place
-            block = self._block_at(place.block)
-            if block is None:
-                if place.num_pieces == 0:
-                    raise DataError(self._seen.complaint(self.settings))
-                self.place = Place(round=place.round + 1)
-            elif place.group >= len(block):
-                self.place = replace(place, block=place.block + 1, group=0)
-            else:
-                rng = random.Random(f"{self._seed} {self.settings.name} {place.round} {place.block}")
-                chosen = rng.sample(range(len(block)), len(block))[place.group]
-                return islice(self._cut(block[chosen]), place.piece, None)
-
-    def _block_at(self, number: int) -> list[Group] | None:
-        """A block by its number, None behind the last; going back begins the source anew."""
-        if self._blocks is None or number < self._number:
-            self._blocks, self._number = _blocks(join_documents(self._read(), self.settings.join)), -1
-        while self._number < number:
-            block = next(self._blocks, None)
-            if block is None:
-                self._blocks = None
-                return None
-            self._block, self._number = block, self._number + 1
-        return self._block
-
-    def _read(self) -> Iterator[Document]:
-        settings = self.settings
-        by_folder = settings.join == "folder"
-        documents = read_documents(settings.text, split="train", kind=settings.kind, by_folder=by_folder)
-        return islice(documents, settings.skip, None) if settings.skip else documents
-
-    def _cut(self, group: Group) -> Iterator[Piece]:
-        """A document's pieces; none where its length is not asked for."""
-        name = group_name(group)
-        tokens = self._tokens(group)
-        fewest, most = self.settings.min_tokens, self.settings.max_tokens
-        head = list(islice(tokens, fewest if most is None else most + 1))
-        self._seen.note(len(head), most)
-        if len(head) < fewest or (most is not None and len(head) > most):
-            return
-        tokens = chain(head, tokens)
-        piece = list(islice(tokens, self._room))
-        while piece:
-            following = list(islice(tokens, self._room))
-            ids, weights = [token for token, _ in piece], [weight for _, weight in piece]
-            is_plain = self.settings.kind == "text"
-            if is_plain or any(weights):  # what has no answer in it teaches nothing
-                yield Piece(ids=ids, weights=None if is_plain else weights, name=name, is_last=not following)
-            piece = following
-
-    def _tokens(self, group: Group) -> Iterator[tuple[int, float]]:
-        """Every token of a document with its weight."""
-        for index, document in enumerate(group):
-            if document.messages is not None:
-                yield from zip(
-                    *encode_chat(self._encode.tokenizer, document.messages, document.name), strict=True
-                )
-                continue
-            if index:
-                yield from ((token, 1.0) for token in self._between)
-            for ids in self._encode.in_blocks(document):
-                yield from ((token, 1.0) for token in ids)
-
-
-class _Lengths:
-    """The lengths that a reader met, for the message when none was of use."""
-
-    def __init__(self) -> None:
-        self.num_read, self.shortest, self.longest, self.is_cut = 0, math.inf, 0, False
-
-    def note(self, num_tokens: int, most: int | None) -> None:
-        self.num_read += 1
-        self.shortest = min(self.shortest, num_tokens)
-        self.longest = max(self.longest, num_tokens)
-        self.is_cut |= most is not None and num_tokens > most
-
-    def complaint(self, settings: SourceSettings) -> str:
-        if self.num_read == 0 or self.longest == 0:
-            rest = f" after its first {settings.skip}" if settings.skip else ""
-            return f"{settings.name} ({settings.text}) holds no document{rest}: name a text."
-        if settings.kind == "chat" and settings.min_tokens == 1 and settings.max_tokens is None:
-            return (
-                f"{settings.name} ({settings.text}) holds no answer to learn from: its chats must have "
-                f'messages of the role "assistant" after others.'
-            )
-        most = "more" if settings.max_tokens is None else str(settings.max_tokens)
-        longest = f"more than {settings.max_tokens}" if self.is_cut else str(self.longest)
-        return (
-            f"{settings.name} ({settings.text}) has no document of {settings.min_tokens} to {most} tokens: "
-            f"its {self.num_read} have {self.shortest} to {longest}; change min_tokens or max_tokens."
-        )
-
-
-def _require_training_text(settings: SourceSettings) -> None:
-    part = settings.text.partition(":")[2]
-    if is_stdlib(settings.text) and STDLIB_SPLITS.get(part, "train") != "train":
+    settings = source.settings
+    if settings.tokens is not None and settings.tokens < packing.length:
         raise SettingError(
-            f"{settings.name} names {settings.text}, which is for measuring, never for training: say stdlib."
+            f"{settings.name} has a budget of {settings.tokens} tokens, but a segment has {packing.length}: "
+            f"raise the budget, remove the source, or make the stage shorter."
         )
+    first = list(islice(read_groups(settings), SHUFFLED_DOCUMENTS))
+    fingerprints = [document.fingerprint() for group in first for document in group]
+    characters = sum(_num_characters(document) for group in first for document in group)
+    needed = BLOCK_SEGMENTS * packing.length * CHARACTERS_PER_TOKEN
+    return SourceCheck(
+        longest=_longest(source, packing.text_length),
+        shuffled=len(first),
+        block=min(MOST_DOCUMENTS, math.ceil(needed * len(first) / characters)) if characters else 1,
+        beginning=hashlib.sha256(json.dumps(fingerprints).encode()).hexdigest()[:16],
+    )
 
 
-def join_documents(documents: Iterator[Document], join: Join) -> Iterator[Group]:
-    """Documents that become one, at most `DOCUMENTS_IN_BLOCK` of them.
-
-    Args:
-        documents: with those of one folder in succession, for `folder` (see `read_documents`).
-
-    Raises:
-        DataError: one has no folder or no topic to be joined by.
-    """
-    if join == "none":
-        yield from ((document,) for document in documents)
-        return
-
-    def label(document: Document) -> str:
-        value: str = getattr(document, join)
-        if not value:
-            remedy = "name a folder or a pattern" if join == "folder" else "give rows a field `topic`"
-            raise DataError(f"{document.name} has no {join} to be joined by: {remedy}, or set join to none.")
-        return value
-
-    if join == "topic":
-        documents = _sorted_in_parts(documents, label)
-    for _, alike in groupby(documents, key=label):
-        while group := tuple(islice(alike, DOCUMENTS_IN_BLOCK)):
-            yield group
+def _num_characters(document: Document) -> int:
+    """The size of a file, or the characters of a row."""
+    return document.file.stat().st_size if document.file is not None else len(document.head(WHOLE))
 
 
-def group_name(group: Group) -> str:
-    """The document's name, or the first and the last of those that are joined."""
-    return group[0].name if len(group) == 1 else f"{group[0].name} ... {group[-1].name}"
+def _longest(source: Source, text_length: int) -> int:
+    """Tokens of the longest of the first documents; stops at one of `text_length` tokens."""
+    longest, num_read = 0, 0
+    for group in islice(read_groups(source.settings), MOST_CHECKED):
+        num_read += 1
+        document = source.document(group, limit=text_length)
+        if document is None:
+            continue
+        longest = max(longest, min(len(document.ids), text_length))
+        if longest == text_length:
+            break
+    if not longest:
+        raise DataError(_nothing_usable(source.settings, num_read))
+    return longest
 
 
-def _sorted_in_parts(documents: Iterator[Document], label: Any) -> Iterator[Document]:
-    while part := list(islice(documents, DOCUMENTS_IN_BLOCK)):
-        yield from sorted(part, key=label)  # stable: in their own order within a topic
-
-
-def _blocks(groups: Iterator[Group]) -> Iterator[list[Group]]:
-    """Groups that are shuffled together: so many of them, or so many documents."""
-    block: list[Group] = []
-    num_documents = 0
-    for group in groups:
-        block.append(group)
-        num_documents += len(group)
-        if len(block) == GROUPS_IN_BLOCK or num_documents >= DOCUMENTS_IN_BLOCK:
-            yield block
-            block, num_documents = [], 0
-    if block:
-        yield block
+def _nothing_usable(settings: SourceSettings, num_read: int) -> str:
+    what = f"{settings.name} ({settings.text})"
+    if num_read == 0:
+        rest = f" after its first {settings.skip}" if settings.skip else ""
+        return f"{what} has no document{rest}: give another text."
+    bucket = f"{settings.min_tokens} to {settings.max_tokens or 'more'} tokens"
+    if settings.kind == "chat":
+        return (
+            f"{what} has no chat of {bucket} with an answer in the first {num_read}: a chat needs a message "
+            f'of the role "assistant" after another one.'
+        )
+    return (
+        f"{what} has no document of {bucket} in the first {num_read}: change min_tokens or max_tokens, or "
+        f"give another text."
+    )
