@@ -108,3 +108,22 @@ def test_the_state_of_its_generator_tells_the_draws_of_its_descent_too():
     before = strategy.generator_state()
     assert strategy.ask().gradient
     assert strategy.generator_state() != before
+
+
+def test_partial_values_of_the_descent_are_not_the_best():
+    strategy = strategy_for(
+        "hybrid", FINE, budget=20, num_documents=4, settings={"schemes": ("pi:factor=3",)}
+    )
+    start = query = strategy.ask()
+    partial = 1.0
+    while not strategy._polishing:
+        partial -= 0.01
+        gradient = (1.0,) * (FINE.num_knots + 1) if query.gradient else None
+        trial = Trial(
+            index=0, candidate=query.candidate, value=partial if query.gradient else 2.0, failure=None,
+            seconds=0.0, cost=1.0, documents=query.documents, gradient=gradient,
+        )  # fmt: skip
+        strategy.tell(trial)
+        last, query = query, strategy.ask()
+    assert length(FINE, last.candidate, start.candidate) > 0.3
+    assert length(FINE, query.candidate, start.candidate) < 0.3
