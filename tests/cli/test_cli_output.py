@@ -45,7 +45,7 @@ def test_line_feeds_around_a_line_are_layout(capsys):
 def test_a_warning(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", None)
     with warnings.catch_warnings():
-        main._quiet_neighbours()
+        main._quiet_libraries()
         warnings.showwarning(f"{HOSTILE} {SECRET}", UserWarning, "", 0)
     assert_shown(capsys.readouterr().err)
 
