@@ -11,7 +11,7 @@ from ropewalk.cli.output import clock, one_line, say
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.passkey import PasskeyProgress
-    from ropewalk.finetune.trainer import StepProgress
+    from ropewalk.finetune.step_reports import StepProgress
     from ropewalk.search.outcome import SearchProgress
 
 SECONDS_BETWEEN_LINES = 15.0  # if stderr is a file or a pipe
