@@ -110,8 +110,8 @@ MUTATIONS = (
         name="beyond-the-pairs",
         package="factors",
         breaks="After a fine-tuning, a ramp that ends beyond the pairs is moved to the wrong side.",
-        text="nearest + beyond * self.rotary_dim",
-        replacement="nearest - beyond * self.rotary_dim",
+        text="nearest + beyond * self.exponent_dim",
+        replacement="nearest - beyond * self.exponent_dim",
         tests=FACTORS,
     ),
     Mutation(

@@ -51,7 +51,7 @@ def test_a_shared_rotary_and_those_of_layers_are_found() -> None:
     assert (found.modules, found.layer_indices) == ((first, second), (0, 2))
     model.second = second
     with pytest.raises(ModelError, match="2 rotaries"):
-        find_rotary(model, "a family")
+        find_rotary(model, "a family", rope_theta=GEOMETRY.rope_theta)
     with pytest.raises(ModelError, match="rotary"):
         find_rotary(nn.Linear(1, 1), "a family")
 

@@ -77,7 +77,7 @@ def test_two_processes_one_killed_in_a_training(tiny_model_folder, texts, tmp_pa
     assert again.returncode == 0, story
     start = json.loads(told)["waits_for"]["start"]  # one document: the second process says nothing
     assert start.endswith("together/stages/04-elsewhere/start")
-    assert "first: held already" in story
+    assert "first: done already" in story
 
     _, story = alone.communicate(timeout=240)
     assert alone.returncode == 0, story

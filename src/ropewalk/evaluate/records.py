@@ -113,8 +113,10 @@ class EvalRecord:
         Raises:
             ValueError: a field is missing, unknown or of another type.
         """
-        metric = values.get("metric")
-        record: EvalRecord = _checked(cls, {**values, "metric": OLD_METRICS.get(str(metric), metric)})
+        metric = values.get("metric") if isinstance(values, dict) else None
+        if isinstance(metric, str):
+            values = {**values, "metric": OLD_METRICS.get(metric, metric)}
+        record: EvalRecord = _checked(cls, values)
         return record
 
 

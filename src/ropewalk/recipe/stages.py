@@ -130,7 +130,7 @@ class FinetuneStage(_WithSettings):
 
     kind: Literal["finetune"]
     length: Length = Field(description="Tokens in a segment.")
-    num_steps: int = Field(description="Optimizer steps.")
+    num_steps: int = Field(ge=1, description="Optimizer steps.")
     factors: Name | None = Field(
         default=None, description="The search whose factors are pinned; by default the current factors."
     )
