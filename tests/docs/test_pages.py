@@ -13,7 +13,6 @@ PAGES = sorted(
 )
 EXTENSIONS = {"ropewalk.testing"}  # for who tests a strategy or another implementation
 WITHOUT_PROGRAMS = {"docs/api.md"}  # its code blocks are signatures
-NOT_YET = {"docs/fine-tuning.md"}  # pages of branches that are not merged yet
 
 
 def anchors(path):
@@ -42,7 +41,7 @@ def imports(program):
             yield node.module
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - WITHOUT_PROGRAMS - NOT_YET))
+@pytest.mark.parametrize("page", sorted(set(PAGES) - WITHOUT_PROGRAMS))
 def test_programs_import_nothing_deeper_than_ropewalk(page):
     for program in blocks(page, "python"):
         for module in imports(program):
