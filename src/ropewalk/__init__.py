@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.finetune.data.mixture import Mixture as Mixture
     from ropewalk.finetune.data.settings import MixtureSettings as MixtureSettings
     from ropewalk.finetune.data.settings import SourceSettings as SourceSettings
+    from ropewalk.finetune.data.training_text import DocumentList as DocumentList
+    from ropewalk.finetune.data.training_text import TrainingText as TrainingText
     from ropewalk.finetune.settings import FinetuneSettings as FinetuneSettings
     from ropewalk.finetune.settings import LoraSettings as LoraSettings
     from ropewalk.finetune.train import FinetuneResult as FinetuneResult
@@ -96,6 +98,7 @@ _MODULES = {
     "factors.rescale_factors": ["RescaleFactors", "load_factors"],
     "finetune.data.mixture": ["Mixture"],
     "finetune.data.settings": ["MixtureSettings", "SourceSettings"],
+    "finetune.data.training_text": ["DocumentList", "TrainingText"],
     "finetune.settings": ["FinetuneSettings", "LoraSettings"],
     "finetune.train": ["FinetuneResult", "finetune_model"],
     "models.model": ["Model", "load_model"],
