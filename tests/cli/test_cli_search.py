@@ -275,7 +275,7 @@ def test_stdlib_is_reported_on_its_held_out_part(search):
     ("options", "strategy", "knots"),
     [
         (["--strategy", "hybrid", "--num-knots", "2"], "hybrid", 2),
-        (["--strategy", "cma", "--space", "full", "--free-order"], "cma", None),
+        (["--strategy", "cma", "--space", "full", "--no-monotone"], "cma", None),
         (["--strategy", "evolution", "--serve-with", "vllm"], "evolution", None),
         (["--strategy", "random", "--space", "longrope2", "--critical-pair", "4"], "random", 4),
     ],
@@ -286,7 +286,7 @@ def test_strategies_and_spaces(search, options, strategy, knots):
     identity = json.loads((run / "run.json").read_text())["identity"]
     assert identity["strategy"] == strategy
     assert (identity["space"]["knots"] and len(identity["space"]["knots"])) == knots
-    assert identity["space"]["monotone"] == ("--free-order" not in options)
+    assert identity["space"]["monotone"] == ("--no-monotone" not in options)
     assert f"found by {strategy}" in ended.out
 
 
