@@ -415,7 +415,7 @@ def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(start, model,
     assert "Traceback" not in err
     assert not (tmp_path / "broken run" / "factors.json").exists()
     program, *resume = shlex.split(
-        err[err.index("go on with: ") :].removeprefix("go on with: ").splitlines()[0]
+        err[err.index("resume with: ") :].removeprefix("resume with: ").splitlines()[0]
     )
     assert program == "ropewalk"
     assert resume[-1] == "--resume"
