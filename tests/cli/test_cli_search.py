@@ -469,7 +469,7 @@ def test_a_target_that_the_model_reads_as_it_is_is_refused(ropewalk, scaled, she
     assert ended.code == 2
     (line,) = ended.err_lines
     assert "512" in line
-    assert "--base as-is" in line
+    assert "base as-is" in line
     assert not out.exists()
 
 
