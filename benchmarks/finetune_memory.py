@@ -30,7 +30,7 @@ from ropewalk.finetune import trainer as trainer_module
 from ropewalk.finetune.data.documents import TrainingDocument
 from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 from ropewalk.models.activation_checkpointing import DifferentiableAttention
 from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import scale_model_path
@@ -117,7 +117,7 @@ def train(way: str, loaded: Model, length: int, folder: Path) -> float:
         patch("ropewalk.finetune.train.make_trainer", make_with_clock),
         patch.object(trainer_module, "DifferentiableAttention", attention),
     ):
-        finetune(loaded, factors, text, settings, folder)
+        finetune_model(loaded, factors, text, settings, folder)
     return clock.seconds[-1]
 
 

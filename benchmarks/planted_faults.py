@@ -18,8 +18,9 @@ import torch
 from transformers import AutoTokenizer, StableLmConfig, StableLmForCausalLM
 
 from evaluator import processor, publish
-from ropewalk.export.hf import HfChoices, export_hf
+from ropewalk.export.hf import export_hf
 from ropewalk.export.manifest import read_folded, read_mode
+from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.model import Model, load_model
 from ropewalk.models.scale_model import scale_model_path
@@ -91,8 +92,8 @@ def verified(
     mode = "switching" if needs == "switching" else "pinned"
     chosen = factor_set(loaded, mode)
     out = folder / "out"
-    choices = HfChoices(mode=mode, fold_attention_factor=needs == "folded")  # type: ignore[arg-type]
-    export_hf(source, chosen, out, choices=choices)
+    settings = ExportSettings(mode=mode, fold_attention_factor=needs == "folded")  # type: ignore[arg-type]
+    export_hf(source, chosen, out, settings=settings)
     fault.plant(out)
     folded = read_folded(out)
     question = ExportUnderTest.of(

@@ -11,14 +11,11 @@ import pytest
 
 import ropewalk
 
-# Two functions whose modules still name them otherwise.
-RENAMED = {"finetune_model": "finetune", "run_recipe": "extend"}
-
 
 @pytest.mark.parametrize("name", ropewalk.__all__)
 def test_a_public_name_is_importable_and_documented(name):
     value = getattr(ropewalk, name)
-    assert value.__name__ == RENAMED.get(name, name)
+    assert value.__name__ == name
     assert inspect.getdoc(value)
 
 
@@ -41,7 +38,7 @@ def test_type_checkers_see_what_runs():
         if isinstance(statement, ast.ImportFrom)
         for alias in statement.names
     }
-    assert typed == {(ropewalk._MODULE_OF[name], RENAMED.get(name, name)) for name in ropewalk.__all__}
+    assert typed == {(ropewalk._MODULE_OF[name], name) for name in ropewalk.__all__}
 
 
 def test_no_public_name_is_a_subpackage():

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.cli.main import run
-from ropewalk.errors import RopewalkError
-from ropewalk.recipe.mistakes import RecipeError
+from ropewalk.errors import RecipeError, RopewalkError
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # Events of `sys.addaudithook` that change a path: where among their arguments paths stand.

@@ -26,7 +26,7 @@ from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 from ropewalk.finetune.training_folder import MODEL, RESULT
 from ropewalk.models.model import Model as LoadedModel
 from ropewalk.models.model import load_model
@@ -350,7 +350,7 @@ class Bench:
             loaded = load_model(self.settings.model)  # it is trained in place
             loaded.name = self.settings.model
             stream = Mixture(data, loaded.tokenizer, settings.length)
-            finetune(
+            finetune_model(
                 loaded,
                 factors,
                 stream,

@@ -26,15 +26,18 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.errors import FinetuneError as FinetuneError
     from ropewalk.errors import MissingEngineError as MissingEngineError
     from ropewalk.errors import ModelError as ModelError
+    from ropewalk.errors import RecipeError as RecipeError
     from ropewalk.errors import RopewalkError as RopewalkError
     from ropewalk.errors import RunFolderError as RunFolderError
     from ropewalk.errors import SettingError as SettingError
+    from ropewalk.evaluate.gradient import NllGradient as NllGradient
+    from ropewalk.evaluate.gradient import nll_gradient as nll_gradient
     from ropewalk.evaluate.passkey import measure_passkey as measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity as measure_perplexity
     from ropewalk.evaluate.records import EvalRecord as EvalRecord
     from ropewalk.export.gguf.export import export_gguf as export_gguf
-    from ropewalk.export.hf import HfChoices as HfChoices
     from ropewalk.export.hf import export_hf as export_hf
+    from ropewalk.export.settings import ExportSettings as ExportSettings
     from ropewalk.factors.factor_set import FactorSet as FactorSet
     from ropewalk.factors.geometry import RopeGeometry as RopeGeometry
     from ropewalk.factors.rescale_factors import RescaleFactors as RescaleFactors
@@ -47,12 +50,12 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.finetune.settings import FinetuneSettings as FinetuneSettings
     from ropewalk.finetune.settings import LoraSettings as LoraSettings
     from ropewalk.finetune.train import FinetuneResult as FinetuneResult
-    from ropewalk.finetune.train import finetune
+    from ropewalk.finetune.train import finetune_model as finetune_model
     from ropewalk.models.model import Model as Model
     from ropewalk.models.model import load_model as load_model
     from ropewalk.models.settings import ModelSettings as ModelSettings
     from ropewalk.recipe.reading import load_recipe as load_recipe
-    from ropewalk.recipe.run import extend
+    from ropewalk.recipe.run import run_recipe as run_recipe
     from ropewalk.rope.frequencies import cos_sin as cos_sin
     from ropewalk.rope.schemes import scheme_factors as scheme_factors
     from ropewalk.runtime.load import apply as apply
@@ -72,8 +75,6 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.text.tokens import token_documents as token_documents
     from ropewalk.text.windows import TokenWindow as TokenWindow
 
-    finetune_model, run_recipe = finetune, extend
-
 _MODULES = {
     "errors": [
         "DataError",
@@ -84,15 +85,18 @@ _MODULES = {
         "FinetuneError",
         "MissingEngineError",
         "ModelError",
+        "RecipeError",
         "RopewalkError",
         "RunFolderError",
         "SettingError",
     ],
+    "evaluate.gradient": ["NllGradient", "nll_gradient"],
     "evaluate.passkey": ["measure_passkey"],
     "evaluate.perplexity": ["measure_perplexity"],
     "evaluate.records": ["EvalRecord"],
     "export.gguf.export": ["export_gguf"],
-    "export.hf": ["HfChoices", "export_hf"],
+    "export.hf": ["export_hf"],
+    "export.settings": ["ExportSettings"],
     "factors.factor_set": ["FactorSet"],
     "factors.geometry": ["RopeGeometry"],
     "factors.rescale_factors": ["RescaleFactors", "load_factors"],
@@ -122,7 +126,6 @@ _MODULES = {
     "text.windows": ["TokenWindow"],
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
-_NAMES_THERE = {"finetune_model": "finetune", "run_recipe": "extend"}  # where the module has another name
 
 __all__ = list(_MODULE_OF)
 
@@ -130,7 +133,7 @@ __all__ = list(_MODULE_OF)
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), _NAMES_THERE.get(name, name))
+    value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
 

@@ -5,6 +5,7 @@ its traceback and exits with code 1.
 """
 
 import reprlib
+from collections.abc import Iterable
 
 from ropewalk.sanitize import redacted
 
@@ -53,6 +54,20 @@ class EvaluationError(RopewalkError):
 
 class RunFolderError(RopewalkError):
     """An output folder with the files of another run, in use by another process, or not writable."""
+
+
+class RecipeError(RopewalkError):
+    """A recipe with mistakes.
+
+    Attributes:
+        mistakes: each with its line, the rule, and what to do.
+        lines: one a mistake.
+    """
+
+    def __init__(self, source: str, mistakes: Iterable[object]) -> None:
+        self.mistakes = tuple(mistakes)
+        self.lines = [f"{source}, {mistake}" for mistake in self.mistakes]
+        super().__init__(" ".join(self.lines))
 
 
 class FinetuneError(RopewalkError):

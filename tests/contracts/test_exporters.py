@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from ropewalk.errors import ExportError, FactorsError
 from ropewalk.export import Served
 from ropewalk.export.gguf.export import export_gguf
-from ropewalk.export.hf import HfChoices, export_hf
+from ropewalk.export.hf import export_hf
+from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.models.model import load_model
@@ -30,7 +31,7 @@ SETS = {"pinned": FactorSet.of([LONG]), "switching": FactorSet.of([SHORT, LONG])
 
 
 def to_folder(factor_set, out, mode):
-    return export_hf("scale-model", factor_set, out, choices=HfChoices(mode=mode))
+    return export_hf("scale-model", factor_set, out, settings=ExportSettings(mode=mode))
 
 
 def to_gguf(factor_set, out, mode):

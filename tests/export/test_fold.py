@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from ropewalk.errors import ExportError
-from ropewalk.export.hf import HfChoices, export_hf
+from ropewalk.export.hf import export_hf
+from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.model_files import describe_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
@@ -58,7 +59,7 @@ def saved(tiny_tokenizer, tmp_path):
 def fold(folder, out, attention_factor=1.05):
     long = scheme_factors("yarn", describe_model(folder).geometry, 256)
     factor_set = FactorSet.of([long.replace(attention_factor=attention_factor)])
-    export_hf(str(folder), factor_set, out, choices=HfChoices(fold_attention_factor=True))
+    export_hf(str(folder), factor_set, out, settings=ExportSettings(fold_attention_factor=True))
     before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     changed = {".".join(name.split(".")[-2:]) for name in before if not before[name].equal(after[name])}
     return changed, json.loads((out / "ropewalk.json").read_text())["folded"]

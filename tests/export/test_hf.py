@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropewalk.errors import ExportError, FactorsError, ModelError
 from ropewalk.export import keep_keys, rewrite_keys
-from ropewalk.export.hf import HfChoices, export_hf
+from ropewalk.export.hf import export_hf
+from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import Provenance
@@ -29,7 +30,7 @@ SHORT = scheme_factors("ntk:factor=1.5", GEOMETRY, 64).replace(attention_factor=
 MIDDLE = LONG.replace(target_length=128)
 ONE = FactorSet.of([LONG])
 THREE = FactorSet.of([SHORT, MIDDLE, LONG])
-SWITCHING = HfChoices(mode="switching")
+SWITCHING = ExportSettings(mode="switching")
 
 
 def config_of(folder):
@@ -55,16 +56,23 @@ def test_weights_are_not_loaded_and_have_the_same_bytes(model, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("source_mode", "choices"),
-    [(0o644, HfChoices()), (0o600, HfChoices()), (0o600, HfChoices(fold_attention_factor=True))],
+    ("source_mode", "settings"),
+    [
+        (0o644, ExportSettings()),
+        (0o600, ExportSettings()),
+        (0o600, ExportSettings(fold_attention_factor=True)),
+    ],
     ids=["public", "private", "folded"],
 )
-def test_another_user_can_read_all_of_an_export(model, tmp_path, source_mode, choices):
+def test_another_user_can_read_all_of_an_export(model, tmp_path, source_mode, settings):
     (model / "model.safetensors").chmod(source_mode)
     before = os.umask(0o022)
     try:
         export_hf(
-            str(model), FactorSet.of([LONG.replace(attention_factor=1.05)]), tmp_path / "out", choices=choices
+            str(model),
+            FactorSet.of([LONG.replace(attention_factor=1.05)]),
+            tmp_path / "out",
+            settings=settings,
         )
     finally:
         os.umask(before)
@@ -74,7 +82,7 @@ def test_another_user_can_read_all_of_an_export(model, tmp_path, source_mode, ch
 
 
 def test_weights_are_copied_on_request(model, tmp_path):
-    export_hf(str(model), ONE, tmp_path / "out", choices=HfChoices(copy_weights=True))
+    export_hf(str(model), ONE, tmp_path / "out", settings=ExportSettings(copy_weights=True))
     assert not (tmp_path / "out" / "model.safetensors").samefile(model / "model.safetensors")
     assert hash_file(tmp_path / "out" / "model.safetensors") == hash_file(model / "model.safetensors")
 
@@ -109,7 +117,7 @@ def test_both_forms_of_a_pinned_configuration(model, tmp_path):
 
 
 def test_switching_takes_the_windows_entry_and_names_what_it_leaves_out(model, tmp_path):
-    exported = export_hf(str(model), THREE, tmp_path / "out", choices=SWITCHING)
+    exported = export_hf(str(model), THREE, tmp_path / "out", settings=SWITCHING)
     scaling = config_of(tmp_path / "out")["rope_scaling"]
     assert scaling["short_factor"] == list(SHORT.rescale_factors[0])
     assert scaling["long_factor"] == list(LONG.rescale_factors[0])
@@ -128,29 +136,29 @@ def test_an_attention_factor_that_engines_do_not_compute_is_written_for_vllm_and
 
 
 @pytest.mark.parametrize(
-    ("factor_set", "choices", "words"),
+    ("factor_set", "settings", "words"),
     [
         (ONE, SWITCHING, "64 tokens"),
-        (FactorSet.of([LONG.replace(num_start_tokens=4)]), HfChoices(), "--with-runtime"),
+        (FactorSet.of([LONG.replace(num_start_tokens=4)]), ExportSettings(), "--with-runtime"),
         (FactorSet.of([SHORT.replace(attention_factor=1.0), LONG]), SWITCHING, "attention factor"),
-        (FactorSet.of([LONG.replace(rescale_factors=LONG.rescale_factors * 2)]), HfChoices(), "layer"),
-        (FactorSet.of([SHORT]), HfChoices(), "window"),
-        (THREE, HfChoices(mode="switching", serve_with="sglang"), "sglang"),
-        (THREE, HfChoices(serve_with="ollama"), "'ollama'"),
-        (FactorSet.of([LONG.replace(attention_factor=1.05)]), HfChoices(serve_with="mlx-lm"), "factor"),
-        (ONE, HfChoices(fold_attention_factor=True, with_runtime=True), "--with-runtime"),
+        (FactorSet.of([LONG.replace(rescale_factors=LONG.rescale_factors * 2)]), ExportSettings(), "layer"),
+        (FactorSet.of([SHORT]), ExportSettings(), "window"),
+        (THREE, ExportSettings(mode="switching", serve_with="sglang"), "sglang"),
+        (THREE, ExportSettings(serve_with="ollama"), "'ollama'"),
+        (FactorSet.of([LONG.replace(attention_factor=1.05)]), ExportSettings(serve_with="mlx-lm"), "factor"),
+        (ONE, ExportSettings(fold_attention_factor=True, with_runtime=True), "--with-runtime"),
     ],
 )  # fmt: skip
-def test_what_a_configuration_can_not_hold_is_refused(model, tmp_path, factor_set, choices, words):
+def test_what_a_configuration_can_not_hold_is_refused(model, tmp_path, factor_set, settings, words):
     with pytest.raises(ExportError, match=words):
-        export_hf(str(model), factor_set, tmp_path / "deep" / "out", choices=choices)
+        export_hf(str(model), factor_set, tmp_path / "deep" / "out", settings=settings)
     assert not (tmp_path / "deep").exists()
 
 
 def test_two_attention_factors_are_written_for_vllm_alone(model, tmp_path):
     factor_set = FactorSet.of([SHORT.replace(attention_factor=1.0), LONG])
-    choices = HfChoices(mode="switching", serve_with="vllm")
-    exported = export_hf(str(model), factor_set, tmp_path / "out", choices=choices)
+    settings = ExportSettings(mode="switching", serve_with="vllm")
+    exported = export_hf(str(model), factor_set, tmp_path / "out", settings=settings)
     scaling = config_of(tmp_path / "out")["rope_scaling"]
     assert (scaling["short_mscale"], scaling["long_mscale"]) == (1.0, COMPUTED)
     assert "transformers" in {note.engine for note in exported.engines if not note.is_served}
@@ -158,8 +166,8 @@ def test_two_attention_factors_are_written_for_vllm_alone(model, tmp_path):
 
 def test_start_tokens_are_carried_for_the_runtime(model, tmp_path):
     factor_set = FactorSet.of([SHORT, LONG.replace(num_start_tokens=4)])
-    choices = HfChoices(with_runtime=True)
-    exported = export_hf(str(model), factor_set, tmp_path / "out", choices=choices)
+    settings = ExportSettings(with_runtime=True)
+    exported = export_hf(str(model), factor_set, tmp_path / "out", settings=settings)
     assert FactorSet.load(tmp_path / "out" / "factors.json") == factor_set
     notes = {note.engine: note for note in exported.engines}
     assert notes["ropewalk"].is_served
@@ -229,7 +237,7 @@ def test_a_folded_model_in_shards_has_its_index(model, tmp_path):
     shard(model)
     (model / "model.safetensors").unlink()
     ours = FactorSet.of([LONG.replace(attention_factor=1.05)])
-    export_hf(str(model), ours, tmp_path / "out", choices=HfChoices(fold_attention_factor=True))
+    export_hf(str(model), ours, tmp_path / "out", settings=ExportSettings(fold_attention_factor=True))
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
@@ -277,7 +285,7 @@ def test_factors_for_another_model_and_an_output_that_exists(model, tmp_path):
 
 def test_a_save_by_transformers_5_loses_keys_and_both_ways_put_them_back(model, tmp_path):
     out, saved = tmp_path / "out", tmp_path / "saved"
-    export_hf(str(model), THREE, out, choices=SWITCHING)
+    export_hf(str(model), THREE, out, settings=SWITCHING)
     wanted = {name: config_of(out)[name] for name in ("rope_scaling", "rope_theta", "rope_parameters")}
     loaded = AutoModelForCausalLM.from_pretrained(out)
     loaded.save_pretrained(saved)
@@ -293,7 +301,7 @@ def test_a_save_by_transformers_5_loses_keys_and_both_ways_put_them_back(model, 
 def test_folding_gives_equal_logits_and_changes_queries_alone(model, tmp_path):
     ours = LONG.replace(attention_factor=1.05)
     out = tmp_path / "out"
-    export_hf(str(model), FactorSet.of([ours]), out, choices=HfChoices(fold_attention_factor=True))
+    export_hf(str(model), FactorSet.of([ours]), out, settings=ExportSettings(fold_attention_factor=True))
     before, after = load_file(model / "model.safetensors"), load_file(out / "model.safetensors")
     changed = {name.split(".")[-2] for name in before if not before[name].equal(after[name])}
     assert changed == {"q_proj"}
@@ -308,7 +316,7 @@ def test_a_fold_that_changes_logits_is_refused(model, tmp_path, monkeypatch):
     monkeypatch.setattr("ropewalk.export.fold._query_tensors", lambda *_: set())
     ours = FactorSet.of([LONG.replace(attention_factor=1.05)])
     with pytest.raises(ExportError, match="logits"):
-        export_hf(str(model), ours, tmp_path / "out", choices=HfChoices(fold_attention_factor=True))
+        export_hf(str(model), ours, tmp_path / "out", settings=ExportSettings(fold_attention_factor=True))
     assert list(tmp_path.glob("*out*")) == []
 
 
@@ -320,12 +328,12 @@ def test_an_adapter_is_merged_or_shipped_beside_with_its_base_named(model, tmp_p
         peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False),
     )
     adapted.save_pretrained(tmp_path / "adapter")
-    beside = HfChoices(adapter=tmp_path / "adapter", adapter_as="beside")
-    export_hf(str(model), ONE, tmp_path / "beside", choices=beside)
+    beside = ExportSettings(adapter=tmp_path / "adapter", adapter_as="beside")
+    export_hf(str(model), ONE, tmp_path / "beside", settings=beside)
     named = json.loads((tmp_path / "beside" / "adapter" / "adapter_config.json").read_text())
     assert named["base_model_name_or_path"] == str(model)
     assert (tmp_path / "beside" / "model.safetensors").samefile(model / "model.safetensors")
-    export_hf(str(model), ONE, tmp_path / "merged", choices=HfChoices(adapter=tmp_path / "adapter"))
+    export_hf(str(model), ONE, tmp_path / "merged", settings=ExportSettings(adapter=tmp_path / "adapter"))
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     wanted = adapted.merge_and_unload().state_dict()
     name = "model.layers.0.self_attn.q_proj.weight"
@@ -345,7 +353,7 @@ def test_the_card_escapes_what_it_shows(model, tmp_path):
 
 def test_the_exported_folder_describes_itself_as_it_was(model, tmp_path):
     """Its geometry is the plain one still, so that factors fit it as they fitted the model."""
-    export_hf(str(model), THREE, tmp_path / "out", choices=SWITCHING)
+    export_hf(str(model), THREE, tmp_path / "out", settings=SWITCHING)
     description = load_model(tmp_path / "out").description
     assert description.geometry == GEOMETRY
     assert description.own is not None

@@ -7,7 +7,7 @@ from ropewalk.errors import FinetuneError, RunFolderError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.result import write_plain
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 
 
 class Stopped(Exception):  # noqa: N818
@@ -75,7 +75,7 @@ def test_a_folder_of_another_stage_is_refused(tiny_model_folder, tmp_path):
         train(tiny_model_folder, stage, factors=make_factors(load(tiny_model_folder), 192))
     other = load(stage / "checkpoint-2")
     with pytest.raises(FinetuneError, match="model"):
-        finetune(other, make_factors(other), DocumentList(make_documents()), make_settings(), stage)
+        finetune_model(other, make_factors(other), DocumentList(make_documents()), make_settings(), stage)
     train(tiny_model_folder, stage, save_every=1, keep_checkpoints=1, gradient_checkpointing=False)
 
 

@@ -5,7 +5,7 @@ from finetune_stages import load, make_documents, make_factors, make_settings, t
 
 from ropewalk.errors import ModelError, SettingError
 from ropewalk.finetune.data.training_text import DocumentList
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 from ropewalk.models.training_checkpoint import save_pinned
 
 
@@ -17,7 +17,7 @@ def test_segments_beyond_the_factors_are_refused(tiny_model_folder, tmp_path):
 def test_half_precision_weights_are_refused(tiny_model_folder, tmp_path):
     loaded = load(tiny_model_folder, dtype="bfloat16")
     with pytest.raises(ModelError, match="float32"):
-        finetune(
+        finetune_model(
             loaded, make_factors(loaded), DocumentList(make_documents()), make_settings(), tmp_path / "stage"
         )
 

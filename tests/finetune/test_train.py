@@ -26,7 +26,7 @@ from ropewalk.errors import DataError, FinetuneError, SettingError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings, SourceSettings
 from ropewalk.finetune.data.training_text import DocumentList
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 
 
 class Stopped(Exception):  # noqa: N818
@@ -68,7 +68,7 @@ def test_the_model_is_left_without_factors_and_restored(tiny_model_folder, tmp_p
     loaded = load(tiny_model_folder)
     before = set(loaded.model.__dict__)
     factors = make_factors(loaded)
-    finetune(loaded, factors, DocumentList(make_documents()), make_settings(), tmp_path / "stage")
+    finetune_model(loaded, factors, DocumentList(make_documents()), make_settings(), tmp_path / "stage")
     assert loaded.factors is None
     assert set(loaded.model.__dict__) == before
     assert not loaded.model.training
@@ -104,7 +104,7 @@ def test_resuming_a_mixture_gives_the_same_bits(tiny_model_folder, tmp_path, mon
         loaded = load(tiny_model_folder)
         text = Mixture(MixtureSettings(sources=sources, retrieval_share=0.3), loaded.tokenizer, 256)
         factors = make_factors(loaded, target_length=256)
-        return finetune(loaded, factors, text, settings, tmp_path / folder, on_step=on_step)
+        return finetune_model(loaded, factors, text, settings, tmp_path / folder, on_step=on_step)
 
     whole = run("whole")
     for step in (1, 3):
@@ -231,7 +231,7 @@ def test_a_text_that_ends_too_early(tiny_model_folder, tmp_path):
     loaded = load(tiny_model_folder)
     stream = DocumentList(make_documents(), num_rounds=2)
     with pytest.raises(DataError, match="ended"):
-        finetune(loaded, make_factors(loaded), stream, make_settings(num_steps=50), tmp_path / "stage")
+        finetune_model(loaded, make_factors(loaded), stream, make_settings(num_steps=50), tmp_path / "stage")
     assert (tmp_path / "stage" / "checkpoint-6").is_dir()
 
 

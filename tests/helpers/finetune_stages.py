@@ -6,7 +6,7 @@ from transformers import LlamaForCausalLM
 from ropewalk.finetune.data.documents import TrainingDocument
 from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
 
@@ -46,7 +46,7 @@ def make_factors(loaded, target_length=128, **changes):
 def train(folder, stage, *, documents=None, factors=None, on_step=None, **changes):
     """A stage on the tiny model in `folder`."""
     loaded = load(folder)
-    return finetune(
+    return finetune_model(
         loaded,
         make_factors(loaded) if factors is None else factors,
         DocumentList(make_documents() if documents is None else documents),

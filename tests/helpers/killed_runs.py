@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ropewalk.recipe.progress import Watch
 from ropewalk.recipe.reading import load_recipe
-from ropewalk.recipe.run import extend
+from ropewalk.recipe.run import run_recipe
 
 KINDS = ("trial of first", "step of tune", "trial of second", "record of")
 
@@ -40,7 +40,7 @@ def session(recipe, folder, told):
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        extend(recipe, folder, watch=watch)
+        run_recipe(recipe, folder, watch=watch)
         os._exit(0)
     return child
 

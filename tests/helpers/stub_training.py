@@ -1,4 +1,4 @@
-"""Stubs of `Mixture` and `finetune`: a training that takes no time, with the real settings."""
+"""Stubs of `Mixture` and `finetune_model`: a training that takes no time, with the real settings."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ class Mixture:
         self.settings, self.length = settings, length
 
 
-def finetune(loaded, factors, stream, settings, folder, *, on_step=None, part_of_recipe=False):
+def finetune_model(loaded, factors, stream, settings, folder, *, on_step=None, part_of_recipe=False):
     """Change every weight a little; the step is on disk after each step."""
     if loaded.model.dtype != torch.float32:
         raise SettingError("trained in float32")
@@ -57,5 +57,5 @@ def _starts(folder: Path) -> list[int]:
 def stand_in(monkeypatch: Any) -> None:
     """Replace the functions that recipes use."""
     calls.clear()
-    monkeypatch.setattr("ropewalk.recipe.stage_runs.finetune", finetune)
+    monkeypatch.setattr("ropewalk.recipe.stage_runs.finetune_model", finetune_model)
     monkeypatch.setattr("ropewalk.recipe.stage_runs.Mixture", Mixture)

@@ -2,8 +2,9 @@
 
 import torch
 
-from ropewalk.export.hf import HfChoices, export_hf
+from ropewalk.export.hf import export_hf
 from ropewalk.export.manifest import read_folded, read_mode
+from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
@@ -26,8 +27,8 @@ def factor_set_of(loaded, mode):
 def exported(source, tmp_path, needs):
     mode = "switching" if needs == "switching" else "pinned"
     factor_set = factor_set_of(load_model(source), mode)
-    choices = HfChoices(mode=mode, fold_attention_factor=needs == "folded")
-    export_hf(str(source), factor_set, tmp_path / "out", choices=choices)
+    settings = ExportSettings(mode=mode, fold_attention_factor=needs == "folded")
+    export_hf(str(source), factor_set, tmp_path / "out", settings=settings)
     return tmp_path / "out", factor_set
 
 

@@ -12,10 +12,10 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.documents import TrainingDocument
 from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 from ropewalk.models.model import load_model
 from ropewalk.models.training_checkpoint import save_pinned
-from ropewalk.recipe.run import extend
+from ropewalk.recipe.run import run_recipe
 
 STAGES = """\
   - {kind: search, length: 4x}
@@ -28,7 +28,7 @@ STAGES = """\
 @pytest.fixture
 def waiting(recipe_of, tmp_path):
     recipe = recipe_of(STAGES)
-    result = extend(recipe, tmp_path / "run")
+    result = run_recipe(recipe, tmp_path / "run")
     return recipe, tmp_path / "run", result.waits_for
 
 
@@ -87,19 +87,19 @@ def test_both_forms_are_in_the_configuration(waiting):
 def test_it_waits_as_long_as_nothing_comes_back(waiting):
     recipe, run, before = waiting
     time = (before[0] / "model.safetensors").stat().st_mtime_ns
-    assert extend(recipe, run).waits_for == before
+    assert run_recipe(recipe, run).waits_for == before
     assert (before[0] / "model.safetensors").stat().st_mtime_ns == time, "written once"
 
 
 def test_it_goes_on_with_what_came_back(waiting, trained):
     recipe, run, _ = waiting
-    result = extend(recipe, run, continue_with=trained)
+    result = run_recipe(recipe, run, continue_with=trained)
     assert result.waits_for is None
     first = RescaleFactors.load(run / "stages" / "01-search-4x" / "factors.json")
     assert result.factors.longest.provenance.settings["own"] == first.as_values()
     assert result.factors.longest.provenance.weights_sha256 == load_model(trained).weights_sha256
     assert load_model(result.checkpoint).weights_sha256 == load_model(trained).weights_sha256
-    again = extend(recipe, run)
+    again = run_recipe(recipe, run)
     assert again.factors == result.factors, "what it went on with is noted"
 
 
@@ -109,22 +109,22 @@ def test_our_own_training_may_be_launched_on_it(waiting, tmp_path):
     loaded, factors = load_model(start), RescaleFactors.load(start / "factors.json")
     text = DocumentList([TrainingDocument(ids=torch.arange(2, 250).repeat(2), source="a text")])
     settings = FinetuneSettings(length=256, num_steps=1, batch_size=1, learning_rate=1e-3)
-    tuned = finetune(loaded, factors, text, settings, tmp_path / "tuned")
-    result = extend(recipe, run, continue_with=tuned.model_folder)
+    tuned = finetune_model(loaded, factors, text, settings, tmp_path / "tuned")
+    result = run_recipe(recipe, run, continue_with=tuned.model_folder)
     assert result.factors.longest.provenance.settings["own"] == factors.as_values()
     assert load_model(result.checkpoint).weights_sha256 == load_model(tuned.model_folder).weights_sha256
 
 
 def test_a_checkpoint_that_changes_afterwards_is_noticed(waiting, trained):
     recipe, run, _ = waiting
-    extend(recipe, run, continue_with=trained)
+    run_recipe(recipe, run, continue_with=trained)
     shutil.rmtree(run / "stages" / "03-second")
     loaded = load_model(trained)
     with torch.no_grad():
         loaded.model.get_input_embeddings().weight.mul_(2)
     loaded.model.save_pretrained(trained)
     with pytest.raises(RunFolderError, match="other weights"):
-        extend(recipe, run)
+        run_recipe(recipe, run)
 
 
 def lose_scaling(config):
@@ -161,10 +161,10 @@ def test_what_lost_theta_factors_or_geometry_is_refused(waiting, trained, change
     recipe, run, _ = waiting
     edit(trained, change)
     with pytest.raises(error) as caught:
-        extend(recipe, run, continue_with=trained)
+        run_recipe(recipe, run, continue_with=trained)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert extend(recipe, run).waits_for is not None, "it still waits"
+    assert run_recipe(recipe, run).waits_for is not None, "it still waits"
 
 
 def test_a_checkpoint_of_another_base_is_refused(waiting, tmp_path, tiny_tokenizer):
@@ -176,15 +176,15 @@ def test_a_checkpoint_of_another_base_is_refused(waiting, tmp_path, tiny_tokeniz
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
     with pytest.raises(FactorsError, match="num_layers is 2, not 3"):
-        extend(recipe, run, continue_with=tmp_path / "other")
+        run_recipe(recipe, run, continue_with=tmp_path / "other")
     with pytest.raises(ModelError, match="does not exist"):
-        extend(recipe, run, continue_with=tmp_path / "nowhere" / "at" / "all")
+        run_recipe(recipe, run, continue_with=tmp_path / "nowhere" / "at" / "all")
 
 
 def test_the_start_checkpoint_itself_is_no_result(waiting, tmp_path):
     recipe, run, (start, _) = waiting
     with pytest.raises(ModelError, match="is the start checkpoint itself"):
-        extend(recipe, run, continue_with=start)
+        run_recipe(recipe, run, continue_with=start)
 
 
 def test_what_no_configuration_holds_is_refused(tiny_model_folder, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from ropewalk.errors import RunFolderError
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.recipe.run import extend as run
+from ropewalk.recipe.run import run_recipe
 
 RECIPE = """\
 model: {{name: {model}}}
@@ -95,13 +95,13 @@ def test_two_processes_one_killed_in_a_training(tiny_model_folder, texts, tmp_pa
 
 def test_a_process_that_is_not_the_first_reads_what_is_there(recipe_of, tmp_path, monkeypatch):
     stages = "  - {kind: search, name: first, length: 2x}\n  - {kind: finetune, length: 2x, num_steps: 2}\n"
-    made = run(recipe_of(stages), tmp_path / "run")
+    made = run_recipe(recipe_of(stages), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    followed = run(recipe_of(stages), tmp_path / "run")
+    followed = run_recipe(recipe_of(stages), tmp_path / "run")
     assert (followed.folder, followed.factors, followed.records) == (made.folder, None, ())
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after == before
     with pytest.raises(RunFolderError, match=r"search\.budget"):
-        run(recipe_of(stages, "search.budget=4"), tmp_path / "run")
+        run_recipe(recipe_of(stages, "search.budget=4"), tmp_path / "run")

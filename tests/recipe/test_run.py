@@ -20,7 +20,7 @@ from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
 from ropewalk.recipe.progress import Watch
-from ropewalk.recipe.run import extend
+from ropewalk.recipe.run import run_recipe
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.objective import Objective
@@ -83,7 +83,7 @@ def files_of(folder):
 
 def test_the_whole_method(recipe_of, tmp_path):
     recipe = recipe_of(WHOLE)
-    result = extend(recipe, tmp_path / "run")
+    result = run_recipe(recipe, tmp_path / "run")
     base = load_model(recipe.model.name)
     stages = tmp_path / "run" / "stages"
     first = RescaleFactors.load(stages / "01-at-2x" / "factors.json")
@@ -167,13 +167,13 @@ def test_factors_that_were_found_before_the_tuning_belong_to_the_tuned_weights(
     recipe_of, tmp_path, num_stages
 ):
     recipe = recipe_of("".join(SWAPPED.splitlines(keepends=True)[:num_stages]))
-    result = extend(recipe, tmp_path / "run")
+    result = run_recipe(recipe, tmp_path / "run")
     made = result.factors.longest.provenance
     assert made.weights_sha256 == load_model(result.checkpoint).weights_sha256
     assert made.settings["found_on"]["weights_sha256"] == load_model(recipe.model.name).weights_sha256
     factors = FactorSet.load(result.folder / "factors.json")
     export_hf(str(result.folder), factors, tmp_path / "out")  # a warning would be an error
-    assert extend(recipe, tmp_path / "run").factors == result.factors
+    assert run_recipe(recipe, tmp_path / "run").factors == result.factors
 
 
 MIXED = """\
@@ -183,16 +183,16 @@ MIXED = """\
 
 
 def test_short_inputs_that_were_trained_with_the_original_rope_keep_it(recipe_of, tmp_path):
-    result = extend(recipe_of(MIXED), tmp_path / "mixed")
+    result = run_recipe(recipe_of(MIXED), tmp_path / "mixed")
     original = result.factors.for_length(64)
     assert result.factors.lengths == (64, 256)
     assert set(original.rescale_factors[0]) == {1.0}
     assert original.attention_factor == 1
-    further = extend(recipe_of(MIXED + "  - {kind: search, length: 8x}\n"), tmp_path / "further")
+    further = run_recipe(recipe_of(MIXED + "  - {kind: search, length: 8x}\n"), tmp_path / "further")
     assert further.factors.for_length(64) == original
     assert further.factors.lengths == (64, 512)
     readjusted = "  - {kind: readjust, lengths: [1x], budget: 8}\n"
-    short = extend(recipe_of(MIXED + readjusted), tmp_path / "readjusted")
+    short = run_recipe(recipe_of(MIXED + readjusted), tmp_path / "readjusted")
     assert short.factors.lengths == (64, 256)
     assert short.factors.for_length(64) != original, "who asks for readjustment gets it"
     (journal,) = (tmp_path / "readjusted").rglob("journal-64.jsonl")
@@ -202,7 +202,7 @@ def test_short_inputs_that_were_trained_with_the_original_rope_keep_it(recipe_of
 
 def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
     recipe = recipe_of("  - {kind: search, length: 8x}\n  - {kind: evaluate, passkey: [8x], num_trials: 6}\n")
-    whole = extend(recipe, tmp_path / "whole")
+    whole = run_recipe(recipe, tmp_path / "whole")
     first, asked = [], []
 
     def stop_after_two(progress):
@@ -211,8 +211,8 @@ def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extend(recipe, tmp_path / "stopped", watch=Watch(on_answer=stop_after_two))
-    rest = extend(recipe, tmp_path / "stopped", watch=Watch(on_answer=asked.append))
+        run_recipe(recipe, tmp_path / "stopped", watch=Watch(on_answer=stop_after_two))
+    rest = run_recipe(recipe, tmp_path / "stopped", watch=Watch(on_answer=asked.append))
 
     assert [progress.num_answered for progress in asked] == [3, 4, 5, 6]
     assert not {progress.answer.depth for progress in asked} & {answer.depth for answer in first}
@@ -221,11 +221,11 @@ def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
 
 def test_what_a_folder_holds_is_not_done_again(recipe_of, tmp_path):
     recipe, seen = recipe_of(WHOLE), Seen()
-    before = extend(recipe, tmp_path / "run")
+    before = run_recipe(recipe, tmp_path / "run")
     files = files_of(tmp_path / "run")
     for path in (tmp_path / "run").rglob("*"):
         os.utime(path, (1, 1), follow_symlinks=False)
-    after = extend(recipe, tmp_path / "run", watch=seen.watch())
+    after = run_recipe(recipe, tmp_path / "run", watch=seen.watch())
     assert all(is_held for _, is_held in seen.stages)
     assert len(seen.stages) == len(recipe.stages)
     assert (seen.num_trials, seen.num_records, seen.num_steps) == (0, 0, 0)
@@ -243,14 +243,14 @@ def test_stopped_ten_times_it_goes_on_inside_the_stage_and_ends_the_same(recipe_
     """Each stop is where the session then is, which begins where the one before it left off."""
     monkeypatch.chdir(tmp_path)
     recipe, whole, rest = recipe_of(WHOLE), Seen(), Seen()
-    expected = extend(recipe, tmp_path / "whole", watch=whole.watch())
+    expected = run_recipe(recipe, tmp_path / "whole", watch=whole.watch())
     sessions = []
     for number, stop_at in enumerate(STOPS):
         sessions.append(Seen())
         place = "stopped" if number % 2 else tmp_path / "stopped"  # however the folder is named
         with pytest.raises(KeyboardInterrupt):
-            extend(recipe, place, watch=sessions[-1].watch(stop_at))
-    result = extend(recipe, tmp_path / "stopped", watch=rest.watch())
+            run_recipe(recipe, place, watch=sessions[-1].watch(stop_at))
+    result = run_recipe(recipe, tmp_path / "stopped", watch=rest.watch())
     sessions.append(rest)
     for what in ("num_trials", "num_steps", "num_records"):
         assert sum(getattr(session, what) for session in sessions) == getattr(whole, what), "nothing twice"
@@ -266,11 +266,11 @@ def test_stopped_ten_times_it_goes_on_inside_the_stage_and_ends_the_same(recipe_
 
 def test_a_result_that_was_changed_is_made_again(recipe_of, tmp_path):
     recipe, seen = recipe_of(SHORT), Seen()
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     factors = tmp_path / "run" / "stages" / "01-search-4x" / "factors.json"
     before = factors.read_bytes()
     factors.write_bytes(before.replace(b'"num_start_tokens": 0', b'"num_start_tokens": 4', 1))
-    extend(recipe, tmp_path / "run", watch=seen.watch())
+    run_recipe(recipe, tmp_path / "run", watch=seen.watch())
     assert seen.stages[0] == ("search-4x", False)
     assert seen.num_trials == 0, "from the journal"
     assert factors.read_bytes() == before
@@ -286,11 +286,11 @@ def test_a_result_that_was_changed_is_made_again(recipe_of, tmp_path):
     ],
 )
 def test_a_folder_of_another_recipe_is_refused_and_left_alone(recipe_of, tmp_path, change, said):
-    extend(recipe_of(SHORT), tmp_path / "run")
+    run_recipe(recipe_of(SHORT), tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunFolderError) as error:
         changed = (change,) if change != "stages.0.length=3x" else (change, "stages.1.perplexity=[1x]")
-        extend(recipe_of(SHORT, *changed), tmp_path / "run")
+        run_recipe(recipe_of(SHORT, *changed), tmp_path / "run")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
@@ -298,41 +298,41 @@ def test_a_folder_of_another_recipe_is_refused_and_left_alone(recipe_of, tmp_pat
 
 def test_limits_may_change_because_they_only_judge(recipe_of, tmp_path):
     seen = Seen()
-    assert extend(recipe_of(SHORT), tmp_path / "run").is_accepted
+    assert run_recipe(recipe_of(SHORT), tmp_path / "run").is_accepted
     strict = recipe_of(SHORT, more="accept: {short_nll_rise: -5}")
-    result = extend(strict, tmp_path / "run", watch=seen.watch())
+    result = run_recipe(strict, tmp_path / "run", watch=seen.watch())
     assert not result.is_accepted
     assert all(is_held for _, is_held in seen.stages)
 
 
 def test_inputs_that_changed_under_a_run_are_named(recipe_of, texts, tmp_path):
     recipe = recipe_of(SHORT)
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     file = texts / "searched.jsonl"
     file.write_text(file.read_text().replace("line", "word"))
     with pytest.raises(RunFolderError, match=r"01-search-4x .*text\.search"):
-        extend(recipe, tmp_path / "run")
+        run_recipe(recipe, tmp_path / "run")
 
 
 def test_a_base_model_that_changed_under_a_run_is_named(recipe_of, tmp_path, tiny_model):
     recipe = recipe_of(SHORT)
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     with torch.no_grad():
         tiny_model.get_input_embeddings().weight.add_(0.1)
     tiny_model.save_pretrained(recipe.model.name)
     with pytest.raises(RunFolderError, match="weights_sha256 is"):
-        extend(recipe, tmp_path / "run")
+        run_recipe(recipe, tmp_path / "run")
 
 
 def test_a_stage_longer_than_any_document_is_found_before_the_first_one(recipe_of, tmp_path):
     long_search = SHORT + "  - {kind: search, name: far, length: 100x}\n"
     seen = Seen()
     with pytest.raises(DataError, match="no document of 6400 tokens: the longest"):
-        extend(recipe_of(long_search), tmp_path / "run", watch=seen.watch())
+        run_recipe(recipe_of(long_search), tmp_path / "run", watch=seen.watch())
     with pytest.raises(DataError, match="No document has 6400"):
         far = "  - {kind: search, length: 100x}\n  - {kind: finetune, length: 100x, num_steps: 1}\n"
         recipe = recipe_of(far, "text.search=stdlib:search", "text.test=stdlib:held-out")
-        extend(recipe, tmp_path / "other", watch=seen.watch())
+        run_recipe(recipe, tmp_path / "other", watch=seen.watch())
     assert seen.stages == []
 
 
@@ -341,11 +341,11 @@ def test_two_runs_in_one_folder_are_refused(recipe_of, tmp_path):
 
     def again(*_):
         with pytest.raises(RunFolderError, match="in use"):
-            extend(recipe, tmp_path / "run")
+            run_recipe(recipe, tmp_path / "run")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extend(recipe, tmp_path / "run", watch=Watch(on_stage=again))
+        run_recipe(recipe, tmp_path / "run", watch=Watch(on_stage=again))
 
 
 def test_killed_at_its_first_write_it_begins(recipe_of, tmp_path):
@@ -353,18 +353,18 @@ def test_killed_at_its_first_write_it_begins(recipe_of, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".recipe.json.abcdefgh.partial").write_text("{")
     (tmp_path / "run" / ".lock").touch()
-    extend(recipe_of(SHORT), tmp_path / "run")
+    run_recipe(recipe_of(SHORT), tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*"))
 
 
 def test_what_a_killed_run_left_half_written_is_cleared(recipe_of, tmp_path):
     recipe = recipe_of(SHORT)
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     for place in (".result.json", "stages/01-search-4x/.done.json", "stages/02-evaluate-1x/.records.jsonl"):
         (tmp_path / "run" / f"{place}.abcdefgh.partial").write_text("{")
     (tmp_path / "run" / ".result.partial").mkdir()
     (tmp_path / "run" / ".result.partial" / "model.safetensors").touch()
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     assert not list((tmp_path / "run").rglob(".*"))
     assert [path.name for path in (tmp_path / "run" / "result").iterdir()] == ["factors.json"]
 
@@ -374,26 +374,26 @@ def test_foreign_files_are_left_alone(recipe_of, tmp_path):
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     (tmp_path / "run" / ".thesis.txt.partial").write_text("mine too")
     with pytest.raises(RunFolderError, match=r"thesis\.txt"):
-        extend(recipe_of(SHORT), tmp_path / "run")
+        run_recipe(recipe_of(SHORT), tmp_path / "run")
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".thesis.txt.partial", "thesis.txt"]
 
 
 def test_a_checkpoint_that_nobody_waits_for_is_an_error(recipe_of, tmp_path):
     with pytest.raises(SettingError, match="no stage of kind external"):
-        extend(recipe_of(SHORT), tmp_path / "run", continue_with=tmp_path / "elsewhere")
+        run_recipe(recipe_of(SHORT), tmp_path / "run", continue_with=tmp_path / "elsewhere")
 
 
 def test_an_estimate_comes_after_the_first_stage(recipe_of, tmp_path):
     left = []
-    extend(recipe_of(SHORT), tmp_path / "run", watch=Watch(on_stage=lambda *told: left.append(told[3])))
+    run_recipe(recipe_of(SHORT), tmp_path / "run", watch=Watch(on_stage=lambda *told: left.append(told[3])))
     assert left[0] is None
     assert all(seconds > 0 for seconds in left[1:])
 
 
 def test_a_model_and_texts_that_were_moved_are_the_same_run(recipe_of, texts, tmp_path):
     recipe, seen = recipe_of(SHORT), Seen()
-    expected = extend(recipe, tmp_path / "run")
+    expected = run_recipe(recipe, tmp_path / "run")
     shutil.copytree(recipe.model.name, tmp_path / "moved" / "model")
     shutil.copy(texts / "searched.jsonl", tmp_path / "moved" / "a.jsonl")
     shutil.copy(texts / "reported.jsonl", tmp_path / "moved" / "b.jsonl")
@@ -401,14 +401,14 @@ def test_a_model_and_texts_that_were_moved_are_the_same_run(recipe_of, texts, tm
         SHORT, f"model.name={tmp_path / 'moved' / 'model'}", f"text.search={tmp_path / 'moved' / 'a.jsonl'}",
         f"text.test={tmp_path / 'moved' / 'b.jsonl'}",
     )  # fmt: skip
-    again = extend(moved, tmp_path / "run", watch=seen.watch())
+    again = run_recipe(moved, tmp_path / "run", watch=seen.watch())
     assert all(is_held for _, is_held in seen.stages)
     assert again.factors.entries[-1].rescale_factors == expected.factors.entries[-1].rescale_factors
 
 
 def test_a_stage_s_journal_is_cut_where_it_is_damaged(recipe_of, tmp_path):
     recipe, seen = recipe_of(SHORT), Seen()
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     stage = tmp_path / "run" / "stages" / "01-search-4x"
     before = (stage / "factors.json").read_bytes()
     lines = (stage / "journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -416,8 +416,8 @@ def test_a_stage_s_journal_is_cut_where_it_is_damaged(recipe_of, tmp_path):
     (stage / "journal.jsonl").write_bytes(b"".join(lines))
     (stage / "factors.json").unlink()
     with pytest.raises(RunFolderError, match=r"line 4 .*--cut-damaged"):
-        extend(recipe, tmp_path / "run")
-    extend(recipe, tmp_path / "run", cut_damaged=True, watch=seen.watch())
+        run_recipe(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run", cut_damaged=True, watch=seen.watch())
     assert seen.num_trials == len(lines) - 3
     assert (stage / "factors.json").read_bytes() == before
 
@@ -441,7 +441,7 @@ DAMAGE = [
 )
 def test_a_damaged_file_of_a_finished_stage_is_made_again(recipe_of, tmp_path, name):
     recipe = recipe_of(SHORT)
-    expected = extend(recipe, tmp_path / "run")
+    expected = run_recipe(recipe, tmp_path / "run")
     file = tmp_path / "run" / "stages" / name
     whole = file.read_bytes()
     for damage in [
@@ -450,18 +450,18 @@ def test_a_damaged_file_of_a_finished_stage_is_made_again(recipe_of, tmp_path, n
         re.sub(rb'"value": \d', b'"value": 9', whole),
     ]:
         file.write_bytes(damage)
-        again = extend(recipe, tmp_path / "run")
+        again = run_recipe(recipe, tmp_path / "run")
         assert [record.value for record in again.records] == [record.value for record in expected.records]
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "stages/01-search-4x/inputs.json"])
 def test_a_damaged_file_that_says_what_is_run_is_named(recipe_of, tmp_path, name):
     recipe = recipe_of(SHORT)
-    extend(recipe, tmp_path / "run")
+    run_recipe(recipe, tmp_path / "run")
     for damage in DAMAGE:
         (tmp_path / "run" / name).write_bytes(damage)
         with pytest.raises(RunFolderError) as error:
-            extend(recipe, tmp_path / "run")
+            run_recipe(recipe, tmp_path / "run")
         assert "\n" not in str(error.value)
 
 
@@ -472,7 +472,7 @@ def test_one_text_is_parted_into_searched_and_reported_documents(recipe_of, text
     )
     said = []
     recipe = recipe_of(stages, "text.test=null")
-    result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
+    result = run_recipe(recipe, tmp_path / "run", watch=Watch(say=said.append))
     assert any("first 3 documents" in line for line in said)
     (record,) = [r for r in result.records if (r.factors, r.length) == ("extended", 256)]
     assert record.n == 3, "what the searches left of six, though four were asked for"
@@ -492,7 +492,7 @@ def test_one_text_is_parted_into_searched_and_reported_documents(recipe_of, text
 )
 def test_a_text_that_is_too_small_to_be_parted_is_refused(recipe_of, tmp_path, changes, error, noun):
     with pytest.raises(error, match=noun):
-        extend(recipe_of(SHORT, *changes), tmp_path / "run")
+        run_recipe(recipe_of(SHORT, *changes), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("journal*"))
 
 
@@ -500,12 +500,12 @@ def test_a_text_that_is_trained_on_too_is_parted_in_three(recipe_of, tmp_path):
     stages = SHORT + "  - {kind: finetune, name: tune, length: 4x, num_steps: 1}\n"
     said = []
     parted = ("text.test=null", "text.num_test_documents=2")
-    extend(recipe_of(stages, *parted), tmp_path / "run", watch=Watch(say=said.append))
+    run_recipe(recipe_of(stages, *parted), tmp_path / "run", watch=Watch(say=said.append))
     assert any("first 3" in line and "next 2" in line and "training" in line for line in said)
     (inputs,) = (tmp_path / "run").rglob("03-tune/inputs.json")
     assert json.loads(inputs.read_bytes())["inputs"]["text"]["sources"][0]["skip"] == 5
     with pytest.raises(SettingError, match="joined by folder"):
-        extend(recipe_of(stages, *parted, "data.sources.0.join=folder"), tmp_path / "other")
+        run_recipe(recipe_of(stages, *parted, "data.sources.0.join=folder"), tmp_path / "other")
 
 
 def test_a_document_in_both_texts_is_refused(recipe_of, texts, tmp_path):
@@ -513,7 +513,7 @@ def test_a_document_in_both_texts_is_refused(recipe_of, texts, tmp_path):
     with (texts / "reported.jsonl").open("a") as file:
         file.write(lines[0])
     with pytest.raises(SettingError, match="search document too"):
-        extend(recipe_of(SHORT, "text.num_test_documents=9"), tmp_path / "run")
+        run_recipe(recipe_of(SHORT, "text.num_test_documents=9"), tmp_path / "run")
 
 
 def test_the_base_model_is_measured_as_it_is_and_a_search_within_its_reach_is_said(recipe_of, tmp_path):
@@ -527,7 +527,7 @@ def test_the_base_model_is_measured_as_it_is_and_a_search_within_its_reach_is_sa
     }  # fmt: skip
     path.write_text(json.dumps(config))
     said = []
-    result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
+    result = run_recipe(recipe, tmp_path / "run", watch=Watch(say=said.append))
     assert any("already reads 512" in line for line in said)
     measured = {(r.factors, r.length) for r in result.records if r.metric == "perplexity"}
     assert measured >= {("as configured: llama3 512", 64), ("as configured: llama3 512", 256)}
@@ -535,13 +535,13 @@ def test_the_base_model_is_measured_as_it_is_and_a_search_within_its_reach_is_sa
 
 def test_too_few_documents_are_said_and_a_document_twice_is_refused_at_once(recipe_of, tmp_path, texts):
     said = []
-    extend(recipe_of(SHORT, "text.num_documents=6"), tmp_path / "few", watch=Watch(say=said.append))
+    run_recipe(recipe_of(SHORT, "text.num_documents=6"), tmp_path / "few", watch=Watch(say=said.append))
     assert any("validation documents" in line for line in said)
     rows = (texts / "searched.jsonl").read_text().splitlines()
     (texts / "searched.jsonl").write_text("\n".join([rows[0], rows[1], rows[0]]) + "\n")
     seen = Seen()
     with pytest.raises(SettingError, match="validation document"):
-        extend(recipe_of(SHORT), tmp_path / "twice", watch=seen.watch())
+        run_recipe(recipe_of(SHORT), tmp_path / "twice", watch=seen.watch())
     assert seen.stages == []
 
 
@@ -554,6 +554,6 @@ def test_a_closed_form_that_a_search_stage_writes_is_said(recipe_of, tmp_path, m
     monkeypatch.setattr(Objective, "measure", yarn_only)
     said = []
     recipe = recipe_of("  - {kind: search, length: 4x, strategy: random}\n")
-    result = extend(recipe, tmp_path / "run", watch=Watch(say=said.append))
+    result = run_recipe(recipe, tmp_path / "run", watch=Watch(say=said.append))
     assert result.factors.longest.provenance.strategy.startswith("yarn")
     assert any("closed-form scheme" in line and "yarn" in line for line in said)

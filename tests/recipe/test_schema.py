@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from ropewalk.errors import RecipeError
 from ropewalk.evaluate.intervals import wilson
-from ropewalk.recipe.mistakes import RecipeError
 from ropewalk.recipe.reading import load_recipe, parse_recipe, recipe_text, shipped_recipes
 from ropewalk.recipe.stages import FinetuneStage, SearchStage
 from ropewalk.recipe.yaml_document import read_document, with_changes

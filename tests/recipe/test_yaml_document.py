@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.recipe.mistakes import RecipeError
+from ropewalk.errors import RecipeError
 from ropewalk.recipe.yaml_document import read_document, with_changes
 
 TEXT = """\

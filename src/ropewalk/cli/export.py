@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
     from ropewalk.export import Dropped, Exported, Served
     from ropewalk.export.card import Origin
-    from ropewalk.export.hf import HfChoices
+    from ropewalk.export.settings import ExportSettings
     from ropewalk.factors.factor_set import FactorSet
 
 app = typer.Typer(rich_markup_mode=None, help="Ship a model with its factors, for engines to serve.")
@@ -102,21 +102,22 @@ def hf(
         ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json
     """
     with interruptible(NOTHING_WRITTEN):
-        from ropewalk.export.hf import HfChoices, export_hf
+        from ropewalk.export.hf import export_hf
         from ropewalk.export.output import require_absent
+        from ropewalk.export.settings import ExportSettings
         from ropewalk.factors.factor_set import load_set
 
         require_absent(out)
         factor_set = load_set(factors)
-        choices = HfChoices(
+        settings = ExportSettings(
             mode=mode, serve_with=serve_with, fold_attention_factor=fold_attention_factor,
             with_runtime=with_runtime, adapter=adapter, adapter_as=adapter_as, full_attention=full_attention,
             original_length=original_length, revision=revision, copy_weights=copy,
         )  # fmt: skip
         records, origin = _records(run), _origin(run, model, factor_set, factors)
-        dropped = _measured(model, factor_set, choices, measure) if measure else []
+        dropped = _measured(model, factor_set, settings, measure) if measure else []
         exported = export_hf(
-            model, factor_set, out, choices=choices, dropped=dropped, records=records, origin=origin
+            model, factor_set, out, settings=settings, dropped=dropped, records=records, origin=origin
         )
         _tell(exported, json)
 
@@ -182,15 +183,17 @@ def repair(
     result(f"{folder} {state}.")
 
 
-def _measured(model: str, factor_set: "FactorSet", choices: "HfChoices", text: str) -> "Sequence[Dropped]":
+def _measured(
+    model: str, factor_set: "FactorSet", settings: "ExportSettings", text: str
+) -> "Sequence[Dropped]":
     from ropewalk.export import Served
     from ropewalk.export.entry_costs import measure_left_out
     from ropewalk.models.model import load_model
 
-    served = Served.of(factor_set, choices.mode)
+    served = Served.of(factor_set, settings.mode)
     loaded = load_model(
-        model, revision=choices.revision, original_length=choices.original_length,
-        full_attention=choices.full_attention,
+        model, revision=settings.revision, original_length=settings.original_length,
+        full_attention=settings.full_attention,
     )  # fmt: skip
     return measure_left_out(loaded, served, text)
 

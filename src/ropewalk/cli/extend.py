@@ -85,10 +85,10 @@ def run_recipe(
     """Run it with progress on stderr; of several processes, only the first one writes any."""
     from ropewalk.recipe.processes import is_first_process
     from ropewalk.recipe.progress import Watch
-    from ropewalk.recipe.run import extend as run
+    from ropewalk.recipe.run import run_recipe
 
     if not is_first_process():
-        run(recipe, out, continue_with=continue_with)
+        run_recipe(recipe, out, continue_with=continue_with)
         return None
 
     num_stages = len(recipe.stages)
@@ -103,7 +103,7 @@ def run_recipe(
             on_stage=on_stage, on_trial=progress.on_trial, on_step=progress.on_step,
             on_answer=progress.on_answer, on_record=tell_any, say=say,
         )  # fmt: skip
-        return run(recipe, out, continue_with=continue_with, cut_damaged=cut_damaged, watch=watch)
+        return run_recipe(recipe, out, continue_with=continue_with, cut_damaged=cut_damaged, watch=watch)
 
 
 def tell_any(record: "EvalRecord") -> None:

@@ -12,18 +12,19 @@ Weights are not read, unless an adapter is merged or the attention factor is fol
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ropewalk.errors import ExportError, ModelError, SettingError
 from ropewalk.evaluate.records import EvalRecord
-from ropewalk.export import Dropped, Exported, ExportMode, Served, entry_name
+from ropewalk.export import Dropped, Exported, Served, entry_name
 from ropewalk.export.card import Card, Origin, write_card
 from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
 from ropewalk.export.fold import Folded, check_folded, write_folded
 from ropewalk.export.manifest import MANIFEST, manifest
 from ropewalk.export.output import new_folder, require_absent
+from ropewalk.export.settings import ExportSettings
 from ropewalk.export.source_checkpoint import (
     ADAPTER_CONFIG,
     Checkpoint,
@@ -48,40 +49,9 @@ from ropewalk.models.transformers4_config import CONFIG
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.store import hash_files
 
-AdapterAs = Literal["merged", "beside"]
 ADAPTER_FOLDER = "adapter"
 
 SAME_FACTOR = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class HfChoices:
-    """The choices of an export.
-
-    Attributes:
-        mode: see `Served`.
-        serve_with: an engine that must compute what Ropewalk computes, or the export is refused; with `any`,
-            the engines that compute something else are listed.
-        fold_attention_factor: multiply the query weights, where engines compute another attention factor.
-        with_runtime: add the whole set, for Ropewalk's loader and its vLLM plugin; needed for start tokens.
-        adapter: a folder that peft saved.
-        adapter_as: `merged` into the weights, or `beside` the base, in a folder of its own.
-        full_attention: lift sliding windows that are shorter than the target.
-        original_length: L in tokens, where the model's configuration states it wrongly.
-        revision: branch, tag or commit of a model on the hub.
-        copy_weights: copy the weight files; by default they are hard links, which take no disk space.
-    """
-
-    mode: ExportMode = "pinned"
-    serve_with: str = "any"
-    fold_attention_factor: bool = False
-    with_runtime: bool = False
-    adapter: Path | None = None
-    adapter_as: AdapterAs = "merged"
-    full_attention: bool = False
-    original_length: int | None = None
-    revision: str | None = None
-    copy_weights: bool = False
 
 
 def export_hf(
@@ -89,7 +59,7 @@ def export_hf(
     factor_set: FactorSet,
     out: Path,
     *,
-    choices: HfChoices | None = None,
+    settings: ExportSettings | None = None,
     dropped: Sequence[Dropped] = (),
     records: Sequence[EvalRecord] = (),
     origin: Origin | None = None,
@@ -109,26 +79,26 @@ def export_hf(
         SettingError: the adapter can't be read.
     """
     require_absent(out)
-    source, choices = _resolve_adapter(source, choices or HfChoices())
-    served = Served.of(factor_set, choices.mode)
+    source, settings = _resolve_adapter(source, settings or ExportSettings())
+    served = Served.of(factor_set, settings.mode)
     _require_two_sets(served)
-    _require_start_tokens_held(served, choices)
-    description = describe_model(source, revision=choices.revision, original_length=choices.original_length)
+    _require_start_tokens_held(served, settings)
+    description = describe_model(source, revision=settings.revision, original_length=settings.original_length)
     factor_set.require_geometry(description.geometry, source)
-    stated = _stated(served, choices)
+    stated = _stated(served, settings)
     plan = _Plan(
-        checkpoint=find_checkpoint(source, choices.revision),
+        checkpoint=find_checkpoint(source, settings.revision),
         description=description,
-        choices=choices,
+        settings=settings,
         wanted=served,
         stated=stated,
-        kept=kept_keys(_own_parameters(source, choices), stated.long, source),
+        kept=kept_keys(_own_parameters(source, settings), stated.long, source),
     )
-    require_engine(plan.facts, choices.serve_with)
+    require_engine(plan.facts, settings.serve_with)
     plan.checkpoint.require_whole()
-    if choices.adapter is None:  # else the weights exist only after the merge
+    if settings.adapter is None:  # else the weights exist only after the merge
         plan.checkpoint.warn_if_other_weights(served.long)
-    left_out = _name_dropped(served, dropped, choices)
+    left_out = _name_dropped(served, dropped, settings)
     left_out += tuple(Dropped(what=what, cost=why) for what, why in plan.checkpoint.preferred.items())
     return _write(plan, factor_set, out, left_out, records, origin)
 
@@ -145,7 +115,7 @@ class _Plan:
 
     checkpoint: Checkpoint
     description: RopeDescription
-    choices: HfChoices
+    settings: ExportSettings
     wanted: Served
     stated: Served
     kept: dict[str, Any]
@@ -156,7 +126,7 @@ class _Plan:
             served=self.stated,
             model_type=self.description.model_type,
             family=str(self.checkpoint.config.get("model_type", self.description.model_type)),
-            has_runtime=self.choices.with_runtime,
+            has_runtime=self.settings.with_runtime,
             kept=self.kept,
         )
 
@@ -186,7 +156,7 @@ def _write(
             dropped=dropped,
         )  # fmt: skip
         (partial / MANIFEST).write_text(about, encoding="utf-8")
-        if plan.choices.with_runtime:
+        if plan.settings.with_runtime:
             (partial / FACTORS_NAME).write_text(factor_set.to_json(), encoding="utf-8")
         card = Card(
             title=out.name, model=plan.checkpoint.name, revision=plan.checkpoint.revision, served=plan.wanted,
@@ -216,9 +186,9 @@ def _require_two_sets(served: Served) -> None:
         )
 
 
-def _require_start_tokens_held(served: Served, choices: HfChoices) -> None:
+def _require_start_tokens_held(served: Served, settings: ExportSettings) -> None:
     most = max(served.short.num_start_tokens, served.long.num_start_tokens)
-    if most and not choices.with_runtime:
+    if most and not settings.with_runtime:
         raise ExportError(
             f"These factors have {most} start tokens (n-hat), which no configuration can hold: use "
             f"--with-runtime (for Ropewalk's loader and for vLLM with its plugin), or export the run's "
@@ -226,11 +196,11 @@ def _require_start_tokens_held(served: Served, choices: HfChoices) -> None:
         )
 
 
-def _stated(served: Served, choices: HfChoices) -> Served:
+def _stated(served: Served, settings: ExportSettings) -> Served:
     """The factors as the configuration states them."""
-    if not choices.fold_attention_factor:
+    if not settings.fold_attention_factor:
         return served
-    if choices.with_runtime:
+    if settings.with_runtime:
         raise ExportError(
             "--fold-attention-factor is for engines that compute the attention factor, but --with-runtime is "
             "for those that read it: leave one of the two out."
@@ -253,9 +223,9 @@ def _stated(served: Served, choices: HfChoices) -> Served:
     )
 
 
-def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) -> tuple[Dropped, ...]:
+def _name_dropped(served: Served, known: Sequence[Dropped], settings: ExportSettings) -> tuple[Dropped, ...]:
     """Every entry that is left out, with its cost if that was measured."""
-    if choices.with_runtime:
+    if settings.with_runtime:
         return ()
     costs = {entry.what: entry for entry in known}
     names = [entry_name(entry) for entry in served.left_out]
@@ -265,9 +235,9 @@ def _name_dropped(served: Served, known: Sequence[Dropped], choices: HfChoices) 
 # ---------------------------------------------------------------- configuration
 
 
-def _own_parameters(source: str, choices: HfChoices) -> dict[str, Any]:
+def _own_parameters(source: str, settings: ExportSettings) -> dict[str, Any]:
     """The model's own rotary dictionary, with the defaults of its family."""
-    config = read_config(source, revision=choices.revision).get_text_config(decoder=True)
+    config = read_config(source, revision=settings.revision).get_text_config(decoder=True)
     return getattr(config, "rope_parameters", None) or {}
 
 
@@ -279,7 +249,7 @@ def _write_config(plan: _Plan, folder: Path) -> None:
 
 
 def _lifted_window(plan: _Plan) -> dict[str, Any]:
-    """The keys that lift the sliding windows, if the choices say so; empty where the windows stay.
+    """The keys that lift the sliding windows, if the settings say so; empty where the windows stay.
 
     Raises:
         ExportError: every attention layer has a window shorter than the target and they are to stay, or only
@@ -289,7 +259,7 @@ def _lifted_window(plan: _Plan) -> dict[str, Any]:
     window = description.sliding_window
     if window is None or window >= target:
         return {}
-    if not plan.choices.full_attention:
+    if not plan.settings.full_attention:
         try:
             description.require_long_attention(target, name)
         except ModelError as error:
@@ -343,27 +313,27 @@ def _rewrite(path: Path, values: dict[str, Any]) -> None:
 
 
 def _write_weights(plan: _Plan, folder: Path) -> None:
-    choices = plan.choices
-    if choices.adapter is not None and choices.adapter_as == "merged":
+    settings = plan.settings
+    if settings.adapter is not None and settings.adapter_as == "merged":
         if plan.is_folded:
             raise ExportError(
                 "An adapter is to be merged and the attention factor to be folded, but one export does one "
                 "of the two: export the merged model first, and fold that."
             )
         loaded = load_model(
-            plan.checkpoint.name, dtype="auto", revision=choices.revision,
-            original_length=choices.original_length,
+            plan.checkpoint.name, dtype="auto", revision=settings.revision,
+            original_length=settings.original_length,
         )  # fmt: skip
-        merge_adapter(load_adapter(loaded.model, choices.adapter)).save_pretrained(folder)
+        merge_adapter(load_adapter(loaded.model, settings.adapter)).save_pretrained(folder)
         (folder / "generation_config.json").unlink(missing_ok=True)  # that of the source is copied instead
     elif plan.is_folded:
         ours, engine = plan.wanted.long.attention_factor, plan.stated.long.attention_factor
         write_folded(
             plan.checkpoint, plan.description.geometry, folder, ours=ours, engine=engine,
-            copy=choices.copy_weights,
+            copy=settings.copy_weights,
         )  # fmt: skip
     else:
-        plan.checkpoint.take_weights(folder, copy=choices.copy_weights)
+        plan.checkpoint.take_weights(folder, copy=settings.copy_weights)
 
 
 def _finish_fold(plan: _Plan, folder: Path) -> Folded | None:
@@ -374,27 +344,25 @@ def _finish_fold(plan: _Plan, folder: Path) -> Folded | None:
     return Folded(ours=ours, engine=engine, logit_difference=difference)
 
 
-def _resolve_adapter(source: str, choices: HfChoices) -> tuple[str, HfChoices]:
-    """The base of a source that is an adapter, with the adapter as a choice."""
-    if choices.adapter_as not in ("merged", "beside"):
-        raise ExportError(f"`adapter_as` is {choices.adapter_as!r}, but must be `merged` or `beside`.")
+def _resolve_adapter(source: str, settings: ExportSettings) -> tuple[str, ExportSettings]:
+    """The base of a source that is an adapter, with the adapter in the settings."""
     folder = Path(source)
-    if not is_adapter(folder) or choices.adapter is not None:
-        return source, choices
+    if not is_adapter(folder) or settings.adapter is not None:
+        return source, settings
     base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise SettingError(
             f"{source} is an adapter that names no base: give the base as the model, and this with --adapter."
         )
-    return str(base), replace(choices, adapter=folder)
+    return str(base), settings.model_copy(update={"adapter": folder})
 
 
 def _put_adapter(plan: _Plan, folder: Path) -> dict[str, str] | None:
     """The manifest's entry for an adapter; one that is not merged is copied, with the name of its base."""
-    adapter = plan.choices.adapter
+    adapter = plan.settings.adapter
     if adapter is None:
         return None
-    if plan.choices.adapter_as == "beside":
+    if plan.settings.adapter_as == "beside":
         target = folder / ADAPTER_FOLDER
         target.mkdir()
         if not (adapter / ADAPTER_CONFIG).is_file() or not (adapter / "adapter_model.safetensors").is_file():
@@ -410,4 +378,4 @@ def _put_adapter(plan: _Plan, folder: Path) -> dict[str, str] | None:
         (target / "adapter_model.safetensors").write_bytes(
             (adapter / "adapter_model.safetensors").read_bytes()
         )
-    return {"name": str(adapter), "as": plan.choices.adapter_as, "base": plan.checkpoint.name}
+    return {"name": str(adapter), "as": plan.settings.adapter_as, "base": plan.checkpoint.name}

@@ -1,4 +1,4 @@
-"""`finetune`: trains a model on long segments with factors installed, and resumes after a kill."""
+"""`finetune_model`: trains a model on long segments with factors installed, and resumes after a kill."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -24,12 +24,12 @@ from ropewalk.finetune.training_folder import MODEL, RESULT, open_stage, write_r
 from ropewalk.models.activation_checkpointing import recomputing
 from ropewalk.models.model import Model, load_model
 
-__all__ = ["FinetuneResult", "finetune"]
+__all__ = ["FinetuneResult", "finetune_model"]
 
 NO_FACTORS = "00" * 32  # the digest of a model without factors
 
 
-def finetune(
+def finetune_model(
     loaded: Model,
     factors: RescaleFactors,
     text: TrainingText,

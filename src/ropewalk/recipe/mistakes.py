@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ropewalk.errors import RopewalkError
 from ropewalk.settings import in_words
 
 KeyPath = tuple[str | int, ...]  # of a value in a recipe: keys, and numbers in lists
@@ -28,19 +27,6 @@ class Mistake:
 
     def __str__(self) -> str:
         return f"{self.place}: {f'{self.key:.100}: ' if self.key else ''}{self.message.rstrip('.')}."
-
-
-class RecipeError(RopewalkError):
-    """A recipe with mistakes.
-
-    Attributes:
-        lines: one a mistake.
-    """
-
-    def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
-        self.lines = [f"{source}, {mistake}" for mistake in self.mistakes]
-        super().__init__(" ".join(self.lines))
 
 
 def explain(

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ropewalk.errors import RopewalkError
+from ropewalk.errors import RecipeError, RopewalkError
 from ropewalk.finetune.settings import FinetuneSettings
-from ropewalk.recipe.mistakes import KeyPath, Mistake, RecipeError, explain
+from ropewalk.recipe.mistakes import KeyPath, Mistake, explain
 from ropewalk.recipe.order import order_mistakes
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import FinetuneStage, ReadjustStage, SearchStage, Stage

@@ -58,7 +58,7 @@ class Extended:
         return all(verdict.is_held for verdict in self.verdicts)
 
 
-def extend(
+def run_recipe(
     recipe: Recipe,
     path: str | Path,
     *,

@@ -18,7 +18,7 @@ from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, found_by
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
-from ropewalk.finetune.train import finetune
+from ropewalk.finetune.train import finetune_model
 from ropewalk.models.model import Model
 from ropewalk.models.model_files import describe_model
 from ropewalk.models.training_checkpoint import require_pinned, save_pinned
@@ -224,7 +224,7 @@ def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
     loaded = run.models.current(run.state, dtype="float32")
     stream = Mixture(_training_text(run), run.tokenizer, int(stage.length))
     try:
-        finetune(
+        finetune_model(
             loaded, run.state.named(stage.factors), stream, settings, folder.training_path,
             on_step=run.watch.on_step, part_of_recipe=True,
         )  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from ropewalk.errors import shown
-from ropewalk.recipe.mistakes import KeyPath, Mistake, RecipeError
+from ropewalk.errors import RecipeError, shown
+from ropewalk.recipe.mistakes import KeyPath, Mistake
 from ropewalk.store.strict_json import MOST_DIGITS, JsonError, require_text
 
 LARGEST_CHARACTERS = 2**18
