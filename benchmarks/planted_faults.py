@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, StableLmConfig, StableLmForCausalLM
 
 from evaluator import processor, publish
 from ropewalk.export.hf import export_hf
-from ropewalk.export.manifest import read_folded, read_mode
+from ropewalk.export.manifest import read_folded, read_folder_mode
 from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.model import Model, load_model
@@ -97,7 +97,7 @@ def verified(
     fault.plant(out)
     folded = read_folded(out)
     question = ExportUnderTest.of(
-        out, base, chosen, mode=read_mode(out) or "pinned", folded_for=folded and folded[1]
+        out, base, chosen, mode=read_folder_mode(out) or "pinned", folded_for=folded and folded[1]
     )
     ids = torch.randint(2048, (max(LENGTHS),), generator=torch.Generator().manual_seed(0)).tolist()
     return verify(question, loaded, engine, ids, LENGTHS)

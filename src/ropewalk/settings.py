@@ -28,7 +28,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise SettingError(one_line(error, type(self))) from None
+            raise SettingError(all_mistakes(error, type(self))) from None
 
     # pydantic then validates nested settings by itself, so that each mistake keeps its path.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise SettingError(one_line(error, cls, names)) from None
+            raise SettingError(all_mistakes(error, cls, names)) from None
 
     def given(self) -> dict[str, Any]:
         """The fields that the caller gave, without those that have their default."""
@@ -55,7 +55,7 @@ class Settings(BaseModel):
         }
 
 
-def one_line(
+def all_mistakes(
     error: ValidationError, settings: type[BaseModel], names: Mapping[str, str] = MappingProxyType({})
 ) -> str:
     """Every mistake that pydantic found, on one line."""

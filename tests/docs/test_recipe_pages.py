@@ -14,7 +14,7 @@ from ropewalk.cli.main import run
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.scale_model import scale_model_path
 from ropewalk.recipe.reading import load_recipe, parse_recipe, shipped_recipes
-from ropewalk.recipe.yaml_document import Document, read_document
+from ropewalk.recipe.yaml_document import YamlDocument, read_yaml
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCRIPT = DOCS.parent / "scripts" / "settings_tables.py"
@@ -58,7 +58,7 @@ def test_commands_run_in_their_order(page, tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("name", yaml_files())
 def test_recipes_are_recipes(name):
     """A part of one is put beside what it leaves out."""
-    shown = read_document(yaml_files()[name], name)
+    shown = read_yaml(yaml_files()[name], name)
     stages = [
         {"kind": "search", "length": "8x"},
         {"kind": "finetune", "length": "8x", "num_steps": 1},
@@ -69,7 +69,7 @@ def test_recipes_are_recipes(name):
         "stages": stages,
     }
     values = {**rest, **shown.values}
-    parse_recipe(Document(values=values, places=shown.places, source=name), window=256)
+    parse_recipe(YamlDocument(values=values, places=shown.places, source=name), window=256)
 
 
 def test_python_runs(tmp_path, monkeypatch):

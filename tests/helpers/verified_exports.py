@@ -3,7 +3,7 @@
 import torch
 
 from ropewalk.export.hf import export_hf
-from ropewalk.export.manifest import read_folded, read_mode
+from ropewalk.export.manifest import read_folded, read_folder_mode
 from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.models.model import load_model
@@ -38,7 +38,7 @@ def verified(folder, source, factor_set, engine, tmp_path, lengths=None, toleran
     base.mkdir()
     folded = read_folded(folder)
     question = ExportUnderTest.of(
-        folder, str(base_folder(str(source), base)), factor_set, mode=read_mode(folder),
+        folder, str(base_folder(str(source), base)), factor_set, mode=read_folder_mode(folder),
         folded_for=None if folded is None else folded[1], tolerances=tolerances,
     )  # fmt: skip
     ids = torch.randint(258, (256,), generator=torch.Generator().manual_seed(1)).tolist()

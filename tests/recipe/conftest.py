@@ -4,7 +4,7 @@ import pytest
 from stub_training import stand_in
 
 from ropewalk.recipe.reading import parse_recipe
-from ropewalk.recipe.yaml_document import read_document, with_changes
+from ropewalk.recipe.yaml_document import read_yaml, with_changes
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,6 @@ data: {{sources: [{{name: all, text: {texts / "searched.jsonl"}}}]}}
 {more}
 stages:
 {stages}"""
-        return parse_recipe(with_changes(read_document(text, "mine.yaml"), changes), window=64)
+        return parse_recipe(with_changes(read_yaml(text, "mine.yaml"), changes), window=64)
 
     return recipe

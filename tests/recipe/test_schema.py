@@ -6,7 +6,7 @@ from ropewalk.errors import RecipeError
 from ropewalk.evaluate.intervals import wilson
 from ropewalk.recipe.reading import load_recipe, parse_recipe, recipe_text, shipped_recipes
 from ropewalk.recipe.stages import FinetuneStage, SearchStage
-from ropewalk.recipe.yaml_document import read_document, with_changes
+from ropewalk.recipe.yaml_document import read_yaml, with_changes
 
 WHOLE = """\
 model: {name: scale-model}
@@ -31,7 +31,7 @@ accept:
 
 
 def parse(text, *changes, window=256):
-    return parse_recipe(with_changes(read_document(text, "mine.yaml"), changes), window=window)
+    return parse_recipe(with_changes(read_yaml(text, "mine.yaml"), changes), window=window)
 
 
 def mistakes(text, *changes, window=256):
@@ -243,7 +243,7 @@ def test_the_way_to_512x():
 def test_numbers_beyond_all_limits_are_one_line(line):
     text = f"model: {{name: x}}\n{line}\nstages:\n  - {{kind: search, length: 8x}}\n"
     with pytest.raises(RecipeError) as error:
-        parse_recipe(read_document(text, "mine.yaml"), window=4096)
+        parse_recipe(read_yaml(text, "mine.yaml"), window=4096)
     assert len(error.value.lines) >= 1
     assert all("\n" not in line for line in error.value.lines)
 
@@ -255,11 +255,11 @@ def test_numbers_of_a_training_beyond_all_limits_are_refused(setting):
     )
     stage = {"kind": "finetune", "length": "4x", "num_steps": 1, setting: 10**60}
     with pytest.raises(RecipeError, match=setting):
-        parse_recipe(read_document(f"{text}  - {json.dumps(stage)}\n", "mine.yaml"), window=4096)
+        parse_recipe(read_yaml(f"{text}  - {json.dumps(stage)}\n", "mine.yaml"), window=4096)
 
 
 @pytest.mark.parametrize("length", ["9" * 400, "9" * 64, "99999999999", f'"{"9" * 5000}x"', "1e30"])
 def test_a_length_beyond_all_windows_is_refused(length):
     text = f"model: {{name: x}}\nstages:\n  - {{kind: search, length: {length}}}\n"
     with pytest.raises(RecipeError):
-        parse_recipe(read_document(text, "mine.yaml"), window=4096)
+        parse_recipe(read_yaml(text, "mine.yaml"), window=4096)

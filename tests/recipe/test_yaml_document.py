@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ropewalk.errors import RecipeError
-from ropewalk.recipe.yaml_document import read_document, with_changes
+from ropewalk.recipe.yaml_document import read_yaml, with_changes
 
 TEXT = """\
 # a comment
@@ -26,7 +26,7 @@ def lines_of(error):
 
 
 def test_values_and_their_lines():
-    document = read_document(TEXT, "mine.yaml")
+    document = read_yaml(TEXT, "mine.yaml")
     assert document.values["stages"][0] == {"kind": "search", "name": "first", "length": "8x"}
     assert document.values["stages"][1]["perplexity"] == ["1x", 2048]
     assert document.place(("model", "name")) == "line 3"
@@ -45,7 +45,7 @@ def test_values_and_their_lines():
     ],
 )  # fmt: skip
 def test_scalars_are_what_people_mean(written, read):
-    found = read_document(f"key: {written}\n", "mine.yaml").values["key"]
+    found = read_yaml(f"key: {written}\n", "mine.yaml").values["key"]
     assert found == read
     assert type(found) is type(read)
 
@@ -71,7 +71,7 @@ def test_scalars_are_what_people_mean(written, read):
 )
 def test_what_is_no_recipe_is_said_with_its_line(text, said):
     with pytest.raises(RecipeError) as error:
-        read_document(text, "mine.yaml")
+        read_yaml(text, "mine.yaml")
     assert said in lines_of(error)[0]
     assert lines_of(error)[0].startswith("mine.yaml, ")
 
@@ -79,7 +79,7 @@ def test_what_is_no_recipe_is_said_with_its_line(text, said):
 @given(text=st.text(max_size=60))
 def test_any_text_is_read_or_refused(text):
     with suppress(RecipeError):
-        read_document(text, "mine.yaml")
+        read_yaml(text, "mine.yaml")
 
 
 def test_set_changes_adds_and_says_where_a_value_came_from():
@@ -90,14 +90,14 @@ def test_set_changes_adds_and_says_where_a_value_came_from():
         "search.seed=3",
         "a.b.c=x=y",
     ]
-    document = with_changes(read_document(TEXT, "mine.yaml"), changes)
+    document = with_changes(read_yaml(TEXT, "mine.yaml"), changes)
     assert document.values["model"] == {"name": "other"}
     assert document.values["stages"][0] == {"kind": "search", "name": "first", "length": [1, 2], "budget": 12}
     assert document.values["search"] == {"seed": 3}
     assert document.values["a"]["b"]["c"] == "x=y"
     assert document.place(("model", "name")) == "--set model.name=other"
     assert document.place(("stages", 0, "length", 1)) == "--set stages.0.length=[1, 2]"
-    assert read_document(TEXT, "mine.yaml").values["model"] == {"name": "scale-model"}
+    assert read_yaml(TEXT, "mine.yaml").values["model"] == {"name": "scale-model"}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_set_changes_adds_and_says_where_a_value_came_from():
 )
 def test_what_can_not_be_set(change, said):
     with pytest.raises(RecipeError) as error:
-        with_changes(read_document(TEXT, "mine.yaml"), [change, "also wrong"])
+        with_changes(read_yaml(TEXT, "mine.yaml"), [change, "also wrong"])
     assert said in lines_of(error)[0]
     assert f"--set {change}" in lines_of(error)[0]
     assert len(lines_of(error)) == 2
@@ -131,8 +131,8 @@ def test_what_can_not_be_set(change, said):
 )  # fmt: skip
 def test_values_that_no_recipe_holds_are_refused_wherever_they_stand(value, noun):
     with pytest.raises(RecipeError) as error:
-        read_document(f"model: {{name: x}}\nsearch:\n  budget: {value}\n", "mine.yaml")
-    document = read_document("model: {name: x}\n", "mine.yaml")
+        read_yaml(f"model: {{name: x}}\nsearch:\n  budget: {value}\n", "mine.yaml")
+    document = read_yaml("model: {name: x}\n", "mine.yaml")
     with pytest.raises(RecipeError) as changed:
         with_changes(document, [f"search.budget={value}"])
     for caught in (error, changed):
@@ -146,6 +146,6 @@ def test_values_that_no_recipe_holds_are_refused_wherever_they_stand(value, noun
     "key", ["a." * 3000 + "b", "stages." + "9" * 5000, "stages." + "9" * 400 + ".length"]
 )
 def test_keys_that_no_recipe_has_are_refused(key):
-    document = read_document("stages: [{kind: search}]\n", "mine.yaml")
+    document = read_yaml("stages: [{kind: search}]\n", "mine.yaml")
     with pytest.raises(RecipeError):
         with_changes(document, [f"{key}=1"])

@@ -20,7 +20,9 @@ app = typer.Typer(
     help="Measure a model at several lengths, extended or not.",
 )
 
-Lengths = Annotated[str, typer.Option(metavar="LENGTHS", help="Tokens, comma-separated: 256,512,8x,32k.")]
+LengthsOption = Annotated[
+    str, typer.Option(metavar="LENGTHS", help="Tokens, comma-separated: 256,512,8x,32k.")
+]
 NOTHING_WRITTEN = "Nothing was written; run the same command again."
 
 
@@ -28,12 +30,13 @@ NOTHING_WRITTEN = "Nothing was written; run the same command again."
 @from_settings(model=ModelSettings)
 def perplexity(
     *,
-    lengths: Lengths,
+    lengths: LengthsOption,
     factors: options.FactorFiles = None,
     scheme: options.Schemes = None,
     text: options.Text = "stdlib",
     mode: Annotated[
-        options.Mode, typer.Option(help="One pass over the first tokens, or a window that slides over them.")
+        options.ReadingModeOption,
+        typer.Option(help="One pass over the first tokens, or a window that slides over them."),
     ] = "truncate",
     stride: Annotated[
         int | None, typer.Option(min=1, max=LONGEST, help="Tokens that a sliding window moves on by.")
@@ -88,7 +91,7 @@ def perplexity(
 @from_settings(model=ModelSettings)
 def passkey(
     *,
-    lengths: Lengths,
+    lengths: LengthsOption,
     factors: options.FactorFiles = None,
     scheme: options.Schemes = None,
     num_trials: Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: options.Model,
+    model: options.ModelArgument,
     target_length: Annotated[
         str, typer.Option(metavar="LENGTH", help="The length that schemes reach: 8x, 32768, 32k.")
     ] = "8x",
@@ -57,7 +57,7 @@ def inspect(
             title = f"Rescale factors from {geometry.original_length} to {target} tokens, {model}"
             unfinished = geometry.first_unfinished_pair
             curves = factor_curves(schemes)
-            options.write_file(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
+            options.write_output(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
             say(f"Picture: {out}")
 
 

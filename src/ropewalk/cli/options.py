@@ -1,6 +1,5 @@
 """Options that several commands share, and how their text becomes values."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,15 +14,14 @@ from ropewalk.text.settings import TextSplit
 from ropewalk.units import MOST, parse_length
 
 if TYPE_CHECKING:
-    from ropewalk.factors.rescale_factors import RescaleFactors
-    from ropewalk.models.model import Model as LoadedModel
+    from ropewalk.evaluate.records import FactorsAtLength
+    from ropewalk.models.model import Model
     from ropewalk.models.rope_config import RopeDescription
     from ropewalk.text.tokens import DocumentSet
 
-Mode = Literal["truncate", "sliding"]
-FactorsAtLength = Callable[[int], "RescaleFactors | None"]
+ReadingModeOption = Literal["truncate", "sliding"]
 
-Model = Annotated[
+ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or scale-model.")
 ]
 Text = Annotated[str, option(TextSplit, "search")]
@@ -115,7 +113,7 @@ def about_documents(documents: "DocumentSet", num_requested: int) -> str:
     return f"Text: {found} documents of {documents.length} tokens from {documents.source}{fewer}{short}."
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_output(path: Path, content: bytes) -> None:
     """Write a file as a whole or not at all; its folder is made if it is missing.
 
     Raises:
@@ -129,8 +127,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def factors_by_label(
-    loaded: "LoadedModel", schemes: list[str] | None, files: list[Path] | None, longest: int, base: Base
-) -> dict[str, FactorsAtLength]:
+    loaded: "Model", schemes: list[str] | None, files: list[Path] | None, longest: int, base: Base
+) -> "dict[str, FactorsAtLength]":
     """Each given scheme and file as a function from a length to factors; without any, the model as it is.
 
     A model with a scaling of its own is the first one in any case, for `none` takes that away.

@@ -262,7 +262,7 @@ def _stated_mode(path: Path, engine: EngineName) -> "ExportMode | None":
     from ropewalk.export import manifest
     from ropewalk.export.gguf import export as gguf
 
-    return gguf.read_mode(path) if engine == "llama.cpp" else manifest.read_mode(path)
+    return gguf.read_gguf_mode(path) if engine == "llama.cpp" else manifest.read_folder_mode(path)
 
 
 def _question(

@@ -26,11 +26,10 @@ from ropewalk.export.manifest import MANIFEST, manifest
 from ropewalk.export.output import new_folder, require_absent
 from ropewalk.export.settings import ExportSettings
 from ropewalk.export.source_checkpoint import (
-    ADAPTER_CONFIG,
     Checkpoint,
     find_checkpoint,
     is_adapter,
-    read_json,
+    read_checkpoint_json,
 )
 from ropewalk.factors.factor_set import FACTORS_NAME, FactorSet
 from ropewalk.finetune.adapters import load_adapter, merge_adapter
@@ -43,7 +42,7 @@ from ropewalk.models.longrope_config import (
     with_rope_part,
 )
 from ropewalk.models.model import load_model
-from ropewalk.models.model_files import describe_model, read_config
+from ropewalk.models.model_files import ADAPTER_CONFIG, describe_model, read_config
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.models.transformers4_config import CONFIG
 from ropewalk.rope.attention_factor import longrope_attention_factor
@@ -282,16 +281,16 @@ def _correct_lengths(folder: Path, served: Served) -> None:
     window, target = served.geometry.original_length, served.long.target_length
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
-        _rewrite(tokenizer, {**read_json(tokenizer), "model_max_length": target})
+        _rewrite(tokenizer, {**read_checkpoint_json(tokenizer), "model_max_length": target})
     generation = folder / "generation_config.json"
     if generation.is_file():
-        values = read_json(generation)
+        values = read_checkpoint_json(generation)
         # Shorter lengths (transformers' default is 20) do not mean the window.
         if isinstance(values.get("max_length"), int) and window <= values["max_length"] < target:
             _rewrite(generation, {**values, "max_length": target})
     for path in folder.glob("sentence_*_config.json"):  # vLLM uses its limit as the model's
-        if isinstance(read_json(path).get("max_seq_length"), int):
-            _rewrite(path, {**read_json(path), "max_seq_length": target})
+        if isinstance(read_checkpoint_json(path).get("max_seq_length"), int):
+            _rewrite(path, {**read_checkpoint_json(path), "max_seq_length": target})
     _lift_truncation(folder / "tokenizer.json", target)
 
 
@@ -299,7 +298,7 @@ def _lift_truncation(path: Path, target: int) -> None:
     """Raise the truncation of a tokenizer that was saved with one: it would cut every text silently."""
     if not path.is_file():
         return
-    values = read_json(path)
+    values = read_checkpoint_json(path)
     truncation = values.get("truncation")
     if isinstance(truncation, dict) and truncation.get("max_length", target) < target:
         _rewrite(path, {**values, "truncation": {**truncation, "max_length": target}})
@@ -349,7 +348,7 @@ def _resolve_adapter(source: str, settings: ExportSettings) -> tuple[str, Export
     folder = Path(source)
     if not is_adapter(folder) or settings.adapter is not None:
         return source, settings
-    base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+    base = read_checkpoint_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise SettingError(
             f"{source} is an adapter that names no base: give the base as the model, and this with --adapter."
@@ -370,7 +369,7 @@ def _put_adapter(plan: _Plan, folder: Path) -> dict[str, str] | None:
                 f"{adapter} has no {ADAPTER_CONFIG} with adapter_model.safetensors: name a folder that peft "
                 f"saved."
             )
-        values = read_json(adapter / ADAPTER_CONFIG)
+        values = read_checkpoint_json(adapter / ADAPTER_CONFIG)
         _rewrite(
             target / ADAPTER_CONFIG,
             {**values, "base_model_name_or_path": plan.checkpoint.name, "revision": plan.checkpoint.revision},

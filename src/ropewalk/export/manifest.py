@@ -51,7 +51,7 @@ def manifest(
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def read_mode(folder: Path) -> ExportMode | None:
+def read_folder_mode(folder: Path) -> ExportMode | None:
     """The mode of an exported folder; None if it has no manifest.
 
     Raises:

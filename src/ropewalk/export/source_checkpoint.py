@@ -13,13 +13,12 @@ from ropewalk.errors import ExportError, ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.fingerprint import hash_stored_weights, warn_if_other_weights
 from ropewalk.models.longrope_config import in_each_part, rope_part
-from ropewalk.models.model_files import read_config, where_from
+from ropewalk.models.model_files import ADAPTER_CONFIG, read_config, where_from
 from ropewalk.models.transformers4_config import CONFIG, read_config_file
 from ropewalk.models.untrusted_config import CHOOSES_CODE
 from ropewalk.models.weight_files import INDEX, WEIGHTS, require_inside, require_whole, weight_files
 from ropewalk.store import link_or_copy
 
-ADAPTER_CONFIG = "adapter_config.json"
 # Mistral's own format, often beside transformers'. vLLM prefers it, and then reads no config.json.
 OTHER_FORMAT = ("consolidated*", "params.json")
 # What a configuration may name that an engine would follow instead of the factors, and why.
@@ -169,7 +168,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(folder=folder, name=name, revision=commit, config=read_config_file(folder / CONFIG))
 
 
-def read_json(path: Path) -> Any:
+def read_checkpoint_json(path: Path) -> Any:
     """A JSON file of a checkpoint.
 
     Raises:

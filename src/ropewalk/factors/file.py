@@ -12,8 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ropewalk.errors import FactorsError
-from ropewalk.store import JsonError, check_envelope, disk_errors, read_bounded, write_atomically
-from ropewalk.store import parse_json as parse_strictly
+from ropewalk.store import JsonError, check_envelope, disk_errors, parse_json, read_bounded, write_atomically
 
 FORMAT = "ropewalk.factors"
 SET_FORMAT = "ropewalk.factor-set"
@@ -54,7 +53,7 @@ class InFile(ABC):
     @classmethod
     def from_json(cls, text: str, source: str) -> Self:
         """As `load`, from text; `source` is named in errors."""
-        return cls.from_document(parse_json(text, source), source)
+        return cls.from_document(parse_factors_json(text, source), source)
 
 
 # ---------------------------------------------------------------- content of the files
@@ -179,14 +178,14 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def parse_json(text: str, source: str) -> Any:
+def parse_factors_json(text: str, source: str) -> Any:
     """Parse JSON text, without a check of what it contains.
 
     Raises:
         FactorsError: the JSON is not complete, has a key twice, or a number or nesting beyond the limits.
     """
     try:
-        return parse_strictly(text)
+        return parse_json(text)
     except JsonError as error:
         raise FactorsError(f"{source} is not whole JSON ({error}): make or copy the file again.") from None
 

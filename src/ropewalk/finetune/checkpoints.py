@@ -150,7 +150,7 @@ def training_disk_errors(path: Path) -> AbstractContextManager[None]:
 def write_manifest(folder: Path) -> None:
     """Writes the SHA-256 of every file of a checkpoint."""
     files = hash_files(folder, leave_out=(MANIFEST,))
-    write_json(folder / MANIFEST, envelope(FORMAT, FORMAT_VERSION, files=files))
+    write_values(folder / MANIFEST, envelope(FORMAT, FORMAT_VERSION, files=files))
 
 
 def check_manifest(folder: Path) -> None:
@@ -171,13 +171,13 @@ def check_manifest(folder: Path) -> None:
 # ---------------------------------------------------------------- what Trainer would pickle
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_values(path: Path, value: Any) -> None:
     """Writes JSON values into a folder that is not complete yet."""
     path.write_text(json.dumps(value) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """The values that `write_json` wrote; `check_manifest` comes first."""
+def read_values(path: Path) -> Any:
+    """The values that `write_values` wrote; `check_manifest` comes first."""
     return store.read_json(path, FinetuneError, remedy="remove its folder", allow_nan=True)
 
 
@@ -200,12 +200,12 @@ def write_optimizer(folder: Path, optimizer: Any) -> None:
     rest = {"state": others, "param_groups": state["param_groups"]}
     _require_json(rest, type(optimizer).__name__)
     save_file(tensors, folder / "optimizer.safetensors")
-    write_json(folder / "optimizer.json", rest)
+    write_values(folder / "optimizer.json", rest)
 
 
 def read_optimizer(folder: Path, optimizer: Any) -> None:
     """Loads what `write_optimizer` wrote into an optimizer of the same parameters."""
-    rest = read_json(folder / "optimizer.json")
+    rest = read_values(folder / "optimizer.json")
     state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in rest["state"].items()}
     for key, value in load_file(folder / "optimizer.safetensors").items():
         index, _, name = key.partition(".")
@@ -221,7 +221,7 @@ def write_state(path: Path, owner: Any) -> None:
     """
     state = owner.state_dict()
     _require_json(state, type(owner).__name__)
-    write_json(path, state)
+    write_values(path, state)
 
 
 def _require_json(value: Any, owner: str) -> None:
@@ -241,7 +241,7 @@ def write_generators(folder: Path, rank: int) -> None:
     assert isinstance(numpy_state, dict)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
     states = {"python": [version, list(python_state), gauss], "numpy": numpy_state}
-    write_json(folder / f"generators-{rank}.json", states)
+    write_values(folder / f"generators-{rank}.json", states)
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
@@ -252,7 +252,7 @@ def read_generators(folder: Path, rank: int) -> None:
     """Sets the states; a rank that the run did not have before keeps its own."""
     if not (folder / f"generators-{rank}.json").is_file():
         return
-    states = read_json(folder / f"generators-{rank}.json")
+    states = read_values(folder / f"generators-{rank}.json")
     version, python_state, gauss = states["python"]
     random.setstate((version, tuple(python_state), gauss))
     numpy_state = states["numpy"]

@@ -177,7 +177,7 @@ def _resume(trainer: StageTrainer, loaded: Model, model: Any) -> Path | None:
         return None
     last = complete[-1]
     checkpoints.check_manifest(last)
-    progress = checkpoints.read_json(last / checkpoints.PROGRESS)
+    progress = checkpoints.read_values(last / checkpoints.PROGRESS)
     trainer.log_so_far.losses, trainer.log_so_far.seconds = progress["losses"], progress["seconds"]
     trainer.segments.load_state_dict(progress["segments"])
     trainer.num_done = checkpoints.step_of(last)

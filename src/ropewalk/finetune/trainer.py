@@ -115,7 +115,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             self.state.save_to_json(str(folder / "trainer_state.json"))
             position = self.segments.state_dict()
             progress = {**asdict(self.log_so_far), "check": trained, "segments": position}
-            checkpoints.write_json(folder / checkpoints.PROGRESS, progress)
+            checkpoints.write_values(folder / checkpoints.PROGRESS, progress)
             self.reload(folder, trained)
 
         checkpoints.saving(
@@ -155,12 +155,12 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         checkpoints.read_optimizer(Path(checkpoint), self.optimizer)
-        self.lr_scheduler.load_state_dict(checkpoints.read_json(Path(checkpoint) / "scheduler.json"))
+        self.lr_scheduler.load_state_dict(checkpoints.read_values(Path(checkpoint) / "scheduler.json"))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         scaler = getattr(self.accelerator, "scaler", None)
         if checkpoint is not None and scaler is not None and (Path(checkpoint) / "scaler.json").is_file():
-            scaler.load_state_dict(checkpoints.read_json(Path(checkpoint) / "scaler.json"))
+            scaler.load_state_dict(checkpoints.read_values(Path(checkpoint) / "scaler.json"))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -25,7 +25,7 @@ def one_line_errors(name: str, *, on_hub: bool = False) -> Iterator[None]:
         raise ModelError(about_hub or _explain(name, text, error)) from error
 
 
-def first_line(error: BaseException) -> str:
+def first_statement(error: BaseException) -> str:
     """The first line of what an error says, with what its colon announces; its class if it says nothing."""
     said: list[str] = []
     for line in filter(None, map(str.strip, str(error).splitlines())):
@@ -79,4 +79,4 @@ def _explain(name: str, text: str, error: Exception) -> str:
         return f"{name} has a file that is nested too deeply to be read: copy it again."
     if isinstance(error, KeyError) and " " not in text:
         return f"{name} can't be loaded: one of its files lacks {text}; copy the model again."
-    return f"{name} can't be loaded: {first_line(error)}"
+    return f"{name} can't be loaded: {first_statement(error)}"

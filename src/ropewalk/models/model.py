@@ -15,7 +15,7 @@ from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.fingerprint import hash_weights, warn_if_other_weights
 from ropewalk.models.head import Head, find_head, head_of_twin
-from ropewalk.models.load_errors import first_line, one_line_errors
+from ropewalk.models.load_errors import first_statement, one_line_errors
 from ropewalk.models.model_files import (
     find_commit,
     is_local,
@@ -310,7 +310,7 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise ModelError(
             f"The device is {name!r}, which torch can't use here: give cpu, auto, or another that it has "
-            f"({first_line(error).rstrip('.')})."
+            f"({first_statement(error).rstrip('.')})."
         ) from None
     return device
 

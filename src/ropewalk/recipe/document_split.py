@@ -64,7 +64,7 @@ def _skip_in_training(run: Run, num_documents: int) -> str:
     return ", those after them for training"
 
 
-def require_disjoint(run: Run) -> None:
+def require_unseen_tests(run: Run) -> None:
     """Refuse a test document that is a search document too, once all documents were read.
 
     Raises:

@@ -12,7 +12,7 @@ from ropewalk.recipe.mistakes import KeyPath, Mistake, explain
 from ropewalk.recipe.order import order_mistakes
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import FinetuneStage, ReadjustStage, SearchStage, Stage
-from ropewalk.recipe.yaml_document import Document, read_document, with_changes
+from ropewalk.recipe.yaml_document import YamlDocument, read_yaml, with_changes
 from ropewalk.search.settings import SearchSettings
 from ropewalk.settings import Settings, suggest
 from ropewalk.store import read_bounded
@@ -69,11 +69,11 @@ def load_recipe(name: str, changes: Sequence[str] = (), *, window: int | None = 
     Raises:
         RecipeError: every mistake, each with its line.
     """
-    document = with_changes(read_document(*recipe_text(name)), changes)
+    document = with_changes(read_yaml(*recipe_text(name)), changes)
     return parse_recipe(document, window=window)
 
 
-def parse_recipe(document: Document, *, window: int | None = None) -> Recipe:
+def parse_recipe(document: YamlDocument, *, window: int | None = None) -> Recipe:
     """As `load_recipe`, of what was read."""
     found = list(_settings_mistakes(document.values, window))
     recipe = None
@@ -88,12 +88,13 @@ def parse_recipe(document: Document, *, window: int | None = None) -> Recipe:
     return recipe
 
 
-def _error(document: Document, found: Sequence[tuple[KeyPath, str]]) -> RecipeError:
+def _error(document: YamlDocument, found: Sequence[tuple[KeyPath, str]]) -> RecipeError:
     mistakes = [
         Mistake(document.place(path), ".".join(map(str, path)), message)
         for path, message in dict.fromkeys(found)
     ]
-    return RecipeError(document.source, sorted(mistakes, key=_by_line))
+    in_order: list[Mistake] = sorted(mistakes, key=_by_line)
+    return RecipeError(document.source, in_order)
 
 
 def _by_line(mistake: Mistake) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from ropewalk.errors import SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.recipe.acceptance import LimitResult, check_limits
-from ropewalk.recipe.document_split import divide_text, require_disjoint
+from ropewalk.recipe.document_split import divide_text, require_unseen_tests
 from ropewalk.recipe.processes import follow, is_first_process, take_own_device
 from ropewalk.recipe.progress import Clock, Watch
 from ropewalk.recipe.run_folder import PipelineFolder
@@ -91,7 +91,7 @@ def run_recipe(
         _tell_reach(run)
         # All text is read first: a text too short for the last stage is an error before the first one runs.
         texts = [STAGE_FUNCTIONS[type(stage)].texts(run, stage) for stage in recipe.stages]
-        require_disjoint(run)
+        require_unseen_tests(run)
         clock = Clock(recipe.stages, run.hidden_size)
         try:
             for index, stage in enumerate(recipe.stages):

@@ -45,7 +45,7 @@ from ropewalk.text.tokens import DocumentSet
 EXTENDED = "extended"
 READJUST_TOKENS = 16384  # to measure at a short length, whose few documents would be a page of text
 
-Made = dict[str, Any]
+StageOutput = dict[str, Any]
 
 
 class StopForExternal(Exception):  # noqa: N818 (no error: the run waits for a checkpoint)
@@ -107,7 +107,7 @@ def _search_documents(run: Run, stage: SearchStage) -> tuple[DocumentSet, Docume
     )  # fmt: skip
 
 
-def _search_texts(run: Run, stage: SearchStage) -> Made:
+def _search_texts(run: Run, stage: SearchStage) -> StageOutput:
     search, stop = _search_documents(run, stage)
     run.searched += [documents for documents in (search, stop) if documents is not None]
     _check_sets(run, stage, int(stage.length), search, stop)
@@ -136,7 +136,7 @@ def _check_sets(
         )
 
 
-def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
+def _search(run: Run, stage: SearchStage, folder: StageFolder) -> StageOutput:
     """Searches on the current model; on a trained one relative to the factors it was trained with."""
     documents, stop = _search_documents(run, stage)
     found = search_factors(
@@ -151,7 +151,7 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> Made:
     return {"outputs": [folder.factors_path()], "search": found.as_dict()}
 
 
-def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: Made) -> None:
+def _take_found(run: Run, stage: SearchStage, folder: StageFolder, made: StageOutput) -> None:
     factors = RescaleFactors.load(folder.factors_path())
     run.state.found[stage.title] = factors
     run.state.use(factors)
@@ -165,7 +165,7 @@ def _short_texts(run: Run, stage: ReadjustStage, length: int) -> tuple[DocumentS
     )  # fmt: skip
 
 
-def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
+def _readjust_texts(run: Run, stage: ReadjustStage) -> StageOutput:
     of_length = {}
     for length in map(int, stage.lengths):
         search, stop = _short_texts(run, stage, length)
@@ -174,7 +174,7 @@ def _readjust_texts(run: Run, stage: ReadjustStage) -> Made:
     return of_length
 
 
-def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
+def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> StageOutput:
     readjusted, outputs = {}, []
     for length in map(int, stage.lengths):
         documents, stop = _short_texts(run, stage, length)
@@ -198,14 +198,14 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> Made:
     return {"outputs": outputs, "readjusted": readjusted}
 
 
-def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: Made) -> None:
+def _take_short(run: Run, stage: ReadjustStage, folder: StageFolder, made: StageOutput) -> None:
     run.state.short = tuple(RescaleFactors.load(folder.factors_path(int(n))) for n in stage.lengths)
 
 
 # ---------------------------------------------------------------- training
 
 
-def _finetune_texts(run: Run, stage: FinetuneStage) -> Made:
+def _finetune_texts(run: Run, stage: FinetuneStage) -> StageOutput:
     """The settings of the text; the training itself compares the text that it reads."""
     settings = _training_text(run)
     Mixture(settings, run.tokenizer, int(stage.length))
@@ -218,7 +218,7 @@ def _training_text(run: Run) -> MixtureSettings:
 
 
 def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
-    """Trains with pinned factors, all processes together; resumes from the last checkpoint."""
+    """Trains with one set of factors installed, all processes together; resumes from the last checkpoint."""
     settings = run.recipe.finetune_settings(stage)
     # Half precision loses small steps; a setting of the stage says which precision computes.
     loaded = run.models.current(run.state, dtype="float32")
@@ -232,20 +232,20 @@ def train(run: Run, stage: FinetuneStage, folder: StageFolder) -> None:
         run.models.forget()  # it was trained in place
 
 
-def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> Made:
+def _finetune(run: Run, stage: FinetuneStage, folder: StageFolder) -> StageOutput:
     train(run, stage, folder)
     files = sorted(path for path in folder.model_path.iterdir() if path.is_file())
     return {"outputs": files, "weights_sha256": run.models.read(folder.model_path).weights_sha256}
 
 
-def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: Made) -> None:
+def _take_tuned(run: Run, stage: FinetuneStage, folder: StageFolder, made: StageOutput) -> None:
     factors = run.state.named(stage.factors)
     is_mixed = run.recipe.finetune_settings(stage).mixed_window
     original = run.recipe.model.describe().original_factors() if is_mixed else None
     run.state.move_to(folder.model_path, made["weights_sha256"], stage.title, factors, original)
 
 
-def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
+def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> StageOutput:
     """Writes the start checkpoint, once; then uses the trained checkpoint, or stops until there is one."""
     factors = run.state.named(stage.factors)
     if not folder.start_path.is_dir():
@@ -270,7 +270,7 @@ def _external(run: Run, stage: ExternalStage, folder: StageFolder) -> Made:
     return {"outputs": [], "weights_sha256": weights, "checkpoint": str(checkpoint)}
 
 
-def _take_external(run: Run, stage: ExternalStage, folder: StageFolder, made: Made) -> None:
+def _take_external(run: Run, stage: ExternalStage, folder: StageFolder, made: StageOutput) -> None:
     factors = run.state.named(stage.factors)
     run.state.move_to(Path(made["checkpoint"]), made["weights_sha256"], stage.title, factors)
 
@@ -278,15 +278,15 @@ def _take_external(run: Run, stage: ExternalStage, folder: StageFolder, made: Ma
 # ---------------------------------------------------------------- swap and evaluation
 
 
-def _nothing_to_read(run: Run, stage: Stage) -> Made:
+def _nothing_to_read(run: Run, stage: Stage) -> StageOutput:
     return {}
 
 
-def _swap(run: Run, stage: SwapStage, folder: StageFolder) -> Made:
+def _swap(run: Run, stage: SwapStage, folder: StageFolder) -> StageOutput:
     return {"outputs": []}
 
 
-def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: Made) -> None:
+def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: StageOutput) -> None:
     run.state.use(run.state.named(stage.factors))
 
 
@@ -304,7 +304,7 @@ def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
     )
 
 
-def _evaluate_texts(run: Run, stage: EvaluateStage) -> Made:
+def _evaluate_texts(run: Run, stage: EvaluateStage) -> StageOutput:
     documents = _report_documents(run, stage)
     run.reported += [] if documents is None else [documents]
     return {"report": None if documents is None else documents.data_sha256}
@@ -333,7 +333,7 @@ class _Records:
         self._watch.on_answer(progress)
 
 
-def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> Made:
+def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> StageOutput:
     documents, records = _report_documents(run, stage), _Records(folder, run)
     factors = {EXTENDED: run.state.factor_set().for_length}
     if documents is not None:
@@ -389,7 +389,7 @@ def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) 
         run.watch.say(f"left out: {error}")
 
 
-def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> None:
+def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: StageOutput) -> None:
     """Records change nothing for later stages."""
 
 
@@ -397,9 +397,9 @@ def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: Made) -> No
 class StageFunctions:
     """The three functions of a kind of stage; see the module's description."""
 
-    texts: Callable[[Run, Any], Made]
-    work: Callable[[Run, Any, StageFolder], Made]
-    apply: Callable[[Run, Any, StageFolder, Made], None]
+    texts: Callable[[Run, Any], StageOutput]
+    work: Callable[[Run, Any, StageFolder], StageOutput]
+    apply: Callable[[Run, Any, StageFolder, StageOutput], None]
 
 
 STAGE_FUNCTIONS: dict[type[Stage], StageFunctions] = {

@@ -2,7 +2,7 @@
 
     search      factors for a length, on the current model: on a trained one relative to the factors that it
                 was trained with (LongRoPE's second search)
-    finetune    train with pinned factors
+    finetune    train with one set of factors installed
     swap        take the factors of an earlier search
     readjust    factors for short lengths
     evaluate    perplexity, passkeys and the NLL increase on short inputs
@@ -132,7 +132,8 @@ class FinetuneStage(_WithSettings):
     length: Length = Field(description="Tokens in a segment.")
     num_steps: int = Field(ge=1, description="Optimizer steps.")
     factors: Name | None = Field(
-        default=None, description="The search whose factors are pinned; by default the current factors."
+        default=None,
+        description="The search whose factors are installed while it trains; by default the current factors.",
     )
 
     @property
@@ -152,11 +153,12 @@ class SwapStage(Stage):
 
 
 class ExternalStage(Stage):
-    """Training elsewhere: the start checkpoint with the factors pinned in its configuration."""
+    """Training elsewhere: the start checkpoint with the factors in its configuration."""
 
     kind: Literal["external"]
     factors: Name | None = Field(
-        default=None, description="The search whose factors are pinned; by default the current factors."
+        default=None,
+        description="The search whose factors are installed while it trains; by default the current factors.",
     )
     note: str = Field(default="", description="What to do with it, shown where the run stops.")
 

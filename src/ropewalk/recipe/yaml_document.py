@@ -22,7 +22,7 @@ DEEPEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Document:
+class YamlDocument:
     """What a recipe says.
 
     Attributes:
@@ -43,7 +43,7 @@ class Document:
         return "line 1"
 
 
-def read_document(text: str, source: str) -> Document:
+def read_yaml(text: str, source: str) -> YamlDocument:
     """Read YAML into values and places.
 
     Raises:
@@ -71,10 +71,10 @@ def read_document(text: str, source: str) -> Document:
     values = reader.value(root, ())
     if reader.mistakes:
         raise RecipeError(source, reader.mistakes)
-    return Document(values=values, places=reader.places, source=source)
+    return YamlDocument(values=values, places=reader.places, source=source)
 
 
-def with_changes(document: Document, changes: Sequence[str]) -> Document:
+def with_changes(document: YamlDocument, changes: Sequence[str]) -> YamlDocument:
     """The document after `--set key=value`, each applied in turn.
 
     A key is a dotted path; a stage is named by its number from 0, or by its `name`. The value is YAML, so
@@ -112,7 +112,7 @@ def with_changes(document: Document, changes: Sequence[str]) -> Document:
         mistakes += [Mistake(place, "", problem)] if problem else []
     if mistakes:
         raise RecipeError(document.source, mistakes)
-    return Document(values=values, places=places, source=document.source)
+    return YamlDocument(values=values, places=places, source=document.source)
 
 
 class _Reader:

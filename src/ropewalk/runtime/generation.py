@@ -76,7 +76,7 @@ class Generate:
             self.factors,
             True,
             policy=choose_policy(rope_policy, *stated),
-            pinned=None if outer is None else outer.pinned,
+            pinned_length=None if outer is None else outer.pinned_length,
         )
         with requesting(request):
             return self.original(*args, **kwargs)
@@ -198,8 +198,8 @@ def _admit(request: Request, generation_config: Any, model_kwargs: dict[str, Any
 
 def _choose(request: Request, prompts: list[int], ends: list[int]) -> Rows:
     factors, longest = request.factors, max(ends)
-    if request.pinned is not None:
-        rows: Rows = factors.rows_for([request.pinned] * len(prompts))
+    if request.pinned_length is not None:
+        rows: Rows = factors.rows_for([request.pinned_length] * len(prompts))
         serves = rows.factors[0].target_length
         if longest > serves:
             raise FactorsError(
@@ -225,7 +225,7 @@ def _require_recomputable(
     unknown = sorted(
         name for name, value in model_kwargs.items() if isinstance(value, Tensor) and name not in KNOWN_INPUTS
     )
-    if request.pinned is not None:
+    if request.pinned_length is not None:
         reason = "all rows are pinned to one length"
     elif mode == GenerationMode.ASSISTED_GENERATION:
         reason = "with assisted decoding, drafts and their check would rotate by different factors"

@@ -29,7 +29,7 @@ class Request:
         factors: the model's `FactorsByLength`; requests to other models may be around or inside this one.
         is_generation: a call of `generate`; else a `with pinned(...)`.
         policy: how its factors follow its length.
-        pinned: the length in tokens that `pinned` gives to all rows, or None.
+        pinned_length: the length in tokens that `pinned` gives to all rows, or None.
         rows: the factors of the rows; None until the cache of a generation is prepared.
         width: of a generation, the width of its ids in tokens, once that is known.
         is_total_stated: the caller gave `max_length`, which counts prompt and padding.
@@ -40,7 +40,7 @@ class Request:
     factors: Any
     is_generation: bool
     policy: Policy = DEFAULT_POLICY
-    pinned: int | None = None
+    pinned_length: int | None = None
     rows: Rows | None = None
     width: int = 0
     is_total_stated: bool = False
@@ -89,7 +89,7 @@ def pinned(model: Model | nn.Module, length: int) -> Iterator[None]:
         raise ModelError(
             "The model has no factor set, so its rows can't be pinned: install one with ropewalk.apply."
         )
-    with requesting(Request(factors, False, pinned=length, rows=factors.rows_for([length]))):
+    with requesting(Request(factors, False, pinned_length=length, rows=factors.rows_for([length]))):
         yield
 
 

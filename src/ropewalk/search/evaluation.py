@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from ropewalk.search.objective import Gradient, Objective, TrialFailure, out_of_memory
+from ropewalk.search.objective import GradientArray, Objective, TrialFailure, out_of_memory
 from ropewalk.search.trial import Parts, Query, Trial
 
 
@@ -60,7 +60,7 @@ class Evaluator:
 
     def _gradient(self, query: Query) -> Evaluation:
         parts: dict[str, list[float]] = {term.name: [] for term in self.objective.terms}
-        gradients: list[Gradient] = []
+        gradients: list[GradientArray] = []
         documents = self._documents(query)
         for document in documents:
             nats, gradient = self.objective.differentiate(query.candidate, document)

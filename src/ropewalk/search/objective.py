@@ -29,7 +29,7 @@ from ropewalk.text.windows import TokenWindow
 OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_failed")
 LONGEST_REASON = 200
 
-Gradient = NDArray[np.float64]
+GradientArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Objective:
             }
         return self.value(parts)
 
-    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], Gradient]:
+    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], GradientArray]:
         """Nats of one document, one number per term, and their gradients: (num_terms, num_knots + 1)."""
         factors = self.factors(candidate)
         nats, rows = [], []
@@ -154,10 +154,10 @@ class Objective:
         except OverflowError:
             return math.inf
 
-    def gradient(self, of_documents: Sequence[Gradient], documents: Sequence[int]) -> Gradient:
+    def gradient(self, of_documents: Sequence[GradientArray], documents: Sequence[int]) -> GradientArray:
         """Of ln value, from each document's `differentiate`; shape (num_knots + 1,)."""
         weights = np.array([term.weight / term.num_scored(documents) for term in self.terms])
-        total: Gradient = weights @ np.sum(of_documents, axis=0)
+        total: GradientArray = weights @ np.sum(of_documents, axis=0)
         return total
 
 

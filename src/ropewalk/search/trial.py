@@ -121,7 +121,7 @@ class Trial:
 
 Factor = Annotated[float, Field(ge=FACTORS[0], le=FACTORS[1])]
 Index = Annotated[int, Field(ge=0)]
-Value = Annotated[float, Field(gt=0)]  # its logarithm is what strategies see
+Positive = Annotated[float, Field(gt=0)]  # its logarithm is what strategies see
 
 
 class _Strict(BaseModel):
@@ -140,7 +140,7 @@ class _TrialLine(_Strict):
     index: Index
     kind: TrialKind
     candidate: _CandidateLine
-    value: Value | None
+    value: Positive | None
     failure: str | None
     seconds: float = Field(ge=0)
     cost: float = Field(ge=0)

@@ -16,7 +16,7 @@ from ropewalk.store.strict_json import JsonError, parse_json
 
 LARGEST_JSON_BYTES = 2**28
 
-Made = TypeVar("Made")
+Item = TypeVar("Item")
 
 
 def read_json(path: Path, error: type[RopewalkError], *, remedy: str, allow_nan: bool = False) -> Any:
@@ -115,7 +115,7 @@ def write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     write_file(path, b"".join(map(as_line, values)))
 
 
-def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
+def read_lines(path: Path, make: Callable[[Any], Item]) -> list[Item]:
     """An object for each line of a file that `write_lines` wrote.
 
     Args:
@@ -125,7 +125,7 @@ def read_lines(path: Path, make: Callable[[Any], Made]) -> list[Made]:
     Raises:
         RunFolderError: it can't be read; names the line.
     """
-    made: list[Made] = []
+    made: list[Item] = []
     try:
         for line in read_bounded(path, LARGEST_JSON_BYTES).splitlines():
             made.append(make(parse_json(line)))

@@ -89,7 +89,7 @@ def publish(partial: Path, path: Path, *, replace: bool) -> None:
     bring_to_disk(partial)
     if not replace and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, "It exists", str(path))
-    replaced = hide(path) if partial.is_dir() and path.exists() else None
+    replaced = set_aside(path) if partial.is_dir() and path.exists() else None
     partial.replace(path)
     bring_to_disk(path.parent)
     if replaced is not None:
@@ -102,10 +102,10 @@ def remove_folder(folder: Path) -> None:
     Raises:
         OSError: it can't be removed.
     """
-    shutil.rmtree(hide(folder))
+    shutil.rmtree(set_aside(folder))
 
 
-def hide(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
     """Renames a folder to a name that `clear_partials` removes, and returns that name."""
     return folder.rename(partial_path(folder))
 

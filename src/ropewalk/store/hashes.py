@@ -29,10 +29,10 @@ def hash_files(folder: Path, *, leave_out: Collection[str] = ()) -> dict[str, st
     Raises:
         OSError: one can't be read.
     """
-    return {name: hash_file(folder / name) for name in files_below(folder) if name not in leave_out}
+    return {name: hash_file(folder / name) for name in relative_file_names(folder) if name not in leave_out}
 
 
-def files_below(folder: Path) -> list[str]:
+def relative_file_names(folder: Path) -> list[str]:
     """The path of every file below a folder, relative to it, in order."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
@@ -45,7 +45,7 @@ def differences_from(
     Raises:
         OSError: a file can't be read.
     """
-    present = {name for name in files_below(folder) if name not in leave_out}
+    present = {name for name in relative_file_names(folder) if name not in leave_out}
     for name in sorted(present | set(expected)):
         if name not in present:
             yield f"{name} is missing"

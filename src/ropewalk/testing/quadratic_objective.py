@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.search.named_spaces import make_space
-from ropewalk.search.objective import Gradient, Objective, Term
+from ropewalk.search.objective import GradientArray, Objective, Term
 from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.text.windows import TokenWindow
 
@@ -62,7 +62,7 @@ class QuadraticObjective(Objective):
         start = 0.01 * candidate.num_start_tokens or 1.0
         return (float(1.0 + away @ away + 100 * attention**2 + start),)
 
-    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], Gradient]:
+    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], GradientArray]:
         away, attention = self._away(candidate, document)
         row = self.space.pull_back(2 * away, 200 * attention)
         return self.measure(candidate, document), row[None]

@@ -15,7 +15,13 @@ from ropewalk.search.space import SearchSpace
 from ropewalk.search.strategies import Strategy
 from ropewalk.search.trial import Query, Trial
 from ropewalk.testing.quadratic_objective import spaces
-from ropewalk.testing.strategy_driver import Case, MemoryJournal, Step, every_third_failed, failed
+from ropewalk.testing.strategy_driver import (
+    ContractCase,
+    MemoryJournal,
+    RecordedQuery,
+    every_third_failed,
+    failed,
+)
 
 BUDGET = 40.0  # of a search in a check, in forward passes over all documents
 
@@ -55,7 +61,7 @@ def check_contract(
         AssertionError: the contract is broken.
     """
     where = spaces()[space] if isinstance(space, str) else space
-    case = Case(strategy, dict(settings or {}), where, budget)
+    case = ContractCase(strategy, dict(settings or {}), where, budget)
     try:
         CONTRACTS[contract](case)
     except Exception as error:
@@ -68,7 +74,7 @@ def check_contract(
         ) from error
 
 
-def _queries_are_in_the_space(case: Case) -> None:
+def _queries_are_in_the_space(case: ContractCase) -> None:
     count = 0
     for step in case.drive(case.make()):
         _require_legal(step.query, case.space)
@@ -94,12 +100,12 @@ def _require_legal(query: Query, space: SearchSpace) -> None:
     assert space.contains(candidate), "lambda is not on the grid: make candidates with the methods of `space`"
 
 
-def _same_seed_same_queries(case: Case) -> None:
+def _same_seed_same_queries(case: ContractCase) -> None:
     one, same = (list(case.drive(case.make(seed=5))) for _ in range(2))
     _require_same(one, same, "for the same seed")
 
 
-def _another_seed_differs(case: Case) -> None:
+def _another_seed_differs(case: ContractCase) -> None:
     strategy = case.make(seed=5)
     task, fresh = case.task(seed=5), np.random.Generator(np.random.PCG64(5))
     one = [step.query for step in case.drive(strategy)]
@@ -109,13 +115,13 @@ def _another_seed_differs(case: Case) -> None:
     assert not draws or one != other, "it draws, but seeds 5 and 6 give the same queries"
 
 
-def _failures_are_survived(case: Case) -> None:
+def _failures_are_survived(case: ContractCase) -> None:
     for spoil in (every_third_failed, failed):
         for step in case.drive(case.make(), spoil):
             _require_legal(step.query, case.space)
 
 
-def _resumed_equals_uninterrupted(case: Case) -> None:
+def _resumed_equals_uninterrupted(case: ContractCase) -> None:
     journal = MemoryJournal()
     whole = case.search(journal)
     num = len(whole.trials)
@@ -134,7 +140,7 @@ def _timeless(trial: Trial) -> Trial:
     return replace(trial, seconds=0.0)
 
 
-def _inputs_are_not_changed(case: Case) -> None:
+def _inputs_are_not_changed(case: ContractCase) -> None:
     strategy, task = case.make(), case.task()
     told: list[tuple[Trial, Trial]] = []
 
@@ -152,7 +158,7 @@ def _inputs_are_not_changed(case: Case) -> None:
     assert strategy.space == task.space, "it changed its space"
 
 
-def _the_budget_is_kept(case: Case) -> None:
+def _the_budget_is_kept(case: ContractCase) -> None:
     for seed in (0, 1):
         outcome, allowed = case.search(seed=seed), case.task().budget
         spent = sum(trial.cost for trial in outcome.trials if trial.kind == "trial")
@@ -160,7 +166,7 @@ def _the_budget_is_kept(case: Case) -> None:
         assert outcome.cost <= case.budget + 1e-9, f"the search cost {outcome.cost} of {case.budget}"
 
 
-def _generator_state_is_json(case: Case) -> None:
+def _generator_state_is_json(case: ContractCase) -> None:
     strategy = case.make()
     for _ in case.drive(strategy):
         state = strategy.generator_state()
@@ -169,7 +175,7 @@ def _generator_state_is_json(case: Case) -> None:
         )
 
 
-def _global_generators_are_not_used(case: Case) -> None:
+def _global_generators_are_not_used(case: ContractCase) -> None:
     before = _global_states()
     for _ in case.drive(case.make()):
         pass
@@ -186,7 +192,7 @@ def _global_states() -> dict[str, Any]:
     }
 
 
-def _only_complete_values_are_best(case: Case) -> None:
+def _only_complete_values_are_best(case: ContractCase) -> None:
     outcome = case.search()
     best = outcome.best
     assert best.is_complete, "the best value is not of all documents"
@@ -196,7 +202,7 @@ def _only_complete_values_are_best(case: Case) -> None:
     assert best.value == again.value, "the best value is not its candidate's"
 
 
-def _require_same(one: list[Step], other: list[Step], when: str) -> None:
+def _require_same(one: list[RecordedQuery], other: list[RecordedQuery], when: str) -> None:
     for index, (ours, theirs) in enumerate(zip(one, other, strict=False)):
         assert ours.query == theirs.query, f"query {index} differs, {when}"
         assert ours.generator_state == theirs.generator_state, (
@@ -205,7 +211,7 @@ def _require_same(one: list[Step], other: list[Step], when: str) -> None:
     assert len(one) == len(other), f"{len(one)} and {len(other)} queries, {when}"
 
 
-CONTRACTS: Mapping[str, Callable[[Case], None]] = {
+CONTRACTS: Mapping[str, Callable[[ContractCase], None]] = {
     "queries are in the space": _queries_are_in_the_space,
     "same seed, same queries": _same_seed_same_queries,
     "another seed differs": _another_seed_differs,

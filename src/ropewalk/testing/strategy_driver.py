@@ -19,7 +19,7 @@ from ropewalk.testing.quadratic_objective import NUM_DOCUMENTS, QuadraticObjecti
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedQuery:
     """One query of a strategy, the state of its generator after `ask`, and the trial for `tell`."""
 
     query: Query
@@ -28,7 +28,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Case:
+class ContractCase:
     """A strategy, and the search that it is checked in.
 
     Attributes:
@@ -70,7 +70,7 @@ class Case:
 
     def drive(
         self, strategy: Strategy, spoil: Callable[[Trial, Query], Trial] | None = None
-    ) -> Iterator[Step]:
+    ) -> Iterator[RecordedQuery]:
         """Yields each step of a search that asks and tells as the loop does.
 
         Args:
@@ -91,7 +91,7 @@ class Case:
             trial = trial if spoil is None else spoil(trial, query)
             spent += trial.cost
             strategy.tell(trial)
-            yield Step(query, state, trial)
+            yield RecordedQuery(query, state, trial)
         raise AssertionError(f"it asks for more than {self.most_trials} queries, which the budget can't pay")
 
     def search(self, journal: Journal | None = None, seed: int = 0) -> SearchOutcome:

@@ -20,7 +20,7 @@ Token = int | str  # an id, or the text of a token if a server sends no ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class CompletionToken:
     """One token of a completion.
 
     Attributes:
@@ -74,17 +74,21 @@ class _LogProbabilities(_StrictModel):
             raise ValueError("tokens and top_logprobs are not as many")
         return self
 
-    def steps(self) -> tuple[Step, ...] | None:
+    def steps(self) -> tuple[CompletionToken, ...] | None:
         """One step per token; None if the reply has no log-probabilities."""
         if self.content is not None:
             return tuple(
-                Step(chosen=step.id, likeliest={token.id: token.logprob for token in step.top_logprobs})
+                CompletionToken(
+                    chosen=step.id, likeliest={token.id: token.logprob for token in step.top_logprobs}
+                )
                 for step in self.content
             )
         if self.tokens is None or self.top_logprobs is None:
             return None
         return tuple(
-            Step(chosen=_token(name), likeliest={_token(other): value for other, value in likeliest.items()})
+            CompletionToken(
+                chosen=_token(name), likeliest={_token(other): value for other, value in likeliest.items()}
+            )
             for name, likeliest in zip(self.tokens, self.top_logprobs, strict=True)
         )
 
@@ -108,7 +112,7 @@ class CompletionReply(_StrictModel):
         """The number of tokens of the prompt, as the server counts them; None if the reply has no count."""
         return None if self.usage is None else self.usage.prompt_tokens
 
-    def steps(self) -> tuple[Step, ...] | None:
+    def steps(self) -> tuple[CompletionToken, ...] | None:
         """One step per token of the completion; None if the reply has no log-probabilities."""
         log_probabilities = self.choices[0].logprobs
         return None if log_probabilities is None else log_probabilities.steps()

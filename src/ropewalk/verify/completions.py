@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ropewalk.errors import EngineError, ExportError
-from ropewalk.verify.completion_reply import CompletionReply, ModelsReply, Step, first_mistake
+from ropewalk.verify.completion_reply import CompletionReply, CompletionToken, ModelsReply, first_mistake
 from ropewalk.verify.http import HttpClient, RefusedError
 
 NUM_LIKELIEST = 5  # the number of likeliest tokens that every server sends
@@ -51,7 +51,7 @@ class Completion:
     """
 
     num_prompt: int | None
-    steps: tuple[Step, ...]
+    steps: tuple[CompletionToken, ...]
 
 
 class CompletionsClient:

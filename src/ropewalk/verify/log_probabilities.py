@@ -14,7 +14,7 @@ from torch import Tensor
 from ropewalk.evaluate.lm_head import Reader, evaluating
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
-from ropewalk.verify.completion_reply import Step, Token
+from ropewalk.verify.completion_reply import CompletionToken, Token
 
 NO_TEXT = "\N{REPLACEMENT CHARACTER}"  # in the text of a token that is part of a character
 
@@ -26,7 +26,9 @@ class ModelLogProbabilities:
         self._loaded = loaded
         self._names = TokenNames(loaded.tokenizer)
 
-    def difference(self, ids: Sequence[int], steps: Sequence[Step], factors: RescaleFactors) -> float | None:
+    def difference(
+        self, ids: Sequence[int], steps: Sequence[CompletionToken], factors: RescaleFactors
+    ) -> float | None:
         """The mean difference over the steps and their likeliest tokens, in nats; None without any.
 
         The model reads the tokens that the server chose, so that each step continues the same text. The steps
@@ -83,7 +85,7 @@ class TokenNames:
             self._by_text = self._texts()
         return self._by_text.get(token, [])
 
-    def difference(self, step: Step, log_probabilities: Tensor) -> float | None:
+    def difference(self, step: CompletionToken, log_probabilities: Tensor) -> float | None:
         """The mean difference over a step's likeliest tokens, in nats.
 
         If a text stands for several ids, the nearest value counts. Infinite if no name is known; None if no
@@ -113,7 +115,7 @@ class TokenNames:
         return {text: sorted(ids) for text, ids in found.items()}
 
 
-def named_tokens(step: Step) -> dict[Token, float]:
+def named_tokens(step: CompletionToken) -> dict[Token, float]:
     """The likeliest tokens that have a name, with their log-probabilities."""
     return {token: value for token, value in step.likeliest.items() if is_name(token)}
 

@@ -19,7 +19,7 @@ from gguf_files import (
 )
 
 from ropewalk.errors import ExportError, ModelError
-from ropewalk.export.gguf.export import export_gguf, largest_short_context, read_mode
+from ropewalk.export.gguf.export import export_gguf, largest_short_context, read_gguf_mode
 from ropewalk.export.gguf.file import Value, read_gguf
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import Provenance
@@ -56,9 +56,9 @@ def test_it_has_the_factors(base: Path, tmp_path: Path) -> None:
         assert tensor is not None
         assert tensor.read().tolist() == np.float32(FACTORS.rescale_factors[0]).tolist()
     assert written.get("rope.scaling.factor") is None
-    assert written.metadata["ropewalk.mode"].plain == read_mode(done.path) == "pinned"
+    assert written.metadata["ropewalk.mode"].plain == read_gguf_mode(done.path) == "pinned"
     assert written.metadata["ropewalk.geometry_fingerprint"].plain == GEOMETRY.fingerprint()
-    assert read_mode(base) is None
+    assert read_gguf_mode(base) is None
     assert done.as_json()["files"].keys() == {"out.gguf"}
 
 

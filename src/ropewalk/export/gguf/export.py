@@ -129,7 +129,7 @@ def largest_short_context(original_length: int) -> int:
     return original_length // CONTEXT_STEP * CONTEXT_STEP
 
 
-def read_mode(path: Path) -> ExportMode | None:
+def read_gguf_mode(path: Path) -> ExportMode | None:
     """The mode that an exported file states; None if it states none.
 
     Raises:

@@ -14,9 +14,8 @@ from ropewalk.errors import ExportError
 from ropewalk.export.gguf.checkpoint_tensors import pairs_side_by_side, read_tensor, tensor_shape
 from ropewalk.export.gguf.file import GgufContent, StoredTensor, Value
 from ropewalk.export.gguf.tokenizer import tokenizer_metadata
-from ropewalk.export.source_checkpoint import ADAPTER_CONFIG
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.models.model_files import describe_model, read_config
+from ropewalk.models.model_files import ADAPTER_CONFIG, describe_model, read_config
 from ropewalk.models.transformers4_config import CONFIG
 from ropewalk.models.weight_files import require_plain_weights, stored_tensors, weight_files
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from ropewalk.errors import ExportError
 from ropewalk.export.gguf.file import Value
-from ropewalk.export.source_checkpoint import read_json
+from ropewalk.export.source_checkpoint import read_checkpoint_json
 
 LLAMA_3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -165,7 +165,7 @@ def _chat_template(folder: Path) -> dict[str, Value]:
         if file.is_file():
             template = file.read_text(encoding="utf-8")
         else:
-            values = read_json(settings) if settings.is_file() else {}
+            values = read_checkpoint_json(settings) if settings.is_file() else {}
             template = values.get("chat_template") if isinstance(values, dict) else None
         if not isinstance(template, str) or not template:
             return {}
