@@ -74,6 +74,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.text.tokens import DocumentSet as DocumentSet
     from ropewalk.text.tokens import token_documents as token_documents
     from ropewalk.text.windows import TokenWindow as TokenWindow
+    from ropewalk.verify.export import verify_export as verify_export
+    from ropewalk.verify.result import VerificationResult as VerificationResult
 
 _MODULES = {
     "errors": [
@@ -124,6 +126,8 @@ _MODULES = {
     "text.settings": ["TextSplit"],
     "text.tokens": ["DocumentSet", "token_documents"],
     "text.windows": ["TokenWindow"],
+    "verify.export": ["verify_export"],
+    "verify.result": ["VerificationResult"],
 }
 _MODULE_OF = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 

@@ -64,10 +64,19 @@ Attention = Annotated[str, option(ModelSettings, "attn_implementation")]
 
 def parse_lengths(text: str, original_length: int) -> list[int]:
     """`256,512,8x` as tokens, ascending, each once."""
-    lengths = {parse_length(entry, original_length) for entry in text.split(",") if entry.strip()}
-    if not lengths:
+    return sorted({parse_length(entry, original_length) for entry in split_lengths(text)})
+
+
+def split_lengths(text: str) -> list[str]:
+    """The entries of `256,512,8x`.
+
+    Raises:
+        SettingError: there is none.
+    """
+    entries = [entry for entry in text.split(",") if entry.strip()]
+    if not entries:
         raise SettingError("`--lengths` names no length: give tokens, like 256,512,1024.")
-    return sorted(lengths)
+    return entries
 
 
 def parse_target(text: str, original_length: int) -> int:
