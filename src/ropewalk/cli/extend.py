@@ -60,7 +60,7 @@ def extend(
     )
     with interruptible(again):
         checked = load_for_its_model(recipe, changes or [])
-        found = run_recipe(checked, out, continue_with, cut_damaged=cut_damaged)
+        found = run_with_progress(checked, out, continue_with, cut_damaged=cut_damaged)
     if found is None:
         return
     if found.waits_for is not None:
@@ -79,7 +79,7 @@ def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
     return load_recipe(name, changes, window=window)
 
 
-def run_recipe(
+def run_with_progress(
     recipe: "Recipe", out: Path, continue_with: Path | None, *, cut_damaged: bool = False
 ) -> "Extended | None":
     """Run it with progress on stderr; of several processes, only the first one writes any."""

@@ -122,7 +122,7 @@ def convert(
     if out is None:
         result(factors.to_json().rstrip())
     else:
-        options.write_output(out, factors.to_json().encode())
+        options.save_file(out, factors.to_json().encode())
         say(f"Written: {out}")
 
 

@@ -57,7 +57,7 @@ def inspect(
             title = f"Rescale factors from {geometry.original_length} to {target} tokens, {model}"
             unfinished = geometry.first_unfinished_pair
             curves = factor_curves(schemes)
-            options.write_output(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
+            options.save_file(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
             say(f"Picture: {out}")
 
 

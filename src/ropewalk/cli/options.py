@@ -122,7 +122,7 @@ def about_documents(documents: "DocumentSet", num_requested: int) -> str:
     return f"Text: {found} documents of {documents.length} tokens from {documents.source}{fewer}{short}."
 
 
-def write_output(path: Path, content: bytes) -> None:
+def save_file(path: Path, content: bytes) -> None:
     """Write a file as a whole or not at all; its folder is made if it is missing.
 
     Raises:

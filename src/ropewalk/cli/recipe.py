@@ -64,7 +64,7 @@ def copy(
     target = file or Path(f"{Path(recipe).stem}.yaml")
     if target.exists():
         raise SettingError(f"{target} is there already: name another file, or remove it.")
-    options.write_output(target, text.encode())
+    options.save_file(target, text.encode())
     say(f"Written: {target}")
 
 
