@@ -1,6 +1,6 @@
 """Options are the fields of settings classes: names, types, ranges, defaults, descriptions."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 import typer
@@ -8,7 +8,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from ropewalk.cli import search as search_command
-from ropewalk.cli.from_settings import from_settings, option_name
+from ropewalk.cli.from_settings import from_settings, option, option_name
 from ropewalk.errors import SettingError
 from ropewalk.search.settings import SearchSettings
 from ropewalk.settings import Settings
@@ -48,6 +48,16 @@ def test_options_are_named_and_typed_by_the_fields():
         "mine", "--num-knots", "3", "--kind", "spline", "--no-monotone", "--is-copy", "--w", "2"
     )
     assert shape == Shape(name="mine", num_knots=3, kind="spline", monotone=False, is_copy=True, weight=2)
+
+
+def test_help_of_a_single_option_has_its_default_once():
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    def command(kind: Annotated[str, option(Shape, "kind")] = "full") -> None:
+        pass
+
+    assert CliRunner().invoke(app, ["--help"]).output.count("[default: full]") == 1
 
 
 def test_a_command_may_have_other_defaults():

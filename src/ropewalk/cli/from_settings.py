@@ -132,6 +132,7 @@ def _option(name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> Any:
         flag,
         help=f"{field.description}{shown}",
         metavar=None if kind is bool else field.title or _choices(field),
+        show_default=False,  # the help has it
         **ranges,
     )
 

@@ -28,32 +28,30 @@ class TextSplit(Settings):
         title="SOURCE",
         json_schema_extra={"option": "--text"},
         description="A file (.txt .md .py .jsonl .parquet), folder, glob, hub data set, or stdlib (the "
-        "source of Python's standard library); a search follows its first documents.",
+        "source of Python's standard library).",
     )
     test: str | None = Field(
         default=None,
         title="SOURCE",
         json_schema_extra={"option": "--test-text"},
-        description="Another source for test documents; by default the documents after those of the "
-        "searches, for stdlib its held-out part.",
+        description="Source of the test documents; by default the documents after the search and validation "
+        "documents, for stdlib its held-out part.",
     )
-    num_documents: int = Field(
-        default=5, ge=1, le=MOST, title="N", description="Documents that a search follows."
-    )
+    num_documents: int = Field(default=5, ge=1, le=MOST, title="N", description="Number of search documents.")
     num_validation_documents: int = Field(
         default=3,
         title="N",
         ge=0,
         le=MOST,
-        description="Documents that stop a search which only fits those it follows, and that choose the "
-        "result; 0 for none.",
+        description="Number of validation documents, for early stopping and the choice of the result; 0 for "
+        "none.",
     )
     num_test_documents: int = Field(
         default=10,
         title="N",
         ge=0,
         le=MOST,
-        description="Documents that results are reported on; no search reads them.",
+        description="Number of test documents, for the reported results; no search reads them.",
     )
 
     @property
