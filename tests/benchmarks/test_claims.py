@@ -87,9 +87,9 @@ def test_a_report_of_nothing_says_that_all_is_missing(command, tmp_path, tiny_mo
 
 
 def test_an_unknown_table_and_a_folder_without_a_run_are_refused(command, tmp_path):
-    with pytest.raises(SystemExit, match="There is no table nonsense"):
+    with pytest.raises(SystemExit, match="nonsense"):
         command("run", "--table", "nonsense")
-    with pytest.raises(SystemExit, match="is no run of `ropewalk extend`"):
+    with pytest.raises(SystemExit, match="ropewalk extend"):
         command("run", "--run", str(tmp_path))
 
 

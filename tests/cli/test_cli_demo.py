@@ -64,7 +64,7 @@ def test_again_it_goes_on_where_it_stood_and_tells_the_same(done, model, monkeyp
     demo.demonstrate(str(model), done, TEXT, SETTINGS)
     out = capfd.readouterr().out
     assert (done / "factors.json").read_bytes() == before
-    assert "beat every closed-form scheme" in out
+    assert "closed-form" in out
     assert "Passkeys found" in out
     assert "validation (n = 2)" in out
     assert "ropewalk search YOUR-MODEL --target-length 8x --text YOUR-TEXT --budget 9" in out

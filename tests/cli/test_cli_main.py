@@ -57,7 +57,7 @@ def test_the_version(ropewalk):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serach"], "Did you mean 'search'? See"),
+        (["serach"], "'search'"),
         (["evaluate"], "Missing command"),
         (["search"], "MODEL"),
         (["search", "m"], "--target-length"),

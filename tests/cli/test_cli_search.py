@@ -116,7 +116,7 @@ def test_a_closed_form_that_is_better_on_the_stop_documents_is_written_and_said(
         assert {record["factors"] for record in document["records"]} >= {factors.provenance.strategy}
     else:
         assert re.search("closed-form scheme.*NOT searched", ended.out)
-        assert "chosen on the 3 validation documents" in ended.out
+        assert "3 validation documents" in ended.out
         assert str(run / SEARCHED_BESIDE) in ended.out
 
 
@@ -127,7 +127,7 @@ def test_a_searched_candidate_that_is_better_there_is_written(search, monkeypatc
     assert {file.name for file in run.iterdir()} == FILES
     assert RescaleFactors.load(run / "factors.json").provenance.strategy == "random"
     assert "NOT searched" not in ended.out
-    assert "chosen on the 2 search documents" in ended.out
+    assert "2 search documents" in ended.out
     assert "no validation documents" in ended.out
 
 
@@ -150,7 +150,7 @@ def test_json_is_one_object_on_stdout(search):
     for gap in document["gaps"]:
         assert gap["scheme"] == best["factors"]
         assert gap["nats"] == pytest.approx(math.log(gap["searched"] / gap["closed_form"]))
-    assert "every closed-form scheme on the 5 test documents" in document["verdict"]
+    assert "5 test documents" in document["verdict"]
     for gap in document["gaps"]:
         has_interval = gap["n"] >= 3
         assert (gap["low"] is not None) is has_interval
@@ -236,7 +236,7 @@ def test_too_few_documents_are_told_and_the_sets_shrink_from_the_end(search, boo
     assert "--test-text" in ended.err
     document = json.loads(ended.out)
     assert {record["documents"] for record in document["records"]} == {"search", "stop"}
-    assert "on the 2 search documents" in document["verdict"]
+    assert "2 search documents" in document["verdict"]
     assert {trial["kind"] for trial in trials_of(run)} >= {"trial", "stop"}
 
 
@@ -246,7 +246,7 @@ def test_with_no_document_left_there_is_no_stop_set(search, books):
     assert "No validation documents" in ended.err
     assert "stop" not in {trial["kind"] for trial in trials_of(run)}
     assert "evaluate perplexity" in ended.out
-    assert "the search has not seen" in ended.out
+    assert "OTHER-TEXT" in ended.out
 
 
 def test_sets_can_be_left_out_and_the_report_come_from_elsewhere(search, books, tmp_path):
@@ -261,7 +261,7 @@ def test_sets_can_be_left_out_and_the_report_come_from_elsewhere(search, books, 
     assert {record["n"] for record in records if record["documents"] == "report"} == {2}
     ended, _ = search("--num-validation-documents", "0", "--num-test-documents", "0", out="other")
     assert "No test" not in ended.err  # nothing is missing: none was asked for
-    assert "the search has not seen" in ended.out
+    assert "OTHER-TEXT" in ended.out
 
 
 def test_stdlib_is_reported_on_its_held_out_part(search):
@@ -365,7 +365,7 @@ def test_another_run_is_not_resumed(search):
     before = {file: file.read_bytes() for file in run.iterdir()}
     ended, _ = search("--resume", "--seed", "4")
     assert ended.code == 2
-    assert "seed is 4 here, but 3" in ended.err
+    assert "seed is 4" in ended.err
     assert {file: file.read_bytes() for file in run.iterdir()} == before
 
 

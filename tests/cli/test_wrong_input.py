@@ -79,7 +79,7 @@ def test_inspect_knows_no_shorter_target_either(refused, model):
     ["8y", "", "0", "-4", "1.3x", "nan", "1e4", "9" * 400, "9" * 400 + "x", "99999999999", "8" * 5000],
 )
 def test_a_target_that_is_no_length(search, target):
-    assert "The target length is" in search(f"--target-length={target}")
+    assert "target length" in search(f"--target-length={target}")
 
 
 def test_an_unknown_scheme(refused, model):
@@ -120,14 +120,14 @@ def test_an_unknown_strategy(search, weightless):
         ("--attention-factor", "1e308", "attention"), ("--attention-factor", "1e-308", "attention"),
         ("--num-knots", "99999999999", "knots"), ("--short-weight", "9" * 400, "weight"),
         ("--max-minutes", "9" * 400, "minutes"),
-        ("--budget", "3", "need at least 4"), ("--start-tokens", "some", "--start-tokens"),
+        ("--budget", "3", "at least 4"), ("--start-tokens", "some", "--start-tokens"),
         ("--attention-factor", "-1", "attention"), ("--max-minutes", "-1", "max-minutes"),
         ("--num-documents", "0", "num-documents"), ("--seed", "-1", "seed"),
         ("--num-validation-documents", "-1", "validation"), ("--num-test-documents", "-1", "test"),
         ("--test-text", "nowhere.txt", "does not exist"), ("--test-text", "", "empty name"),
         ("--space", "sphere", "full, spline, longrope2"), ("--num-knots", "1", "num-knots"),
         ("--num-knots", "99", "99 knots"), ("--critical-pair", "0", "critical-pair"),
-        ("--serve-with", "onnx", "any, transformers, vllm, llama.cpp, ropewalk"),
+        ("--serve-with", "onnx", "llama.cpp"),
         ("--objective", "bleu", "perplexity, tail, needle"),
         ("--short-weight", "-1", "--short-weight"), ("--short-weight", "nan", "--short-weight"),
         ("--short-weight", "inf", "--short-weight"),
@@ -152,11 +152,11 @@ def test_a_setting_that_is_known_to_be_wrong_as_weights_are_read(search, option,
     ("options", "said"),
     [
         (["--serve-with", "vllm", "--start-tokens", "search"], "n-hat"),
-        (["--serve-with", "any", "--attention-factor", "1.2"], "not every engine reads one"),
-        (["--space", "full", "--num-knots", "4"], "say --space spline"),
-        (["--critical-pair", "3"], "say --space longrope2"),
+        (["--serve-with", "any", "--attention-factor", "1.2"], "engine"),
+        (["--space", "full", "--num-knots", "4"], "--space spline"),
+        (["--critical-pair", "3"], "--space longrope2"),
         (["--space", "longrope2", "--critical-pair", "8"], "from 1 to 7"),
-        (["--strategy", "evolution", "--num-knots", "4"], "say --space spline"),
+        (["--strategy", "evolution", "--num-knots", "4"], "--space spline"),
     ],
 )
 def test_settings_that_contradict_each_other(search, weightless, options, said):
@@ -172,9 +172,9 @@ BROKEN = "raise ValueError('at the wrong moment')"
     [
         ("no_such_module:Name", "PYTHONPATH"),
         (":Name", "can't be imported"),
-        ("broken_module:Name", "ValueError: at the wrong moment"),
-        ("json:nothing", "json has no 'nothing'"),
-        ("json:__name__", "'json', but must be a"),
+        ("broken_module:Name", "ValueError"),
+        ("json:nothing", "'nothing'"),
+        ("json:__name__", "'json'"),
     ],
 )
 def test_something_of_ones_own_that_is_not_there(
@@ -188,18 +188,18 @@ def test_something_of_ones_own_that_is_not_there(
 
 
 def test_a_class_that_is_no_strategy(search, weightless):
-    assert "subclass of ropewalk's Strategy" in search("--strategy", "json:JSONDecoder", of=weightless)
+    assert "subclass" in search("--strategy", "json:JSONDecoder", of=weightless)
 
 
 @pytest.mark.parametrize(
     ("scheme", "said"),
     [
         ("no_such_module:name", "can't be imported"),
-        ("json:nothing", "has no 'nothing'"),
+        ("json:nothing", "'nothing'"),
         ("json:__name__", "must be a function"),
-        ("own:fails", "IndexError: list index out of range"),
-        ("own:scalar", "gives the shape ()"),
-        ("own:long", "gives the shape (9,)"),
+        ("own:fails", "IndexError"),
+        ("own:scalar", "shape ()"),
+        ("own:long", "shape (9,)"),
         ("own:words", "ValueError"),
         ("own:small", "0.5"),
         ("own:endless", "nan"),
@@ -228,7 +228,7 @@ def test_a_scheme_of_ones_own_that_is_wrong(refused, model, books, tmp_path, mon
 def test_a_report_on_the_documents_of_the_search(search, books, weightless):
     assert str(books) in search("--test-text", books, of=weightless)
     said = search("--test-text", books / "*.txt", preamble="Text: |documents: ")
-    assert "is a search document too" in said
+    assert "search document" in said
 
 
 def test_a_text_that_repeats_itself(search, books, tmp_path):
@@ -254,7 +254,7 @@ def test_a_model_that_is_not_there(search, tmp_path):
         ("empty.txt", b"", "is empty"),
         ("binary.txt", bytes(range(256)) * 50, ""),
         ("short.txt", b"three short words", "the longest"),
-        ("strange.exe", b"MZ", "no kind of text"),
+        ("strange.exe", b"MZ", "text"),
     ],
 )
 def test_text_that_can_not_be_read(search, tmp_path, name, content, said):
@@ -302,7 +302,7 @@ def test_factors_for_another_geometry(refused, model, tmp_path):
     file = tmp_path / "factors.json"
     scheme_factors("yarn", RopeGeometry(**{**GEOMETRY.as_dict(), "rope_theta": 10000.0}), 512).save(file)
     said = refused("evaluate", "passkey", model, "--lengths", "128", "--factors", file)
-    assert "rope_theta is 10000, not 100" in said
+    assert "rope_theta is 10000" in said
 
 
 def test_a_csv_of_the_wrong_length(refused, model, tmp_path):

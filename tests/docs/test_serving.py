@@ -26,4 +26,4 @@ def test_its_commands_run(tmp_path):
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "Right: transformers computes what these factors say." in ended.stdout
+    assert "Right: transformers" in ended.stdout

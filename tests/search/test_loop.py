@@ -134,7 +134,7 @@ def test_a_defect_passes_through(space, path):
 
 
 def test_if_all_fails_it_says_so(space):
-    with pytest.raises(EvaluationError, match=r"All 9 candidates failed \(the first: the value is nan\)"):
+    with pytest.raises(EvaluationError, match=r"All 9 .*nan"):
         evolve(space, Valued(space, lambda candidate: math.nan), budget=10)
 
 
@@ -210,7 +210,7 @@ def test_a_replay_that_differs_is_refused_with_what_differs(space, objective, pa
     with pytest.warns(UserWarning, match="numpy"):
         journal = begun(path, environment={"versions": {"numpy": "2.0"}})
     with journal:
-        with pytest.raises(RunFolderError, match=r'versions.numpy is "2.0" here, but "1.0" there') as error:
+        with pytest.raises(RunFolderError, match=r'versions.numpy.*"2.0".*"1.0"') as error:
             evolve(space, objective, journal, seed=1)
         assert "\n" not in str(error.value)
 
@@ -229,7 +229,7 @@ def test_an_edited_candidate_or_generator_is_noticed_and_can_be_cut(space, objec
     ]:
         edited = lines[70] | {key: lines[70][key] | change}
         write_journal(path, [*lines[:70], edited, *lines[71:]])
-        with begun(path) as journal, pytest.raises(RunFolderError, match=r"ask for trial 69 .*was changed"):
+        with begun(path) as journal, pytest.raises(RunFolderError, match=r"trial 69 .*changed"):
             evolve(space, objective, journal)
         with Journal(path, cut_damaged=True) as journal:
             journal.begin({}, {})

@@ -87,12 +87,12 @@ def test_longrope2_keeps_to_its_part():
     ("name", "setting"), [("full", "num_knots"), ("longrope2", "num_knots"), ("spline", "critical_pair")]
 )
 def test_settings_of_other_spaces_are_refused(name, setting):
-    with pytest.raises(SettingError, match=f"The space {name} has no"):
+    with pytest.raises(SettingError, match=setting.replace("_", " ")):
         make_space(name, FULL, **{setting: 9})
 
 
 def test_unknown_spaces_are_refused():
-    with pytest.raises(SettingError, match="no space 'cubic'; the spaces are full, spline, longrope2"):
+    with pytest.raises(SettingError, match=r"'cubic'.*full, spline, longrope2"):
         make_space("cubic", FULL)
 
 

@@ -126,15 +126,15 @@ def test_a_journal_with_a_racing_error_goes_on(loaded, documents, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 4}, "seed is 4 here, but 3"),
-        ({"budget": 13}, "budget is 13 here, but 12"),
-        ({"target_length": 200}, "space.target_length is 200 here, but 256"),
-        ({"strategy": "random"}, 'strategy is "random" here, but "evolution"'),
-        ({"attention_factor": "1.2"}, 'attention_factor is "1.2" here'),
-        ({"start_tokens": "none"}, 'start_tokens is "none" here'),
-        ({"max_minutes": 5}, "max_minutes is 5.0 here, but null"),
-        ({"base": "as-is"}, 'base is "as-is" here'),
-        ({"strategy_settings": {"num_parents": 8}}, "num_parents is 8 here, but 32"),
+        ({"seed": 4}, "seed is 4"),
+        ({"budget": 13}, "budget is 13"),
+        ({"target_length": 200}, "target_length is 200"),
+        ({"strategy": "random"}, 'strategy is "random"'),
+        ({"attention_factor": "1.2"}, 'attention_factor is "1.2"'),
+        ({"start_tokens": "none"}, 'start_tokens is "none"'),
+        ({"max_minutes": 5}, "max_minutes is 5.0"),
+        ({"base": "as-is"}, 'base is "as-is"'),
+        ({"strategy_settings": {"num_parents": 8}}, "num_parents is 8"),
     ],
 )
 def test_other_settings_can_not_go_on(loaded, documents, tmp_path, changes, named):
@@ -220,8 +220,8 @@ def test_native_replaces_the_model_s_own_scaling(linear, documents):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"target_length": 64}, SettingError, "already reads 64: nothing to extend"),
-        ({"target_length": 300}, SettingError, "The length is 300 tokens"),
+        ({"target_length": 64}, SettingError, "already reads 64"),
+        ({"target_length": 300}, SettingError, "300 tokens"),
         ({"strategy": "genetic"}, SettingError, "no strategy 'genetic'"),
         ({"budget": 0}, SettingError, "budget"),
         ({"budget": 1}, SettingError, "budget"),

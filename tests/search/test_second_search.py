@@ -91,7 +91,7 @@ def test_factors_and_journal_say_what_the_model_was_tuned_with(loaded, documents
     told = RescaleFactors.from_json(factors.to_json(), "memory").provenance.settings["own"]
     assert told == own.as_values()
     assert search(loaded, documents, own, journal=Journal(path)).factors.to_json() == factors.to_json()
-    with pytest.raises(RunFolderError, match=r"own\.num_start_tokens is 4 here, but 0"):
+    with pytest.raises(RunFolderError, match=r"own\.num_start_tokens is 4"):
         search(loaded, documents, own.replace(num_start_tokens=4), journal=Journal(path))
     with pytest.raises(RunFolderError, match="own"):
         search_factors(
@@ -108,12 +108,12 @@ def test_the_larger_start_counts(loaded, documents, own):
 def test_what_can_not_be_searched_on(loaded, documents, own):
     with pytest.raises(SettingError, match="already reads 128"):
         search(loaded, documents, own, target_length=FIRST)
-    with pytest.raises(SettingError, match="leave one of the two out"):
+    with pytest.raises(SettingError, match="as-is"):
         search(loaded, documents, own, base="as-is")
     other = own.replace(
         geometry=loaded.geometry.__class__(**{**loaded.geometry.as_dict(), "rope_theta": 7.0})
     )
-    with pytest.raises(FactorsError, match="rope_theta is 7, not 100"):
+    with pytest.raises(FactorsError, match="rope_theta is 7"):
         search(loaded, documents, other)
 
 

@@ -89,7 +89,7 @@ def test_a_candidate_survives_json():
 
 @pytest.mark.parametrize("target_length", [256, 100, 0])
 def test_a_target_not_above_the_window_is_refused(target_length):
-    with pytest.raises(SettingError, match=r"already reads 256: nothing to extend") as error:
+    with pytest.raises(SettingError, match="256") as error:
         SearchSpace(geometry=GEOMETRY, target_length=target_length)
     assert "\n" not in str(error.value)
 
