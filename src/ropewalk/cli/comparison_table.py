@@ -1,4 +1,4 @@
-"""The result of a search beside the base model and every closed form, on documents that it did not read."""
+"""The result of a search compared with the base model and every closed form, on test documents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +39,7 @@ class Compared:
         return self.main + self.extra
 
     def tables(self) -> str:
-        """Everything, for people."""
+        """All tables and sentences, as text."""
         if not self.main:
             return "Nothing could be measured at the target length.\n"
         from ropewalk.report.figures import SEARCHED
@@ -61,7 +61,7 @@ def compare(
     """The base model, every closed form and what was found, at the target.
 
     Test documents are read here and only here. A scheme with which the model gives no number is left out,
-    with a message: the search is over and written.
+    with a message, because the factors of the search are already written.
     """
     from ropewalk.errors import EvaluationError
     from ropewalk.evaluate.perplexity import measure_perplexity
@@ -112,7 +112,7 @@ def of_search(records: "Sequence[EvalRecord]", found: "SearchResult") -> "list[E
 
 
 def gap_table(gaps: "Sequence[Gap]") -> str:
-    """A column a set of documents: searched factors, the best closed form, and the difference."""
+    """One column per set of documents: searched factors, the best closed form, and the difference."""
     columns = [f"{_role_name(gap.documents)} (n = {gap.n})" for gap in gaps]
     rows = [
         ["searched", *(f"{gap.searched:.4f}" for gap in gaps)],

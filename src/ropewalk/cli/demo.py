@@ -31,16 +31,16 @@ NUM_PASSKEYS = 20
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where factors, records and pictures go.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for factors, records and figures.")
+    ] = Path("runs/demo"),
     budget: Annotated[str | None, option(SearchSettings, "budget")] = None,
     json: options.Json = False,
 ) -> None:
     """Extend the bundled model to eight times its window, and measure the result.
 
-    Searches on some documents and reports on others, beside every closed-form scheme and a sliding window.
-    Run again with the same --out, it resumes.
+    Searches on some documents, and compares the result on others with every closed-form scheme and a sliding
+    window. The same command with the same --out resumes.
 
     \b
     Example:
@@ -62,7 +62,7 @@ def demonstrate(
     with RunFolder.resume(out) as folder:
         loaded = load_model(model)
         target = RATIO * loaded.geometry.original_length
-        say(f"{model} was trained on {loaded.geometry.original_length} tokens; it is to read {target}.\n")
+        say(f"{model} was trained on {loaded.geometry.original_length} tokens; the target is {target}.\n")
         split = read_split(text, loaded.tokenizer, target)
         found = _search(loaded, split, folder, target, settings)
         records = _measure(loaded, split, found, target)
@@ -102,7 +102,7 @@ def _search(
     num_documents = len(split.search.documents)
     say(f"1/3 Search: {settings.budget} evaluations of {num_documents} documents of {target} tokens.")
     if folder.journal_path.exists():
-        say(f"{folder.path} has trials already: they count, and are not computed again.")
+        say(f"{folder.path} has trials already: they are not computed again.")
     with show_progress() as progress:
         found = search_factors(
             loaded, split.search, target_length=target, settings=settings,
@@ -196,5 +196,5 @@ def _report(
     result(gap_table(gaps))
     result(comparison_sentence(records, length=found.factors.target_length, documents="held-out"))
     result(sliding_window_remark(records, length=found.factors.target_length))
-    result(f"\nPictures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")
+    result(f"\nFigures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")
     result(f"Records: {folder.records_path}")

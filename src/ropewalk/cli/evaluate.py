@@ -39,7 +39,8 @@ def perplexity(
         typer.Option(help="One pass over the first tokens, or a window that slides over them."),
     ] = "truncate",
     stride: Annotated[
-        int | None, typer.Option(min=1, max=LONGEST, help="Tokens that a sliding window moves on by.")
+        int | None,
+        typer.Option(min=1, max=LONGEST, help="Tokens between the starts of consecutive sliding windows."),
     ] = None,
     window: Annotated[
         int | None,
@@ -145,18 +146,18 @@ def how_read(record: "EvalRecord") -> str:
 
 
 def perplexity_table(records: "Sequence[EvalRecord]", title: str) -> str:
-    """A row a label, a column a length: value, interval, and at the end the seconds of the row."""
+    """One row per label, one column per length: value and interval; the last column is the seconds."""
     known = any(record.low is not None for record in records)
     return _grid(records, f"{title}{', 95% interval' if known else ''}", _perplexity_cell)
 
 
 def passkey_table(records: "Sequence[EvalRecord]", title: str) -> str:
-    """A row a label, a column a length: keys found, and the interval of their share."""
+    """One row per label, one column per length: keys found, and the interval of their share."""
     return _grid(records, f"{title}, 95% interval of the share", _passkey_cell)
 
 
 def paired_table(records: "Sequence[EvalRecord]", ours: str) -> str:
-    """How `ours` compares with every other label on the same documents: a row a label, a column a length."""
+    """One row per other label, one column per length: its paired difference from `ours`."""
     from ropewalk.report.comparison import differences_to
 
     pairs = differences_to(records, ours)

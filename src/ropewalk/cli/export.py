@@ -1,4 +1,4 @@
-"""`ropewalk export`: a model with its factors, as engines read it; and the keys that a save has lost."""
+"""`ropewalk export`: writes a model with its factors for engines, and repairs checkpoints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -46,21 +46,21 @@ def hf(
         typer.Option(
             metavar="ENGINE",
             help="Refuse what this engine would serve wrongly: transformers, transformers4, vllm, sglang, "
-            "mlx-lm, tensorrt-llm, ropewalk; any names those that would be wrong.",
+            "mlx-lm, tensorrt-llm, ropewalk; any: list the wrong ones.",
         ),
     ] = "any",
     fold_attention_factor: Annotated[
         bool,
         typer.Option(
             "--fold-attention-factor",
-            help="Put our attention factor into the query weights, where engines compute another.",
+            help="Fold the attention factor into the query weights, if engines compute another one.",
         ),
     ] = False,
     with_runtime: Annotated[
         bool,
         typer.Option(
             "--with-runtime",
-            help="Carry the whole factor set for `ropewalk.load` and the vLLM plugin; needed for n-hat.",
+            help="Include the whole factor set, for `ropewalk.load` and the vLLM plugin; needed for n-hat.",
         ),
     ] = False,
     adapter: Annotated[
@@ -165,7 +165,7 @@ def repair(
     ],
     json: options.Json = False,
 ) -> None:
-    """Put the keys back that transformers 4, and engines that follow it, read.
+    """Restore the keys that transformers 4, and engines that follow it, read.
 
     Transformers 5 drops them in every save, and a reader of the older form then uses theta 10000.
 

@@ -1,4 +1,4 @@
-"""`ropewalk extend`: a recipe in, an extended model out."""
+"""`ropewalk extend`: runs a recipe, and writes an extended model."""
 
 import shlex
 from pathlib import Path
@@ -46,7 +46,7 @@ def extend(
 ) -> None:
     """Run a recipe (search, fine-tune, search again, readjust, evaluate), and write a checkpoint and factors.
 
-    What is in the run's folder already is not done again: after Ctrl-C, a crash or a kill, the same command
+    Complete stages in the run's folder are not repeated: after Ctrl-C, a crash or a kill, the same command
     resumes the run. Exit code 3 says that a limit of the recipe's `accept:` was missed.
 
     \b
@@ -93,9 +93,9 @@ def run_with_progress(
 
     num_stages = len(recipe.stages)
 
-    def on_stage(index: int, title: str, is_held: bool, seconds_left: float | None) -> None:
-        left = "" if seconds_left is None or is_held else f", about {clock(seconds_left)} left in all"
-        state = "done already" if is_held else f"begins{left}"
+    def on_stage(index: int, title: str, is_complete: bool, seconds_left: float | None) -> None:
+        left = "" if seconds_left is None or is_complete else f", about {clock(seconds_left)} left in all"
+        state = "done already" if is_complete else f"begins{left}"
         say(f"\nStage {index + 1}/{num_stages}, {title}: {state}.")
 
     with show_progress() as progress:
@@ -115,7 +115,7 @@ def tell_any(record: "EvalRecord") -> None:
 
 
 def report(found: "Extended", *, json: bool) -> None:
-    """The result, for people or as JSON."""
+    """Prints the result, as text or as JSON."""
     if json:
         result_json(
             [record.as_json() for record in found.records],
@@ -139,7 +139,7 @@ def files(found: "Extended") -> dict[str, str]:
 
 
 def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
-    """A table a metric, and a line for what short inputs lost."""
+    """One table per metric, and a line for the NLL increase on short inputs."""
     from ropewalk.recipe.stage_runs import EXTENDED
 
     perplexities = [record for record in records if record.metric == "perplexity"]
@@ -174,13 +174,13 @@ def report_waiting(
     command = ["ropewalk", "extend", recipe, "--out", str(out)]
     for change in changes:
         command += ["--set", change]
-    go_on = shlex.join(command) + " --continue-with CHECKPOINT"
+    to_resume = shlex.join(command) + " --continue-with CHECKPOINT"
     if json:
-        waiting: dict[str, Any] = {"start": str(start), "note": note, "go_on": go_on}
+        waiting: dict[str, Any] = {"start": str(start), "note": note, "go_on": to_resume}
         result_json([], waits_for=waiting)
         return
     more = f" {note}" if note else ""
     result(
         f"The next stage is trained elsewhere. Start from {start}: its config.json pins the factors, so "
-        f"leave the rope keys as they are.{more}\nThen resume with the trained checkpoint:\n  {go_on}"
+        f"leave the rope keys as they are.{more}\nThen resume with the trained checkpoint:\n  {to_resume}"
     )

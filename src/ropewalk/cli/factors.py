@@ -1,4 +1,4 @@
-"""`ropewalk factors`: look at a factors file, check it, make one from a configuration or a CSV."""
+"""`ropewalk factors`: shows and checks factors files, and makes one from a configuration or a CSV."""
 
 import json as json_format
 from pathlib import Path
@@ -41,7 +41,7 @@ def show(file: File, json: options.Json = False) -> None:
     if len(entries) > 1:
         result(f"{file} is a factor set; the shortest entry that a sequence fits in serves it.\n")
     for factors in entries:
-        result(_story(str(file), factors))
+        result(_described(str(file), factors))
         result(_table(factors))
 
 
@@ -77,7 +77,7 @@ def convert(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A model's config.json (or its folder), or a CSV: one number a line."
+            metavar="FILE", help="A model's config.json (or its folder), or a CSV: one number per line."
         ),
     ],
     out: Annotated[
@@ -85,7 +85,7 @@ def convert(
     ] = None,
     target_length: Annotated[
         str | None,
-        typer.Option(metavar="LENGTH", help="CSV: what the factors were made for: 8x, 32768, 32k."),
+        typer.Option(metavar="LENGTH", help="CSV: the target length of the factors: 8x, 32768, 32k."),
     ] = None,
     model: ForModel = None,
     rope_theta: Annotated[float | None, typer.Option(help="CSV without --model: the base.")] = None,
@@ -96,7 +96,7 @@ def convert(
     num_layers: Annotated[int | None, typer.Option(help="CSV without --model: decoder layers.")] = None,
     original_length: options.OriginalLength = None,
     num_start_tokens: Annotated[int, typer.Option(min=0, max=LONGEST, help="CSV: n-hat, tokens.")] = 0,
-    attention_factor: Annotated[float, typer.Option(help="CSV: multiplies cos and sin.")] = 1.0,
+    attention_factor: Annotated[float, typer.Option(help="CSV: the factor of cos and sin.")] = 1.0,
     revision: options.Revision = None,
 ) -> None:
     """Make a factors file from the scaling in a transformers config.json, or from a bare column of numbers.
@@ -177,7 +177,7 @@ def _geometry_of(model: str, revision: str | None, original_length: int | None) 
     return describe_model(model, revision=revision, original_length=original_length).geometry
 
 
-def _story(name: str, factors: "RescaleFactors") -> str:
+def _described(name: str, factors: "RescaleFactors") -> str:
     geometry, provenance = factors.geometry, factors.provenance
     commit = f", revision {provenance.revision}" if provenance.revision else ""
     how = f"{provenance.strategy or 'unknown'}, seed {provenance.seed}, base {provenance.base}"

@@ -1,9 +1,8 @@
 """Command-line options from settings classes: an option is a field, with its description, range and default.
 
-`ropewalk search` has a parameter `settings: SearchSettings`, and `@from_settings(settings=SearchSettings)`
-    puts
-an option for each field in its place. A required field becomes an argument. A field whose value is a
-dictionary has no option; recipes and Python set it.
+`ropewalk search` has a parameter `settings: SearchSettings`, and the decorator
+`@from_settings(settings=SearchSettings)` replaces it by an option for each field. A required field becomes an
+argument. A field whose value is a dictionary has no option; recipes and Python set it.
 """
 
 import functools
@@ -126,13 +125,16 @@ def _option(name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> Any:
     default = defaults.get(name, field.default)
     if kind is bool and default:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    shown = "" if default is None or kind is bool else f" [default: {default}]"
+    if kind is bool:
+        shown = f" [default: {option_name(name, field).removeprefix('--')}]" if default else ""
+    else:
+        shown = "" if default is None else f" [default: {default}]"
     ranges = {} if kind not in (int, float) else _range(field)
     return typer.Option(
         flag,
         help=f"{field.description}{shown}",
         metavar=None if kind is bool else field.title or _choices(field),
-        show_default=False,  # the help has it
+        show_default=False,  # `help` has it
         **ranges,
     )
 

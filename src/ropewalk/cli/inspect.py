@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def inspect(
     model: options.ModelArgument,
     target_length: Annotated[
-        str, typer.Option(metavar="LENGTH", help="The length that schemes reach: 8x, 32768, 32k.")
+        str, typer.Option(metavar="LENGTH", help="Target length: 8x (times the window), 32768 or 32k tokens.")
     ] = "8x",
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the factors of every scheme into this file.")
@@ -58,12 +58,12 @@ def inspect(
             unfinished = geometry.first_unfinished_pair
             curves = factor_curves(schemes)
             options.save_file(out, draw_factors(curves, first_unfinished_pair=unfinished, title=title))
-            say(f"Picture: {out}")
+            say(f"Figure: {out}")
 
 
 def _require_png(out: Path | None) -> None:
     if out is not None and out.suffix.lower() != ".png":
-        raise SettingError(f"--out is {out}, but the picture is a PNG: name a file that ends in .png.")
+        raise SettingError(f"--out is {out}, but the figure is a PNG: name a file that ends in .png.")
 
 
 def _facts(model: str, description: "RopeDescription", target: int) -> dict[str, Any]:
@@ -168,6 +168,6 @@ def _table(schemes: "dict[str, RescaleFactors]", target: int) -> str:
     rows.append(["attention", "", "", *(f"{factors.attention_factor:.3f}" for factors in schemes.values())])
     return table(
         f"Rescale factors at {target} tokens (* less than one turn inside the window)",
-        ["pair", "tokens a turn", "turns", *schemes],
+        ["pair", "tokens per turn", "turns", *schemes],
         rows,
     )

@@ -70,12 +70,12 @@ def ropewalk(
     """Extend a language model's context window with searched rescale factors, with or without training.
 
     \b
-    See it work on the bundled model (a few minutes on two cores):
+    Try it on the bundled model (a few minutes on two cores):
         ropewalk demo
     Extend a model of your own eight times, on text of your own:
         ropewalk search ./my-model --target-length 8x --text ./books --out runs/my-model
         ropewalk evaluate passkey ./my-model --factors runs/my-model/factors.json --lengths 4k,32k
-    Take it all the way, with fine-tuning, by a recipe:
+    Run the whole method, with fine-tuning, from a recipe:
         ropewalk extend scale-model-quick
     """
     if context.invoked_subcommand is None:

@@ -25,7 +25,7 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a hub name, a .gguf file, or scale-model.")
 ]
 Text = Annotated[str, option(TextSplit, "search")]
-NumDocuments = Annotated[int, typer.Option(min=1, max=MOST, help="How many documents to read.")]
+NumDocuments = Annotated[int, typer.Option(min=1, max=MOST, help="Number of documents.")]
 Seed = Annotated[int, option(SearchSettings, "seed")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 Schemes = Annotated[
@@ -95,10 +95,10 @@ def parse_target(text: str, original_length: int) -> int:
 
 
 def check_early(schemes: list[str] | None, files: list[Path] | None, text: str | None = None) -> None:
-    """Find what is wrong with names and files before a model is loaded, which may take minutes.
+    """Find wrong names and files before a model is loaded, which may take minutes.
 
     Raises:
-        RopewalkError: an unknown scheme, an unreadable file, a text that is not there.
+        RopewalkError: an unknown scheme, an unreadable file, or a missing text.
     """
     from ropewalk.factors.factor_set import FactorSet
     from ropewalk.rope.schemes import parse_scheme
@@ -140,7 +140,8 @@ def factors_by_label(
 ) -> "dict[str, FactorsAtLength]":
     """Each given scheme and file as a function from a length to factors; without any, the model as it is.
 
-    A model with a scaling of its own is the first one in any case, for `none` takes that away.
+    If the model has a scaling of its own, the model as configured is always included: `none` removes the
+    scaling.
 
     A scheme without a `factor` takes that of the longest length at every length, `dynamic-ntk` each length's
     own, a factor set the entry of each length. Factors are identified by their label, so a name that is

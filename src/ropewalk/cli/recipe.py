@@ -100,7 +100,7 @@ def check(recipe: RecipeName, changes: Changes = None, json: options.Json = Fals
 
 
 def first_sentence(path: Path) -> str:
-    """What a recipe's opening comment says first."""
+    """The first sentence of a recipe's opening comment."""
     comment = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") or line.strip() == "#":

@@ -1,4 +1,4 @@
-"""`ropewalk search`: a model and text in, factors out."""
+"""`ropewalk search`: searches rescale factors for a model on text."""
 
 import shlex
 from pathlib import Path
@@ -32,7 +32,7 @@ def search(
     context: typer.Context,
     *,
     target_length: Annotated[
-        str, typer.Option(metavar="LENGTH", help="How far to read: 8x (times the window), 32768, 32k.")
+        str, typer.Option(metavar="LENGTH", help="Target length: 8x (times the window), 32768 or 32k tokens.")
     ],
     text: TextSplit,
     settings: SearchSettings,
@@ -45,10 +45,11 @@ def search(
     model: ModelSettings,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Search the rescale factors with which a model reads a longer target, without training.
+    """Search rescale factors that extend a model's context window, without training.
 
-    The search follows its documents, stops by validation documents, and is reported on test documents. Every
-    trial is on disk as it ends: after Ctrl-C, a crash or a kill, --resume continues, with the same result.
+    The search minimises its objective on search documents. Validation documents stop it and choose the
+    result; test documents measure it. Every trial is on disk as it ends: after Ctrl-C, a crash or a kill,
+    --resume continues, with the same result.
 
     \b
     Examples:
@@ -97,7 +98,7 @@ def search(
 
 
 def tell_base(description: "RopeDescription", settings: SearchSettings) -> None:
-    """Say what is unusual about the model's window, and that a scaling of its own is replaced."""
+    """Report what is unusual about the model's window, and that a scaling of its own is replaced."""
     for note in description.window_notes:
         say(note)
     if description.has_own_scaling and settings.base != "as-is":
@@ -119,13 +120,13 @@ def how_to_resume(arguments: list[str], out: Path) -> str:
 def next_step(
     model: str, folder: "RunFolder", target: int, settings: SearchSettings, *, reported: bool
 ) -> str:
-    """What to measure next; values on search documents are no report."""
+    """The command that measures the result next: passkeys, or perplexity on other documents."""
     evaluate = ["ropewalk", "evaluate"]
     factors = ["--factors", str(folder.factors_path), "--scheme", "yarn", "--lengths", str(target)]
     if settings.base == "as-is":
         factors += ["--base", settings.base]
     if reported:
         command = [*evaluate, "passkey", model, *factors]
-        return f"Next, whether it finds what is far back:\n  {shlex.join(command)}"
+        return f"Next, measure whether it finds passkeys:\n  {shlex.join(command)}"
     command = [*evaluate, "perplexity", model, *factors, "--text"]
     return f"Now measure it on text that the search has not seen:\n  {shlex.join(command)} OTHER-TEXT"

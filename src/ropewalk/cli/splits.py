@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # What follows where documents are missing.
 WITHOUT = {
-    "validation": "nothing shows when the search only fits the documents that it follows, and the factors "
-    "are chosen on these",
+    "validation": "the factors are chosen on the documents that the search follows, "
+    "and overfitting to these is not detected",
     "test": "the result is measured on the search documents only; name others with --test-text",
 }
 
@@ -36,7 +36,7 @@ def read_split(text: TextSplit, tokenizer: Any, length: int) -> "DocumentSplit":
 
 
 def check_sources(text: TextSplit) -> None:
-    """Find a text that is not there before weights are read.
+    """Find a missing text before weights are read.
 
     Raises:
         DataError: a source can't be read.

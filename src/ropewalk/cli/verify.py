@@ -1,4 +1,4 @@
-"""`ropewalk verify`: an export, loaded by the real engine, against what Ropewalk computes."""
+"""`ropewalk verify`: compares an export, loaded by its engine, with what Ropewalk computes."""
 
 import signal
 from pathlib import Path
@@ -20,15 +20,13 @@ def verify(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="What was exported: a folder, or a GGUF file.")
     ],
-    model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="The model that was exported, untouched.")
-    ],
+    model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The base model of the export.")],
     factors: Annotated[
-        Path, typer.Option("--factors", metavar="FILE", help="The factors that it should hold.")
+        Path, typer.Option("--factors", metavar="FILE", help="The factors that the export should have.")
     ],
     engine: Annotated[
         EngineName | None,
-        typer.Option(help="Who is asked; by default transformers for a folder, llama.cpp for a GGUF file."),
+        typer.Option(help="The engine; by default transformers for a folder, llama.cpp for a GGUF file."),
     ] = None,
     python: Annotated[
         str | None,
@@ -40,7 +38,7 @@ def verify(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Ask a running OpenAI-compatible server that serves PATH, instead of an engine.",
+            help="A running OpenAI-compatible server that serves PATH; replaces --engine.",
         ),
     ] = None,
     served_model: Annotated[
@@ -51,16 +49,15 @@ def verify(
         int | None,
         typer.Option(
             metavar="TOKENS",
-            help="What the server was started for (--max-model-len, -c), for each request; by default the "
-            "factors' target.",
+            help="Context of the server per request (--max-model-len, -c); by default the factors' target.",
         ),
     ] = None,
     limit: Annotated[
         float | None,
         typer.Option(
             metavar="NATS",
-            help="How far a server's log-probabilities may be off in the mean; by default 0.2, or 0.03 for "
-            "a GGUF file of float32 or float16 and a folder in float16.",
+            help="Largest mean difference of a server's log-probabilities; by default 0.2, or 0.03 for a "
+            "GGUF file of float32 or float16 and a folder in float16.",
         ),
     ] = None,
     lengths: Annotated[
@@ -73,7 +70,7 @@ def verify(
     text: options.Text = "stdlib",
     mode: Annotated[
         Literal["pinned", "switching"] | None,
-        typer.Option(help="How it was exported, where it does not say so itself."),
+        typer.Option(help="The mode of the export, if the export does not state it."),
     ] = None,
     revision: options.Revision = None,
     original_length: options.OriginalLength = None,
@@ -83,8 +80,8 @@ def verify(
 ) -> None:
     """Load an export with its real engine and compare frequencies, logits and perplexity with Ropewalk's own.
 
-    With --endpoint a running server is asked to go on with texts of these lengths, one alone and all at once,
-    and the log-probabilities of its 8 tokens and their rivals are compared.
+    With --endpoint a running server continues texts of these lengths, one at a time and all at once, and the
+    log-probabilities of its 8 tokens and their alternatives are compared.
 
     The base model goes through the same engine, and only the difference beyond its own is judged: up to 0.001
     of the largest logit (to 4096 tokens) and 0.002 nats per token, 0.02 nats for quantised GGUF files. Exit
@@ -98,7 +95,7 @@ def verify(
         ropewalk verify shipped/mine --model scale-model --factors runs/mine/factors.json \\
             --endpoint http://localhost:8000
     """
-    # A scheduler's way to end us would leave the engine's process behind; Ctrl-C ends it too.
+    # SIGTERM, which schedulers send, would leave the engine's process running; Ctrl-C ends it too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with interruptible("Nothing was written."):
         from ropewalk.models.settings import ModelSettings
@@ -134,7 +131,7 @@ def _require_no_engine(engine: EngineName | None, python: str | None) -> None:
     from ropewalk.errors import SettingError
 
     if engine is not None or python is not None:
-        raise SettingError("--endpoint asks a running server, so leave --engine and --python out.")
+        raise SettingError("--endpoint replaces the engine by a server: leave --engine and --python out.")
 
 
 def _require_no_server(served_model: str | None, context: int | None, limit: float | None) -> None:
@@ -142,7 +139,7 @@ def _require_no_server(served_model: str | None, context: int | None, limit: flo
 
     if (served_model, context, limit) != (None, None, None):
         raise SettingError(
-            "--served-model, --context and --limit are about a server: give --endpoint, or leave them out."
+            "--served-model, --context and --limit need a server: give --endpoint, or leave them out."
         )
 
 
@@ -172,10 +169,10 @@ def _verdict(verification: "VerificationResult") -> str:
     wrong = [check for check in verification.checks if not check.is_right]
     if not wrong:
         return f"Right: {verification.engine} computes what these factors say."
-    return f"WRONG: {len(wrong)} of {len(verification.checks)} comparisons; first: {_story(wrong[0])}."
+    return f"WRONG: {len(wrong)} of {len(verification.checks)} comparisons; first: {_described(wrong[0])}."
 
 
-def _story(check: "Check") -> str:
+def _described(check: "Check") -> str:
     where = "" if check.length is None else f" at {check.length} tokens"
     limit = "" if check.limit is None else f", beyond {check.limit:g}"
     return f"{check.what}{where}: {_number(check.found)}{limit}"

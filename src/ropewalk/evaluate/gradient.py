@@ -54,7 +54,7 @@ def nll_gradient(
     *,
     checkpoint: bool | None = None,
 ) -> NllGradient:
-    """The gradient of one window's summed NLL at these factors; leaves the model as it is.
+    """The gradient of one window's summed NLL at these factors; leaves the model unchanged.
 
     Args:
         model: a `Model`, or a transformers causal model.

@@ -55,7 +55,7 @@ class Reader:
         """Forget all but the first `num_tokens` tokens, and return how many are still known.
 
         It returns 0 where the cache can't be cut: a sliding window or a recurrent state can't go back, and a
-        model whose own scaling depends on the length would have rotated the tokens otherwise.
+        model whose own scaling depends on the length would have rotated the tokens differently.
         """
         cache, self._cache = self._cache, None
         if self._owner.rotates_by_length or not cut_back(cache, num_tokens):
@@ -71,7 +71,7 @@ class Reader:
         With `keep`, later reads see all of it.
 
         A model whose own scaling depends on the length (dynamic, longrope) reads at once in any case: the
-        first chunks would rotate otherwise than the last.
+        first chunks would rotate differently from the last.
         """
         length = ids.shape[1]
         if read_chunk is None or read_chunk >= length or self._owner.rotates_by_length:

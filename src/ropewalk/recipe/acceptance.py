@@ -42,22 +42,22 @@ def _check_rise(at_most: float, record: EvalRecord | None) -> LimitResult:
     limit = f"short inputs lose at most {at_most:g} nats per token"
     if record is None or record.high is None:
         n = 0 if record is None else record.n
-        text = f"{limit}: there is no interval from {n} documents, so NOT held"
+        text = f"{limit}: there is no interval from {n} documents, so NOT met"
         return LimitResult(limit=limit, is_held=False, text=text)
     is_held = record.high <= at_most
     interval = f"95% interval {record.low:+.4f} to {record.high:+.4f}"
     found = f"{record.value:+.4f} at {record.length} tokens ({interval})"
-    return LimitResult(limit=limit, is_held=is_held, text=f"{limit}: {found}, so {_held(is_held)}")
+    return LimitResult(limit=limit, is_held=is_held, text=f"{limit}: {found}, so {_in_words(is_held)}")
 
 
 def _check_passkey(length: int, at_least: float, record: EvalRecord | None) -> LimitResult:
     limit = f"at least {at_least:.0%} of passkeys are found at {length} tokens"
     if record is None or record.low is None:
-        return LimitResult(limit=limit, is_held=False, text=f"{limit}: not measured, so NOT held")
+        return LimitResult(limit=limit, is_held=False, text=f"{limit}: not measured, so NOT met")
     is_held = record.low >= at_least
     found = f"{record.found} of {record.n} (95% interval {record.low:.0%} to {record.high:.0%})"
-    return LimitResult(limit=limit, is_held=is_held, text=f"{limit}: {found}, so {_held(is_held)}")
+    return LimitResult(limit=limit, is_held=is_held, text=f"{limit}: {found}, so {_in_words(is_held)}")
 
 
-def _held(is_held: bool) -> str:
-    return "held" if is_held else "NOT held"
+def _in_words(is_held: bool) -> str:
+    return "met" if is_held else "NOT met"

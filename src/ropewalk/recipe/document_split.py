@@ -1,4 +1,4 @@
-"""One text for searches, tests and trainings: which of its documents are for which."""
+"""Divides one text between searches, tests and trainings."""
 
 from ropewalk.errors import SettingError
 from ropewalk.recipe.stage_runs import Run, report_lengths
@@ -8,7 +8,7 @@ from ropewalk.text.splits import find_boundary, read_test_documents
 
 
 def divide_text(run: Run) -> None:
-    """Find which documents are for searches, tests and trainings if they share a source, and say it.
+    """Find which documents are for searches, tests and trainings if they share a source, and report it.
 
     The first documents that are long enough for every stage are for searches, as many as the largest search
     takes; those after them are for tests; those after these are for training. Other stages of the same part

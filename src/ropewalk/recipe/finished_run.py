@@ -22,7 +22,7 @@ def read_records(path: Path) -> list[EvalRecord]:
     ]
     if not records:
         raise RunFolderError(
-            f"{path} holds no measurements: name the folder of a search's or of a recipe's run."
+            f"{path} has no measurements: name the folder of a search's or of a recipe's run."
         )
     return records
 
@@ -41,7 +41,7 @@ def read_origin(path: Path) -> Origin | None:
             run = read_document(search.run_path, RunFolderError, file_format=FORMAT, remedy=REMEDY)
             return Origin(base_model=str(run["identity"]["model"]["name"]), run_id=run.get("run_id"))
     except (KeyError, TypeError, AttributeError):
-        raise RunFolderError(f"{path} holds a run that can't be read: name another one.") from None
+        raise RunFolderError(f"{path} contains a run that can't be read: name another one.") from None
     return None
 
 

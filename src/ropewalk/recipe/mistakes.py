@@ -50,10 +50,10 @@ def _path_in(values: Any, location: Sequence[str | int]) -> KeyPath:
     at: Any = values
     path: KeyPath = ()
     for number, part in enumerate(location):
-        held = (isinstance(at, dict) and part in at) or (
+        exists = (isinstance(at, dict) and part in at) or (
             isinstance(at, list) and isinstance(part, int) and part < len(at)
         )
-        if held:
+        if exists:
             at, path = at[part], (*path, part)
         elif number == len(location) - 1 and isinstance(at, dict) and isinstance(part, str):
             path = (*path, part)

@@ -26,7 +26,7 @@ Found = Iterator[tuple[KeyPath, str]]
 
 @dataclass
 class _State:
-    """How far the model reads at a stage, in tokens; all None if the window is unknown.
+    """The lengths that the model reads at a stage, in tokens; all None if the window is unknown.
 
     Attributes:
         reach: what it reads by itself: the window, or what it was trained for.
@@ -55,7 +55,7 @@ def order_mistakes(recipe: Recipe, window: int | None) -> Found:
     for index, stage in enumerate(recipe.stages):
         at: KeyPath = ("stages", index)
         if stage.title in titles:
-            yield at, f"two stages are called {stage.title!r}: give one of them another `name`"
+            yield at, f"two stages are named {stage.title!r}: give one of them another `name`"
         titles.add(stage.title)
         yield from _follow(state, recipe, stage, at)
     yield from _unmeasured(state, recipe)
@@ -88,7 +88,7 @@ def _follow(state: _State, recipe: Recipe, stage: Stage, at: KeyPath) -> Found:
                 if length is not None and state.target is not None and length >= state.target:
                     yield (
                         (*at, "lengths"),
-                        f"{length} tokens is not short of the {state.target} that the model reads there",
+                        f"{length} tokens is not below the {state.target} that the model reads there",
                     )
         case EvaluateStage():
             yield from _need_factors(state, at)
@@ -115,14 +115,14 @@ def _take(state: _State, name: str | None, at: KeyPath) -> Found:
     else:
         known = ", ".join(state.targets) or "none"
         near = suggest(name, state.targets)
-        yield (*at, "factors"), f"no search before it is called {name!r}{near}: there is {known}"
-        state.has_factors, state.target = True, None  # said once
+        yield (*at, "factors"), f"no search before it is named {name!r}{near}: there is {known}"
+        state.has_factors, state.target = True, None  # reported once
 
 
 def _need_factors(state: _State, at: KeyPath) -> Found:
     if not state.has_factors:
         yield at, "no factors were searched before it: put a stage of kind search first"
-        state.has_factors = True  # said once
+        state.has_factors = True  # reported once
 
 
 def _within(state: _State, lengths: tuple[int | str, ...], at: KeyPath, what: str) -> Found:

@@ -40,7 +40,7 @@ def follow(run: Run, folder: PipelineFolder, identity: dict[str, Any]) -> None:
         identity: of the recipe, as in the first process.
 
     Raises:
-        RunFolderError: the folder holds another recipe's run.
+        RunFolderError: the folder contains another recipe's run.
         StopForExternal: the first process stops for an external training.
         FinetuneError: as `finetune`.
     """

@@ -30,7 +30,7 @@ SECTIONS: Mapping[str, tuple[str, type[Settings], type[Stage]]] = {
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Those that come with Ropewalk, by name."""
+    """The recipes of the package, by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
@@ -54,8 +54,8 @@ def recipe_text(name: str) -> tuple[str, str]:
         text = read_bounded(path, LARGEST_BYTES).decode("utf-8")
         return text, path.name if name in shipped else name
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise RecipeError(name, [Mistake("the file", "", f"can't be read: {said}")]) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise RecipeError(name, [Mistake("the file", "", f"can't be read: {reason}")]) from None
 
 
 def load_recipe(name: str, changes: Sequence[str] = (), *, window: int | None = None) -> Recipe:

@@ -4,8 +4,8 @@
                                                                                                       │
                                                                                                   evaluate
 
-A stage that is complete in the run's folder does not run again: it began with the same inputs (weights,
-factors, text and settings, compared by content), and its files have not changed. A stage that was killed
+A stage that is complete in the run's folder does not run again, provided that its inputs (weights, factors,
+text and settings, compared by content) and its files have not changed. A stage that was killed
 resumes: a search from its journal, a training from its last checkpoint, an evaluation after its last record.
 """
 
@@ -127,7 +127,7 @@ def _begin(
 
 
 def _tell_reach(run: Run) -> None:
-    """Tells notes on the base model's window, and searches at lengths that it already reads."""
+    """Reports notes on the base model's window, and searches at lengths that it already reads."""
     description = run.recipe.model.describe()
     for note in description.window_notes:
         run.watch.say(note)
@@ -171,7 +171,7 @@ def _do(
 
 
 def _finish(run: Run, folder: PipelineFolder) -> Extended:
-    """Writes the result, and judges it."""
+    """Writes the result, and compares it with the limits of the recipe."""
     records: list[EvalRecord] = []
     for index, stage in enumerate(run.recipe.stages):
         if isinstance(stage, EvaluateStage):

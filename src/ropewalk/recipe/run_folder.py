@@ -59,8 +59,8 @@ class PipelineFolder:
             identity: the recipe, as JSON values.
 
         Raises:
-            RunFolderError: it holds another recipe's run or other files, is in use, is no folder, or can't be
-                written.
+            RunFolderError: it contains another recipe's run or other files, is in use, is no folder, or
+                can't be written.
         """
         path = Path(path)
         make_folder(path)

@@ -66,7 +66,7 @@ class Recipe(_Strict):
         return self.model_copy(update={"stages": stages, "accept": accept})
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values of what decides how things are made; `accept` only judges them."""
+        """JSON values of everything that a result depends on: all but `accept`, its limits."""
         return self.model_dump(mode="json", exclude={"accept"})
 
     def finetune_settings(self, stage: FinetuneStage) -> FinetuneSettings:

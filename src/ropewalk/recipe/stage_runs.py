@@ -43,7 +43,7 @@ from ropewalk.text.splits import read_search_documents, read_test_documents
 from ropewalk.text.tokens import DocumentSet
 
 EXTENDED = "extended"
-READJUST_TOKENS = 16384  # to measure at a short length, whose few documents would be a page of text
+READJUST_TOKENS = 16384  # read at least at a short length, where a few documents are too little text
 
 StageOutput = dict[str, Any]
 
@@ -117,7 +117,7 @@ def _search_texts(run: Run, stage: SearchStage) -> StageOutput:
 def _check_sets(
     run: Run, stage: SearchStage | ReadjustStage, length: int, search: DocumentSet, stop: DocumentSet | None
 ) -> None:
-    """Tells how many documents are missing, and refuses a document that is in both sets."""
+    """Reports how many documents are missing, and refuses a document that is in both sets."""
     text = run.recipe.text
     requested = text.num_documents if stage.num_documents is None else stage.num_documents
     others = stage.num_validation_documents
@@ -377,7 +377,7 @@ def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, re
 
 
 def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) -> None:
-    """Measures the base model with its own scaling; tells if it gives no number."""
+    """Measures the base model with its own scaling; reports if it gives no number."""
     label = base_label(run.recipe.model.describe())
     if records.has("perplexity", label, length):
         return

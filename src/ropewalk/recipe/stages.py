@@ -43,7 +43,7 @@ Name: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
 
 class Stage(BaseModel):
-    """What every stage has."""
+    """The keys of every stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ class Stage(BaseModel):
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
-        """The lengths that it works at."""
+        """The lengths of the stage."""
         return ()
 
 
@@ -160,7 +160,7 @@ class ExternalStage(Stage):
         default=None,
         description="The search whose factors are installed while it trains; by default the current factors.",
     )
-    note: str = Field(default="", description="What to do with it, shown where the run stops.")
+    note: str = Field(default="", description="Instructions for the training, shown when the run stops.")
 
 
 class EvaluateStage(Stage):

@@ -1,6 +1,6 @@
 """A recipe's text as plain values, with the place of every key; the only reader of YAML.
 
-Anchors, tags and merge keys are refused: a recipe comes from others and is read by people.
+Anchors, tags and merge keys are refused: recipes are exchanged, and people must be able to read them.
 """
 
 import math
@@ -23,7 +23,7 @@ DEEPEST = 32
 
 @dataclass(frozen=True, kw_only=True)
 class YamlDocument:
-    """What a recipe says.
+    """The content of a recipe.
 
     Attributes:
         values: as parsed, with what `--set` changed.
@@ -58,13 +58,13 @@ def read_yaml(text: str, source: str) -> YamlDocument:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}" if mark is not None else "line 1"
-        said = " ".join(filter(None, [error.context, error.problem]))
-        raise RecipeError(source, [Mistake(line, "", f"this is not YAML: {said}")]) from None
+        reason = " ".join(filter(None, [error.context, error.problem]))
+        raise RecipeError(source, [Mistake(line, "", f"this is not YAML: {reason}")]) from None
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())
-        raise RecipeError(source, [Mistake("line 1", "", f"this is not YAML: {said}")]) from None
+        reason = " ".join(str(error).split())
+        raise RecipeError(source, [Mistake("line 1", "", f"this is not YAML: {reason}")]) from None
     if not isinstance(root, yaml.MappingNode):
-        what = "it is empty" if root is None else "it is no mapping"
+        what = "it is empty" if root is None else "it is not a mapping"
         message = f"{what}, but a recipe has keys like `model:` and `stages:`"
         raise RecipeError(source, [Mistake("line 1", "", message)])
     reader = _Reader()
@@ -155,7 +155,7 @@ class _Reader:
         """Only what JSON knows. YAML 1.1 has numbers in base 8 and 60, and dates: they stay text.
 
         Raises:
-            ValueError: a number is too large, or a text no text; the message is for the user.
+            ValueError: a number is too large, or a string is not valid text; the message is for the user.
         """
         kind, text = node.tag.rpartition(":")[2], node.value
         if kind in ("null", "bool"):

@@ -52,5 +52,6 @@ def too_small(budget: float, least: float, *, with_checks: bool) -> SettingError
     """The error for a budget that pays for no trial."""
     checks = " and the checks" if with_checks else ""
     return SettingError(
-        f"The budget is {budget:g} evaluations, but one trial{checks} need at least {least:g}: give more."
+        f"The budget is {budget:g} evaluations, but must be at least {least:g} for one "
+        f"trial{checks}: give more."
     )

@@ -1,4 +1,4 @@
-"""Evaluator: a query to its value, document by document."""
+"""Evaluator: computes the value of a query, document by document."""
 
 import math
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class Evaluator:
         return set(trial.parts) == names and all(len(nats) == num_read for nats in trial.parts.values())
 
     def evaluate(self, query: Query) -> Evaluation:
-        """Running out of memory is an outcome; any other error is raised."""
+        """Evaluates a query. Running out of memory is an outcome; any other error is raised."""
         try:
             return self._gradient(query) if query.gradient else self._value(query)
         except (RuntimeError, MemoryError) as error:

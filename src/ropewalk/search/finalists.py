@@ -1,16 +1,16 @@
-"""Finalists: the closed-form schemes beside the best searched candidate, and which of these is written.
+"""Finalists: compares the closed-form schemes with the best searched candidate, and chooses the result.
 
-A search may find nothing better than a formula that costs nothing, and its own values do not show that: they
-are those of the documents that it follows. So the last step evaluates every closed-form scheme with the
-search's objective on the validation documents, and the lowest value there is the result. Without
+A search may find nothing better than a closed-form scheme, which costs nothing. Its own values do not show
+that, because they are those of the search documents. So the last step evaluates every closed-form scheme with
+the search's objective on the validation documents, and the lowest value there is the result. Without
 validation documents the search documents decide, which favours searched candidates.
 
 An engine must be able to run a closed form like a searched candidate. It has n-hat 0. Where the search keeps
 one attention factor, the scheme is measured with that one. The best of them, and the scaling in the model's
-configuration, are measured with their published attention factor too, to tell what that limit costs.
+configuration, are measured with their published attention factor too, to show what that limit costs.
 
-These measurements are not in the budget: the strategy would have less of it, and another result, as soon as
-there is one scheme more. They are in the journal like every trial.
+These measurements are not in the budget: otherwise every further scheme would leave less of it to the
+strategy, and so change the result. They are in the journal like every trial.
 """
 
 import dataclasses
@@ -53,11 +53,14 @@ def closed_form_candidates(
     Args:
         own: the scaling in the model's configuration, where the search replaces it.
     """
-    held = _attention_factor(space, settings)
+    attention_factor = _attention_factor(space, settings)
     schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in CLOSED_FORMS}
-    forms = [_held_to(held, label, _as_candidate(factors)) for label, factors in schemes.items()]
+    forms = [
+        _with_attention_factor(attention_factor, label, _as_candidate(factors))
+        for label, factors in schemes.items()
+    ]
     if own is not None and not own.per_layer:
-        form = _held_to(held, own.provenance.strategy or "own", _as_candidate(own))
+        form = _with_attention_factor(attention_factor, own.provenance.strategy or "own", _as_candidate(own))
         forms.append(dataclasses.replace(form, is_own=True))
     first: dict[Candidate, ClosedForm] = {}
     for form in forms:
@@ -69,8 +72,8 @@ def _attention_factor(space: SearchSpace, settings: SearchSettings) -> float | N
     """The attention factor that a finalist must have; None where a scheme may keep its own.
 
     It must have the one that the search keeps, because the engine computes it, the caller chose it, or the
-    long factors have it (readjustment). Where it is searched, and where the reference strategies leave it
-    alone as the paper does, the engine reads any.
+    long factors have it (readjustment). Where it is searched, and where the reference strategies keep it
+    at 1 as the paper does, the engine reads any.
     """
     if space.searches_attention or (settings.keeps_attention and space.long_factors is None):
         return None
@@ -86,7 +89,7 @@ def _as_candidate(factors: RescaleFactors) -> Candidate:
     )
 
 
-def _held_to(attention_factor: float | None, label: str, published: Candidate) -> ClosedForm:
+def _with_attention_factor(attention_factor: float | None, label: str, published: Candidate) -> ClosedForm:
     if attention_factor is None or abs(published.attention_factor - attention_factor) < 10**-DECIMALS:
         return ClosedForm(label=label, candidate=published)
     plain = label.removesuffix(":attention_factor=1")
@@ -189,8 +192,8 @@ def choose(
     """Measure the closed forms on the documents that decide.
 
     Args:
-        searched, plain: the best searched candidates, measured there.
-        measure: a candidate to its trial there.
+        searched, plain: the best searched candidates, measured on these documents.
+        measure: maps a candidate to its trial on these documents.
     """
     measured = tuple(
         Finalist(label=form.label, trial=measure(form.candidate), is_own=form.is_own) for form in forms

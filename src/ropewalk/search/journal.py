@@ -195,7 +195,7 @@ class Journal:
         is_whole = all(isinstance(header.get(name), dict) for name in ("identity", "environment"))
         if not is_whole or set(header) != HEADER:
             raise RunFolderError(
-                f"{self.path}, line 1 is damaged, which says what the run is: begin again in another folder."
+                f"{self.path}, line 1 is damaged, which identifies the run: begin again in another folder."
             )
         self.environments = [header["environment"]]
         return header

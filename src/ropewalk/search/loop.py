@@ -25,9 +25,9 @@ NUM_TIMED = 16  # the last trials, from which the remaining time is estimated: a
 class SearchLoop:
     """A search until its budget is spent; it runs once.
 
-    Recorded trials are told to the strategy and not evaluated again. Besides the strategy's trials, the loop
-    makes its own: the best factors with n-hat 0, unless the strategy tried them, so that every search can say
-    what n-hat is worth; the best candidate on the validation documents; and the unconstrained candidates.
+    Recorded trials go to the strategy and are not evaluated again. Besides the strategy's trials, the loop
+    makes its own: the best factors with n-hat 0, unless the strategy tried them, so that every search reports
+    what n-hat gains; the best candidate on the validation documents; and the unconstrained candidates.
 
     Attributes:
         strategy: at its start; its task says what it may spend (`budget.strategy_budget`).
@@ -226,8 +226,8 @@ class SearchLoop:
                 f"budget, or another strategy."
             )
         return EvaluationError(
-            f"All {len(self.trials)} candidates failed (the first: {failures[0]}): check that this model can "
-            f"read so many tokens here."
+            f"All {len(self.trials)} candidates failed (the first: {failures[0]}): check that this machine "
+            f"can run the model at the target length."
         )
 
 

@@ -21,11 +21,12 @@ def make_space(
     critical_pair: int | None = None,
     monotone: bool = True,
 ) -> SearchSpace:
-    """One of `SPACE_NAMES`.
+    """Returns the space of a name.
 
     Args:
-        space: the full one, with target, n-hat and attention factors; these are kept.
-        num_knots: of `spline`; by default as many as `default_num_knots`.
+        name: one of `SPACE_NAMES`.
+        space: the full space; its target length, n-hat choices and attention factors are kept.
+        num_knots: of `spline`; by default `default_num_knots`.
         critical_pair: of `longrope2`; by default `real_critical_pair`.
         monotone: whether lambda may never fall from pair to pair.
 
@@ -39,7 +40,7 @@ def make_space(
         ("critical pair", critical_pair, "longrope2"),
     ):
         if value is not None and name != owner:
-            raise SettingError(f"The space {name} has no {setting}: leave it out, or say --space {owner}.")
+            raise SettingError(f"The space {name} has no {setting}: leave it out, or give --space {owner}.")
     if name == "spline":
         knots = spline_knots(space.geometry, num_knots or default_num_knots(space.geometry))
         return replace(space, knots=knots, step=FINE_STEP, monotone=monotone)
@@ -65,21 +66,21 @@ def make_space(
 
 
 def default_num_knots(geometry: RopeGeometry) -> int:
-    """Ten, or as many as there are places."""
+    """Ten, or the number of pairs that can be knots if that is smaller."""
     return min(10, geometry.num_pairs - _first_knot(geometry))
 
 
 def spline_knots(geometry: RopeGeometry, num_knots: int) -> tuple[int, ...]:
-    """The slowest pair, and the others where pairs make from 8 to 0.35 turns over the window.
+    """The knots: the slowest pair, and others where pairs make from 8 to 0.35 turns over the window.
 
-    There, pairs go from having shown all their angles in training to having shown a part. Slower pairs are
-    best slowed nearly alike. Faster ones get no knot: the loss along them is rugged, for they turn many times
-    within the text, and they are best left nearly alone, as NTK's curve to the first knot leaves them. The
-    places are even in ln(turns), so even in pairs.
+    In this range pairs change from having shown all their angles in training to having shown only a part.
+    Slower pairs are best slowed nearly alike. Faster ones get no knot: the loss along them is rugged, for
+    they turn many times within the text, and they are best left nearly unchanged, as on NTK's curve to the
+    first knot. The places are even in ln(turns), so even in pairs.
 
-    Over a window that a model was trained to, many more pairs turn fast, and it has just learnt them as they
-    are: a curve to the pair with 8 turns would slow all of them down. There knots begin at 32 turns, where
-    YaRN's ramp does, and faster pairs can be left alone.
+    Over a window that a model was trained to, many more pairs turn fast, and it has just been trained with
+    these: a curve to the pair with 8 turns would slow all of them down. There knots begin at 32 turns, where
+    YaRN's ramp does, and faster pairs can stay unchanged.
 
     Raises:
         SettingError: no knot, or more than there are places.

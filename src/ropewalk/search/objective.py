@@ -63,7 +63,7 @@ class Term:
 class Objective:
     """The function that a search minimises: weighted terms on documents, measured with the model.
 
-    Every call leaves the model as it is.
+    Every call leaves the model unchanged.
 
     Attributes:
         costs: the cost of each document's value, in forward passes over the whole document set.
@@ -77,8 +77,10 @@ class Objective:
         space: SearchSpace,
         base_factors: RescaleFactors | None = None,
     ) -> None:
-        """`base_factors`: those that candidates are multiplied with, for searches with the base `as-is`."""
-        assert len({len(term.windows) for term in terms}) == 1, "every term speaks of the same documents"
+        """`base_factors`: candidates are multiplied by them; for searches with the base `as-is`."""
+        assert len({len(term.windows) for term in terms}) == 1, (
+            "every term has windows for the same documents"
+        )
         self.terms = tuple(terms)
         self.space = space
         self._loaded = loaded
@@ -174,5 +176,5 @@ def out_of_memory(error: Exception) -> TrialFailure | None:
     known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if not known and not any(sign in text.lower() for sign in OUT_OF_MEMORY):
         return None
-    gc.collect()  # what the failed evaluation held must be free for the next one
+    gc.collect()  # the memory of the failed evaluation must be free for the next one
     return TrialFailure(f"out of memory: {text}"[:LONGEST_REASON] if text else "out of memory")

@@ -1,11 +1,11 @@
-"""What a search may minimise, as terms: documents to windows, read in one pass and scored in part or whole.
+"""The objectives of a search: each is a list of terms, and a term has windows to read and score.
 
     perplexity    every token but the first: LongRoPE's (arXiv 2402.13753)
     tail          tokens at positions that the model was never trained on, from L to L'
     needle        answers about facts hidden at several depths: LongRoPE2's (arXiv 2502.20082)
 
-To any of them a weight can add the perplexity of each document's first L tokens, so that what is gained far
-out is not paid for at short inputs.
+To any of them a weight can add the perplexity of each document's first L tokens, so that a gain at long
+lengths does not make short inputs worse.
 """
 
 import random
@@ -59,7 +59,7 @@ def tail(task: ObjectiveTask) -> list[Term]:
 
 
 def needle(task: ObjectiveTask) -> list[Term]:
-    """Only answers about facts hidden in the documents, the depths going round from document to document."""
+    """Only answers about facts hidden in the documents; the depths change from document to document."""
     encode, rng = Encoder(task.tokenizer), random.Random(f"needles-{task.seed}")
     windows = tuple(
         tuple(needle_windows(document, task.target_length, _depths(index), encode, rng))
@@ -75,7 +75,7 @@ def make_terms(name: str, task: ObjectiveTask, short_weight: float = 0.0) -> lis
     """The terms of an objective.
 
     Args:
-        name: one of `OBJECTIVES`, or `package.module:Name`: a function from a `ObjectiveTask` to terms.
+        name: one of `OBJECTIVES`, or `package.module:Name`: a function from an `ObjectiveTask` to terms.
         short_weight: of the mean nats of each document's first L tokens, beside the objective's own 1.
 
     Raises:
@@ -101,5 +101,5 @@ def objective_maker(name: str) -> ObjectiveMaker:
 
 
 def _depths(index: int) -> tuple[float, ...]:
-    """Two depths a document, so that five documents have each depth twice."""
+    """Two depths per document, so that five documents have each depth twice."""
     return tuple(NEEDLE_DEPTHS[(2 * index + k) % len(NEEDLE_DEPTHS)] for k in range(2))

@@ -1,4 +1,4 @@
-"""SearchProgress and SearchOutcome: how a search stands after a trial, and what it found."""
+"""SearchProgress and SearchOutcome: the progress of a search after each trial, and its result."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,14 +11,14 @@ StoppedBy = Literal["budget", "time", "nothing new", "stop set"]  # the last: ea
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProgress:
-    """How a search stands after a trial.
+    """The progress of a search after a trial.
 
     Attributes:
         trial: the one that just ended.
         best: the best so far on all search documents, or None.
         num_trials: trials so far, with those of the journal.
-        cost, budget: spent and allowed, in forward passes over all search documents. Finalists are evaluated
-            after the search and are in neither.
+        cost, budget: spent and available, in forward passes over all search documents. Finalists, which
+            are evaluated after the search, are in neither.
         seconds_left: an estimate, with the finalists.
         num_finalists, num_finalists_left: how many were evaluated, and how many closed forms are left.
     """

@@ -37,7 +37,7 @@ class SearchPlan:
     """A search whose settings fit the model and one another.
 
     Attributes:
-        space: where it looks.
+        space: the candidates.
         base_factors: what its candidates are multiplied onto; None for a model's plain geometry.
         closed_forms: evaluated beside the best candidate after the search.
         more_identity: JSON values that a resumed run must have in common, besides settings, model and text.
@@ -72,11 +72,11 @@ class SearchPlan:
         journal: Journal | None = None,
         on_trial: Callable[[SearchProgress], None] | None = None,
     ) -> SearchResult:
-        """Search; the model is left as it was. With a journal that was begun before, the search is resumed.
+        """Runs the search, or resumes it from a journal; the model is unchanged afterwards.
 
         Args:
             documents: of at least `target_length` tokens each; the search follows these.
-            validation_documents: others, by which a search stops that only fits the first, and which choose.
+            validation_documents: other documents, for early stopping and for the choice of the result.
             journal: not begun yet; it is closed at the end.
             on_trial: called after each new trial.
 
@@ -215,7 +215,7 @@ def _space_onto(
 
 
 def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSettings) -> SearchSpace:
-    """Where a search with these settings looks.
+    """The space of a search with these settings.
 
     Raises:
         SettingError: a setting that the space does not have, or the target is not longer than the window.
@@ -236,13 +236,13 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
 
 
 def require_beyond_reach(description: RopeDescription, target_length: int, settings: SearchSettings) -> None:
-    """Refuse a target that the model reads as it is, unless the caller gives the base.
+    """Refuse a target that the model reads without factors, unless the caller gives the base.
 
     With `native` a scaling that the model has is replaced, so that factors for such a target can be searched;
-    but few who leave the base out intend that.
+    but a caller who gives no base rarely intends that.
 
     Raises:
-        SettingError: says how far the model reads, and what to give instead.
+        SettingError: the target is within reach; the message states the reach and the alternatives.
     """
     reach = description.own_reach
     is_within = description.geometry.original_length < target_length <= reach

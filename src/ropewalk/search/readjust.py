@@ -5,12 +5,12 @@ ceiling for lambda, and reads shorter inputs with these factors. It is the same 
 Three things differ from a search that extends:
 
     bounds       lambda from 1, each pair's own frequency, to `ceiling` times the ratio that the model was
-                 extended by. The ratio at the short length says nothing: within the trained window it is
+                 extended by. The ratio at the short length is no bound: within the trained window it is
                  below 1, though a trained model may have unlearnt its first frequencies
     candidates   the initial ones include the factors of the long length, and those that the model was trained
                  with; within the window, the closed forms leave every pair as it is
-    attention    that of the long length, unless the caller gives another: engines that switch between two
-                 sets of factors multiply both by one number
+    attention    the factor of the long length, unless the caller gives another: engines that switch between
+                 two sets of factors multiply both by one number
 
 The result, searched or a closed form, must have a lower value than the long factors at the short length, on
 the validation documents if there are any; otherwise the long factors stay.

@@ -10,7 +10,7 @@ from ropewalk.store import differences
 
 
 class Replay:
-    """The recorded trials, each compared with what the search asks for now."""
+    """The recorded trials, each compared with the query that the search makes now."""
 
     def __init__(self, journal: Journal | None) -> None:
         self._journal = journal

@@ -20,12 +20,12 @@ class SearchResult:
 
     Attributes:
         factors: what is written, ready to be installed: the best searched candidate, or a closed-form scheme
-            with a lower value on the stop documents. They say how they were found.
+            with a lower value on the validation documents. Their provenance says how they were found.
         factors_without_start_tokens: the same with n-hat 0, for engines without it; None if those failed.
         outcome: every trial, and what was compared in the end.
         identity, environment: what was run, and with which versions on which machine, as JSON values.
         reproducible: whether the same settings and versions give the same factors again.
-        not_written: the best searched candidate's, where a closed-form scheme is written.
+        not_written: the best searched candidate's factors, where a closed-form scheme is written.
     """
 
     factors: RescaleFactors
@@ -81,7 +81,7 @@ class SearchResult:
 
     @property
     def value_name(self) -> str:
-        """A value is called perplexity only where it is one."""
+        """`perplexity`, if the objective is one, else `value`."""
         return "perplexity" if self.identity["objective"].startswith("perplexity of ") else "value"
 
     @property
@@ -131,8 +131,8 @@ class SearchResult:
 def pareto_front(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """Of an objective of several terms, the complete trials that no other beats in every term.
 
-    Each as its index and its nats by term, best in the first term first; empty for one term. Probes outside
-    the serving engine's limits can't be chosen, and so are not among them.
+    Each as its index and its nats by term, best in the first term first; empty for one term. Unconstrained
+    candidates can't be chosen, and so are not among them.
     """
     points = {
         t.index: {name: math.fsum(nats) for name, nats in t.parts.items()}
@@ -172,7 +172,7 @@ def result_of(
     """The result of a search, its factors with their provenance.
 
     Args:
-        on_search, on_validation: what was minimised, on the search and on the stop documents.
+        on_search, on_validation: what was minimised, on the search and on the validation documents.
     """
     choice = outcome.choice
 
@@ -210,7 +210,7 @@ def result_of(
 def _of_closed_form(
     found: Finalist, searched: Provenance, text: Mapping[str, Any], objective: str
 ) -> Provenance:
-    """That it is this scheme, on which documents it was chosen, and the search that found nothing better."""
+    """The factors of a scheme; their provenance names the documents and the search that chose it."""
     settings = searched.settings
     of_the_search = {
         name: getattr(searched, name)

@@ -53,13 +53,13 @@ class RunFolder:
         """A new or an empty folder for a new search.
 
         Raises:
-            RunFolderError: it holds another run or other files, is no folder, or can't be written.
+            RunFolderError: it contains another run or other files, is no folder, or can't be written.
         """
         folder = cls._open(Path(path))
         present = names_in(folder.path)
         if folder.journal_path.name in present:
             raise RunFolderError(
-                f"{path} holds another run: resume it with --resume, or choose another folder."
+                f"{path} contains another run: resume it with --resume, or choose another folder."
             )
         require_empty(folder.path, present)
         return folder
@@ -75,7 +75,7 @@ class RunFolder:
             cut_damaged: as `Journal`.
 
         Raises:
-            RunFolderError: it holds other files and no run, is no folder, or can't be written.
+            RunFolderError: it contains other files and no run, is no folder, or can't be written.
         """
         folder = cls._open(Path(path), cut_damaged=cut_damaged)
         present = names_in(folder.path)

@@ -1,4 +1,4 @@
-"""search_factors: a model and text in, factors out."""
+"""search_factors: searches rescale factors for a model on text."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
@@ -34,22 +34,22 @@ def search_factors(
     closed_forms: bool = True,
     **options: Unpack[SearchOptions],
 ) -> SearchResult:
-    """Search rescale factors with which a model reads `target_length` tokens. The model is left as it was.
+    """Search rescale factors with which a model reads `target_length` tokens; the model itself is unchanged.
 
     The result is the best on the validation documents among the searched candidates and the closed-form
     schemes; see `search.finalists`. With a journal that was begun before, the search is resumed.
 
     With `base_factors` this is LongRoPE's second search (arXiv 2402.13753, Sec. 3.3): on a model that was
-    trained with these factors, relative to them, from their target on. The result is the total, lambda by
-    lambda the product, for the model's plain geometry. The attention factor in the settings is the total's
+    trained with these factors, relative to them, for a target beyond theirs. The result is the total, lambda
+    by lambda the product, for the model's plain geometry. The attention factor in the settings is the total's
     too: `longrope` is sqrt(1 + ln s / ln L) of the whole s, because an engine computes it from that. A
-    reference strategy, which keeps attention, keeps the one of `base_factors`.
+    reference strategy, which never changes the attention factor, keeps that of `base_factors`.
 
     Args:
         documents: of at least `target_length` tokens each; the search follows these.
         target_length: L', tokens.
         settings: how to search. Its fields may be given as keywords instead: `budget=100, seed=1`.
-        validation_documents: others, by which a search stops that only fits the first, and which choose.
+        validation_documents: other documents, for early stopping and for the choice of the result.
         journal: not begun yet; it is closed at the end.
         on_trial: called after each new trial.
         base_factors: what the model was trained with, if its configuration does not have it.

@@ -28,7 +28,7 @@ StartTokens = Literal["search", "none"]
 
 
 def _budget(value: Any) -> int:
-    """A whole number of evaluations; `paper` stands for `PAPER_BUDGET`."""
+    """A whole number of evaluations; `paper` means `PAPER_BUDGET`."""
     if value == "paper":
         return PAPER_BUDGET
     text = value.strip() if isinstance(value, str) else shown(value)
@@ -221,7 +221,7 @@ def _following_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_text(number: float) -> str:
-    """A number as a journal has it: 1 and not 1.0."""
+    """A number as a journal contains it: 1 and not 1.0."""
     return repr(float(number)).removesuffix(".0")
 
 

@@ -1,4 +1,4 @@
-"""Where a search looks: bounds, step, monotone rule and knots; candidate <-> RescaleFactors.
+"""The search space: bounds, step, monotone rule and knots; conversion of candidates to RescaleFactors.
 
     full        a lambda for every pair. Table 4 of LongRoPE (arXiv 2402.13753): from 1.0 to 1.25 s in steps
                 of 0.01, never falling from pair to pair
@@ -8,7 +8,7 @@
 
 In all of them ln lambda = basis x (ln lambda at the knots), so the three are one class. n-hat comes from a
 list, the attention factor from a grid of one or more values. n-hat counts tokens as in the paper, whatever
-the window; one beyond the target only means "not rescaled at all", so none is left out of the list.
+the window; one above the target leaves every position unscaled, so the list needs no limit.
 
 Strategies that step move on whole levels (lambda of a knot = floor + level * step); strategies that follow
 gradients move on coordinates: ln lambda of each knot, then ln of the attention factor.
@@ -44,10 +44,10 @@ SPACE_NAMES: tuple[SpaceName, ...] = get_args(SpaceName)
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One point of a space: a value that can be compared, hashed and written down.
+    """One point of a space, immutable and hashable.
 
     Attributes:
-        rescale_factors: lambda_i, one a pair.
+        rescale_factors: lambda_i, one per pair.
         num_start_tokens: n-hat, tokens.
     """
 
@@ -80,15 +80,15 @@ class Candidate:
 class SearchSpace:
     """What a candidate may be.
 
-    A model that was extended already can be searched at a shorter length, even within its first window
-    (readjustment): then `long_factors` are its factors at its longest, and the ceiling is in units of that
-    ratio. At a target within the window s is at most 1, and bounds nothing: what a pair may need there lies
-    between its own frequency (lambda 1) and what the model was trained with.
+    An extended model can be searched at a shorter length, even within its original window (readjustment):
+    then `long_factors` are its factors at its longest, and the ceiling is in units of that ratio. At a target
+    within the window s is at most 1, and bounds nothing: the lambda that a pair may need there lies between
+    its own frequency (lambda 1) and what the model was trained with.
 
     Attributes:
         geometry: its `original_length` is L, the window that `target_length` is measured against.
         target_length: L', tokens.
-        step: distance of two neighbouring lambdas of a knot.
+        step: distance between consecutive lambdas of a knot.
         floor: the smallest lambda of a knot, at least 1.
         ceiling: the largest lambda of a knot, in units of s = L' / L, or of the s of
             `long_factors`.
@@ -98,7 +98,8 @@ class SearchSpace:
             have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
         monotone: whether lambda may never fall from pair to pair.
         long_factors: for readjustment: factors of this model at a longer length, an initial candidate.
-        trained_factors: for readjustment: those that the model was trained with, if known; the same.
+        trained_factors: for readjustment: those that the model was trained with, if known; an initial
+            candidate too.
 
     Raises:
         SettingError: the target is not above the window (with `long_factors`: not below theirs), or the
@@ -187,10 +188,10 @@ class SearchSpace:
         basis[below, 0] = pairs[below] / knots[0]
         return basis
 
-    # ---------------------------------------------------------------- levels: whole numbers, one a knot
+    # ---------------------------------------------------------------- levels: whole numbers, one per knot
 
     def candidate(self, levels: Levels, num_start_tokens: int, attention_factor: float) -> Candidate:
-        """The candidate at these levels, one a knot."""
+        """The candidate at these levels, one per knot."""
         at_knots = np.round(self.floor + levels * self.step, DECIMALS)
         if self.knots is None:
             rescale_factors = at_knots
@@ -270,7 +271,7 @@ class SearchSpace:
     def pull_back(self, by_log_factor: NDArray[np.float64], by_log_attention: float) -> Coordinates:
         """A gradient by ln lambda of every pair and ln attention, in coordinates; shape (num_knots + 1,).
 
-        Along an attention factor that is not searched there is no slope.
+        The derivative by an attention factor that is not searched is 0.
         """
         attention = by_log_attention if self.searches_attention else 0.0
         pulled: Coordinates = np.append(by_log_factor @ self.basis, attention)
@@ -354,7 +355,7 @@ def nearest_ascending(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def attention_choices(setting: str | float, geometry: RopeGeometry, target_length: int) -> tuple[float, ...]:
-    """What `--attention-factor` stands for: `1`, another number, `longrope`, or `search`.
+    """The choices that `--attention-factor` gives: `1`, another number, `longrope`, or `search`.
 
     `longrope` is sqrt(1 + ln s / ln L), what engines compute. `search` is a grid of 0.01 from 1 to
     1 + 0.2 ln s, which is twice as far as YaRN goes.
@@ -382,7 +383,7 @@ def attention_choices(setting: str | float, geometry: RopeGeometry, target_lengt
 
 
 def start_token_choices(setting: str) -> tuple[int, ...]:
-    """What `--start-tokens` stands for: `search` is the paper's list, `none` keeps n-hat 0.
+    """The choices of n-hat that `--start-tokens` gives: `search` is the paper's list, `none` keeps 0.
 
     Raises:
         SettingError: neither of the two.

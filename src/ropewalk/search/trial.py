@@ -1,4 +1,4 @@
-"""Query and Trial: what a strategy asks for, and what came of it."""
+"""Query and Trial: a candidate that a strategy requests, and its result."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ from ropewalk.units import ATTENTION_FACTORS, LONGEST
 
 # `trial` is requested by the strategy, the others by the loop: `check`, the best factors with n-hat 0;
 # `stop`, the best candidate on the validation documents; `free`, an unconstrained candidate; `finalist`, a
-# closed form on the validation documents, or on the search documents if there are none. Journals have these
-# words.
+# closed form on the validation documents, or on the search documents if there are none. Journals contain
+# these words.
 TrialKind = Literal["trial", "check", "stop", "free", "finalist"]
 # The kinds that may become the best candidate.
 OF_THE_SEARCH: tuple[TrialKind, ...] = ("trial", "check")
@@ -47,7 +47,7 @@ class Trial:
         cost: in forward passes over the whole document set.
         documents: indices of those that were read; None for all of them.
         parts: nats of each document that was read, in their order, by the objective's terms.
-        gradient: of ln value, in the space's coordinates; None where it was not asked for.
+        gradient: of ln value, in the space's coordinates; None if it was not requested.
     """
 
     index: int
@@ -95,7 +95,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> "Trial":
-        """What `as_dict` gave.
+        """The trial that `as_dict` was called on.
 
         Raises:
             ValueError: a value is missing, unknown, of a wrong type or out of its range.
@@ -117,7 +117,7 @@ class Trial:
         )
 
 
-# ---------------------------------------------------------------- what a journal's line holds
+# ---------------------------------------------------------------- the lines of a journal
 
 Factor = Annotated[float, Field(ge=FACTORS[0], le=FACTORS[1])]
 Index = Annotated[int, Field(ge=0)]
@@ -125,7 +125,7 @@ Positive = Annotated[float, Field(gt=0)]  # its logarithm is what strategies see
 
 
 class _Strict(BaseModel):
-    """Nothing missing, nothing more, nothing converted."""
+    """Every field is required, no other is allowed, and nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -43,7 +43,7 @@ def read_object(
     """As `read_json`, for a file of one JSON object."""
     found = read_json(path, error, remedy=remedy, allow_nan=allow_nan)
     if not isinstance(found, dict):
-        raise error(f"{path} holds no JSON object: {remedy}.")
+        raise error(f"{path} is not a JSON object: {remedy}.")
     return found
 
 

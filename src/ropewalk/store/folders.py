@@ -58,7 +58,7 @@ def require_empty(path: Path, present: list[str]) -> None:
     """
     if present:
         names = ", ".join(present[:NAMES_SHOWN]) + (" ..." if present[NAMES_SHOWN:] else "")
-        raise RunFolderError(f"{path} holds other files ({names}): choose a new or an empty folder.")
+        raise RunFolderError(f"{path} contains other files ({names}): choose a new or an empty folder.")
 
 
 def remove_empty(folders: list[Path]) -> None:

@@ -37,13 +37,13 @@ def require_same_run(
         RopewalkError: of the class `error`; names every difference.
     """
     if not isinstance(begun, Mapping):
-        raise error(f"{path} does not say what its run is: begin again in another folder.")
+        raise error(f"{path} does not identify its run: begin again in another folder.")
     found = differences(
         without_places(as_read(given), by_hash=by_hash), without_places(begun, by_hash=by_hash)
     )
     if found:
         raise error(
-            f"{path} holds another run: {'; '.join(found)} there. Repeat the settings it began with, or "
+            f"{path} contains another run: {'; '.join(found)} there. Repeat the settings it began with, or "
             f"choose another folder."
         )
 

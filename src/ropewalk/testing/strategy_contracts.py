@@ -142,17 +142,17 @@ def _timeless(trial: Trial) -> Trial:
 
 def _inputs_are_not_changed(case: ContractCase) -> None:
     strategy, task = case.make(), case.task()
-    told: list[tuple[Trial, Trial]] = []
+    seen: list[tuple[Trial, Trial]] = []
 
     def keep(trial: Trial, _: Query) -> Trial:
-        told.append((trial, copy.deepcopy(trial)))
+        seen.append((trial, copy.deepcopy(trial)))
         return trial
 
     settings = copy.deepcopy(strategy.settings)
     for step in case.drive(strategy, keep):
-        trial, before = told[-1]
+        trial, before = seen[-1]
         assert trial == before, f"`tell` changed the trial {step.trial.index}"
-    assert all(trial == before for trial, before in told), "it changed a trial after `tell`"
+    assert all(trial == before for trial, before in seen), "it changed a trial after `tell`"
     assert strategy.task == task, "it changed its task"
     assert strategy.settings == settings, "it changed its settings"
     assert strategy.space == task.space, "it changed its space"

@@ -17,7 +17,7 @@ WHOLE = 1 << 62  # characters: more than any text has
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One text. It is not held in memory: `head` reads its beginning, `blocks` reads all of it in pieces.
+    """One text. It is not kept in memory: `head` reads its beginning, `blocks` reads all of it in pieces.
 
     Attributes:
         name: for messages.

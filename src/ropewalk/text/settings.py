@@ -85,5 +85,5 @@ def same_place(one: str, other: str) -> bool:
 
 
 def _part(source: str, default: str = "stdlib:search") -> str:
-    """The part of the standard library that `stdlib` stands for; other sources as they are."""
+    """The part of the standard library that `stdlib` means; other sources unchanged."""
     return default if source == "stdlib" else source

@@ -4,8 +4,8 @@
     validation   the next ones
     test         those of another source, or, in the same source, the next ones after the boundary
 
-The boundary is a number of the source's documents of any length. "The documents after the others" alone would
-not do where stages read several lengths, since which documents are long enough differs from length to length.
+The boundary is a number of the source's documents of any length, because stages read several lengths, and at
+each length other documents are long enough.
 """
 
 import itertools

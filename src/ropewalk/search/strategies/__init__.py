@@ -1,4 +1,4 @@
-"""The strategies by name, and strategies from outside."""
+"""The strategies by name, and plugin strategies."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -34,7 +34,7 @@ STRATEGY_NAMES = tuple(_STRATEGIES)
 
 
 def make_strategy(name: str, task: Task, settings: Mapping[str, Any] | None = None) -> Strategy:
-    """A strategy at its beginning.
+    """A new strategy.
 
     Args:
         name: one of `STRATEGY_NAMES`, or `package.module:Name`: a subclass of `Strategy` that can be imported
@@ -71,11 +71,11 @@ def _checked(what: str, value: Any, kind: Any) -> Any:
     """A value of the type that its setting has."""
     try:
         checked = TypeAdapter(kind).validate_python(value)
-    except PydanticUserError:  # a type of a strategy from outside, which checks it by itself
+    except PydanticUserError:  # a type of a plugin strategy, which checks it by itself
         return value
     except ValidationError as error:
-        said = error.errors()[0]["msg"].lower()
-        raise SettingError(f"The setting {what} is {shown(value)}, but: {said}.") from None
+        reason = error.errors()[0]["msg"].lower()
+        raise SettingError(f"The setting {what} is {shown(value)}, but: {reason}.") from None
     if isinstance(checked, int) and abs(checked) > MOST:
         raise SettingError(f"The setting {what} is {shown(value)}, but must be at most {MOST}.")
     return checked

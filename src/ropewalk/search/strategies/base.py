@@ -18,8 +18,8 @@ class Task:
     """What a strategy knows of the search before it begins.
 
     Attributes:
-        budget: what it may spend, in forward passes over the whole document set; what the loop keeps back
-            for its own checks is not in it.
+        budget: what it may spend, in forward passes over the whole document set; what the loop reserves
+            for its own trials is not in it.
         evaluation_cost: what a value of all documents costs, in forward passes; above 1 where an objective
             reads more than each document once.
         num_documents: search documents; a query may name some of them.
@@ -35,7 +35,7 @@ class Task:
 
     @property
     def num_evaluations(self) -> float:
-        """How many values of all documents the budget buys."""
+        """How many values of all documents the budget pays for."""
         return self.budget / self.evaluation_cost
 
 

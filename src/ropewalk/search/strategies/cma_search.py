@@ -1,7 +1,7 @@
 """CMA-ES (Hansen, arXiv 1604.00772; pycma) in the space's coordinates: ln lambda of the knots, ln attention.
 
-It learns which directions matter from values alone, so it needs no gradient, and more evaluations. n-hat is
-not its kind of coordinate: it stays 0 until a share of the budget is left, which tries the list on the best.
+It learns which directions matter from values alone, so it needs no gradient, but more evaluations. n-hat is
+no continuous coordinate: it stays 0, and the last share of the budget tries its list on the best candidate.
 """
 
 import math
@@ -20,13 +20,13 @@ from ropewalk.search.trial import Query, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class CmaSettings:
-    """How CMA-ES begins.
+    """Settings of CMA-ES.
 
     Attributes:
         schemes: closed forms that are evaluated first; the best is the first mean.
         step_size: the first standard deviation of ln lambda at a knot.
         population_size: of a generation; 0 takes pycma's own, 4 + 3 ln(number of coordinates).
-        start_token_share: of the budget, for trying n-hat on the best.
+        start_token_share: of the budget, for trying n-hat on the best candidate.
 
     Raises:
         SettingError: a value out of its range.
@@ -39,7 +39,7 @@ class CmaSettings:
 
     def __post_init__(self) -> None:
         if not self.schemes:
-            raise SettingError("CMA-ES was given no scheme to begin with: name at least one.")
+            raise SettingError("No scheme is given for CMA-ES to begin with: name at least one.")
         if not (self.step_size > 0 and math.isfinite(self.step_size)):
             raise SettingError(f"The step size is {self.step_size}, but must be above 0.")
         if self.population_size < 0 or self.population_size == 1:
@@ -49,7 +49,7 @@ class CmaSettings:
 
 
 class Cma(Strategy):
-    """Starts, then generations until the budget is spent, then n-hat where it is searched."""
+    """Initial candidates, then generations until the budget is spent, then n-hat where it is searched."""
 
     Settings: ClassVar[type] = CmaSettings
     settings: CmaSettings
@@ -86,7 +86,7 @@ class Cma(Strategy):
             return
         self._waiting.pop(0)
         if self._evolution is not None:
-            # Twice the worst is no place to go to, and keeps the ranks that pycma needs.
+            # A failure counts as twice the worst value, because pycma needs a rank for each point.
             self._told.append(2 * max([*self._told, 1.0]) if trial.value is None else trial.value)
             if not self._waiting:
                 self._evolution.tell(self._points, [math.log(value) for value in self._told])
@@ -114,7 +114,7 @@ class Cma(Strategy):
 
         mean = self.space.coordinates(self._best.candidate if self._best else self._starts[0])
         options = {
-            "seed": math.nan,  # it must not touch numpy's global generator
+            "seed": math.nan,  # it must not seed numpy's global generator
             "randn": lambda *shape: self.generator.standard_normal(shape),
             "verbose": -9,
             "maxiter": math.inf,

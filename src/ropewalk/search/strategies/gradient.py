@@ -1,8 +1,8 @@
-"""Descent along the gradient of the frozen model, one document a step.
+"""Descent along the gradient of the frozen model, one document per step.
 
-cos and sin are differentiable in lambda, so that one pass forwards and backwards tells every knot at once
-where to go, at the price of about three forward passes. What it is made of, and how each fared
-(docs/what-did-not-work.md):
+cos and sin are differentiable in lambda, so that one forward and one backward pass give the direction of
+every knot at once, at the cost of about three forward passes. Its parts (docs/what-did-not-work.md measures
+each):
 
     few knots        the loss along fast pairs is rugged: their angles turn many times within the text. On a
                      curve with few knots there, what only fits one document averages out
@@ -10,13 +10,13 @@ where to go, at the price of about three forward passes. What it is made of, and
                      trained window, from 2 turns on
     one document     a step on a part of the documents costs a part; its noise is that of documents, which is
                      what the result must generalize over anyway. If there is only one document, a step
-                     reads everything, and its value may be the best like any other
+                     reads everything, and its value counts like any other
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
     two ends         the mean of the last iterates is evaluated beside the last one, and the better one
                      counts; that is seldom the mean
 
-Closed forms are evaluated first, and the best of them is where the descent starts. Where a ramp should begin
-is what a gradient can't see over the rugged part, and their values tell.
+Closed forms are evaluated first, and the descent starts from the best of them: where a ramp should begin, a
+gradient can't find in the rugged part of the loss, but their values show it.
 """
 
 import math
@@ -34,7 +34,7 @@ from ropewalk.search.trial import Query, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSettings:
-    """How the descent goes.
+    """Settings of the descent.
 
     Attributes:
         schemes: closed forms that are evaluated first.
@@ -44,7 +44,7 @@ class GradientSettings:
         decay_share: the last share of the steps, over which their size falls to 0.
         beta1, beta2: Adam's (Kingma and Ba, arXiv 1412.6980).
         average_share: the last share of the iterates, whose mean is tried too.
-        start_token_share: of the budget, for trying n-hat on the best.
+        start_token_share: of the budget, for trying n-hat on the best candidate.
 
     Raises:
         SettingError: a value out of its range.
@@ -62,7 +62,7 @@ class GradientSettings:
 
     def __post_init__(self) -> None:
         if not self.schemes:
-            raise SettingError("The descent was given no scheme to start from: name at least one.")
+            raise SettingError("No scheme is given for the descent to start from: name at least one.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise SettingError(f"The learning rate is {self.learning_rate}, but must be above 0.")
         if not self.full_rate_turns > 0:
@@ -75,7 +75,7 @@ class GradientSettings:
 
 
 class Descent:
-    """Adam on coordinates, kept where the space allows; `Gradient` decides on which documents.
+    """Adam on coordinates, clipped to the space; `Gradient` decides on which documents.
 
     Attributes:
         at: the coordinates now, not on the grid.
@@ -97,7 +97,7 @@ class Descent:
         return len(self._iterates) >= self.num_steps
 
     def step(self, gradient: Coordinates) -> Coordinates:
-        """Where the gradient at `at` leads to; the caller puts it back where the space allows."""
+        """The next coordinates from the gradient at `at`; the caller clips them to the space."""
         settings, number = self.settings, len(self._iterates) + 1
         self._first = settings.beta1 * self._first + (1 - settings.beta1) * gradient
         self._second = settings.beta2 * self._second + (1 - settings.beta2) * gradient**2
@@ -108,7 +108,7 @@ class Descent:
         return moved
 
     def arrive(self, at: Coordinates) -> None:
-        """The step ends here."""
+        """Ends the step at these coordinates."""
         self.at = at
         self._iterates.append(at)
 
@@ -120,7 +120,7 @@ class Descent:
 
 
 class Gradient(Strategy):
-    """Starts, descent, the last and the mean iterate, then n-hat where it is searched."""
+    """Initial candidates, descent, the last and the mean iterate, then n-hat where it is searched."""
 
     Settings: ClassVar[type] = GradientSettings
     settings: GradientSettings
@@ -157,7 +157,7 @@ class Gradient(Strategy):
             self._best = trial
 
     def _begin(self) -> None:
-        """From the best start, as many steps as the budget allows besides what follows them."""
+        """Starts from the best initial candidate, with as many steps as the rest of the budget allows."""
         start = self._best.candidate if self._best else self._starts[0]
         num_ends = 2
         for_start_tokens = self._num_start_token_trials()

@@ -1,8 +1,8 @@
 """Descent along the gradient, then a polish on the true objective: values of all documents, n-hat among them.
 
 The polish is a (1+1) evolution strategy with the 1/5 rule (Rechenberg 1973) in the space's coordinates: small
-normal steps from the best, longer after a success, shorter after failures. It climbs over what the gradient,
-seen on one document at a time, can't tell from noise.
+normal steps from the best, longer after a success, shorter after failures. It finds improvements
+that the gradient of one document at a time can't distinguish from noise.
 """
 
 import math
@@ -20,7 +20,7 @@ LONGER, SHORTER = math.exp(0.8), math.exp(-0.2)  # balanced at one success in fi
 
 @dataclass(frozen=True, kw_only=True)
 class HybridSettings(GradientSettings):
-    """As of the descent, and how it is polished.
+    """Settings of the descent and of the polish.
 
     Attributes:
         polish_share: of the budget.
@@ -57,7 +57,7 @@ class Hybrid(Strategy):
         super().__init__(task, settings)
         before = replace(task, budget=(1 - settings.polish_share) * task.budget)
         self._gradient = Gradient(before, settings)
-        self._gradient.generator = self.generator  # one generator, so one state tells all
+        self._gradient.generator = self.generator  # one generator, so one state restores all
         self._polishing = False
         self._best: Trial | None = None
         self._step = settings.polish_step

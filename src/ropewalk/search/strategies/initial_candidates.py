@@ -1,4 +1,4 @@
-"""What strategies share: initial candidates, and candidates with other n-hats."""
+"""Initial candidates, and candidates with other n-hats, for all strategies."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -12,7 +12,7 @@ from ropewalk.search.trial import Query, Trial
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSettings:
-    """There is nothing to set."""
+    """Random search has no settings."""
 
 
 class RandomSearch(Strategy):
@@ -25,7 +25,7 @@ class RandomSearch(Strategy):
         return None if candidate is None else Query(candidate=candidate)
 
     def tell(self, trial: Trial) -> None:
-        """Nothing is learned."""
+        """Does nothing: draws do not depend on trials."""
 
     def _draw(self) -> Candidate:
         levels = self.generator.integers(0, self.space.highest_level + 1, size=self.space.num_knots)
