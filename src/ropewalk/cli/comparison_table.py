@@ -21,7 +21,7 @@ NOT_DECIDED = {"search": "fitted to these", "stop": "chosen by these"}
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """Searched factors beside every closed form, on documents that the search did not read if there are any.
+    """Searched factors compared with every closed form, on test documents if there are any.
 
     Attributes:
         main: the records of the test documents, or of the search documents where there are no others.

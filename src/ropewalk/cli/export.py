@@ -68,7 +68,7 @@ def hf(
     ] = None,
     adapter_as: Annotated[
         Literal["merged", "beside"],
-        typer.Option(help="Merge the adapter into the weights, or ship it in a folder beside the base's."),
+        typer.Option(help="Merge the adapter into the weights, or ship it in a folder next to the base's."),
     ] = "merged",
     run: Annotated[
         Path | None,

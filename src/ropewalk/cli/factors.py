@@ -99,7 +99,7 @@ def convert(
     attention_factor: Annotated[float, typer.Option(help="CSV: the factor of cos and sin.")] = 1.0,
     revision: options.Revision = None,
 ) -> None:
-    """Make a factors file from the scaling in a transformers config.json, or from a bare column of numbers.
+    """Make a factors file from the scaling in a transformers config.json, or from a column of numbers.
 
     \b
     Examples:
@@ -165,9 +165,7 @@ def _csv_geometry(
     }
     missing = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is None]
     if missing:
-        raise SettingError(
-            f"A bare column of numbers does not say its geometry: give --model, or {', '.join(missing)}."
-        )
+        raise SettingError(f"A column of numbers has no geometry: give --model, or {', '.join(missing)}.")
     return RopeGeometry(**given)
 
 

@@ -58,7 +58,7 @@ def search(
     """
     out = out or Path("runs") / f"{Path(model.name).name or 'model'}-{target_length}"
     if cut_damaged and not resume:
-        raise SettingError("`--cut-damaged` is for a run that is resumed: give it beside --resume.")
+        raise SettingError("`--cut-damaged` is for a run that is resumed: give --resume too.")
     with interruptible(how_to_resume(context.obj, out)):
         check_sources(text)
         from ropewalk.models.model import load_model

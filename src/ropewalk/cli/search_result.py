@@ -51,8 +51,8 @@ def _about_written(found: "SearchResult", folder: "RunFolder") -> list[str]:
     """Where the factors are, and on which documents they were chosen."""
     choice, why = found.outcome.choice, []
     if choice is not None:
-        beside = f"{choice.cost:.1f} evaluations in {clock(choice.seconds)}, beside the budget"
-        why = [f"  {found.about_choice} ({beside})"]
+        cost = f"{choice.cost:.1f} evaluations in {clock(choice.seconds)}, outside the budget"
+        why = [f"  {found.about_choice} ({cost})"]
     if found.closed_form is None:
         return [f"Searched factors: {folder.factors_path}", *why]
     return [

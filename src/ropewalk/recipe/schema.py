@@ -79,7 +79,7 @@ class Recipe(_Strict):
 
     @field_serializer("search")
     def _given(self, search: SearchSettings) -> dict[str, Any]:
-        """Only what is given: defaults follow from it, also beside a stage's own keys."""
+        """Only the given fields, because defaults follow from these and from a stage's own keys."""
         return search.given()
 
     def _resolve(self, stage: Stage, window: int) -> Stage:

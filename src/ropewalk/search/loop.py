@@ -37,7 +37,7 @@ class SearchLoop:
             stops a search depends on the machine.
         early_stopping: stops a search that only fits its documents, and takes the best candidate.
         unconstrained: candidates to try beyond the engine's constraints.
-        closed_forms: evaluated beside the best candidate after the search, outside the budget.
+        closed_forms: compared with the best candidate after the search, outside the budget.
         on_trial: called after each new trial.
     """
 
@@ -181,7 +181,7 @@ class SearchLoop:
         return best_of([self._try(Query(candidate=candidate), "free") for candidate in candidates])
 
     def _choose(self, best: Trial, plain: Trial | None) -> Choice:
-        """The closed forms beside the best candidate, on the validation documents if there are any."""
+        """Compares the closed forms with the best candidate, on the validation documents if there are any."""
 
         def measure(candidate: Candidate) -> Trial:
             return self._try(Query(candidate=candidate), "finalist")

@@ -76,7 +76,7 @@ def make_terms(name: str, task: ObjectiveTask, short_weight: float = 0.0) -> lis
 
     Args:
         name: one of `OBJECTIVES`, or `package.module:Name`: a function from an `ObjectiveTask` to terms.
-        short_weight: of the mean nats of each document's first L tokens, beside the objective's own 1.
+        short_weight: of the mean nats of each document's first L tokens; the objective's own weight is 1.
 
     Raises:
         SettingError: there is no such objective, or the weight is below 0.

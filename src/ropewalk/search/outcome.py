@@ -45,7 +45,8 @@ class SearchOutcome:
         on_validation: the best candidate on the validation documents; None without them.
         unconstrained: the best candidate beyond the engine's constraints; None if there are no constraints.
         stopped_by: what ended the search.
-        choice: the best searched candidate beside the closed forms; None if these were not evaluated.
+        choice: the comparison of the best searched candidate with the closed forms; None if these were not
+            evaluated.
     """
 
     trials: tuple[Trial, ...]

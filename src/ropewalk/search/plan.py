@@ -39,7 +39,7 @@ class SearchPlan:
     Attributes:
         space: the candidates.
         base_factors: what its candidates are multiplied onto; None for a model's plain geometry.
-        closed_forms: evaluated beside the best candidate after the search.
+        closed_forms: compared with the best candidate after the search.
         more_identity: JSON values that a resumed run must have in common, besides settings, model and text.
 
     Raises:

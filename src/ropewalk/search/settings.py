@@ -123,7 +123,7 @@ class SearchSettings(Settings):
     short_weight: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the perplexity of each document's first L tokens, beside the objective's 1.",
+        description="Weight of the perplexity of each document's first L tokens; the objective has 1.",
     )
     base: Base = Field(
         default="native",

@@ -12,7 +12,7 @@ each):
                      what the result must generalize over anyway. If there is only one document, a step
                      reads everything, and its value counts like any other
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
-    two ends         the mean of the last iterates is evaluated beside the last one, and the better one
+    two ends         the mean of the last iterates is evaluated after the last one, and the better one
                      counts; that is seldom the mean
 
 Closed forms are evaluated first, and the descent starts from the best of them: where a ramp should begin, a
