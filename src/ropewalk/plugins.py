@@ -9,10 +9,10 @@ from ropewalk.settings import suggest
 
 
 def find_named(name: str, known: Mapping[str, Any], what: str, plural: str) -> Any:
-    """A known one by its name, or the object that `package.module:Name` names.
+    """The entry of `known` with this name, or the object that `package.module:Name` names.
 
     Raises:
-        SettingError: neither of the two, or as `load_named`.
+        SettingError: neither exists, or as `load_named`.
     """
     if name in known:
         return known[name]
@@ -22,7 +22,7 @@ def find_named(name: str, known: Mapping[str, Any], what: str, plural: str) -> A
 
 
 def unknown_name(name: str, known: Iterable[str], what: str, plural: str) -> SettingError:
-    """The error for an unknown name, with the nearest one and all that there are."""
+    """The error for an unknown name, which states the nearest name and all known ones."""
     return SettingError(
         f"There is no {what} {name!r}{suggest(name, known)}; the {plural} are {', '.join(known)}, or "
         f"package.module:Name for your own."
@@ -30,7 +30,7 @@ def unknown_name(name: str, known: Iterable[str], what: str, plural: str) -> Set
 
 
 def load_named(name: str, what: str) -> Any:
-    """The object that `package.module:Name` names. Importing runs that module's code: the user named it.
+    """The object that `package.module:Name` names. Importing it runs the module's code, which the user chose.
 
     Raises:
         SettingError: the module can't be imported, or has no such name.
@@ -38,13 +38,13 @@ def load_named(name: str, what: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         module = import_module(module_name)
-    except Exception as error:  # whatever that module does as it is imported
-        said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+    except Exception as error:  # the module may raise anything
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise SettingError(
-            f"The {what} {name} can't be imported ({said}): name package.module:Name, and put its folder "
+            f"The {what} {name} can't be imported ({reason}): name package.module:Name, and put its folder "
             f"on PYTHONPATH."
         ) from None
     try:
         return getattr(module, attribute)
     except AttributeError:
-        raise SettingError(f"The {what} {name} is not there: {module_name} has no {attribute!r}.") from None
+        raise SettingError(f"The {what} {name} does not exist: {module_name} has no {attribute!r}.") from None

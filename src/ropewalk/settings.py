@@ -1,4 +1,4 @@
-"""Settings: frozen values that check themselves; the one place of each field's default, range and meaning.
+"""Settings: frozen values that check themselves, with the default, range and description of each field.
 
 The command line's options, the keys of recipes, the keyword arguments in Python and the tables in the
 documentation are derived from these classes.
@@ -38,7 +38,7 @@ class Settings(BaseModel):
         """Settings from a mapping.
 
         Args:
-            names: what errors call a field, where that is not its own name, e.g. the option of a command.
+            names: the name of a field in errors, if it differs from the field's, e.g. an option of a command.
 
         Raises:
             SettingError: every mistake, on one line.
@@ -68,11 +68,11 @@ def all_mistakes(
 
 
 def in_words(entry: Any, known: Collection[str]) -> str:
-    """A mistake that pydantic found: what was given, the rule, what to do.
+    """One mistake that pydantic found, in words: what was given, the rule, what to do.
 
     Args:
         entry: one of `ValidationError.errors()`.
-        known: the keys that exist where it happened.
+        known: the valid keys at this place.
     """
     kind, given, context = entry["type"], entry.get("input"), entry.get("ctx", {})
     if kind == "extra_forbidden":

@@ -4,9 +4,9 @@ import re
 
 from ropewalk.errors import SettingError, shown
 
-LONGEST = 2**30  # tokens; a billion, above every window that exists
-MOST = 10**6  # of documents, prompts, evaluations, knots: more would take years
-LARGEST_SEED = 2**63 - 1  # what every generator takes
+LONGEST = 2**30  # tokens; above the window of any model
+MOST = 10**6  # of documents, prompts, evaluations, knots; more would take years
+LARGEST_SEED = 2**63 - 1  # the largest seed that every generator accepts
 ATTENTION_FACTORS = (0.01, 100.0)  # the smallest and the largest attention factor
 MOST_CHARACTERS = 40
 

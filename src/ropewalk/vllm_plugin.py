@@ -4,7 +4,7 @@ vLLM computes cos and sin of its LongRoPE rotary once, in a table with one row p
 short or the long half when it starts. It has no start tokens (n-hat), computes its attention factor from the
 ratio of two lengths, and computes angles in float32. If the checkpoint's folder has a `factors.json`, this
 plugin fills the table with `rope.frequencies` and the entry for `max_model_len`. Start tokens are exact,
-because each position has a row. For any other checkpoint vLLM's own table is used.
+because each position has a row. For any other checkpoint, vLLM's own table is used.
 
 vLLM calls `register` in each of its processes (entry point `vllm.general_plugins`). This module runs in
 vLLM's environment, with vLLM's versions of its dependencies. It needs torch, numpy, pydantic and
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ropewalk.factors.rescale_factors import RescaleFactors
 
 FACTORS_NAME = "factors.json"  # in the checkpoint's folder, as for `ropewalk.load`
-MARK = b'"ropewalk.factor'  # the beginning of both formats' names; another program's factors.json has none
+MARK = b'"ropewalk.factor'  # both formats' names begin with it; other programs' factors.json do not have it
 
-# From the first release that chooses short or long when it starts, to the newest that was tested. The patched
+# From the first release that chooses short or long at its start, to the newest that was tested. The patched
 # class's file is the same in 0.11.1, 0.12.0, 0.20.0 and 0.33.0; another file is refused.
 OLDEST, NEWEST = (0, 11, 1), (0, 33)
 CLASS_FILE_SHA256 = "013f3d8660460a6194b57d61a32e1a80a65f61d1ddf7c7899c4d5f1a5ce44150"

@@ -120,7 +120,7 @@ def test_repair(ropewalk, model, factors, tmp_path):
     [
         ({"num_start_tokens": 4}, (), "--with-runtime"),
         ({"theta": 625.0}, (), "rope_theta is 625"),
-        ({}, ("--mode", "switching"), "entry"),
+        ({}, ("--mode", "switching"), "--mode pinned"),
         ({}, ("--serve-with", "ollama"), "'ollama'"),
         ({}, ("--run", "nowhere"), "measurements"),
         ({}, ("--adapter", "nowhere"), "nowhere"),

@@ -154,7 +154,7 @@ def test_pairs_of_a_proportional_rotary_that_do_not_rotate_are_read_back():
 
 
 def test_per_layer_factors_are_refused():
-    with pytest.raises(ModelError, match="a vector for each layer"):
+    with pytest.raises(ModelError, match="per layer"):
         longrope_keys(SHORT, LONG.replace(rescale_factors=LONG.rescale_factors * 2))
 
 

@@ -280,7 +280,7 @@ def test_a_scaling_that_no_factors_can_say_is_told_apart_from_none() -> None:
     assert description.own is None
     assert description.own_problem is not None
     assert description.own_under("native") is None
-    with pytest.raises(ModelError, match="say --base native"):
+    with pytest.raises(ModelError, match="--base native"):
         description.own_under("as-is")
     with pytest.raises(ModelError, match="below 1"):
         factors_from_config(config.to_dict())
@@ -289,8 +289,8 @@ def test_a_scaling_that_no_factors_can_say_is_told_apart_from_none() -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({}, "names no `model_type`"),
-        ({"model_type": "llama"}, "its rotary is plain"),
+        ({}, "`model_type`"),
+        ({"model_type": "llama"}, "no scaling"),
         ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 0.5}}, "below 1"),
         ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": "eight"}}, "`factor`"),
         (

@@ -64,7 +64,7 @@ def verify(
         str | None,
         typer.Option(
             metavar="LENGTHS",
-            help="Tokens, e.g. 64,256,257,8x; by default around the window and up to 16384.",
+            help="Lengths in tokens, e.g. 64,256,257,8x; by default around the window and up to 16384.",
         ),
     ] = None,
     text: options.Text = "stdlib",
@@ -78,14 +78,14 @@ def verify(
     attn_implementation: options.Attention = "sdpa",
     json: options.Json = False,
 ) -> None:
-    """Load an export with its real engine and compare frequencies, logits and perplexity with Ropewalk's own.
+    """Load an export with an engine, and compare frequencies, logits and NLL with those of Ropewalk.
 
     With --endpoint a running server continues texts of these lengths, one at a time and all at once, and the
     log-probabilities of its 8 tokens and their alternatives are compared.
 
-    The base model goes through the same engine, and only the difference beyond its own is judged: up to 0.001
-    of the largest logit (to 4096 tokens) and 0.002 nats per token, 0.02 nats for quantised GGUF files. Exit
-    code 1 means that the engine computes something else.
+    The engine also reads the base model, and its difference from Ropewalk there is subtracted. The rest may
+    be up to 0.001 of the largest logit (to 4096 tokens) and 0.002 nats per token, 0.02 nats for quantised
+    GGUF files. Exit code 1 means that the engine computes something else.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""The types that every exporter takes and returns, whatever it writes.
+"""The types that every exporter takes and returns.
 
 An exporter is one function, `export_X(source, factor_set, out, *, mode, ...) -> Exported`. It writes to a
 path that does not exist yet, either everything or nothing (`export.output`). Factors that the target can't
@@ -62,8 +62,8 @@ class Served:
         geometry, target = self.long.geometry, self.long.target_length
         if target <= geometry.original_length:
             raise ExportError(
-                f"These factors are for up to {target} tokens, but the model's window has "
-                f"{geometry.original_length} already: export factors for a longer target."
+                f"These factors are for up to {target} tokens, but the model's window is "
+                f"{geometry.original_length}: export factors for a longer target."
             )
         if self.short.per_layer or self.long.per_layer:
             raise ExportError(

@@ -1,8 +1,8 @@
 """Which engines compute the same from a transformers folder as Ropewalk, and with which flags.
 
 An engine is right only for model types whose code in it was read or run. `known_engines.json` lists them with
-the engine's version (`benchmarks/exported_families.py` writes those of transformers). For all other types it
-is not known. A type that an engine gets wrong is listed with the reason.
+the engine's version (`benchmarks/exported_families.py` writes those of transformers). For all other types the
+result is not known. A type that an engine gets wrong is listed with the reason.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""A checkpoint with factors in its configuration, as transformers 4 and 5 and vLLM read it.
+"""Writes a checkpoint with factors in its configuration, for transformers 4 and 5, vLLM and other engines.
 
     source + factor set ──> out/config.json             both forms of the rotary's keys
                             out/*.safetensors           linked or copied: the same bytes
                             out/tokenizer*, generation_config.json, chat templates
                             out/ropewalk.json           the manifest: factors, source, engines
                             out/factors.json            the whole set, with --with-runtime
-                            out/README.md               the model's card
+                            out/README.md               the model card
 
 Weights are not read, unless an adapter is merged or the attention factor is folded into them.
 """
@@ -72,7 +72,7 @@ def export_hf(
         origin: the run that the model comes from, for the card.
 
     Raises:
-        ExportError: a configuration can't hold the factors, or the engine would compute something else.
+        ExportError: a configuration can't store the factors, or the engine would compute something else.
         FactorsError: the factors are for another model.
         ModelError: the source is not a complete checkpoint.
         SettingError: the adapter can't be read.
@@ -107,8 +107,9 @@ class _Plan:
     """Everything that decides the content of the folder.
 
     Attributes:
-        wanted: the factors as the set has them.
-        stated: as the configuration states them: after a fold, with the engine's attention factor.
+        wanted: the factors as the set has them, before a fold.
+        stated: the factors as the configuration states them: after a fold, with the engine's attention
+            factor.
         kept: the other keys of the rotary's dictionary; see `kept_keys`.
     """
 
@@ -180,8 +181,8 @@ def _is_tuned(plan: _Plan, origin: Origin | None) -> bool:
 def _require_two_sets(served: Served) -> None:
     if served.mode == "switching" and served.short is served.long:
         raise ExportError(
-            f"The factor set has no entry of its own for {served.geometry.original_length} tokens, but "
-            f"--mode switching needs one: use --mode pinned, or readjust at that length."
+            f"The factor set has no entry for {served.geometry.original_length} tokens, but --mode switching "
+            f"needs one: use --mode pinned, or readjust at that length."
         )
 
 
@@ -189,7 +190,7 @@ def _require_start_tokens_held(served: Served, settings: ExportSettings) -> None
     most = max(served.short.num_start_tokens, served.long.num_start_tokens)
     if most and not settings.with_runtime:
         raise ExportError(
-            f"These factors have {most} start tokens (n-hat), which no configuration can hold: use "
+            f"These factors have {most} start tokens (n-hat), which no configuration can store: use "
             f"--with-runtime (for Ropewalk's loader and for vLLM with its plugin), or export the run's "
             f"factors-no-start-tokens.json."
         )
@@ -202,7 +203,7 @@ def _stated(served: Served, settings: ExportSettings) -> Served:
     if settings.with_runtime:
         raise ExportError(
             "--fold-attention-factor is for engines that compute the attention factor, but --with-runtime is "
-            "for those that read it: leave one of the two out."
+            "for engines that read it: leave one of the two out."
         )
     short, long = served.short, served.long
     if long.geometry.layer_type is not None:
@@ -251,8 +252,8 @@ def _lifted_window(plan: _Plan) -> dict[str, Any]:
     """The keys that lift the sliding windows, if the settings say so; empty where the windows stay.
 
     Raises:
-        ExportError: every attention layer has a window shorter than the target and they are to stay, or only
-            some layers have one and are to lose it.
+        ExportError: every attention layer has a window shorter than the target and `full_attention` is off,
+            or only some layers have one and `full_attention` is on.
     """
     description, name, target = plan.description, plan.checkpoint.name, plan.stated.long.target_length
     window = description.sliding_window
@@ -269,7 +270,7 @@ def _lifted_window(plan: _Plan) -> dict[str, Any]:
     if layers < all_layers or "layer_types" in part:
         raise ExportError(
             f"{layers} of {all_layers} layers of {name} see only {window} tokens by their type, which a "
-            f"configuration can't lift for every engine: leave --full-attention out, or choose a target up "
+            f"configuration can't change for every engine: leave --full-attention out, or choose a target up "
             f"to {window}."
         )
     lifted: dict[str, Any] = {"sliding_window": None}
@@ -277,7 +278,7 @@ def _lifted_window(plan: _Plan) -> dict[str, Any]:
 
 
 def _correct_lengths(folder: Path, served: Served) -> None:
-    """Set the lengths at which a tokenizer, a generation and an embedding of whole texts stop."""
+    """Raise the length limits of the tokenizer, of generation and of sentence embeddings to the target."""
     window, target = served.geometry.original_length, served.long.target_length
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
@@ -295,7 +296,7 @@ def _correct_lengths(folder: Path, served: Served) -> None:
 
 
 def _lift_truncation(path: Path, target: int) -> None:
-    """Raise the truncation of a tokenizer that was saved with one: it would cut every text silently."""
+    """Raise the truncation limit that a tokenizer was saved with, which would cut texts without a warning."""
     if not path.is_file():
         return
     values = read_checkpoint_json(path)
@@ -316,8 +317,8 @@ def _write_weights(plan: _Plan, folder: Path) -> None:
     if settings.adapter is not None and settings.adapter_as == "merged":
         if plan.is_folded:
             raise ExportError(
-                "An adapter is to be merged and the attention factor to be folded, but one export does one "
-                "of the two: export the merged model first, and fold that."
+                "--adapter and --fold-attention-factor were both given, but one export can't merge and fold: "
+                "export the merged model first, and fold that."
             )
         loaded = load_model(
             plan.checkpoint.name, dtype="auto", revision=settings.revision,
@@ -351,7 +352,7 @@ def _resolve_adapter(source: str, settings: ExportSettings) -> tuple[str, Export
     base = read_checkpoint_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not base:
         raise SettingError(
-            f"{source} is an adapter that names no base: give the base as the model, and this with --adapter."
+            f"{source} is an adapter that names no base: give the base as the model, and it as --adapter."
         )
     return str(base), settings.model_copy(update={"adapter": folder})
 

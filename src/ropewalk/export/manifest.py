@@ -1,4 +1,4 @@
-"""ropewalk.json: the description of an exported folder, for `ropewalk verify` and for its owner."""
+"""ropewalk.json: the description of an exported folder, for `ropewalk verify` and for users."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,9 @@ def manifest(
     """The content of the file.
 
     Args:
-        served: as the configuration states it; after a fold its attention factor is the engine's.
-        kept: what else the rotary's dictionary states.
+        served: the factors as the configuration states them; after a fold, with the engine's attention
+            factor.
+        kept: the other keys of the rotary's dictionary.
         adapter: `name`, and `as`: merged, or beside the base.
     """
     document = envelope(
@@ -77,14 +78,14 @@ def read_folded(folder: Path) -> tuple[float, float] | None:
 
 
 def read_kept(folder: Path) -> dict[str, Any]:
-    """What the folder's rotary dictionary states beside the factors; empty without a manifest.
+    """The other keys of the folder's rotary dictionary; empty without a manifest.
 
     Raises:
         ExportError: its manifest can't be read.
     """
     kept = (_read(folder) or {}).get("kept", {})
     if not isinstance(kept, dict):
-        raise ExportError(f"{folder / MANIFEST} can't be read (kept is no object): {REMEDY}.")
+        raise ExportError(f"{folder / MANIFEST} can't be read (kept is not an object): {REMEDY}.")
     return kept
 
 

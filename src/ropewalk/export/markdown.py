@@ -142,7 +142,7 @@ def _exists(text: str) -> bool:
 
 
 def _last_part(path: str) -> str:
-    """Of a POSIX or a Windows path."""
+    """The last part of a POSIX or a Windows path."""
     return PureWindowsPath(path).name or path
 
 

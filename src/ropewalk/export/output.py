@@ -1,4 +1,4 @@
-"""An export is written complete or not at all, and never replaces an existing file or folder."""
+"""Writes an export completely or not at all, and never replaces an existing file or folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def new_file(out: Path) -> Iterator[Path]:
 
 
 def require_absent(out: Path) -> None:
-    """Refuses a place that is taken.
+    """Refuse an output path that exists.
 
     Raises:
         ExportError: a file, a folder or a link is there.
@@ -57,4 +57,4 @@ def _output(out: Path) -> Iterator[None]:
 
 
 def _exists(out: Path) -> ExportError:
-    return ExportError(f"{out} exists, and an export replaces nothing: name another place, or remove it.")
+    return ExportError(f"{out} exists, but an export replaces nothing: give another path, or remove it.")

@@ -21,13 +21,13 @@ from ropewalk.store import link_or_copy
 
 # Mistral's own format, often beside transformers'. vLLM prefers it, and then reads no config.json.
 OTHER_FORMAT = ("consolidated*", "params.json")
-# What a configuration may name that an engine would follow instead of the factors, and why.
+# Keys of a configuration that an engine would follow instead of the factors, with the reason.
 OTHER_CODE = "an engine that follows it would run other code than was measured here"
 PREFERRED_KEYS = {
     "dual_chunk_attention_config": "vLLM and SGLang would read it instead of the factors",
     **dict.fromkeys(("auto_map", *CHOOSES_CODE), OTHER_CODE),
 }
-# What else belongs to a served model: tokenizer, templates, licence. No pickle, and no code.
+# Further files of a served model: tokenizer, templates, licence. No pickles and no code.
 TAKEN = (
     "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "LICENSE*", "LICENCE*",
     "NOTICE*", "additional_chat_templates/*.jinja",
@@ -63,16 +63,16 @@ class Checkpoint:
         """The weight files, as transformers finds them.
 
         Raises:
-            ModelError: none, or an index that names anything but safetensors files in the folder.
+            ModelError: there are none, or an index names anything but safetensors files in the folder.
         """
         return list(weight_files(self.folder, self.name))
 
     @property
     def others(self) -> list[Path]:
-        """What else an export copies, as paths below `folder`.
+        """The other files that an export copies, as paths below `folder`.
 
         Raises:
-            ModelError: one is a link out of the folder, whose content the export would publish.
+            ModelError: a file is a link out of the folder, so the export would publish another file.
         """
         taken = {path for pattern in TAKEN for path in self.folder.glob(pattern) if path.is_file()}
         left = {path for pattern in LEFT for path in self.folder.glob(pattern)}
@@ -83,7 +83,7 @@ class Checkpoint:
 
     @property
     def preferred(self) -> dict[str, str]:
-        """What an engine would read instead of the factors, and the export leaves out: its name, and why."""
+        """What is left out because an engine would read it instead of the factors: name to reason."""
         files = sorted({path.name for pattern in OTHER_FORMAT for path in self.folder.glob(pattern)})
         parts = (self.config, rope_part(self.config))
         keys = {key: why for key, why in PREFERRED_KEYS.items() if any(part.get(key) for part in parts)}
@@ -117,11 +117,11 @@ class Checkpoint:
         """The `hash_weights` of its model, from the files alone; None if it can't be computed."""
         try:
             return hash_stored_weights(read_config(self.folder), self.weights)
-        except (ModelError, SafetensorError, OSError):  # unknown to transformers, or incomplete
+        except (ModelError, SafetensorError, OSError):  # not supported by transformers, or incomplete
             return None
 
     def warn_if_other_weights(self, factors: RescaleFactors) -> None:
-        """Warns where factors were made on other weights, if both are known."""
+        """Warn if factors were made on other weights; does nothing if either hash is unknown."""
         found = None if factors.provenance.weights_sha256 is None else self.weights_sha256
         warn_if_other_weights(factors, "These factors", model=self.name, weights_sha256=found)
 
@@ -144,7 +144,7 @@ def is_adapter(folder: Path) -> bool:
         return False
     if any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         raise ExportError(
-            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG}), so programs load different ones: "
+            f"{folder} has a model and an adapter ({ADAPTER_CONFIG}), so programs load different models: "
             f"put the adapter into another folder, and name it by --adapter to export it."
         )
     return True
@@ -160,7 +160,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     path, options = where_from(name)
     if options:
         raise ExportError(
-            f"{name} is a GGUF file, which holds no checkpoint for transformers: use `ropewalk export gguf`, "
+            f"{name} is a GGUF file, not a checkpoint for transformers: use `ropewalk export gguf`, "
             f"or name the folder that it was made from."
         )
     folder = Path(path) if Path(path).is_dir() else _download(name, revision)
@@ -188,6 +188,6 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's client raises many kinds
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"{name} is no local folder, and can't be downloaded from the hub ({reason.strip()[:200]}): "
+            f"{name} is not a local folder, and can't be downloaded from the hub ({reason.strip()[:200]}): "
             f"check the name and the network."
         ) from None

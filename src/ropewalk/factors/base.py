@@ -1,4 +1,4 @@
-"""Base: what new factors do with a scaling that the model already has."""
+"""Base: how new factors relate to the model's own scaling."""
 
 from typing import Literal
 

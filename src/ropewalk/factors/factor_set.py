@@ -1,4 +1,4 @@
-"""FactorSet: factors for several lengths of one model, and the rule that chooses between them."""
+"""FactorSet: factors for several lengths of one model, and the rule that chooses among them."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from ropewalk.factors.file import (
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors, load_factors
 
-# The name of the file in the folder of the checkpoint that it is for.
+# The file's name in the folder of its checkpoint.
 FACTORS_NAME = "factors.json"
 
 
@@ -45,7 +45,7 @@ class FactorSet(InFile):
 
     def __post_init__(self) -> None:
         if not self.entries:
-            raise FactorsError("A factor set has no entry, but must hold factors for at least one length.")
+            raise FactorsError("A factor set has no entry, but must have factors for at least one length.")
         for before, entry in zip(self.entries, self.entries[1:], strict=False):
             if entry.target_length == before.target_length:
                 raise FactorsError(
@@ -60,8 +60,8 @@ class FactorSet(InFile):
             differences = before.geometry.differences(entry.geometry)
             if differences:
                 raise FactorsError(
-                    f"A factor set mixes geometries ({', '.join(differences)}), but is for one model: leave "
-                    f"the entries of other models out."
+                    f"A factor set mixes geometries ({', '.join(differences)}), but must be for one model: "
+                    f"remove the entries of other models."
                 )
 
     @classmethod
@@ -75,7 +75,7 @@ class FactorSet(InFile):
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The longest sequence that each entry serves, tokens, ascending."""
+        """The longest sequence that each entry serves, in tokens, ascending."""
         return tuple(entry.target_length for entry in self.entries)
 
     @property
@@ -84,7 +84,7 @@ class FactorSet(InFile):
         return self.entries[-1]
 
     def for_length(self, length: int) -> RescaleFactors:
-        """The factors for a sequence of `length` tokens; the only place that chooses.
+        """The factors for a sequence of `length` tokens.
 
         Raises:
             FactorsError: the length is below 1, or beyond the longest entry.
@@ -106,8 +106,8 @@ class FactorSet(InFile):
     def as_document(self) -> dict[str, Any]:
         """The content of the file, as JSON values.
 
-        Each entry is a whole factors file, and states the lengths that it serves: if an entry is removed by
-        hand, reading finds the gap, and the next entry does not serve these lengths instead.
+        Each entry is a complete factors file, and states the lengths that it serves, so that `from_document`
+        detects an entry that was removed by hand.
         """
         first, entries = 1, []
         for entry in self.entries:
@@ -120,7 +120,7 @@ class FactorSet(InFile):
     def from_document(cls, document: Any, source: str) -> Self:
         """As `load`, from parsed JSON; a file of factors for one length is a set with one entry.
 
-        Shorter entries may be for lengths within the model's window; the longest one may not.
+        Entries may be for lengths within the model's window, except the longest one.
         """
         is_plain = check_document(document, source)["format"] == FORMAT
         plain = (RescaleFactors.from_document(document, source),) if is_plain else None
@@ -158,7 +158,7 @@ def _read_entries(file: SetFile) -> tuple[RescaleFactors, ...]:
 
 
 def _require_serves(serves: Serves, first: int, last: int, number: int) -> None:
-    """An entry begins right after the one before it, and ends with its own target length."""
+    """Check that an entry begins right after the previous entry, and ends at its own target length."""
     if serves.last != last:
         raise FactorsError(
             f"entry {number} states that it serves up to {serves.last} tokens, but its factors are for "
@@ -167,11 +167,11 @@ def _require_serves(serves: Serves, first: int, last: int, number: int) -> None:
     if serves.first > first:
         raise FactorsError(
             f"there is a gap: lengths {first} to {serves.first - 1} have no entry before entry {number}, but "
-            f"every length needs one: add it, or let entry {number} serve from {first}."
+            f"every length needs an entry: add it, or let entry {number} serve from {first}."
         )
-    # The set itself refuses entries that are out of order, or twice there.
+    # `FactorSet` itself refuses entries that are not ascending.
     if serves.first < first <= last:
         raise FactorsError(
-            f"entry {number} states that it serves from {serves.first} tokens, but the one before it serves "
+            f"entry {number} states that it serves from {serves.first} tokens, but the previous one serves "
             f"up to {first - 1}: let it serve from {first}."
         )

@@ -1,7 +1,7 @@
 """The JSON files of factors: writing, reading and checking them.
 
-Two formats share one version: a file of factors (`RescaleFactors`), and a factor set (`FactorSet`), whose
-entries are whole files of factors. The public CSV form (one number per line) is read too.
+Two formats share one version: a factors file (`RescaleFactors`), and a factor set (`FactorSet`), whose
+entries are complete factors files. The public CSV form (one number per line) is read too.
 """
 
 import json
@@ -17,12 +17,12 @@ from ropewalk.store import JsonError, check_envelope, disk_errors, parse_json, r
 FORMAT = "ropewalk.factors"
 SET_FORMAT = "ropewalk.factor-set"
 FORMATS = (FORMAT, SET_FORMAT)
-FORMAT_VERSION = 1  # of both
+FORMAT_VERSION = 1  # of both formats
 LARGEST_FILE_BYTES = 64 * 2**20
 
 
 class InFile(ABC):
-    """A value that is saved as a JSON file of its own."""
+    """A value that is saved as a JSON file."""
 
     @abstractmethod
     def as_document(self) -> dict[str, Any]:
@@ -31,14 +31,14 @@ class InFile(ABC):
     @classmethod
     @abstractmethod
     def from_document(cls, document: Any, source: str) -> Self:
-        """As `load`, from parsed JSON; `source` is named in errors."""
+        """As `load`, from parsed JSON; errors name `source`."""
 
     def to_json(self) -> str:
         """One versioned JSON object; floats are written so that they read back bit for bit."""
         return json.dumps(self.as_document(), indent=2, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, completely or not at all."""
         write_atomically(Path(path), self.to_json().encode())
 
     @classmethod
@@ -90,7 +90,7 @@ class _Provenance(Strict):
 
 
 class FactorsFile(Strict):
-    """Version 1 of a file of factors."""
+    """Version 1 of a factors file."""
 
     format: Literal["ropewalk.factors"]
     version: int
@@ -104,7 +104,7 @@ class FactorsFile(Strict):
 
 
 class Serves(Strict):
-    """The lengths of an entry, tokens."""
+    """The lengths that an entry serves, in tokens."""
 
     first: int = Field(alias="from")
     last: int = Field(alias="to")
@@ -116,7 +116,7 @@ class _Entry(Strict):
 
 
 class SetFile(Strict):
-    """Version 1 of a factor set; each entry's factors are a file of factors."""
+    """Version 1 of a factor set; the factors of each entry are a factors file."""
 
     format: Literal["ropewalk.factor-set"]
     version: int
@@ -130,7 +130,7 @@ def check(schema: type[Schema], document: dict[str, Any]) -> Schema:
     """Validate a document against the schema of its format.
 
     Raises:
-        FactorsError: names the place that breaks the schema, and why.
+        FactorsError: names the key that breaks the schema, and the reason.
     """
     try:
         return schema.model_validate(document)
@@ -140,7 +140,7 @@ def check(schema: type[Schema], document: dict[str, Any]) -> Schema:
 
 
 def _place(steps: tuple[int | str, ...]) -> str:
-    # pydantic also names the branch of a union that it tried, e.g. `list[float]`, which says nothing.
+    # pydantic also names the branch of a union that it tried, e.g. `list[float]`, which is no key.
     named = [step for step in steps if isinstance(step, int) or "[" not in step]
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in named).removeprefix(".")
 
@@ -154,7 +154,7 @@ def check_document(document: Any, source: str) -> dict[str, Any]:
     Raises:
         FactorsError: another format, or a newer version.
     """
-    remedy = "name a factors file, or make one of a model's configuration by `ropewalk factors convert`"
+    remedy = "name a factors file, or create one from a model's configuration by `ropewalk factors convert`"
     return check_envelope(
         document, source, FactorsError, formats=FORMATS, versions=(FORMAT_VERSION,), remedy=remedy
     )
@@ -187,7 +187,7 @@ def parse_factors_json(text: str, source: str) -> Any:
     try:
         return parse_json(text)
     except JsonError as error:
-        raise FactorsError(f"{source} is not whole JSON ({error}): make or copy the file again.") from None
+        raise FactorsError(f"{source} is not complete JSON ({error}): create the file again.") from None
 
 
 def parse_csv(text: str, source: str) -> list[float]:

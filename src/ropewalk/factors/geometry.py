@@ -1,4 +1,4 @@
-"""RopeGeometry: the numbers of a model that decide how its rotary position embedding rotates."""
+"""RopeGeometry: the numbers that define a model's rotary position embedding."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ropewalk.errors import ModelError, shown
 from ropewalk.units import LONGEST
 
-# Above what any model has, and below what costs memory or seconds before a model is even looked at.
+# Larger than in any model, and small enough to need little memory and time before a model is loaded.
 LARGEST = {"head_dim": 1024, "rotary_dim": 1024, "original_length": LONGEST, "num_layers": 4096}
 LARGEST_THETA = 1e15
 LAYER_TYPE = re.compile(r"\w{1,64}", re.ASCII)
@@ -21,11 +21,11 @@ LAYER_TYPE = re.compile(r"\w{1,64}", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class RopeGeometry:
-    """What rescale factors are made for, and must match wherever they are applied.
+    """The rotary that rescale factors are made for; a model must match it to use them.
 
     Attributes:
         head_dim: size of one attention head, up to 1024.
-        rotary_dim: how many of its dimensions are rotated, in pairs; even, at most `head_dim`.
+        rotary_dim: the number of its dimensions that are rotated, in pairs; even, at most `head_dim`.
         rope_theta: the base of the frequencies, above 1, up to 1e15.
         original_length: L, the window in tokens that the model was trained on, up to 2**30.
         num_layers: decoder layers, up to 4096.
@@ -57,7 +57,7 @@ class RopeGeometry:
             raise ModelError(
                 f"`rotary_dim` is {self.rotary_dim}, but must be even and at most head_dim ({self.head_dim})."
             )
-        if not 1 < self.rope_theta <= LARGEST_THETA:  # NaN breaks this too
+        if not 1 < self.rope_theta <= LARGEST_THETA:  # also refuses NaN
             raise ModelError(
                 f"`rope_theta` is {shown(self.rope_theta)}, but must be a number above 1, up to "
                 f"{LARGEST_THETA:g}."
@@ -82,7 +82,7 @@ class RopeGeometry:
 
     @property
     def num_pairs(self) -> int:
-        """Rotary frequencies: pair i rotates dimensions that belong together, 0 <= i < rotary_dim / 2."""
+        """The number of rotary frequencies, rotary_dim / 2: one per pair of rotated dimensions."""
         return self.rotary_dim // 2
 
     @property
@@ -97,7 +97,7 @@ class RopeGeometry:
 
     def inverse_frequencies(self) -> NDArray[np.float64]:
         """theta_i = rope_theta^(-2i / exponent_dim), radians per token, shape (num_pairs,)."""
-        # Python's pow, not numpy's: numpy picks one by processor, and the last bit may differ.
+        # Python's pow, not numpy's, whose last bit may differ between processors.
         divisor = self.exponent_dim
         return np.array([float(self.rope_theta) ** (-2 * i / divisor) for i in range(self.num_pairs)])
 
@@ -106,21 +106,21 @@ class RopeGeometry:
         return (length or self.original_length) * self.inverse_frequencies() / (2 * np.pi)
 
     def pair_of_turns(self, turns: float) -> float:
-        """The (fractional) pair that makes this number of turns over the window; it need not exist."""
+        """The fractional index of the pair that makes `turns` over the window; may be out of range."""
         wavelength = self.original_length / (turns * 2 * math.pi)
         return self.exponent_dim * math.log(wavelength) / (2 * math.log(self.rope_theta))
 
     @property
     def first_unfinished_pair(self) -> int:
-        """The first pair that makes less than a full turn over the window; `num_pairs` if all do."""
+        """The first pair that makes less than a full turn over the window; `num_pairs` if there is none."""
         return int((self.turns() >= 1).sum())
 
     def as_dict(self) -> dict[str, Any]:
-        """Every value that is not None, so that files of models with one rotary keep their bytes."""
+        """Every value that is not None, so that files of models with one rotary stay the same."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def fingerprint(self) -> str:
-        """SHA-256 of the values, the same on every machine."""
+        """SHA-256 of the values, equal on every machine."""
         canonical = json.dumps({**self.as_dict(), "rope_theta": float(self.rope_theta)}, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -136,13 +136,13 @@ class RopeGeometry:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedGeometry(RopeGeometry):
-    """The window that a model was tuned to, and its factors there: where a second extension starts.
+    """The geometry of a tuned model for a second extension: its longer window, and the factors of the tuning.
 
-    A pair that was slowed down in tuning makes fewer turns over the long window than its plain frequency
-    would, so its factor decides whether the pair has shown all its angles.
+    A pair with a factor above 1 makes fewer turns over the long window than its original frequency, so the
+    factor decides whether the model was trained on all angles of the pair.
 
     Attributes:
-        original_length: the tuned length, tokens.
+        original_length: the tuned length, in tokens.
         rescale_factors: lambda_i of the tuning, shape (num_pairs,).
     """
 
@@ -154,7 +154,7 @@ class TunedGeometry(RopeGeometry):
         return slowed
 
     def pair_of_turns(self, turns: float) -> float:
-        """Interpolated between the pairs, and extrapolated beyond them as plain frequencies are."""
+        """Interpolated between pairs, and extrapolated beyond them like the original frequencies."""
         logs = np.log(np.minimum.accumulate(self.turns()))
         nearest = float(np.interp(-math.log(turns), -logs, np.arange(self.num_pairs)))
         beyond = min(0.0, float(logs[0]) - math.log(turns)) + max(0.0, float(logs[-1]) - math.log(turns))

@@ -1,8 +1,8 @@
 """RescaleFactors: the factors of one geometry and one target length.
 
-A search returns them, a closed-form scheme computes them, and a model's own scaling is read as them, so
-installation, evaluation and export treat all three alike. Their file states the geometry that they are for,
-how they were made, and the version of the format.
+A search returns them, a closed-form scheme computes them, and a model's own scaling is converted to them.
+Installation, evaluation and export treat all three alike. A factors file states the geometry, how the factors
+were made, and the version of the format.
 """
 
 import dataclasses
@@ -30,23 +30,23 @@ from ropewalk.factors.file import (
 from ropewalk.factors.geometry import RopeGeometry, TunedGeometry
 from ropewalk.units import ATTENTION_FACTORS, LONGEST
 
-# No model needs more: a pair with the largest factor completes no turn at any length, and attention logits
-# are multiplied by the square of the attention factor.
+# No model needs larger values: a pair with the largest factor completes no turn at any length, and attention
+# logits are multiplied by the square of the attention factor.
 FACTORS = (0.01, float(LONGEST))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """How factors were made; None for what is unknown.
+    """How factors were made; None for unknown values.
 
     Attributes:
-        model, revision, weights_sha256: the model that they are of, its hub revision, a hash of its weights.
+        model, revision, weights_sha256: the model, its hub revision, and a hash of its weights.
         base: `native` if the factors replace the model's own scaling, `as-is` if they include it.
         strategy: the search strategy or the closed-form scheme, with its parameters.
         seed, data_sha256: the seed, and a hash of the texts.
         objective, objective_value: what was minimised, and the best value.
         versions: package name to version.
-        settings: the other settings that a repetition needs, as JSON values.
+        settings: the other settings that are needed to repeat the run, as JSON values.
     """
 
     model: str | None = None
@@ -71,7 +71,7 @@ class RescaleFactors(InFile):
 
     Attributes:
         rescale_factors: lambda_i, each within `FACTORS` (a few published ones are just below 1); one row of
-            `num_pairs` for all layers (the rule), or one row per layer.
+            `num_pairs` for all layers (the usual case), or one row per layer.
         target_length: L', tokens, from 1 to `units.LONGEST`.
         num_start_tokens: n-hat, tokens, from 0 to `units.LONGEST`.
         attention_factor: within `ATTENTION_FACTORS`.
@@ -131,7 +131,7 @@ class RescaleFactors(InFile):
         return len(self.rescale_factors) > 1
 
     def require_window(self) -> None:
-        """Refuse factors for less than the model's window, if they are its only ones.
+        """Refuse factors for less than the model's window, which can't be its only ones.
 
         Raises:
             FactorsError: the target length is below the window.
@@ -156,9 +156,9 @@ class RescaleFactors(InFile):
         return dataclasses.replace(self, **changes)
 
     def compose(self, own: "RescaleFactors") -> "RescaleFactors":
-        """These factors times a model's own: lambdas and attention factors multiply, the larger n-hat stays.
+        """Multiply lambdas and attention factors by those of a model's own scaling; the larger n-hat stays.
 
-        The result is for `own`'s geometry, which has the plain base frequencies.
+        The result has the geometry of `own`, with the original base frequencies.
         """
         if own.geometry.num_pairs != self.geometry.num_pairs:
             raise FactorsError(
@@ -177,7 +177,7 @@ class RescaleFactors(InFile):
     def as_window(self) -> TunedGeometry:
         """The geometry of a model that was trained with these factors, for its next extension.
 
-        Of factors per layer, it has the geometric mean.
+        For factors per layer, it has their geometric mean.
         """
         geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
         factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
@@ -197,7 +197,7 @@ class RescaleFactors(InFile):
             )
 
     def as_values(self) -> dict[str, Any]:
-        """The numbers that the model rotates by, without geometry and provenance, as JSON values."""
+        """Factors, start tokens and attention factor as JSON values, without geometry and provenance."""
         return {
             "target_length": self.target_length,
             "rescale_factors": [list(row) for row in self.rescale_factors],
@@ -256,10 +256,10 @@ def load_factors(
     """Read a factors file, or the public CSV form (one number per line).
 
     Args:
-        geometry, target_length: of a CSV, which does not state them.
+        geometry, target_length: for a CSV, which does not state them.
 
     Raises:
-        FactorsError: neither of the two, or a CSV without `geometry` and `target_length`.
+        FactorsError: neither format, or a CSV without `geometry` and `target_length`.
     """
     text = read_text(Path(path))
     if text.lstrip().startswith(("{", "[")):
@@ -267,7 +267,7 @@ def load_factors(
     values = parse_csv(text, str(path))
     if geometry is None or target_length is None:
         raise FactorsError(
-            f"{path} is a column of numbers, which does not state its model: name the model (or theta, "
+            f"{path} is a CSV of factors, which does not state its model: name the model (or theta, "
             f"rotary dimension and window) and the target length too."
         )
     try:
@@ -283,7 +283,7 @@ def load_factors(
 
 
 def _alone(factors: RescaleFactors, path: str | Path) -> RescaleFactors:
-    """The factors, if a model can use them alone."""
+    """Refuse factors that a model can't use as its only ones."""
     try:
         factors.require_window()
     except FactorsError as error:

@@ -48,7 +48,7 @@ from ropewalk.store import (
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 FORMAT, FORMAT_VERSION = "ropewalk.checkpoint", 1
-# What a killed process of the first versions left behind.
+# Leftovers of a killed process of the first versions.
 OLD_LEFTOVERS = (".partial-*", ".removed-*")
 REMEDY = "free some space, and run the stage again to resume from the last checkpoint, which is complete"
 
@@ -108,8 +108,8 @@ def saving(
 
     Args:
         stage: the stage's folder.
-        name: of the new folder.
-        ranks: the processes.
+        name: the name of the new folder.
+        ranks: the processes of the run.
         write: called by the first process only.
         write_own: called by every process, before that.
         manifest: whether to add a manifest, which makes the folder a checkpoint to resume from.
@@ -140,7 +140,7 @@ def saving(
 
 
 def training_disk_errors(path: Path) -> AbstractContextManager[None]:
-    """`store.disk_errors` for files of a training; safetensors has an error class of its own."""
+    """`store.disk_errors` for files of a training, including the error class of safetensors."""
     return disk_errors(path, FinetuneError, remedy=REMEDY, also=(SafetensorError,))
 
 
@@ -185,7 +185,7 @@ def write_optimizer(folder: Path, optimizer: Any) -> None:
     """Writes tensors to safetensors as `<parameter's number>.<name>`, and everything else to JSON.
 
     Raises:
-        FinetuneError: the optimizer has something else than tensors and JSON values.
+        FinetuneError: the optimizer has a value that is neither a tensor nor a JSON value.
     """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -217,7 +217,7 @@ def write_state(path: Path, owner: Any) -> None:
     """Writes the state of a scheduler or a gradient scaler.
 
     Raises:
-        FinetuneError: it has something else than JSON values.
+        FinetuneError: it has a value that is not a JSON value.
     """
     state = owner.state_dict()
     _require_json(state, type(owner).__name__)
@@ -249,7 +249,7 @@ def write_generators(folder: Path, rank: int) -> None:
 
 
 def read_generators(folder: Path, rank: int) -> None:
-    """Sets the states; a rank that the run did not have before keeps its own."""
+    """Restore the states; a rank without a saved state keeps its own."""
     if not (folder / f"generators-{rank}.json").is_file():
         return
     states = read_values(folder / f"generators-{rank}.json")

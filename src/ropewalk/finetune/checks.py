@@ -1,9 +1,9 @@
-"""Checks that the model which is trained is the model which is evaluated: both score the same tokens.
+"""Checks that trainer and evaluator compute the same loss for the same tokens.
 
-A label that is shifted twice, a lost theta, positions that restart on every shard: nothing crashes, and the
-loss even falls. Therefore the loss on the first segments, through the collator, the wrappers and the forward
-of the run itself, must be the NLL of the evaluator before the first step; and a checkpoint is loaded again
-and must score like the trained model before it is kept.
+With a label that is shifted twice, a lost theta, or positions that restart on every shard, training does not
+crash, and its loss even falls. Therefore, before the first step, the loss of the trainer on the first
+segments (with its collator, wrappers and forward) must equal the NLL of the evaluator. A checkpoint is loaded
+again, and must have the loss of the trained model, before it is kept.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from ropewalk.finetune.distributed import Ranks
 from ropewalk.models.model import Model, load_model
 from ropewalk.text.windows import TokenWindow
 
-# Nats per token. In float32 forty times the rounding that was measured (5e-7, up to 16384 tokens). In half
-# precision kernels may round differently, so that very small faults could pass.
+# Nats per token. In float32, forty times the measured rounding (5e-7, up to 16384 tokens). In half precision,
+# kernels may round differently, so very small defects may pass.
 TOLERANCE = {"float32": 2e-5, "bf16": 5e-3, "fp16": 1e-3}
 SEARCHED_SEGMENTS = 32  # segments that are searched for one of each kind
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,12 +34,12 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckBatch:
-    """Segments that trainer and evaluator score: the first one of the stage, and the first of the other kind.
+    """The segments that trainer and evaluator score: the first of each kind.
 
     Attributes:
         segments: one, or with mixed windows one of each kind.
         long, short: factors for the two kinds; `short` is None without mixed windows.
-        precision: `precision` of the settings.
+        precision: the `precision` of the settings.
     """
 
     segments: tuple[Segment, ...]
@@ -74,7 +74,7 @@ class CheckBatch:
         return digest.hexdigest()
 
     def evaluate(self, loaded: Model) -> list[float]:
-        """Mean nats per counted token of each segment, by the evaluator; installed factors stay installed."""
+        """The evaluator's mean nats per counted token of each segment; installed factors stay installed."""
         found = []
         for segment in self.segments:
             with loaded.using(self.short if segment.is_short else self.long), self._autocast(loaded):
@@ -84,14 +84,14 @@ class CheckBatch:
         return found
 
     def train_side(self, trainer: Any, ranks: Ranks, cp_size: int) -> list[list[float]]:
-        """Mean nats of each segment, by the trainer: a list for each group of processes that share one."""
+        """The trainer's mean nats of each segment: one list per group of processes that share a segment."""
         own = [_loss(trainer, segment) / ranks.count for segment in self.segments]
         by_rank = ranks.gather(own)
         groups = [by_rank[start : start + cp_size] for start in range(0, len(by_rank), cp_size)]
         return [[sum(values) for values in zip(*group, strict=True)] for group in groups]
 
     def require_equal(self, trained: Sequence[Sequence[float]], evaluated: Sequence[float]) -> None:
-        """Compare the two sides before step 1.
+        """Compare the scores of trainer and evaluator before the first step.
 
         Raises:
             FinetuneError: they differ by more than `TOLERANCE`.
@@ -108,7 +108,7 @@ class CheckBatch:
                     )
 
     def require_reloaded(self, checkpoint: Path, trained: Sequence[float], like: Model) -> None:
-        """Load a checkpoint from the disk and score it.
+        """Load a checkpoint from disk, and check that it scores like the trained model.
 
         Args:
             checkpoint: folder of the checkpoint.
@@ -145,8 +145,8 @@ class CheckBatch:
             if not abs(theirs - ours) <= TOLERANCE[self.precision]:
                 raise FinetuneError(
                     f"The checkpoint has {theirs:.6f} nats per token on the first segment after loading, but "
-                    f"the trained model {ours:.6f} (allowed difference: {TOLERANCE[self.precision]:g}): it "
-                    f"is not kept."
+                    f"the trained model {ours:.6f} (allowed difference: {TOLERANCE[self.precision]:g}): the "
+                    f"checkpoint is not kept."
                 )
 
     def _autocast(self, loaded: Model) -> Any:
@@ -170,7 +170,7 @@ def _loss(trainer: Any, segment: Segment) -> float:
 
 
 def _windows(segment: Segment) -> tuple[list[TokenWindow], Tensor]:
-    """Windows of tokens that attend to each other, and the weights of all scored tokens, concatenated."""
+    """Windows of tokens that attend to each other, and the concatenated weights of all scored tokens."""
     windows, scored = [], []
     for ids, positions, row in zip(segment.ids, segment.positions, segment.weights.double(), strict=True):
         starts = (positions == 0).nonzero().flatten().tolist()

@@ -69,7 +69,7 @@ class Ranks:
         for index, other in enumerate(found):
             if other != found[0]:
                 raise FinetuneError(
-                    f"Process {index} of {self.count} has other {what} than process 0: give every process "
+                    f"Process {index} of {self.count} has different {what} than process 0: give each process "
                     f"the same files and settings."
                 )
 

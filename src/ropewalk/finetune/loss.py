@@ -1,8 +1,9 @@
 """The loss of a batch without the logits of a whole segment, computed by the model's own forward.
 
-`TiledLoss` replaces the forward of a causal model: the decoder reads the batch, then the last steps of the
-model (its output matrix, and what its family does to logits) run for a tile of tokens at a time, and again
-for each tile in the backward pass. Logits of 131072 tokens and a vocabulary of 128k would take 64 GiB.
+`TiledLoss` replaces the forward of a causal model. The decoder reads the batch. Then the last steps of the
+model (its output matrix, and its family's changes of the logits) run for one tile of tokens at a time, and
+again for each tile in the backward pass. The logits of 131072 tokens and a vocabulary of 128k would take 64
+GiB.
 """
 
 import copy
@@ -20,7 +21,7 @@ from ropewalk.finetune.data.packing import UNCOUNTED
 from ropewalk.models.model import Model
 from ropewalk.models.replaced_attribute import replaced
 
-TILE_LOGITS = 2**22  # logits in memory at once, unless that is fewer than FEWEST_TOKENS
+TILE_LOGITS = 2**22  # logits in memory at once, or those of FEWEST_TOKENS if that is more
 FEWEST_TOKENS = 256
 
 
@@ -28,12 +29,13 @@ class TiledLoss:
     """The forward of a model during training; without labels it calls the model's own.
 
     The loss is the weighted sum of the nats of all counted tokens, divided by `num_items_in_batch`. The
-    gradient of a step is therefore that of the mean over its counted tokens, however the step is split.
-    Losses that a family adds (a mixture of experts balances its load) are left out.
+    gradient of a step is therefore that of the mean over its counted tokens, for any split into
+    micro-batches. Losses that a family adds (such as the load balancing of a mixture of experts) are left
+    out.
 
     Args:
         model: a causal model of transformers, with factors installed if `short` is given.
-        tile_tokens: tokens per tile; None chooses by the size of the vocabulary.
+        tile_tokens: tokens per tile; None derives it from the size of the vocabulary.
         long, short: factors for segments of the two kinds; without `short` the installed factors stay.
     """
 
@@ -86,7 +88,7 @@ class TiledLoss:
     def _sum(self, output: Any, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Weighted nats of all counted tokens, shape ()."""
         tile = self._tile_tokens
-        # One split: every slice would have a gradient as long as the segment.
+        # One split, because each slice would have a gradient of the length of the segment.
         hidden = torch.split(output.last_hidden_state.flatten(0, 1), tile)
         following = torch.split(targets.flatten(), tile)
         each = [None] * len(hidden) if weights is None else torch.split(weights.flatten(), tile)
@@ -98,7 +100,7 @@ class TiledLoss:
 
     def _sum_of_tile(self, output: Any, hidden: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         with _returning(self._decoder, output, hidden.unsqueeze(0)):
-            # The token ids make no difference: the decoder is replaced.
+            # The token ids have no effect, because the output of the decoder is replaced.
             logits = self._original(input_ids=targets.clamp(min=0).unsqueeze(0), use_cache=False).logits[0]
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if weights is None:
@@ -108,7 +110,7 @@ class TiledLoss:
 
 @contextmanager
 def _returning(decoder: nn.Module, output: Any, hidden: Tensor) -> Iterator[None]:
-    """While active, the decoder returns its output with these hidden states, whatever its input."""
+    """Inside the `with`, the decoder returns its output with these hidden states, for any input."""
     answer = copy.copy(output)
     answer.last_hidden_state = hidden
     with replaced(decoder, "forward", lambda *args, **kwargs: answer):

@@ -1,4 +1,4 @@
-"""The result of a stage, and the trained model that it leaves."""
+"""The result of a stage, and writing the trained model."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ class FinetuneResult:
 
     Attributes:
         losses: mean nats per counted token of each step, before its update.
-        seconds: of all steps, over all starts of the stage.
+        seconds: seconds of all steps, over all starts of the stage.
         num_tokens: tokens of all steps.
         checkpoint: folder of the last checkpoint.
         model_folder: folder of the trained model, as transformers reads it, with `factors.json`.
@@ -34,10 +34,10 @@ class FinetuneResult:
 
     @classmethod
     def read(cls, stage: Path) -> Self:
-        """The result of a complete stage.
+        """Read the result of a complete stage.
 
         Raises:
-            FinetuneError: it is damaged.
+            FinetuneError: the file is damaged.
         """
         remedy = "remove it, so that the stage is completed again from its last checkpoint"
         result = read_result(stage, remedy)

@@ -1,4 +1,4 @@
-"""FinetuneSettings: everything that can be chosen about a training, besides model, factors and text."""
+"""FinetuneSettings: the settings of a training stage, besides model, factors and text."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -11,7 +11,8 @@ Schedule = Literal["linear", "constant", "cosine"]
 Precision = Literal["float32", "bf16", "fp16"]
 PARALLEL = ("fsdp", "deepspeed", "cp_size")
 
-# Of transformers' TrainingArguments: what the fields of these settings, or the stage itself, decide.
+# Arguments of transformers' TrainingArguments that the stage sets, with the setting or part that decides
+# them.
 OURS = {
     "output_dir": "the stage's folder",
     "max_steps": "num_steps",
@@ -56,7 +57,7 @@ OURS = {
 }
 
 
-LARGEST = 2**31 - 1  # what all generators and counters of a training take
+LARGEST = 2**31 - 1  # the largest value that all generators and counters of a training accept
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -73,7 +74,7 @@ class LoraSettings(Settings):
 
 
 class FinetuneSettings(Settings):
-    """How a stage is trained. The defaults are the paper's for LLaMA2: batch 32, 2e-5, linear to 0.
+    """The settings of a stage. The defaults are those of the paper for LLaMA2: batch 32, 2e-5, linear to 0.
 
     Raises:
         SettingError: a value out of its range, an unknown name, or values that contradict each other.
@@ -88,8 +89,8 @@ class FinetuneSettings(Settings):
         default=1,
         ge=1,
         le=LARGEST,
-        description="Of these, how many are in a device's memory at once. It changes memory and time, and "
-        "the result only by rounding.",
+        description="Segments in a device's memory at once. This changes memory and time, and the result "
+        "only by rounding.",
     )
     learning_rate: float = Field(default=2e-5, gt=0, description="After the warm-up.")
     schedule: Schedule = Field(
@@ -108,19 +109,19 @@ class FinetuneSettings(Settings):
         default=0,
         ge=0,
         le=LARGEST,
-        description="Of dropout and an adapter's first weights. The data have their own seed for the order "
-        "of the text.",
+        description="Seed of dropout and of an adapter's first weights. The data have their own seed for the "
+        "order of the text.",
     )
     save_every: int = Field(
         default=50, ge=1, le=LARGEST, description="Steps between checkpoints; the last step is always saved."
     )
-    keep_checkpoints: int = Field(default=2, ge=1, le=LARGEST, description="How many checkpoints stay.")
+    keep_checkpoints: int = Field(default=2, ge=1, le=LARGEST, description="Number of checkpoints to keep.")
     gradient_checkpointing: bool = Field(
         default=True,
         description="Compute a layer's activations again in the backward pass instead of storing them.",
     )
     precision: Precision = Field(
-        default="float32", description="Of the computation; what is trained is float32 in any case."
+        default="float32", description="Dtype of the computation; trained weights are always float32."
     )
     lora: LoraSettings | None = Field(
         default=None, description="Train an adapter with these settings; null trains every weight."
@@ -130,19 +131,19 @@ class FinetuneSettings(Settings):
     )
     mixed_window: bool = Field(
         default=False,
-        description="LongRoPE2's: documents that fit the trained window keep the original RoPE and attend "
-        "to no other document; longer ones use the factors.",
+        description="Mixed windows of LongRoPE2: documents that fit the trained window keep the original "
+        "RoPE and attend to no other document; longer ones use the factors.",
     )
     loss_tile_tokens: int | None = Field(
         default=None,
         ge=1,
         le=LARGEST,
-        description="Tokens whose logits exist at once; null takes what suits the vocabulary.",
+        description="Tokens whose logits exist at once; null derives it from the vocabulary.",
     )
     parallel: dict[str, Any] = Field(
         default_factory=dict,
         description="`fsdp` (a dictionary for transformers' fsdp_config, or true), `deepspeed` (a "
-        "dictionary or a file), `cp_size` (processes that share a segment; needs fsdp). Without any, each "
+        "dictionary or a file), `cp_size` (processes that share a segment; needs fsdp). By default, each "
         "process has the whole model.",
     )
     trainer: dict[str, Any] = Field(
@@ -178,11 +179,11 @@ class FinetuneSettings(Settings):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether weights and optimizer lie in parts on several processes."""
+        """Whether weights and optimizer are sharded over several processes."""
         return bool(self.parallel.get("fsdp") or self.parallel.get("deepspeed"))
 
     def identity(self) -> dict[str, Any]:
-        """JSON values that decide what is computed: a resumed stage must have the same."""
+        """The settings that decide the result, as JSON values; a resumed stage must have equal ones."""
         free = {
             "per_device_batch_size",
             "save_every",
@@ -200,12 +201,10 @@ def _check_parallel(settings: FinetuneSettings) -> None:
     unknown = sorted(set(parallel) - set(PARALLEL))
     if unknown:
         raise ValueError(
-            f"parallel has no {unknown[0]!r}{suggest(unknown[0], PARALLEL)}: it may hold {PARALLEL}"
+            f"parallel has no {unknown[0]!r}{suggest(unknown[0], PARALLEL)}: its keys are {PARALLEL}"
         )
     if parallel.get("fsdp") and parallel.get("deepspeed"):
-        raise ValueError(
-            "parallel names fsdp and deepspeed, but only one can hold the weights: leave one out"
-        )
+        raise ValueError("parallel has fsdp and deepspeed, but only one can shard the weights: leave one out")
     cp_size = parallel.get("cp_size", 1)
     if not isinstance(cp_size, int) or isinstance(cp_size, bool) or cp_size < 1:
         raise ValueError(f"parallel has cp_size {cp_size!r}, but it must be a whole number of at least 1")
@@ -226,15 +225,15 @@ def _check_parallel(settings: FinetuneSettings) -> None:
 def _check_trainer(arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name in OURS:
-            raise ValueError(f"trainer holds {name!r}, which is decided by {OURS[name]}: set it there")
+            raise ValueError(f"trainer has {name!r}, which is decided by {OURS[name]}: set it there")
     if not arguments:
         return
-    from transformers import TrainingArguments  # noqa: PLC0415 (seconds, that a recipe without it is spared)
+    from transformers import TrainingArguments  # noqa: PLC0415 (takes seconds, needed only for this check)
 
     known = TrainingArguments.__dataclass_fields__
     for name in arguments:
         if name not in known:
             raise ValueError(
-                f"trainer holds {name!r}, which transformers' TrainingArguments do not have"
+                f"trainer has {name!r}, which transformers' TrainingArguments do not have"
                 f"{suggest(name, known)}"
             )

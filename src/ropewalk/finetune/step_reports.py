@@ -1,4 +1,4 @@
-"""The log of a stage, and what is reported of each step."""
+"""The log of a stage, and the report of each step."""
 
 import math
 import time
@@ -19,7 +19,7 @@ class StepProgress:
     Attributes:
         loss: mean nats per counted token of the step, before the update.
         num_tokens: tokens of all steps so far, over all processes.
-        seconds: of all steps so far.
+        seconds: seconds of all steps so far.
     """
 
     step: int
@@ -36,8 +36,8 @@ class TrainingLog:
     """The steps of a stage so far, over all its starts; part of every checkpoint.
 
     Attributes:
-        losses: of each step.
-        seconds: of steps and checks, without those after the last checkpoint of a killed process.
+        losses: the loss of each step.
+        seconds: seconds of steps and checks, without steps after the last checkpoint of a killed process.
     """
 
     losses: list[float] = field(default_factory=list)

@@ -52,7 +52,7 @@ def finetune_model(
         factors: the factors to train with.
         text: the text to train on, see `TrainingText`.
         settings: the settings of the stage.
-        folder: for this stage alone; with several processes, a folder that all of them see.
+        folder: a folder for this stage only; with several processes, on a disk that all of them share.
         on_step: called after each step.
         part_of_recipe: see `training_folder.open_stage`.
 
@@ -140,7 +140,7 @@ def _recomputed_layers(loaded: Model, settings: FinetuneSettings) -> list[Any]:
 def _connect(
     trainer: StageTrainer, loaded: Model, model: Any, factors: RescaleFactors, check: CheckBatch
 ) -> None:
-    """Give the trainer the check, and how to write and reload the model."""
+    """Set the trainer's check, and its functions that write and reload the model."""
     settings = trainer.settings
     trainer.check = check
 
@@ -148,7 +148,7 @@ def _connect(
         current = loaded.factors
         if current is None:
             return NO_FACTORS
-        # With mixed windows the last batch may have been a short one.
+        # With mixed windows, the last batch may have installed the factors of short segments.
         return factors_digest(factors if current is check.short else current)
 
     def write_model(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """transformers' Trainer with other batches, other checkpoints, and a check before the first step.
 
-Everything else (the loop, accelerate's wrappers, gradient accumulation, clipping, mixed precision, the
-optimizer, the schedule, loggers) is Trainer's own.
+Trainer does everything else: the loop, accelerate's wrappers, gradient accumulation, clipping, mixed
+precision, the optimizer, the schedule, and loggers.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         evaluated: the evaluator's scores before the first step.
         installed_digest: returns SHA-256 of the installed factors.
         write_model: writes the model (or its adapter) into a folder.
-        reload: scores a checkpoint that was just written, and compares with the given scores.
+        reload: scores a checkpoint that was just written, and compares it with the given scores.
         recomputed: True if `models.activation_checkpointing` recomputes the layers.
         num_done: steps before this start.
     """
@@ -66,10 +66,10 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
         return self._batches()
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        """A step has the same segments with any number of processes, and the text ends for all at once.
+        """The batches of this process; a step has the same segments with any number of processes.
 
-        For each micro-batch of a step, for each process: `per_device_batch_size` segments. Every process
-        packs all segments; `split_dataset_by_node` would end at another step in some processes.
+        A micro-batch has `per_device_batch_size` segments per process. Every process packs all segments, so
+        that the text ends at the same step in all of them, unlike with `split_dataset_by_node`.
         """
         size, cp_size = self.settings.per_device_batch_size, self.settings.cp_size
         start = self.ranks.index // cp_size * size
@@ -86,7 +86,7 @@ class StageTrainer(Trainer):  # type: ignore[misc]  # transformers has no types
     # ---------------------------------------------------------------- a step
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """On a CPU with an attention whose backward pass is faster for grouped heads."""
+        """As Trainer's; on a CPU, with an attention whose backward pass is faster for grouped heads."""
         trains_here = self.args.device.type == "cpu" and torch.is_grad_enabled()
         # The checkpointing of other libraries would run the layers again without this attention.
         suits = self.recomputed or not (self.settings.gradient_checkpointing or self.is_sharded)
@@ -188,7 +188,7 @@ def make_trainer(
     recomputed: bool,
     on_step: Callable[[StepProgress], None] | None = None,
 ) -> StageTrainer:
-    """A trainer without text, check and model writer; afterwards the processes of the run are connected.
+    """Create a trainer without text, check and model writer, and connect the processes of the run.
 
     Args:
         model: the model to train, or peft's model around it.

@@ -1,4 +1,4 @@
-"""The folder of one fine-tuning stage: locked while it is trained, and resumed by the same stage only.
+"""The folder of one fine-tuning stage: locked during training, and resumed by the same stage only.
 
 <stage>/
 ├── stage.json              the identity of the stage: model, factors, text and settings
@@ -40,7 +40,7 @@ def open_stage(stage: Path, identity: Mapping[str, Any], *, part_of_recipe: bool
 
     Raises:
         RunFolderError: another process trains there.
-        FinetuneError: it holds another stage or other files, or can't be written.
+        FinetuneError: it has another stage or other files, or can't be written.
     """
     with disk_errors(stage, FinetuneError):
         stage.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def read_result(stage: Path, remedy: str) -> dict[str, Any]:
 
 
 def _begin(stage: Path, identity: Mapping[str, Any]) -> None:
-    # Otherwise another run's unfinished checkpoint would be removed here: the folder is locked.
+    # Safe because the folder is locked: no other run writes a checkpoint here.
     with disk_errors(stage, FinetuneError):
         clear_leftovers(stage)
         present = sorted(path.name for path in stage.iterdir() if not path.name.startswith("."))
@@ -80,10 +80,10 @@ def _begin(stage: Path, identity: Mapping[str, Any]) -> None:
             stage / STAGE, FinetuneError, file_format=FORMAT, remedy="choose another folder"
         )
         found = begun.get("identity")
-        if isinstance(found, dict):  # what an older version wrote in a recipe states more
+        if isinstance(found, dict):  # older versions stated more keys in a recipe
             found = {name: value for name, value in found.items() if name in identity}
         require_same_run(stage, identity, found, FinetuneError)
         return
     if present:
-        raise FinetuneError(f"{stage} holds other files ({present[0]} ...): choose an empty folder.")
+        raise FinetuneError(f"{stage} has other files ({present[0]} ...): choose an empty folder.")
     write_document(stage / STAGE, envelope(FORMAT, FORMAT_VERSION, identity=identity), FinetuneError)

@@ -1,8 +1,8 @@
-"""Gradients through a decoder in little more memory than a forward pass: activations are recomputed.
+"""Activation checkpointing: gradients through a decoder in little more memory than a forward pass.
 
-Each decoder layer keeps only its input, and runs again in the backward pass. Its feed-forward part, whose
-inner width times the length would then be most of a layer's memory, runs over the tokens tile by tile. Both
-replace `forward` on the instances, so that a family's own code still does all the work.
+Each decoder layer stores only its input, and runs again in the backward pass. The feed-forward part then
+needs most of a layer's memory (inner width times length), so it runs over the tokens tile by tile. Both
+replace `forward` on the module instances; the family's own code still computes everything.
 """
 
 import ctypes
@@ -47,11 +47,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recomputing(layers: Iterable[nn.Module], *, trained: bool = False) -> Iterator[None]:
-    """Inside the `with`, these decoder layers keep only their inputs, and run again in the backward pass.
+    """Inside the `with`, these decoder layers store only their inputs, and run again in the backward pass.
 
     Args:
-        trained: their parameters get gradients too, and dropout is the same the second time; feed-forward
-            parts then do not run in tiles.
+        trained: whether their parameters get gradients too. Dropout is then the same in the second run, and
+            feed-forward parts do not run in tiles.
     """
     with ExitStack() as stack:
         for layer in layers:
@@ -67,14 +67,13 @@ _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform =
 
 
 class DifferentiableAttention(TorchFunctionMode):
-    """Repeats grouped keys and values for attention on a processor.
+    """Repeats grouped keys and values for attention on a CPU.
 
-    The processor's kernel has a backward pass for grouped heads, but it takes up to five times as long
-    (torch 2.13).
+    The CPU kernel has a backward pass for grouped heads, but it takes up to five times as long (torch 2.13).
 
     Raises:
-        ModelError: the model switches gradients off around its own attention (hrm_text does), so that a part
-            of them would be missing.
+        ModelError: the model disables gradients around its own attention (hrm_text does), so that some of
+            them would be missing.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -83,8 +82,8 @@ class DifferentiableAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             raise ModelError(
-                "This model switches gradients off in a part of its forward pass, so they would be wrong: "
-                "search its factors with a strategy that needs no gradients."
+                "This model disables gradients in a part of its forward pass, so they would be wrong: search "
+                "its factors with a strategy that needs no gradients."
             )
         if kwargs.get("enable_gqa") and args[0].device.type == "cpu":
             query, *grouped = args[:3]
@@ -96,10 +95,10 @@ class DifferentiableAttention(TorchFunctionMode):
 
 
 def give_back_free_memory() -> None:
-    """Return free memory of glibc's heap to the system; other allocators are left alone.
+    """Return free memory of glibc's heap to the system; does nothing with other allocators.
 
-    Blocks of many sizes fragment the heap: without this, it grows to more than twice the memory in use. It
-    takes some milliseconds per layer.
+    Blocks of many sizes fragment the heap: without this, it grows to more than twice the memory in use. A
+    call takes a few milliseconds per layer.
     """
     if _malloc_trim is not None:
         _malloc_trim(0)
@@ -119,7 +118,7 @@ def tokenwise_mlp(layer: nn.Module) -> nn.Module | None:
 
 
 class _CheckpointedForward:
-    """In the place of a layer's forward."""
+    """Replaces the forward of a decoder layer."""
 
     def __init__(self, original: Callable[..., Any], *, is_random: bool) -> None:
         self.original = original
@@ -132,15 +131,15 @@ class _CheckpointedForward:
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         give_back_free_memory()
-        with DifferentiableAttention():  # here, because no mode is active in a backward pass
+        with DifferentiableAttention():  # here: no mode is active in a backward pass
             return self.original(*args, **kwargs)
 
 
 class _TiledForward:
-    """In the place of the forward of a feed-forward part.
+    """Replaces the forward of a feed-forward part.
 
-    Two functions rather than one: the input is saved before the work is done. A checkpointed layer that runs
-    again stops after its last saved tensor, so most layers repeat only a part of this work.
+    There are two autograd functions, so that the input is saved before the output is computed. A checkpointed
+    layer that runs again stops after its last saved tensor, so most layers repeat only a part of the work.
     """
 
     def __init__(self, original: Callable[[Tensor], Tensor]) -> None:
@@ -156,7 +155,7 @@ class _TiledForward:
 
 
 class _BackwardInTiles(torch.autograd.Function):
-    """Returns its input; its backward takes the gradient of the feed-forward OUTPUT to that of the input."""
+    """Returns its input; the backward pass maps the gradient of the feed-forward output to its input's."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, original: Callable[[Tensor], Tensor]) -> Tensor:

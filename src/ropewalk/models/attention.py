@@ -1,14 +1,14 @@
 """Attention of a chunk of tokens to itself and to all earlier tokens, without a mask.
 
-transformers makes a mask of shape (chunk, all tokens so far), and torch's kernel for processors converts it
-to floats: 10 GiB for 16384 tokens of 131072, again in every layer, and it computes the masked half too. But
-only the keys of the chunk itself need the causal rule:
+transformers makes a mask of shape (chunk, all tokens so far). torch's CPU kernel converts it to floats in
+every layer (10 GiB for 16384 tokens of 131072), and computes the masked half too. But only the keys of the
+chunk itself need the causal rule:
 
     keys    earlier earlier earlier | own
     query   all     all     all     | causal
 
-The kernel computes both parts without a mask, and returns the log of each softmax's sum, by which the two are
-combined. On other devices, flash attention handles such chunks itself.
+The kernel computes both parts without a mask, and returns the log-sum-exp of each softmax, which weights the
+two parts. On other devices, flash attention handles such chunks itself.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 NAME = "sdpa_piecewise"
-# (output, log of the softmax's sum) of attention on a processor; torch has no public name for it.
+# Attention on a CPU, which returns (output, log-sum-exp); torch has no public name for it.
 _attend = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
 @contextmanager
 def piecewise_attention(model: Any) -> Iterator[None]:
-    """Inside the `with`, chunks are read without masks, if the model runs `sdpa` attention on a processor.
+    """Inside the `with`, chunks are read without masks, if the model runs `sdpa` attention on a CPU.
 
     Layers with a window or another pattern of their own, padded rows, and attention with a position bias are
     computed by transformers.
@@ -45,9 +45,10 @@ def piecewise_attention(model: Any) -> Iterator[None]:
 
 
 def cut_back(cache: Any, num_tokens: int) -> bool:
-    """Keep only the first tokens in a KV cache; False, and no change, where that is not possible.
+    """Crop a KV cache to its first tokens; returns False, and changes nothing, where that is not possible.
 
-    `num_tokens` must be at least 1 and at most the tokens in the cache, and its layers must keep every token.
+    `num_tokens` must be at least 1 and at most the tokens in the cache, and its layers must store every
+    token.
     """
     layers = getattr(cache, "layers", ())
     if not layers or any(type(layer) is not DynamicLayer for layer in layers):
@@ -60,7 +61,7 @@ def cut_back(cache: Any, num_tokens: int) -> bool:
 
 
 def _no_causal_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """None where each token sees all before it; else the mask for `sdpa`."""
+    """None where each token sees all earlier ones; else the mask for `sdpa`."""
     is_plain = (
         kwargs.get("mask_function") is causal_mask_function
         and kwargs.get("allow_is_causal_skip", True)
@@ -113,7 +114,7 @@ def _put_together(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The attention to both parts, each weighted by its share of the softmax.
 
     Args:
-        parts: outputs, and the logarithms of the softmax's sums, of shape (rows, heads, tokens).
+        parts: (output, log-sum-exp of shape (rows, heads, tokens)) of each part.
     """
     (earlier, earlier_sum), (own, own_sum) = parts
     share = torch.sigmoid(earlier_sum - own_sum).unsqueeze(-1).to(own.dtype)

@@ -1,6 +1,6 @@
 """Which layers of a model rotate, and which see only a window, from its configuration.
 
-scripts/list_families.py compares this with what the layers of every family do.
+scripts/list_families.py compares this with the layers that transformers builds for every family.
 """
 
 import operator
@@ -15,9 +15,9 @@ KINDS_WITHOUT_ATTENTION = ("linear_attention", "mamba", "mamba2", "conv", "recur
 ROTATE_SLIDING_LAYERS = frozenset(
     {"afmoe", "cohere2", "cohere2_moe", "exaone4", "exaone_moe", "flint", "kolibri1"}
 )
-# Of those, the families in which every layer rotates if the model has no window.
+# Of these, the families in which every layer rotates if the model has no window.
 ROTATE_ALL_WITHOUT_WINDOW = frozenset({"exaone4", "exaone_moe", "kolibri1"})
-# Of those, the families in which a layer rotates by its kind, with or without a window.
+# Of these, the families in which the kind of a layer decides, with or without a window.
 ROTATE_BY_KIND = frozenset({"afmoe"})
 # The keys that limit how far a layer sees, with the kinds of layer that they limit.
 WINDOWS = (
@@ -28,13 +28,14 @@ WINDOWS = (
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionLayers:
-    """What each layer does with positions.
+    """How each layer uses positions.
 
     Attributes:
-        window: tokens that layers in `sees_window` see, None if there are none.
-        kinds: for each layer, the name of its kind in the configuration; empty if it names none.
+        window: tokens that layers in `sees_window` attend to, None if there are no such layers.
+        kinds: for each layer, the name of its kind in the configuration; empty if the configuration names no
+            kinds.
         attends: for each layer, whether it has attention.
-        sees_window: for each layer, whether it sees only so far (sliding or chunked).
+        sees_window: for each layer, whether its attention is limited to a window (sliding or chunked).
         rotates: for each layer, whether factors change how it rotates queries and keys.
     """
 
@@ -45,12 +46,12 @@ class AttentionLayers:
     rotates: tuple[bool, ...]
 
     def notes(self) -> Iterator[str]:
-        """A sentence where factors can't do what they do elsewhere."""
+        """A sentence for each limit on what factors change in this model."""
         far = [not sees_window for sees_window in self.sees_window]
         if any(far) and not any(map(operator.and_, far, self.rotates)):
             yield (
                 f"Only layers with a window of {self.window} tokens rotate, and the {sum(far)} layers that "
-                f"see further have no rotary: factors change nothing in what these see."
+                f"see further have no rotary: factors do not change these."
             )
 
 
@@ -64,7 +65,7 @@ def read_attention_layers(
             rotary parameters for each layer type; by default the rule of the family decides.
 
     Raises:
-        ModelError: a list that does not have a value for each layer, or a window that is not a size.
+        ModelError: a list does not have a value for each layer, or a window is not a whole number above 0.
     """
     kinds = layer_kinds(fields, num_layers)
     window, sees_window = _windows(fields, kinds)
@@ -86,7 +87,7 @@ def layer_kinds(fields: Fields, num_layers: int) -> tuple[str, ...]:
     """The name of each layer's kind, empty where the configuration names none.
 
     Raises:
-        ModelError: a list that does not have a value for each layer.
+        ModelError: a list does not have a value for each layer.
     """
     kinds = fields.entries("layer_types", num_layers) or fields.entries("layers_block_type", num_layers)
     return tuple(str(kind) for kind in kinds) if kinds else ("",) * num_layers
@@ -106,7 +107,7 @@ def _rotating_layers(
 
 
 def _windows(fields: Fields, kinds: tuple[str, ...]) -> tuple[int | None, list[bool]]:
-    """(window in tokens, for each layer whether it sees only so far)."""
+    """(window in tokens, for each layer whether it is limited to the window)."""
     for attribute, windowed in WINDOWS:
         window = fields.size(attribute)
         sees_window = [kind in windowed if kind else True for kind in kinds]
@@ -116,7 +117,7 @@ def _windows(fields: Fields, kinds: tuple[str, ...]) -> tuple[int | None, list[b
 
 
 def _dense_layers(fields: Fields, num_layers: int) -> list[bool]:
-    """The layers that rotate whatever they see: the first, dense layers of Cohere 2 MoE."""
+    """The layers that rotate with or without a window: the first, dense layers of Cohere 2 MoE."""
     if fields.get("prefix_dense_sliding_window_pattern") != 1:
         return [False] * num_layers
     return [kind == "dense" for kind in fields.entries("mlp_layer_types", num_layers) or [""] * num_layers]

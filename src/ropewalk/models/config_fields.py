@@ -1,7 +1,7 @@
-"""Checked values of a configuration: each has the type and the size that it must have.
+"""Checked values of a configuration: each has the required type and size.
 
-A configuration may come from any source and is read first, so a value of a wrong type, or one that no model
-has, ends in one line that names the key, and not in a traceback or in an allocation.
+A configuration may come from any source. A value of a wrong type, or one that no model has, raises an error
+of one line that names the key, instead of a traceback or an allocation.
 """
 
 import re
@@ -11,15 +11,15 @@ from typing import Any
 
 from ropewalk.errors import ModelError, RopewalkError, shown
 
-# Of layers, experts, labels: objects that are made one by one, some as soon as a configuration is read.
+# Of layers, experts, labels: transformers creates them one by one, some when it reads a configuration.
 LARGEST_COUNT = 10**6
 COUNTS = re.compile(r"(num|n)_(?!positions|ctx)|.*(layer|label|expert|block|dense_replace)")
-LARGEST_NUMBER = 1e18  # of any number in a configuration: above it, sizes and lengths mean nothing
+LARGEST_NUMBER = 1e18  # of any number in a configuration; no size or length is larger
 
 
 @contextmanager
 def read_by_transformers(name: str) -> Iterator[None]:
-    """Turn what transformers' own code raises for a configuration into an error of one line.
+    """Convert any exception of transformers' code for a configuration to an error of one line.
 
     Raises:
         ModelError: with the last line of the original message.
@@ -38,7 +38,7 @@ def read_by_transformers(name: str) -> Iterator[None]:
 
 
 def require_countable(config: Mapping[str, Any], name: str) -> None:
-    """Refuse a config.json whose counts would occupy transformers for long, or fill the memory.
+    """Refuse a config.json with counts that would take transformers very long, or fill the memory.
 
     Raises:
         ModelError: a count is larger than that of any model.
@@ -53,7 +53,7 @@ def require_countable(config: Mapping[str, Any], name: str) -> None:
 
 
 def _is_number(value: object) -> bool:
-    # NaN is not below anything; an integer may be too large for a float.
+    # NaN fails every comparison; an integer may be too large for a float.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= LARGEST_NUMBER
@@ -71,14 +71,14 @@ class Fields:
         self._values = values
 
     def get(self, field: str, default: Any = None) -> Any:
-        """The value as it is, of an object or a dictionary."""
+        """The unchecked value, of an object or a dictionary."""
         if isinstance(self._values, Mapping):
             return self._values.get(field, default)
         with read_by_transformers(self.name):
             return getattr(self._values, field, default)
 
     def dictionary(self, field: str) -> dict[str, Any]:
-        """A dictionary with names as keys; an empty one if absent."""
+        """A dictionary with names as keys; empty if absent."""
         value = self.get(field)
         if value is not None and not isinstance(value, Mapping):
             raise self.wrong(field, value, "a dictionary")

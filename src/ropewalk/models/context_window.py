@@ -1,7 +1,7 @@
-"""The lengths that a configuration states: the trained window, and how far the model reads with its scaling.
+"""The lengths that a configuration states: the trained window, and the length that its own scaling reaches.
 
 `max_position_embeddings` is the trained window in some checkpoints, the length after scaling in others, and
-an upper limit that no engine reaches in others again.
+in a third group an upper limit that no engine reaches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from ropewalk.models.config_fields import Fields
 TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
 # Types that reach `max_position_embeddings`, whatever their factor.
 TYPES_WITH_STATED_REACH = ("llama3", "longrope")
-# Other names of a length beside `max_position_embeddings`; engines use the one that they look for first.
+# Other names of a length beside `max_position_embeddings`; engines differ in the one that they prefer.
 OTHER_LENGTH_KEYS = (
     "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len", "seq_length", "seq_len",
 )  # fmt: skip
@@ -26,13 +26,14 @@ class StatedWindow:
     """The lengths that a configuration states, in tokens.
 
     Attributes:
-        rope_type: transformers' name of the scaling, `default` without any.
-        factor: the scaling multiplies the window by this; None if the configuration does not state it.
+        rope_type: transformers' name of the scaling, `default` for none.
+        factor: the ratio by which the scaling extends the window; None if the configuration does not state
+            it.
         longest: `max_position_embeddings`.
-        original: `original_max_position_embeddings`, of the rotary's dictionary or else of the top level.
+        original: `original_max_position_embeddings`, from the rotary's dictionary or else from the top level.
         dual_chunk: the trained window of `dual_chunk_attention_config`.
         others: further keys that state a length.
-        given: the trained window that the user gives.
+        given: the trained window that the caller specifies, or None.
     """
 
     rope_type: str
@@ -59,12 +60,12 @@ class StatedWindow:
 
     @property
     def reach(self) -> int:
-        """Tokens that the model reads as it is, with its own scaling, in transformers."""
+        """Tokens that the base model reads in transformers, with its own scaling."""
         start, trained = self.scaled_from or 0, self.trained or 0
         if self.rope_type == "default":
             is_settled = self.given is not None or self.dual_chunk is not None
             return trained if is_settled else max(trained, *self.others.values(), 0)
-        # Linear scaling reaches a multiple of the trained window, also of one that the user corrects.
+        # Linear scaling reaches a multiple of the trained window, also if the user corrects the window.
         scaled = round((trained if self.rope_type == "linear" else start) * (self.factor or 1.0))
         extended = self.longest if self.longest is not None and self.longest > start else None
         if extended is None:
@@ -133,7 +134,7 @@ def stated_window(fields: Fields, parameters: Fields, given: int | None) -> Stat
         given: L in tokens, where the configuration states it wrongly.
 
     Raises:
-        ModelError: a length that is not a whole number, or a factor that is not a number.
+        ModelError: a length is not a whole number, or a factor is not a number.
     """
     rope_type, longest = parameters.get("rope_type"), fields.size("max_position_embeddings")
     original = parameters.size("original_max_position_embeddings")
@@ -149,7 +150,7 @@ def stated_window(fields: Fields, parameters: Fields, given: int | None) -> Stat
         longest=longest,
         original=original,
         dual_chunk=dual_chunk.size("original_max_position_embeddings"),
-        # Not every engine reads these, so a value that is not a length (1e30 for none) is left out.
+        # Not every engine reads these, so a value that is not a length (1e30 means none) is ignored.
         others={key: length for key, length in others.items() if is_length(length)},
         given=given,
     )

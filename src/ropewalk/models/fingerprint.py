@@ -1,4 +1,4 @@
-"""A hash that tells checkpoints of one geometry apart, of a loaded model or of its files alone."""
+"""A hash that distinguishes checkpoints of one geometry, of a loaded model or of its files alone."""
 
 import hashlib
 import warnings
@@ -22,17 +22,17 @@ SAMPLED_VALUES = 1024
 
 
 class OtherWeightsWarning(UserWarning):
-    """Factors were made on other weights than those they are used with."""
+    """Factors are used with other weights than those that they were made on."""
 
 
 def warn_if_other_weights(
     factors: RescaleFactors, source: str, *, model: str, weights_sha256: str | None
 ) -> None:
-    """Warn, naming both models, where factors were made on other weights of the same geometry.
+    """Warn if factors were made on other weights of the same geometry; the warning names both models.
 
     Args:
-        source: what the factors are called.
-        model, weights_sha256: what they are to be used with; None for a hash that is not known.
+        source: the name of the factors in the warning.
+        model, weights_sha256: the model that uses them; None for an unknown hash.
     """
     made_on = factors.provenance
     if made_on.weights_sha256 is None or weights_sha256 in (None, made_on.weights_sha256):
@@ -49,28 +49,29 @@ def warn_if_other_weights(
 def hash_weights(model: torch.nn.Module) -> str:
     """SHA-256 over every parameter's name, shape, and a strided sample of its values in bfloat16.
 
-    A sample, so that a large model costs a moment; bfloat16, so that float32 and bfloat16 loads of one
-    checkpoint agree. It tells checkpoints apart; it does not guard against forgery.
+    The sample keeps the hash of a large model fast, and bfloat16 gives float32 and bfloat16 loads of one
+    checkpoint the same hash. The hash distinguishes checkpoints; it does not protect against forgery.
     """
     return _digest(sorted(model.named_parameters(), key=itemgetter(0)))
 
 
 def hash_stored_weights(config: Any, files: Iterable[Path]) -> str | None:
-    """The `hash_weights` that a checkpoint's model would have: its files are mapped, nothing is loaded.
+    """The `hash_weights` of a checkpoint's model, from its memory-mapped files, without loading it.
 
     Args:
         config: its configuration, as transformers reads it.
         files: its safetensors files.
 
     Returns:
-        None where the files do not hold what the model has, name by name: quantised, or stored otherwise.
+        None if the files do not have the names of the model's parameters (quantised, or stored in another
+        way).
 
     Raises:
-        ModelError: a file is not whole or can't be read, or transformers can't build such a model.
+        ModelError: a file is incomplete or can't be read, or transformers can't build such a model.
     """
     files = list(files)
     if config.get_text_config(decoder=True).num_hidden_layers > sum(len(stored_dtypes(f)) for f in files):
-        return None  # a configuration may state any number, and a model would be built of it
+        return None  # a configuration may state any number of layers, and all of them would be built
     name = config.name_or_path or config.model_type
     with torch.device("meta"), one_line_errors(name):
         model = AutoModelForCausalLM.from_config(without_chosen_code(config, name))
@@ -89,7 +90,7 @@ def _holds(file: Any, name: str, parameter: Tensor) -> bool:
 
 
 def _digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """Of tensors in the order of their names."""
+    """The hash of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in named:
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())

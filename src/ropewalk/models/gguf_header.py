@@ -1,11 +1,11 @@
-"""The header of a GGUF file, held to the file's size before anything is allocated by it.
+"""The header of a GGUF file, checked against the file's size before any of its counts is used.
 
     magic "GGUF", version, number of tensors, number of keys
     for each key: its name, the type of its value, the value
     for each tensor: its name, dimensions, type, and where its bytes are
 
-Every count and length comes from the file. The reader of the `gguf` package believes them: it makes some
-objects for each item of a list, and adds up sizes in integers that overflow.
+Every count and length comes from the file. The reader of the `gguf` package does not check them: it creates
+some objects for each item of a list, and adds up sizes in integers that overflow.
 """
 
 import math
@@ -19,7 +19,7 @@ from ropewalk.errors import ModelError
 from ropewalk.store import disk_errors
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-# struct's packing of each type of value, by its number in the file.
+# The struct format of each type of value, by the type's number in the file.
 PACKINGS = {
     kind: struct.Struct(f"<{code}")
     for kind, code in {
@@ -29,7 +29,7 @@ PACKINGS = {
 UINT32, STRING, ARRAY, UINT64 = 4, 8, 9, 10
 ARCHITECTURE, ALIGNMENT = "general.architecture", "general.alignment"
 DEFAULT_ALIGNMENT = 32
-# Far above what models have: some dozens of keys, thousands of tensors, a vocabulary of 262,144 tokens.
+# Far above the numbers of real models: dozens of keys, thousands of tensors, a vocabulary of 262,144 tokens.
 MOST_KEYS = 10_000
 MOST_TENSORS = 100_000
 MOST_ITEMS = 2**22  # of all lists together
@@ -47,8 +47,8 @@ class HeaderValue:
 
     Attributes:
         value: a number, a bool, bytes (of text), or a list of these.
-        kind: its type's number in the file.
-        item_kind: of a list, that of its items; else None.
+        kind: the number of its type in the file.
+        item_kind: for a list, the type of its items; else None.
     """
 
     value: Any
@@ -62,7 +62,7 @@ class HeaderTensor:
 
     Attributes:
         shape: (rows, ..., columns), in values.
-        kind: how its values are stored, a number of `gguf.GGMLQuantizationType`.
+        kind: how its values are stored, a value of `gguf.GGMLQuantizationType`.
         start, num_bytes: its bytes in the file.
     """
 
@@ -75,14 +75,14 @@ class HeaderTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class GgufHeader:
-    """What a GGUF file says before its tensors' bytes."""
+    """The keys and the tensor descriptions at the beginning of a GGUF file."""
 
     values: dict[str, HeaderValue]
     tensors: tuple[HeaderTensor, ...]
     alignment: int
 
     def plain(self) -> dict[str, Any]:
-        """Each key's value, text as str."""
+        """The value of each key, text as str."""
         return {
             key: entry.value.decode("utf-8", errors="replace") if entry.kind == STRING else entry.value
             for key, entry in self.values.items()
@@ -90,10 +90,10 @@ class GgufHeader:
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Read a header, and hold every count, length and place in it to the file.
+    """Read a header, and check every count, length and offset in it against the file.
 
     Raises:
-        ModelError: no GGUF file, a truncated one, or a header that the file does not bear out.
+        ModelError: not a GGUF file, a truncated file, or a header that contradicts the file.
     """
     try:
         with disk_errors(path, ModelError, action="read", remedy="copy it again"), path.open("rb") as file:
@@ -103,16 +103,16 @@ def read_header(path: Path) -> GgufHeader:
                 return _Reader(content).header()
     except _UnsoundError as error:
         raise ModelError(
-            f"{path} is no GGUF file that can be read, or it is truncated ({error}): fetch it again."
+            f"{path} can't be read as a GGUF file, or is truncated ({error}): download it again."
         ) from None
 
 
 class _UnsoundError(Exception):
-    """What is wrong with a header."""
+    """A header is invalid; the message is the reason."""
 
 
 class _Reader:
-    """A place in the file, and how many items of lists were read before it."""
+    """Reads a header: an offset in the file, and the number of list items read so far."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self.content = content
@@ -122,9 +122,9 @@ class _Reader:
     def header(self) -> GgufHeader:
         version = self.number(UINT32)
         if version & 0xFFFF == 0:
-            raise _UnsoundError("it is big-endian, which gguf-convert-endian can change")
+            raise _UnsoundError("it is big-endian: convert it with gguf-convert-endian")
         if version not in VERSIONS:
-            raise _UnsoundError(f"it is of version {version}, not of {VERSIONS[0]} or {VERSIONS[1]}")
+            raise _UnsoundError(f"it has version {version}, not {VERSIONS[0]} or {VERSIONS[1]}")
         num_tensors, num_keys = self.number(UINT64), self.number(UINT64)
         if num_tensors > MOST_TENSORS or num_keys > MOST_KEYS:
             raise _UnsoundError(f"it states {num_tensors} tensors and {num_keys} keys")
@@ -142,14 +142,14 @@ class _Reader:
             tensors=tuple(_placed(tensor, data) for tensor in stated),
             alignment=alignment,
         )
-        _require_borne_out(header, len(self.content))
+        _require_consistent(header, len(self.content))
         return header
 
     def skip(self, size: int) -> int:
-        """The place before so many bytes, which must be there."""
+        """Advance by `size` bytes, which must exist; returns the offset before them."""
         start, self.place = self.place, self.place + size
         if self.place > len(self.content):
-            raise _UnsoundError("its header ends before what it states")
+            raise _UnsoundError("its header is shorter than it states")
         return start
 
     def number(self, kind: int) -> Any:
@@ -181,7 +181,7 @@ class _Reader:
         length = self.number(UINT64)
         self.num_items += length
         if self.num_items > MOST_ITEMS:
-            raise _UnsoundError(f"its lists state {self.num_items} items and more")
+            raise _UnsoundError(f"its lists have {self.num_items} items or more")
         if kind == STRING:
             return [self.string() for _ in range(length)]
         if kind not in PACKINGS:
@@ -192,7 +192,7 @@ class _Reader:
         return [item for (item,) in PACKINGS[kind].iter_unpack(self.content[start : self.place])]
 
     def tensor(self) -> HeaderTensor:
-        """As stated: its bytes are counted from the end of the header."""
+        """A tensor as stated, with offsets from the end of the header."""
         name, num_dimensions = self.name(), self.number(UINT32)
         if num_dimensions > MOST_DIMENSIONS:
             raise _UnsoundError(f"{name!r:.80} has {num_dimensions} dimensions")
@@ -207,12 +207,12 @@ def _placed(tensor: HeaderTensor, data: int) -> HeaderTensor:
 
 
 def _num_bytes(name: str, shape: tuple[int, ...], kind: int) -> int:
-    import gguf  # noqa: PLC0415 (for GGUF files alone)
+    import gguf  # noqa: PLC0415 (only for GGUF files)
 
     try:
         block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
     except (ValueError, KeyError):
-        raise _UnsoundError(f"{name!r:.80} is stored in a way ({kind}) that is not known") from None
+        raise _UnsoundError(f"{name!r:.80} has the unknown tensor type {kind}") from None
     if not shape or 0 in shape or shape[-1] % block:
         raise _UnsoundError(f"{name!r:.80} has the shape {shape}")
     return math.prod(shape) // int(block) * int(size)
@@ -224,12 +224,12 @@ def _alignment(values: dict[str, HeaderValue]) -> int:
         return DEFAULT_ALIGNMENT
     stated = entry.value
     if entry.kind != UINT32 or not 0 < stated <= LARGEST_ALIGNMENT or stated & (stated - 1):
-        raise _UnsoundError(f"its alignment is {stated!r:.40}, no power of two up to {LARGEST_ALIGNMENT}")
+        raise _UnsoundError(f"its alignment is {stated!r:.40}, not a power of two up to {LARGEST_ALIGNMENT}")
     return int(stated)
 
 
-def _require_borne_out(header: GgufHeader, num_bytes: int) -> None:
-    """All tensors are in the file, none twice or in another's bytes; no size is above what it can hold."""
+def _require_consistent(header: GgufHeader, num_bytes: int) -> None:
+    """Check that all tensors are inside the file and do not overlap, and that no size exceeds the file."""
     if len({tensor.name for tensor in header.tensors}) < len(header.tensors):
         raise _UnsoundError("it has a tensor twice")
     end = 0
@@ -238,7 +238,7 @@ def _require_borne_out(header: GgufHeader, num_bytes: int) -> None:
             raise _UnsoundError(f"{tensor.name!r:.80} shares its bytes with another tensor")
         end = tensor.start + tensor.num_bytes
     if end > num_bytes:
-        raise _UnsoundError(f"its tensors end at {end}, and the file at {num_bytes}")
+        raise _UnsoundError(f"its tensors end at byte {end}, but the file at {num_bytes}")
     plain = header.plain()
     for name in SIZES:
         stated = plain.get(f"{plain.get(ARCHITECTURE)}.{name}")

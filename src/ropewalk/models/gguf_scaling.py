@@ -1,4 +1,4 @@
-"""What in a GGUF file says that its rotary is scaled already; transformers reads none of it."""
+"""Finds a RoPE scaling in a GGUF file; transformers does not read it from such a file."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,17 +13,17 @@ UNSCALED_KEYS = ("rope.scaling.original_context_length", "rope.scaling.finetuned
 
 
 def find_scaling(architecture: str, tensors: Iterable[str], metadata: Mapping[str, Any]) -> str | None:
-    """The first thing that scales, in words; None in a plain file.
+    """A description of the first scaling tensor or key; None in a plain file.
 
     Args:
         metadata: the file's keys and values, text as str.
     """
     for name in tensors:
         if name.endswith(SCALED_TENSORS):
-            return f"it holds {name}"
+            return f"it has {name}"
     for key, value in metadata.items():
         name = key.removeprefix(f"{architecture}.")
-        # `longrope` without its tensors is what llama.cpp's converter leaves of a Llama's factors.
+        # llama.cpp's converter writes `longrope` without its tensors when it drops a Llama's factors.
         harmless = name in UNSCALED_KEYS or (name == "rope.scaling.type" and value in ("none", "longrope"))
         if name.startswith(SCALED_KEYS) and not harmless:
             return f"{key} is {value!r:.40}"
@@ -31,10 +31,10 @@ def find_scaling(architecture: str, tensors: Iterable[str], metadata: Mapping[st
 
 
 def require_plain(path: Path) -> None:
-    """Refuse a file that would be read without its scaling, or whose header is not sound.
+    """Refuse a file that would be read without its scaling, or that has an invalid header.
 
     Raises:
-        ModelError: says what scales, or what is wrong with the header.
+        ModelError: names the scaling, or the error in the header.
     """
     header = read_header(path)
     metadata = header.plain()
@@ -42,6 +42,6 @@ def require_plain(path: Path) -> None:
     scaling = find_scaling(str(metadata.get(ARCHITECTURE)), names, metadata)
     if scaling is not None:
         raise ModelError(
-            f"{path} is scaled already ({scaling}), and transformers would not read that: name the model "
-            f"that it was made from, and its factors."
+            f"{path} has a RoPE scaling already ({scaling}), which transformers does not read from GGUF: "
+            f"name the model that it was made from, and its factors."
         )

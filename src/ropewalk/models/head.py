@@ -1,8 +1,8 @@
-"""The decoder of a causal model, and how the model makes its logits of the decoder's last hidden states.
+"""The decoder of a causal model, and how the model computes logits from the decoder's last hidden states.
 
-Families finish their logits differently (scaled in granite and cohere, capped in gemma2). So the
-output matrix is compared once with the model's own logits; where they differ, the model itself finishes
-hidden states.
+Some families change the logits after the output matrix (scaled in granite and cohere, capped in gemma2). The
+product with the output matrix is compared once with the model's own logits; if they differ, logits are
+computed by the model's own last steps.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from ropewalk.errors import EvaluationError
 
 PROBE_LENGTH = 4
-LARGE = 64.0  # a cap on logits shows where hidden states are this much larger
+LARGE = 64.0  # scale of the hidden states, which makes a cap on logits visible
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Head:
-    """From hidden states to logits.
+    """Computes logits from hidden states.
 
     Attributes:
         model: the causal model.
         decoder: its module that returns the last hidden states.
-        is_plain: whether the output matrix alone makes the logits.
-        is_certain: whether that was seen on finite numbers.
+        is_plain: whether the output matrix alone gives the logits.
+        is_certain: whether this was tested on finite numbers.
     """
 
     model: Any
@@ -43,7 +43,7 @@ class Head:
 
     @property
     def matrix(self) -> Tensor | None:
-        """The weights of a head that does nothing but multiply, where they can be used in parts, or None."""
+        """The weights of a head that is a plain product and can be used in parts; else None."""
         head: Any = self.model.get_output_embeddings() if self.is_plain else None
         bias = getattr(head, "bias", None)
         if type(head) is not nn.Linear or bias is not None or "forward" in vars(head):
@@ -73,7 +73,7 @@ def find_head(model: Any) -> Head:
             is_plain = isinstance(matrix, nn.Module) and all(
                 _equal(matrix(hidden * scale), finished(hidden * scale)) for scale in (1.0, LARGE)
             )
-            # NaN equals nothing, so this comparison is not valid for other tokens.
+            # NaN equals nothing, so this result is not valid for other tokens.
             is_certain = bool(own.isfinite().all())
             return Head(model=model, decoder=decoder, is_plain=is_plain, is_certain=is_certain)
     raise EvaluationError(
@@ -83,9 +83,9 @@ def find_head(model: Any) -> Head:
 
 
 def head_of_twin(model: Any, twin: Head) -> Head:
-    """The head of a model of the same class and configuration, except for its size, as that of the other.
+    """The head of a model that has the class and, except for its size, the configuration of another model.
 
-    It avoids a comparison that would be expensive, or impossible: fake tensors, on which memory is planned,
+    This avoids a comparison that is expensive, or impossible on fake tensors (for planning memory), which
     have no values.
     """
     assert type(model) is type(twin.model)
@@ -95,7 +95,7 @@ def head_of_twin(model: Any, twin: Head) -> Head:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """No gradients, no dropout, and the model in its own mode again afterwards."""
+    """Evaluation mode without gradients; restores the mode of the model afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -106,15 +106,15 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def _candidates(model: Any) -> list[nn.Module]:
-    """Where the decoder may be; some families' `get_decoder` returns something else."""
+    """Modules that may be the decoder; the `get_decoder` of some families returns something else."""
     found = [model.get_decoder(), model.base_model, getattr(model, "model", None)]
     return [module for module in found if isinstance(module, nn.Module) and module is not model]
 
 
 def _finished_by(model: Any, decoder: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Hidden states to logits through the model's own last steps, whatever they are.
+    """A function from hidden states to logits that runs the model's own last steps.
 
-    The model reads one token, and its decoder's answer is replaced by our hidden states on the way.
+    The model reads one token, and a hook replaces the decoder's output by the given hidden states.
     """
 
     def finish(hidden: Tensor) -> Tensor:

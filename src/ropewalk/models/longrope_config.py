@@ -1,19 +1,19 @@
-"""Factors in a `config.json`: the keys of transformers' `longrope`, in the forms of its versions 4 and 5.
+"""Factors in a `config.json`: the keys of `longrope` as transformers 4 and transformers 5 read them.
 
-Version 5 keeps one dictionary, `rope_parameters`, with theta inside, and writes nothing else. Version 4 reads
-`rope_scaling` beside a top-level `rope_theta` and a top-level `original_max_position_embeddings`; where these
-are missing it gives no warning, but rotates by theta 10000 without any factors. So both forms are written,
-and written again after every save of version 5 (`restore_keys`).
+Version 5 reads and writes one dictionary, `rope_parameters`, with theta inside. Version 4 reads
+`rope_scaling` and the top-level `rope_theta` and `original_max_position_embeddings`. If these are missing, it
+uses theta 10000 and no factors, without a warning. Ropewalk therefore writes both forms, and adds version 4's
+keys again after every save of version 5 (`restore_keys`).
 
 If both are present, version 5 prefers `rope_scaling`, and takes theta from the top level.
 
 A family whose layers rotate differently has one dictionary per layer type in `rope_parameters`. Factors
-replace that of their layer type; the others stay as they are. Of these families, version 4 knows some, and
-its `rope_scaling` is of the global layers (`GLOBAL_SCALING_IN_4`); for the rest only `rope_parameters` is
-written.
+replace the dictionary of their layer type; the others do not change. Version 4 supports some of these
+families, with a `rope_scaling` for the global layers only (`GLOBAL_SCALING_IN_4`); for the rest, only
+`rope_parameters` is written.
 
 A rotary's dictionary may also have keys that other parts of the model read (the softmax scale of DeepSeek's
-attention, the query scale of Ministral-3). These are kept (`kept_keys`), with the meaning that they had.
+attention, the query scale of Ministral-3). These keep their meaning (`kept_keys`).
 """
 
 import math
@@ -26,23 +26,23 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.scaling_config import NO_ROTATION
 from ropewalk.rope.attention_factor import longrope_attention_factor
 
-# Version 4 refuses any `rope_scaling` of these but `type` and the two lists, so it can't hold an attention
-# factor other than the one that engines compute.
+# In these families, version 4 accepts no key of `rope_scaling` but `type` and the two lists. The attention
+# factor must then be the one that engines compute.
 THREE_KEYS_IN_4 = ("phi3", "phi4_multimodal")
-# Families that read an attention factor for each of the two sets, and no other.
+# Families that read one attention factor per set (short and long), and no common one.
 MSCALE_TYPES = ("phimoe",)
-# Families with parameters per layer type of which version 4's `rope_scaling` and `rope_theta` are of the
-# global layers alone, with its name for the theta of the sliding ones.
+# Families with parameters per layer type whose `rope_scaling` and `rope_theta` in version 4 apply to the
+# global layers only, with version 4's name for the theta of the sliding layers.
 GLOBAL_SCALING_IN_4 = {
     "gemma3_text": "rope_local_base_freq",
     "gemma3n_text": "rope_local_base_freq",
     "olmo3": None,
 }
-# Families whose heads have different sizes by layer type. Version 5 checks a longrope dictionary against the
-# size that the whole configuration states, which it refuses to read of these without a further key.
+# Families with a different head size per layer type. Version 5 checks a longrope dictionary against the head
+# size of the whole configuration, and reads that in these families only if a further key is set.
 DIFFERENT_HEADS = ("gemma4_text", "gemma4_unified_text", "dots3_note", "dots3_note_text")
 DIFFERENT_HEADS_KEY = "allow_global_per_layer_attribute_access"
-# Families of which transformers' code reads no scaling at all.
+# Families whose code in transformers reads no scaling.
 WITHOUT_SCALING = ("recurrent_gemma",)
 # Version 4 has its own names for theta and the share of a head that rotates.
 OWN_NAMES_IN_4 = ("gpt_neox",)
@@ -54,12 +54,12 @@ ROTATION_KEYS = frozenset({
     "attention_factor", "short_factor", "long_factor", "short_mscale", "long_mscale", "beta_fast",
     "beta_slow", "mscale", "truncate", "low_freq_factor", "high_freq_factor", "alpha",
 })  # fmt: skip
-# DeepSeek's attention multiplies its scores by the square of YaRN's attention factor for (`factor`, this),
-# under any type but `default`.
+# DeepSeek's attention multiplies its scores by the square of YaRN's attention factor, computed from `factor`
+# and this key, for every type but `default`.
 SOFTMAX_KEY = "mscale_all_dim"
 # Ministral-3 and Mistral-4 multiply queries by 1 + this * ln(1 + floor(position / the original window)).
 QUERY_KEY = "llama_4_scaling_beta"
-# The names by which models, tokenizers and engines know the longest length.
+# The names of the longest length in models, tokenizers and engines.
 LENGTH_KEYS = (
     "max_position_embeddings", "model_max_length", "max_sequence_length", "max_seq_length", "max_seq_len",
     "seq_length", "seq_len", "n_positions", "n_ctx", "max_target_positions",
@@ -72,25 +72,25 @@ NOT_RESTORED = ("rope_theta", "rope_scaling", "rope_parameters")
 def longrope_keys(
     short: RescaleFactors, long: RescaleFactors, model_type: str = "", kept: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The keys of a `config.json` (of a multi-modal model, in its text part).
+    """The keys that state these factors in a `config.json` (for a multi-modal model, in its text part).
 
     Args:
         short: for sequences of up to `original_length` tokens.
-        long: for longer ones; its attention factor is the one that transformers multiplies both by.
-        kept: the other keys of the dictionary, or of each of several dictionaries; see `kept_keys`.
+        long: for longer sequences; transformers uses its attention factor for both sets.
+        kept: the other keys of the dictionary, or one dictionary per layer type; see `kept_keys`.
 
     Raises:
-        ModelError: no configuration can hold the factors, because they have a vector for each layer, or
+        ModelError: a configuration can't store the factors, because they have one vector per layer, or
             because the family reads no scaling.
     """
     if model_type in WITHOUT_SCALING:
         raise ModelError(
-            f"transformers reads no scaling in a configuration of {model_type}, so it can't hold factors: "
+            f"transformers reads no scaling in a configuration of {model_type}, so it can't store factors: "
             f"use them in Python."
         )
     if short.per_layer or long.per_layer:
         raise ModelError(
-            "These factors have a vector for each layer, which no configuration can hold: give one vector "
+            "These factors have one vector per layer, which no configuration can store: give one vector "
             "for all layers."
         )
     geometry = long.geometry
@@ -117,7 +117,7 @@ def longrope_keys(
 
 
 def of_layer_type(parameters: Mapping[str, Any], layer_type: str | None) -> Mapping[str, Any]:
-    """The dictionary of one layer type; the whole one for None, where all layers share a rotary."""
+    """The dictionary of one layer type; all parameters for None, where all layers share a rotary."""
     found = parameters if layer_type is None else parameters.get(layer_type)
     return found if isinstance(found, Mapping) else {}
 
@@ -136,12 +136,11 @@ def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str)
         name: the model's name in errors.
 
     Returns:
-        The keys with their values in the new dictionary; with parameters per layer type, a dictionary for
-        each, of which only that of the factors' layer type changes.
+        The keys with their values in the new dictionary. With parameters per layer type, one dictionary per
+        type, of which only that of the factors' layer type changes.
 
     Raises:
-        ModelError: a key whose meaning can't be kept, or factors for layers that have no dictionary of their
-            own.
+        ModelError: a key can't keep its meaning, or the factors are for a layer type that has no dictionary.
     """
     layer_type = factors.geometry.layer_type
     if layer_type is None:
@@ -149,7 +148,7 @@ def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str)
     if not isinstance(parameters.get(layer_type), Mapping):
         raise ModelError(
             f"These factors are for the {layer_type} layers of {name}, but its configuration has one rotary "
-            f"dictionary for all layers, which can't hold them: use the factors in Python."
+            f"dictionary for all layers, which can't store them: use the factors in Python."
         )
     return {**parameters, layer_type: _kept(parameters[layer_type], factors, name)}
 
@@ -157,7 +156,7 @@ def kept_keys(parameters: Mapping[str, Any], factors: RescaleFactors, name: str)
 def _kept(parameters: Mapping[str, Any], factors: RescaleFactors, name: str) -> dict[str, Any]:
     kept = {key: value for key, value in parameters.items() if key not in ROTATION_KEYS}
     if "partial_rotary_factor" in parameters:
-        kept["partial_rotary_factor"] = partial_rotary_factor(factors.geometry)  # its default may be another
+        kept["partial_rotary_factor"] = partial_rotary_factor(factors.geometry)  # the default may differ
     for key in kept.keys() & set(LENGTH_KEYS):
         kept[key] = factors.target_length
     if kept.get(QUERY_KEY):
@@ -176,8 +175,8 @@ def _softmax_scale(
 ) -> dict[str, Any]:
     """`mscale_all_dim` for the new dictionary's `factor`, so that attention scores are scaled as they were.
 
-    The scores are multiplied by (0.1 * mscale_all_dim * ln(factor) + 1)^2, so the product with the logarithm
-    must stay the same. A model without scaling does not multiply its scores.
+    The scores are multiplied by (0.1 * mscale_all_dim * ln(factor) + 1)^2, so mscale_all_dim * ln(factor)
+    must not change. A model without scaling does not multiply its scores.
     """
     ratio, new_ratio = parameters.get("factor") or 1.0, factors.extension_ratio
     is_scaled = (parameters.get("rope_type") or parameters.get("type") or "default") != "default"
@@ -192,7 +191,7 @@ def _softmax_scale(
         return {}
     if new_ratio <= 1:
         raise ModelError(
-            f"{name} scales its attention by {SOFTMAX_KEY}, which a configuration can hold only for factors "
+            f"{name} scales its attention by {SOFTMAX_KEY}, which a configuration can store only for factors "
             f"beyond the window of {factors.geometry.original_length} tokens, but these are for "
             f"{factors.target_length}: give factors for a longer target."
         )
@@ -204,13 +203,13 @@ def _require_same_window(parameters: Mapping[str, Any], geometry: RopeGeometry, 
     if own != geometry.original_length:
         raise ModelError(
             f"{name} scales its queries by position from a window of {own} tokens ({QUERY_KEY}), but these "
-            f"factors are for a window of {geometry.original_length}, and a configuration holds one: make "
+            f"factors are for a window of {geometry.original_length}, and a configuration has one: make "
             f"factors for {own} (--original-length)."
         )
 
 
 def with_longest(config: Mapping[str, Any], target_length: int) -> dict[str, Any]:
-    """The configuration with each of its lengths, by whatever name, set to `target_length`.
+    """The configuration with all of its lengths, under any name, set to `target_length`.
 
     Engines differ in the name that they prefer (vLLM prefers `model_max_length`). A multi-modal model has
     lengths at the top and in its text part.
@@ -226,7 +225,7 @@ def with_longest(config: Mapping[str, Any], target_length: int) -> dict[str, Any
 def in_each_part(
     config: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The configuration with a change made at its top, and in the text part of a multi-modal model."""
+    """The configuration with a change applied to its top level and, in a multi-modal one, its text part."""
     changed, place = change(config), _text_part(config)
     return changed if place is None else {**changed, place: change(config[place])}
 
@@ -234,10 +233,10 @@ def in_each_part(
 def both_forms(
     scaling: Mapping[str, Any], max_position_embeddings: int, model_type: str = ""
 ) -> dict[str, Any]:
-    """The same parameters for version 5 and for version 4.
+    """The same rotary parameters as version 5 and as version 4 read them.
 
     Args:
-        scaling: version 5's `rope_parameters`, with theta inside; of any type.
+        scaling: version 5's `rope_parameters` of any type, with theta inside.
     """
     theta, partial = scaling["rope_theta"], scaling.get("partial_rotary_factor")
     original = scaling.get("original_max_position_embeddings")
@@ -259,11 +258,11 @@ def both_forms(
 def nested_forms(
     parameters: Mapping[str, Any], layer_type: str, max_position_embeddings: int, model_type: str
 ) -> dict[str, Any]:
-    """Parameters per layer type for version 5, and for version 4 where it knows the family.
+    """Parameters per layer type for version 5, and for version 4 where it supports the family.
 
     Args:
-        parameters: version 5's `rope_parameters`, a dictionary for each layer type, with theta inside.
-        layer_type: the one that version 4's `rope_scaling` is of.
+        parameters: version 5's `rope_parameters`, one dictionary per layer type, with theta inside.
+        layer_type: the layer type that version 4's `rope_scaling` applies to.
     """
     keys: dict[str, Any] = {
         "rope_parameters": dict(parameters),
@@ -282,9 +281,9 @@ def nested_forms(
 
 
 def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole configuration as version 5 wrote it, with version 4's keys added again.
+    """A configuration that version 5 wrote, with version 4's keys added.
 
-    A family with parameters per layer type that version 4 does not know has nothing to add.
+    For a family with parameters per layer type that version 4 does not support, nothing is added.
 
     Raises:
         ModelError: it has no rotary parameters.
@@ -298,8 +297,8 @@ def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         return with_rope_part(config, nested_forms(nested, "full_attention", longest, model_type))
     if theta is None or longest is None:
         raise ModelError(
-            f"This {config.get('model_type')} configuration has no rotary parameters that transformers 4 "
-            f"could read too: name a model with a rotary position embedding."
+            f"This {config.get('model_type')} configuration has no rotary parameters to convert for "
+            f"transformers 4: name a model with a rotary position embedding."
         )
     kind = (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
     whole = {**(scaling or {}), "rope_type": kind, "rope_theta": theta}
@@ -314,19 +313,19 @@ def restore_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _typed(parameters: Any) -> Any:
-    """A nested dictionary with `type`, by which version 4 knows a scaling, beside `rope_type`."""
+    """The dictionary with `type`, version 4's name of the scaling, beside `rope_type`."""
     kind = parameters.get("rope_type", "default") if isinstance(parameters, Mapping) else "default"
     return parameters if kind == "default" else {**parameters, "type": kind}
 
 
 def rope_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a `config.json` with the rotary: the top, or the text part of a multi-modal model."""
+    """The part of a `config.json` with the rotary: the top level, or the text part of a multi-modal model."""
     place = _text_part(config)
     return config if place is None else config[place]
 
 
 def with_rope_part(config: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with `keys` instead of its own keys of the rotary."""
+    """The configuration with its rotary keys replaced by `keys`."""
     place = _text_part(config)
     part = rope_part(config)
     changed = {name: value for name, value in part.items() if name not in NOT_RESTORED} | dict(keys)
@@ -334,7 +333,7 @@ def with_rope_part(config: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[s
 
 
 def _text_part(config: Mapping[str, Any]) -> str | None:
-    """The key of a multi-modal model's text part, where transformers looks for it; None without one."""
+    """The key under which transformers finds the text part of a multi-modal model; None if there is none."""
     return next((name for name in TEXT_PARTS if isinstance(config.get(name), dict) and config[name]), None)
 
 
@@ -343,13 +342,13 @@ def _is_length(value: Any) -> bool:
 
 
 def is_computed(factors: RescaleFactors, long: RescaleFactors) -> bool:
-    """Whether the attention factor is what engines compute for the extension ratio of the long factors."""
+    """Whether engines compute this attention factor from the extension ratio of the long factors."""
     computed = longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
     return abs(factors.attention_factor - computed) <= TOLERANCE * computed
 
 
 def partial_rotary_factor(geometry: RopeGeometry) -> float:
-    """A share of which `int(head_dim * share)` is exactly `exponent_dim`."""
+    """A fraction for which `int(head_dim * fraction)` is exactly `exponent_dim`."""
     share = geometry.exponent_dim / geometry.head_dim
     if int(geometry.head_dim * share) < geometry.exponent_dim:
         share = math.nextafter(share, 1.0)

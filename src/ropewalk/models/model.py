@@ -1,4 +1,4 @@
-"""Model: a causal language model that owns its rotary embedding; load_model makes one of a name."""
+"""Model: a causal language model that owns its rotary embedding; `load_model` loads one by name."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -34,17 +34,18 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 class Model:
-    """A causal language model that owns its rotary embedding, its tokenizer, and what records say about it.
+    """A causal language model with its rotary embedding, its tokenizer, and its description for records.
 
-    Factors get into it by `using`, `install` and `uninstall` only. What they need is learnt once, when it is
-    first needed: the rotary and its layout, the decoder and the head, and the places of sliding windows.
+    Factors are installed by `using` and `install`, and removed by `uninstall`. The model is inspected once,
+    on first use, for the rotary and its layout, the decoder and the head, and the attributes of sliding
+    windows.
 
-    In families with one rotary for all kinds of layer, factors apply to every layer that reads it, sliding
-    layers too, as every engine computes it; a sliding layer keeps its window unless `full_attention`.
+    In families with one rotary for all kinds of layer, factors apply to every layer that reads it, including
+    sliding layers, as in every engine; a sliding layer keeps its window unless `full_attention` is set.
 
     Attributes:
-        model, tokenizer: transformers' own objects; the tokenizer is None where none was given.
-        name, revision: as given, and the hub's commit (None for local files).
+        model, tokenizer: the objects of transformers; the tokenizer is None if none was given.
+        name, revision: the given name, and the hub's commit (None for local files).
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Model:
         original_length: int | None = None,
         full_attention: bool = False,
     ) -> None:
-        """Of a transformers model that has none yet; see `load_model` and `wrap`."""
+        """For a transformers model without a state; use `load_model` or `wrap` instead."""
         config = model.config
         name = name or getattr(config, "name_or_path", "") or config.model_type
         state = ModelState(
@@ -82,13 +83,13 @@ class Model:
     def wrap(
         cls, model: Any, *, original_length: int | None = None, full_attention: bool | None = None
     ) -> "Model":
-        """The `Model` of a transformers model in memory. What is learnt and installed stays with the latter.
+        """The `Model` of a transformers model in memory; several share what is known and installed.
 
         Args:
             model: any transformers causal model, or a `Model`.
             original_length: L in tokens, where the model's configuration states it wrongly.
-            full_attention: installing lifts sliding windows that are shorter than the target. None, for
-                either, keeps what was given before; other values uninstall what is installed.
+            full_attention: whether `install` lifts sliding windows that are shorter than the target. For this
+                and for `original_length`, None keeps the earlier value; another value uninstalls the factors.
         """
         if isinstance(model, Model):
             found, state = model, model._state
@@ -115,24 +116,24 @@ class Model:
     # ------------------------------------------------------------ factors
 
     def install(self, factors: RescaleFactors | Installable) -> None:
-        """Rotate by these factors until `uninstall`; other factors take the place of earlier ones.
+        """Rotate by these factors until `uninstall`; replaces factors that are installed.
 
         Raises:
-            FactorsError: they were made for another geometry.
-            ModelError: the family can't be extended, or every layer slides over a window that is shorter than
-                the target and `full_attention` is off. Earlier factors then stay.
+            FactorsError: the factors were made for another geometry.
+            ModelError: the family can't be extended, or every layer has a sliding window shorter than the
+                target and `full_attention` is off. Factors that were installed before then stay installed.
         """
         installed = OneSet(factors) if isinstance(factors, RescaleFactors) else factors
         self._state.require_suitable(self.model, installed)
         self._state.switch(self, installed)
 
     def uninstall(self) -> None:
-        """Leave the base model, the same bits; without installed factors, nothing happens."""
+        """Restore the base model bit for bit; does nothing without installed factors."""
         self._state.switch(self, None)
 
     @contextmanager
     def using(self, factors: RescaleFactors | Installable | None) -> Iterator[None]:
-        """`install` for the length of a `with`, then what was installed before; None changes nothing."""
+        """Install inside the `with`, then restore what was installed before; None changes nothing."""
         if factors is None:
             yield
             return
@@ -145,12 +146,12 @@ class Model:
 
     @property
     def installed(self) -> Installable | None:
-        """What the model rotates by now; None for its own rotary."""
+        """What is installed now; None for the base model."""
         return self._state.installed
 
     @property
     def factors(self) -> RescaleFactors | None:
-        """The installed factors, of several sets those of the longest; None for the base model."""
+        """The installed factors, for a factor set those of its longest entry; None for the base model."""
         installed = self.installed
         return None if installed is None else installed.factors
 
@@ -163,11 +164,11 @@ class Model:
         """Inside the `with`, configurations are those of the base model, whatever is installed."""
         return self._state.base_config()
 
-    # ------------------------------------------------------------ what is known of the model
+    # ------------------------------------------------------------ description
 
     @property
     def description(self) -> RopeDescription:
-        """Its geometry, and the scaling that it has."""
+        """The geometry of the model, and its own scaling."""
         return self._state.description(self.model)
 
     @property
@@ -194,7 +195,7 @@ class Model:
         """The hook on the rotary, with the layout of cos and sin.
 
         Raises:
-            ModelError: the family can't be extended, or does not rotate as its configuration states.
+            ModelError: the family can't be extended, or its rotation differs from its configuration.
         """
         return self._state.rotary(self.model).hook
 
@@ -205,7 +206,7 @@ class Model:
 
     @property
     def head(self) -> Head:
-        """The decoder, and how logits are made of its last hidden states.
+        """The decoder, and how logits are computed from its last hidden states.
 
         Raises:
             EvaluationError: no decoder's hidden states give the model's own logits.
@@ -224,17 +225,17 @@ class Model:
         return self.head.decoder
 
     def share_head_of(self, twin: "Model") -> None:
-        """Take the head as found in a smaller model of the same class, instead of looking for it."""
+        """Use the head that was found in a smaller model of the same class, instead of searching for it."""
         head = head_of_twin(self.model, twin.head)
         self._state.head = head.decoder, head.is_plain
 
     @property
     def rotates_by_length(self) -> bool:
-        """Whether the model rotates otherwise in longer texts, by a rule of its own."""
+        """Whether the model has its own rule that changes the rotation in longer texts."""
         return self.installed is None and self._state.has_length_rule(self.model)
 
     def warn_if_other_weights(self, factors: RescaleFactors, source: str = "these factors") -> None:
-        """Warn, naming both models, where factors were made on other weights of the same geometry."""
+        """Warn if factors were made on other weights of the same geometry; the warning names both models."""
         warn_if_other_weights(factors, source, model=self.name, weights_sha256=self.weights_sha256)
 
 
@@ -252,19 +253,19 @@ def load_model(
     """Load a model from a folder, the hub, a `.gguf` file, or `scale-model`, ready to be evaluated.
 
     Weights are read from safetensors or GGUF; pickles are refused, because reading one runs its code. The
-    configuration is looked at before any weight, so that a model that can't be extended costs nothing.
+    configuration is checked first, so that a model that can't be extended is refused before its weights load.
 
     Args:
-        device: as torch names it, or `auto` for an accelerator where there is one.
+        device: as torch names it, or `auto` for an accelerator if there is one, else the CPU.
         dtype: float32, bfloat16, float16, or `auto` for the checkpoint's own.
         attn_implementation: as transformers names it.
         revision: branch, tag or commit on the hub.
         original_length: L in tokens, where the configuration states a wrong window.
-        full_attention: installing factors lifts sliding windows that are shorter than the target.
+        full_attention: whether installed factors lift sliding windows that are shorter than the target.
 
     Raises:
-        ModelError: not found, not reachable, not a causal model, no rotary embedding that can be rescaled,
-            or weights that can't be read.
+        ModelError: the model is not found, the hub is not reachable, it is not a causal model, it has no
+            rotary embedding that can be rescaled, or its weights can't be read.
     """
     name = str(name)
     torch_device, torch_dtype = _device(device), _dtype(dtype)
@@ -296,7 +297,7 @@ def load_model(
         description=description,
         full_attention=full_attention,
     )
-    loaded.weights_sha256 = hash_weights(model)  # before anything can change them
+    loaded.weights_sha256 = hash_weights(model)  # before factors or training change the model
     loaded.where |= {"device": str(torch_device), "attn_implementation": attn_implementation}  # as given
     return loaded
 

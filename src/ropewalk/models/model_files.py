@@ -36,7 +36,7 @@ def describe_model(
     trust_remote_code: bool = False,
     original_length: int | None = None,
 ) -> RopeDescription:
-    """The description of a model's positions, as `load_model` has it, from its configuration alone.
+    """The description of a model's rotary, as in `load_model`, from its configuration alone.
 
     Raises:
         ModelError: as `load_model`.
@@ -46,7 +46,7 @@ def describe_model(
 
 
 def read_config(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """A model's configuration, as transformers has it.
+    """A model's configuration, as transformers reads it.
 
     Raises:
         ModelError: as `load_model`.
@@ -56,15 +56,15 @@ def read_config(name: str | Path, *, revision: str | None = None, trust_remote_c
 
 
 def where_from(name: str) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is called with: a local path or a hub name, and a GGUF's file name.
+    """The arguments of `from_pretrained`: a local path or a hub name, and the file name of a GGUF file.
 
     Raises:
-        ModelError: neither a model's folder or file, nor what a hub name looks like.
+        ModelError: neither a model's folder or file, nor a valid hub name.
     """
     if name == SCALE_MODEL:
         return str(scale_model_path()), {}
     if not name:
-        raise ModelError(f"A model with an empty name does not exist: name {NAMES}.")
+        raise ModelError(f"The model's name is empty: name {NAMES}.")
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
@@ -85,7 +85,7 @@ def where_from(name: str) -> tuple[str, dict[str, Any]]:
 def read_config_at(
     name: str, path: str, options: dict[str, Any], commit: str | None, trust_remote_code: bool
 ) -> Any:
-    """transformers' configuration, which chooses no code."""
+    """transformers' configuration, without the choices of code that `untrusted_config` removes."""
     options = {**options, **revision_option(path, commit)}
     with one_line_errors(name, on_hub=not is_local(path)):
         config = None if "gguf_file" in options else _older_config(path, commit, name)
@@ -97,7 +97,7 @@ def read_config_at(
 
 
 def _older_config(path: str, commit: str | None, name: str) -> Any:
-    """A configuration in names that transformers no longer reads, under today's; None for any other."""
+    """A configuration with key names that transformers no longer reads, renamed; None for any other."""
     read, _ = PreTrainedConfig.get_config_dict(path, **revision_option(path, commit))
     require_countable(read, name)
     todays = with_todays_names(read)
@@ -107,7 +107,7 @@ def _older_config(path: str, commit: str | None, name: str) -> Any:
 
 
 def find_commit(path: str, revision: str | None) -> str | None:
-    """The hub's commit that a revision is now, so that all files are of one; None for local files."""
+    """The hub's commit of a revision, so that all files come from one commit; None for local files."""
     if is_local(path):
         return None
     found = resolve_revision(path, revision)
@@ -116,7 +116,7 @@ def find_commit(path: str, revision: str | None) -> str | None:
 
 
 def revision_option(path: str, commit: str | None) -> dict[str, str | None]:
-    """The argument `revision` of transformers' functions, so that every file is of one commit."""
+    """The argument `revision` of transformers' functions, so that all files come from one commit."""
     return {} if is_local(path) else {"revision": commit}
 
 
@@ -137,7 +137,7 @@ def _require_causal(config: Any, name: str, trust_remote_code: bool) -> None:
 
 
 def _no_config(name: str, adapter: Path) -> str:
-    """What to name instead of a folder without a configuration."""
+    """The message for a folder without a configuration; for an adapter, it names the base."""
     if not adapter.is_file():
         return f"{name} has no config.json: name a folder that transformers can load."
     try:
@@ -153,11 +153,11 @@ def _no_config(name: str, adapter: Path) -> str:
 def require_readable_weights(
     name: str, path: str, options: dict[str, Any], commit: str | None, config: Any, num_layers: int
 ) -> None:
-    """Look at the names and the headers of the files that transformers will read, before it does."""
+    """Check the names and the headers of the weight files that transformers will read."""
     if is_local(path) and (Path(path) / ADAPTER_CONFIG).is_file():
         raise ModelError(
-            f"{name} has an {ADAPTER_CONFIG} beside it, and where peft is installed transformers would put "
-            f"that adapter into the model: move the adapter to a folder of its own, or merge it."
+            f"{name} has an {ADAPTER_CONFIG} beside it, and with peft installed, transformers would load "
+            f"that adapter too: move the adapter to another folder, or merge it."
         )
     if "gguf_file" in options:
         return
@@ -166,7 +166,7 @@ def require_readable_weights(
         files = weight_files(folder, name)
         require_plain_weights(files, name, config)
     num_stored = sum(len(stored_dtypes(file, name)) for file in files)
-    if num_layers > num_stored:  # before so many are built
+    if num_layers > num_stored:  # before all these layers are built
         raise ModelError(
             f"{name} lacks most of its weights ({num_stored} tensors for {num_layers} layers): its files are "
             f"incomplete."
@@ -174,7 +174,7 @@ def require_readable_weights(
 
 
 def _fetch_weights(name: str, path: str, commit: str | None) -> Path:
-    """The snapshot of a model on the hub, with the weights that transformers will read."""
+    """Download the weights that transformers will read from the hub; returns the snapshot's folder."""
     quietly = {
         "_raise_exceptions_for_missing_entries": False,
         "_raise_exceptions_for_connection_errors": False,
@@ -196,7 +196,7 @@ def _fetch_weights(name: str, path: str, commit: str | None) -> Path:
 
 
 def require_complete(report: dict[str, Any], name: str) -> None:
-    """Refuse missing weights, which transformers fills with random numbers."""
+    """Refuse a model with missing weights, which transformers fills with random numbers."""
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""What is learnt of a transformers model once, and what is installed in it now."""
+"""The state that Ropewalk keeps for a transformers model: what is known about it, and what is installed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +32,9 @@ class ModelState:
     parts of the model, not to the model, so that the memory of a base model is freed with its last reference.
 
     Attributes:
-        name: how errors call the model.
+        name: the model's name in errors.
         full_attention: whether sliding windows are lifted while factors are installed.
-        head: the decoder, and whether the output matrix alone makes the logits; None until it is found.
+        head: the decoder, and whether the output matrix alone gives the logits; None until it is found.
         attached: the hooks and attributes of what is installed; empty for the base model.
     """
 
@@ -46,7 +46,7 @@ class ModelState:
         original_length: int | None = None,
         full_attention: bool = False,
     ) -> None:
-        """`description`: None reads it from the model, with `original_length` in the place of its window."""
+        """None as `description` reads it from the model, with `original_length` instead of its window."""
         self.name = name
         self.full_attention = full_attention
         self.head: tuple[nn.Module, bool] | None = None
@@ -57,7 +57,7 @@ class ModelState:
         self._rope_types: list[str] | None = None
 
     def description(self, model: Any) -> RopeDescription:
-        """What the configuration of the model states about positions."""
+        """The geometry and the scaling that the model's configuration states."""
         if self._description is None:
             self._description = read_description(
                 model.config, original_length=self._original_length, name=self.name
@@ -65,37 +65,37 @@ class ModelState:
         return self._description
 
     def original_length(self, model: Any) -> int:
-        """The window that the model was trained on, in tokens: as given, or as configured."""
+        """The window that the model was trained on, in tokens: the given one, or else the configuration's."""
         return self._original_length or self.description(model).geometry.original_length
 
     def rotary(self, model: Any) -> "LearntRotary":
-        """What installing needs, learnt when it is first needed.
+        """The rotary as `install` needs it; computed once, on first use.
 
         Raises:
-            ModelError: the family can't be extended, or does not rotate as its configuration states.
+            ModelError: the family can't be extended, or its rotation differs from its configuration.
         """
         if self._rotary is None:
             self._rotary = LearntRotary.of(model, self.name, self.description(model), self.full_attention)
         return self._rotary
 
     def has_length_rule(self, model: Any) -> bool:
-        """Whether a rotary has a rule that rotates otherwise in longer texts."""
+        """Whether a rotary has a rule that changes the rotation in longer texts."""
         if self._rope_types is None:
             self._rope_types = [kind for part in model.modules() for kind in _rope_types(part)]
         return any(rope_type in LENGTH_DEPENDENT for rope_type in self._rope_types)
 
     @property
     def installed(self) -> Installable | None:
-        """What the model rotates by now; None for its own rotary."""
+        """What is installed now; None for the base model."""
         return self._rotary.hook.installed if self._rotary is not None and self.attached else None
 
     def require_suitable(self, model: Any, installed: Installable) -> None:
-        """Refuse what can't be installed, before anything changes.
+        """Check that this can be installed, before anything changes.
 
         Raises:
-            FactorsError: factors of another geometry.
-            ModelError: every layer slides over a window shorter than the target, or factors are per layer and
-                the layers are not found.
+            FactorsError: the factors have another geometry.
+            ModelError: every layer has a sliding window shorter than the target, or the factors are per layer
+                and the layers are not found.
         """
         description, rotary = self.description(model), self.rotary(model)
         target = installed.factors.target_length
@@ -104,12 +104,12 @@ class ModelState:
             description.require_long_attention(target, self.name)
         if installed.per_layer and rotary.is_shared and rotary.decoder_layers is None:
             raise ModelError(
-                f"No list of {description.geometry.num_layers} layers is beside the rotary of "
-                f"{self.name}: give one vector of factors for all layers."
+                f"{self.name} has no list of {description.geometry.num_layers} layers beside its rotary: "
+                f"give one vector of factors for all layers."
             )
 
     def switch(self, owner: "Model", installed: Installable | None) -> None:
-        """Install in the place of what is installed now; None leaves the base model."""
+        """Replace what is installed; None restores the base model."""
         before = self.installed
         if _is_one_set(before) and _is_one_set(installed) and before.per_layer == installed.per_layer:
             self.rotary(owner.model).hook.set(installed)
@@ -151,7 +151,7 @@ class ModelState:
         self.attached.extend(installed.attach(owner))
 
     def _detach(self) -> None:
-        """The last first, so that an attribute that was replaced twice is as it was."""
+        """Remove in reverse order, so that an attribute that was replaced twice gets its first value."""
         while self.attached:
             self.attached.pop().remove()
         if self._rotary is not None:
@@ -160,11 +160,11 @@ class ModelState:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LearntRotary:
-    """What installing factors needs to know of a model.
+    """What `install` needs to know about a model.
 
     Attributes:
         hook: replaces what the rotary returns.
-        decoder_layers: the list of layers beside their only rotary, or None if there is no such list.
+        decoder_layers: the list of layers beside the rotary that they share, or None if there is none.
         windows: (owner, attribute) of every window that is lifted.
         cache_droppers: paths of the modules with Phi's rule of generation.
     """
@@ -176,10 +176,10 @@ class LearntRotary:
 
     @classmethod
     def of(cls, model: Any, name: str, description: RopeDescription, full_attention: bool) -> "LearntRotary":
-        """Learn it from the base model.
+        """Inspect the base model.
 
         Raises:
-            ModelError: the family can't be extended, or does not rotate as its configuration states.
+            ModelError: the family can't be extended, or its rotation differs from its configuration.
         """
         geometry = description.geometry
         calls = find_rotary(model, name, geometry.layer_type, geometry.rope_theta)
@@ -200,7 +200,7 @@ class LearntRotary:
 
 
 def _rope_types(module: Any) -> list[Any]:
-    """The types of scaling of a rotary, of which some have one for each type of layer; else none."""
+    """The scaling types of a rotary (one per layer type in some families); empty for other modules."""
     rope_type = getattr(module, "rope_type", None)
     return list(rope_type.values()) if isinstance(rope_type, dict) else [rope_type]
 

@@ -1,4 +1,4 @@
-"""An attribute that is replaced on an object for a time, and then exactly as it was."""
+"""Replaces an attribute of an object temporarily, and restores it exactly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class ReplacedAttribute:
-    """Replaces an attribute when it is made, until `remove`, as torch's handles of hooks.
+    """Replaces an attribute from construction until `remove`, like the handles of torch's hooks.
 
-    An attribute that the object has from its class is deleted from the object again.
+    If the original attribute belongs to the class, `remove` deletes the attribute from the object.
     """
 
     def __init__(self, owner: Any, name: str, value: Any) -> None:
@@ -18,7 +18,7 @@ class ReplacedAttribute:
         self.replace()
 
     def replace(self) -> None:
-        """Set the value, and remember the earlier one."""
+        """Set the value, and store the earlier one."""
         self._was_set = self._name in vars(self.owner)
         self._earlier = vars(self.owner).get(self._name)
         setattr(self.owner, self._name, self._value)

@@ -1,8 +1,8 @@
-"""A transformers configuration to the geometry of its rotary, and the scaling that it already carries.
+"""Reads the geometry of a model's rotary, and its own scaling, from a transformers configuration.
 
-The only reader of other projects' names. Both forms are read: transformers 5 keeps one dictionary,
-`rope_parameters`, with theta inside; transformers 4 has `rope_scaling` beside a top-level `rope_theta`.
-What is read is compared with the rotary that transformers builds from the same configuration.
+Both forms are read: transformers 5 has one dictionary, `rope_parameters`, with theta inside; transformers 4
+has `rope_scaling` beside a top-level `rope_theta`. The description is compared with the rotary that
+transformers builds from the same configuration.
 """
 
 import copy
@@ -27,11 +27,11 @@ from ropewalk.models.scaling_config import num_still_pairs, read_own_scaling
 
 # Model types that can't be extended, with the reason.
 NOT_SUPPORTED = {
-    "gptj": "each attention layer rotates by a table of its own, and not by a rotary module",
-    "codegen": "each attention layer rotates by a table of its own, and not by a rotary module",
-    "roformer": "its rotation is a table of weights, and not a rotary module",
-    "bloom": "it has ALiBi, no rotary position embedding",
-    "mpt": "it has ALiBi, no rotary position embedding",
+    "gptj": "each attention layer has its own table of angles instead of a rotary module",
+    "codegen": "each attention layer has its own table of angles instead of a rotary module",
+    "roformer": "it rotates by a table of weights instead of a rotary module",
+    "bloom": "it has ALiBi instead of a rotary position embedding",
+    "mpt": "it has ALiBi instead of a rotary position embedding",
     "blt": (
         "it reads bytes in patches, by four transformers (patcher, encoder, global, decoder) that each have "
         "a window and a rotary"
@@ -40,28 +40,28 @@ NOT_SUPPORTED = {
     "gemma4_unified_assistant": "it drafts for another model, and reads that model's keys and values",
 }
 SWITCHES_NOWHERE = (
-    "Its configuration has long factors, but the model that transformers builds of it rotates by the short "
-    "ones at every length."
+    "Its configuration has long factors, but its model in transformers rotates by the short factors at every "
+    "length."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeDescription:
-    """What a model's configuration says about position.
+    """The geometry, the scaling and the windows that a model's configuration states.
 
     Attributes:
         geometry: the plain rotary, before any scaling.
-        own: the scaling that the model carries at its longest length, or None.
-        own_short: what it rotates by up to the window that its scaling starts from, where that differs:
-            the second set of longrope, factors of 1 under `dynamic`.
-        own_problem: why a scaling that it carries can't be written as factors, or None.
-        sliding_window: tokens that its sliding (or chunked) layers see, None where every layer sees all.
-        num_sliding_layers: how many layers those are.
-        num_attention_layers: how many layers have attention.
-        num_rotary_layers: how many layers factors change; others have no positions (NoPE), no attention, or a
-            rotation of their own.
-        own_reach: tokens that the model reads as it is, with its own scaling; at least the trained window.
-        window_notes: a sentence for everything about its window that is not what it seems.
+        own: the model's own scaling at its longest length, as factors; None for no scaling.
+        own_short: its factors up to the window that its scaling starts from, if they differ from `own`: the
+            short set of longrope, factors of 1 for `dynamic`.
+        own_problem: why its own scaling can't be written as factors, or None.
+        sliding_window: tokens that its sliding (or chunked) layers see, None if every layer sees all tokens.
+        num_sliding_layers: the number of these layers.
+        num_attention_layers: the number of layers with attention.
+        num_rotary_layers: the number of layers that factors change; others have no positions (NoPE), no
+            attention, or another rotary.
+        own_reach: tokens that the base model reads, with its own scaling; at least the trained window.
+        window_notes: one sentence for each stated length that is likely to mislead.
     """
 
     geometry: RopeGeometry
@@ -78,47 +78,47 @@ class RopeDescription:
 
     @property
     def layer_type(self) -> str | None:
-        """The layers that factors are for, as the configuration names them; None for every layer."""
+        """The layer type that factors are for, as the configuration names it; None for all layers."""
         return self.geometry.layer_type
 
     @property
     def all_layers_slide(self) -> bool:
-        """Whether every attention layer sees only a window, so that none reads a longer context whole."""
+        """Whether every attention layer has a sliding window, so that none sees a longer context."""
         return self.sliding_window is not None and self.num_sliding_layers >= self.num_attention_layers
 
     @property
     def own_type(self) -> str:
-        """The type of the scaling that it carries, `default` without any."""
+        """The type of the model's own scaling, `default` for none."""
         return "default" if self.own is None else str(self.own.provenance.strategy).removeprefix("own ")
 
     @property
     def has_own_scaling(self) -> bool:
-        """Whether the model has a scaling of its own, be it one that factors can describe or not."""
+        """Whether the model has its own scaling, even one that can't be written as factors."""
         return self.own is not None or self.own_problem is not None
 
     def own_under(self, base: Base) -> RescaleFactors | None:
-        """What new factors are multiplied onto: nothing, or under `as-is` the scaling that the model carries.
+        """The factors that new ones are multiplied with: None for `native`, the model's own for `as-is`.
 
         Raises:
-            SettingError: neither `native` nor `as-is`.
-            ModelError: `as-is`, and that scaling can't be written as factors.
+            SettingError: the base is neither `native` nor `as-is`.
+            ModelError: the base is `as-is`, and the model's own scaling can't be written as factors.
         """
         if base not in ("native", "as-is"):
             raise SettingError(f"The base is {base!r}, but must be `native` or `as-is`.")
         if base == "native":
             return None
         if self.own_problem is not None:
-            raise ModelError(f"The base `as-is` can't be had: {self.own_problem}; say --base native.")
+            raise ModelError(f"The base `as-is` is not possible: {self.own_problem}; give --base native.")
         return self.own
 
     def require_long_attention(self, target_length: int, name: str) -> None:
-        """Refuse a target that no layer sees whole, because every attention layer has a shorter window.
+        """Refuse a target that no layer sees, because every attention layer has a shorter window.
 
-        Sliding layers beside global ones keep their windows: they are short by design.
+        Sliding layers of a model that also has global layers keep their windows.
 
         Args:
             target_length: tokens.
-            name: how the error calls the model.
+            name: the model's name in the error.
 
         Raises:
             ModelError: says how to lift the windows.
@@ -133,10 +133,10 @@ class RopeDescription:
         )
 
     def original_factors(self) -> RescaleFactors:
-        """What the model turns by within its window: its own (short) scaling, or none.
+        """The factors of the base model within its window: its own (short) scaling, or factors of 1.
 
         Raises:
-            ModelError: a scaling that can't be written as factors.
+            ModelError: its own scaling can't be written as factors.
         """
         if self.own_problem is not None:
             raise ModelError(f"The model's own RoPE can't be kept for short inputs: {self.own_problem}.")
@@ -150,16 +150,16 @@ class RopeDescription:
 
 
 def describe(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:
-    """Read any causal model's configuration, and compare it with the rotary that is built from it.
+    """Read the configuration of a causal model, and compare it with the rotary of transformers.
 
     Args:
-        config: a transformers configuration; of a multi-modal one, its text part is read.
+        config: a transformers configuration; for a multi-modal model, its text part is read.
         original_length: L in tokens, where the configuration states it wrongly.
-        name: how errors call the model; its type by default.
+        name: the model's name in errors; its type by default.
 
     Raises:
         ModelError: the family has no rotary, or one that a single vector of factors can't describe; or the
-            configuration is broken, or states something else than what the model rotates by.
+            configuration is invalid, or does not state how the model rotates.
     """
     description = read_description(config, original_length=original_length, name=name)
     text, name = _text_part(config, name)
@@ -176,7 +176,7 @@ def describe(config: Any, *, original_length: int | None = None, name: str = "")
 
 
 def read_description(config: Any, *, original_length: int | None = None, name: str = "") -> RopeDescription:
-    """As `describe`, without a look at the rotary: for a caller who has the model, and looks at its own.
+    """As `describe`, without the comparison, for a caller who compares with the rotary of a loaded model.
 
     Raises:
         ModelError: as `describe`.
@@ -188,27 +188,27 @@ def read_description(config: Any, *, original_length: int | None = None, name: s
 def factors_from_config(
     config: Mapping[str, Any], *, original_length: int | None = None, name: str = "config.json"
 ) -> RescaleFactors:
-    """The scaling in a `config.json`, as factors; of longrope, the long ones.
+    """The scaling in a `config.json`, as factors; for longrope, the long factors.
 
-    A model type that transformers knows is read as transformers reads it. Any other is read from the
-    dictionary itself, with the fields that such models share.
+    For a model type that transformers supports, its configuration class reads the values. For any other type,
+    they are read from the dictionary by the usual key names.
 
     Args:
         original_length: L in tokens, where the configuration states it wrongly.
 
     Raises:
-        ModelError: as `describe`, or nothing is scaled there.
+        ModelError: as `describe`, or there is no scaling.
     """
     require_countable(config, name)
     if not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{name} is no model configuration: it names no `model_type`.")
+        raise ModelError(f"{name} has no `model_type`, so it is not a model's config.json: name one.")
     text = config.get("text_config")
     if config["model_type"] not in CONFIG_MAPPING and isinstance(text, dict):
-        config = text  # of a multi-modal model: transformers may know the part that reads text
+        config = text  # of a multi-modal model: transformers may support the text part alone
     config, model_type = with_todays_names(config), str(config.get("model_type"))
     if model_type in CONFIG_MAPPING:
         with read_by_transformers(name), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the older form is deprecated, and read here
+            warnings.simplefilter("ignore", FutureWarning)  # the older form is deprecated, but supported here
             read = CONFIG_MAPPING[model_type].from_dict(copy.deepcopy(config))
         description = describe(read, original_length=original_length, name=name)
     else:
@@ -216,13 +216,13 @@ def factors_from_config(
         _require_one_position(fields)
         description = _read(fields, original_length)
     if description.own is None:
-        reason = description.own_problem or "its rotary is plain, so there are no factors to convert"
-        raise ModelError(f"{name} holds no factors: {reason}.")
+        reason = description.own_problem or "its rotary has no scaling, so there are no factors to convert"
+        raise ModelError(f"{name} has no factors: {reason}.")
     return description.own
 
 
 def with_todays_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`su` is what the first Phi-3 configurations call longrope, and transformers no longer reads."""
+    """Rename `su`, longrope in the first Phi-3 configurations, which transformers no longer reads."""
     scaling = config.get("rope_scaling")
     if not isinstance(scaling, dict) or "su" not in (scaling.get("type"), scaling.get("rope_type")):
         return dict(config)
@@ -230,16 +230,16 @@ def with_todays_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shared_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What models of a type that transformers does not know name alike, under transformers' names."""
+    """The usual keys of model types that transformers does not support, under transformers' names."""
     fields = dict(config)
-    # Multi-head latent attention rotates a part of each head that has a size of its own.
+    # Multi-head latent attention rotates a part of each head, whose size has its own key.
     fields["head_dim"] = fields.get("qk_rope_head_dim") or fields.get("head_dim")
     fields.setdefault("partial_rotary_factor", fields.get("rotary_pct"))
     return fields
 
 
 def _text_part(config: Any, name: str) -> tuple[Any, str]:
-    """The configuration of the part that reads text, and how errors call the model."""
+    """The configuration of the text part, and the model's name in errors."""
     with read_by_transformers(name or "The model"):
         text = config.get_text_config(decoder=True)
         name = name or str(text.model_type) or "this model"
@@ -253,7 +253,7 @@ def _read(fields: Fields, original_length: int | None) -> RopeDescription:
     if model_type in NOT_SUPPORTED:
         raise fields.refuse(NOT_SUPPORTED[model_type])
     if fields.get("alibi"):
-        raise fields.refuse("it has ALiBi, no rotary position embedding")
+        raise fields.refuse("it has ALiBi instead of a rotary position embedding")
     rotary = read_rope_parameters(fields)
     parameters, layers = rotary.values, rotary.layers
     stated = stated_window(fields, parameters, original_length)
@@ -287,11 +287,11 @@ def _read(fields: Fields, original_length: int | None) -> RopeDescription:
 
 
 def _require_one_position(fields: Fields) -> None:
-    """Of a model that can't be built: whether its tokens have several positions is all that can be said."""
+    """Refuse several positions per token, for a model that can't be built and compared."""
     given = rope_dictionary(fields)
     if given.get("mrope_section") or "mrope" in (given.get("rope_type"), given.get("type")):
         raise fields.refuse(
-            "its pairs are split between time, height and width (mrope), and only one position a token is "
+            "its pairs are split between time, height and width (mrope), and only one position per token is "
             "searched"
         )
 
@@ -325,7 +325,7 @@ def _geometry(rotary: RopeParameters, original_length: int, num_layers: int) -> 
 def _own_scaling(
     stated: StatedWindow, parameters: Fields, geometry: RopeGeometry
 ) -> tuple[RescaleFactors | None, RescaleFactors | None, str | None]:
-    """(own, own_short, own_problem): what the model computes, so from the window that it states itself."""
+    """(own, own_short, own_problem), for the window that the configuration states, as in the model."""
     if stated.rope_type == "default":
         return None, None, None
     window = dataclasses.replace(geometry, original_length=stated.scaled_from or geometry.original_length)

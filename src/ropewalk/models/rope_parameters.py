@@ -1,6 +1,6 @@
-"""The rotary parameters of a configuration, as one flat dictionary, and the layers that they are of.
+"""The rotary parameters of a configuration, as one flat dictionary, and the layers that they apply to.
 
-transformers 5 keeps `rope_parameters`, with theta inside; transformers 4 has `rope_scaling` beside a
+transformers 5 has `rope_parameters`, with theta inside; transformers 4 has `rope_scaling` beside a
 top-level `rope_theta`. A family whose layers rotate differently has one dictionary per layer type (Gemma 3:
 `full_attention` and `sliding_attention`). Factors are for one of them: the layer type whose attention is
 global. The others keep their own rotation.
@@ -15,25 +15,26 @@ from ropewalk.models.attention_layers import AttentionLayers, layer_kinds, read_
 from ropewalk.models.config_fields import Fields
 from ropewalk.models.scaling_config import SCALING_TYPES, STATIC_NTK
 
-# The frequencies' exponents are divided by the whole head, and only the first pairs rotate.
+# The types that divide the exponents of the frequencies by the size of the whole head; only the first pairs
+# rotate.
 PROPORTIONAL = "proportional"
-# Families that name their dictionaries otherwise than `layer_types` names their layers: kind to name, and the
-# name of all other kinds.
+# Families whose dictionaries have other names than the kinds in `layer_types`: kind to name, and the name for
+# all other kinds.
 OWN_NAMES = {"deepseek_v4": ({"sliding_attention": "main"}, "compress")}
-# Granite's list of a theta per layer, 0 for a layer that does not rotate.
+# Granite's list with one theta per layer, 0 for a layer that does not rotate.
 THETA_LIST = "layer_rope_theta"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeParameters:
-    """One rotary of a configuration.
+    """The parameters of one rotary.
 
     Attributes:
         values: transformers' keys, with at least `rope_type` and `rope_theta`.
-        layer_type: the layer type that they are of, as the configuration names it; None for all layers.
-        sizes: the fields of these layers, among them the size of a head.
-        layers: what each layer does; `rotates` is true for those that these parameters are of.
-        is_proportional: the exponents of the frequencies are divided by the whole head.
+        layer_type: the layer type that they apply to, as the configuration names it; None for all layers.
+        sizes: the configuration of these layers, with their head size.
+        layers: how each layer uses positions; `rotates` is true for those with these parameters.
+        is_proportional: whether the exponents of the frequencies are divided by the size of the whole head.
     """
 
     values: Fields
@@ -44,11 +45,11 @@ class RopeParameters:
 
 
 def read_rope_parameters(fields: Fields) -> RopeParameters:
-    """Read either form, and choose the layers that factors are for.
+    """Read either form, and choose the layers that factors apply to.
 
     Raises:
-        ModelError: the configuration has no rotary; or it has several, and not exactly one of them is of
-            layers with global attention; or a scaling of an unknown type.
+        ModelError: the configuration has no rotary; it has several, and not exactly one of them is for layers
+            with global attention; or its scaling has an unknown type.
     """
     given = rope_dictionary(fields)
     names = [str(name) for name, value in given.items() if isinstance(value, Mapping)]
@@ -72,7 +73,7 @@ def read_rope_parameters(fields: Fields) -> RopeParameters:
 
 
 def rope_dictionary(fields: Fields) -> dict[str, Any]:
-    """The dictionary of either form, as the configuration has it; empty without one."""
+    """The dictionary of either form, unchanged; empty if there is none."""
     return fields.dictionary("rope_parameters") or fields.dictionary("rope_scaling")
 
 
@@ -102,7 +103,7 @@ def _of_layer_type(fields: Fields, given: Mapping[str, Any], names: list[str]) -
 
 
 def _of_theta_list(fields: Fields, given: Mapping[str, Any]) -> RopeParameters:
-    """A theta per layer, 0 for a layer without positions."""
+    """From a list with one theta per layer, 0 for a layer without positions."""
     num_layers = fields.required("num_hidden_layers")
     thetas = fields.entries(THETA_LIST, num_layers) or []
     layers = read_attention_layers(fields, num_layers, lambda index, _: bool(thetas[index]))
@@ -122,7 +123,7 @@ def _of_theta_list(fields: Fields, given: Mapping[str, Any]) -> RopeParameters:
 
 
 def _global_choice(fields: Fields, layers: AttentionLayers, names: list[str]) -> str:
-    """The one rotary of layers with global attention; the only one, where all that rotate have a window."""
+    """The only rotary of layers with global attention, or the only rotary, with or without a window."""
     rotating = {name: False for name, rotates in zip(names, layers.rotates, strict=True) if rotates}
     for name, rotates, sees_window in zip(names, layers.rotates, layers.sees_window, strict=True):
         if rotates and not sees_window:
@@ -142,13 +143,13 @@ def _global_choice(fields: Fields, layers: AttentionLayers, names: list[str]) ->
 
 
 def _layer_fields(fields: Fields, layer_type: str) -> Fields:
-    """The fields of the layers of one type, where a configuration has sizes of their own for them."""
+    """The configuration of the layers of one type, which may have other sizes than the rest."""
     if not fields.get("is_heterogeneous"):
         return fields
     by_type = fields.get("per_layer_config")
     try:
         return Fields(by_type[layer_type], fields.name)
-    except ValueError:  # it names its dictionaries otherwise than its layers
+    except ValueError:  # its dictionaries have other names than its layers
         return fields
 
 
@@ -157,12 +158,12 @@ def _flat(fields: Fields, given: Mapping[str, Any], theta: Any) -> Fields:
     if theta is None:
         raise fields.refuse("its configuration does not say `rope_theta`")
     rope_type = given.get("rope_type") or given.get("type") or "default"
-    # `mrope` is plain where the positions of a token are equal, which the rotary itself must show.
+    # `mrope` equals plain RoPE if the three positions of a token are equal; `rotary_layout` checks this.
     rope_type = "default" if rope_type == "mrope" else rope_type
     if rope_type == PROPORTIONAL:
         rope_type = "linear" if given.get("factor") else "default"
     if rope_type not in ("default", *SCALING_TYPES):
-        raise fields.refuse(f"its scaling {shown(rope_type)} is not known here")
+        raise fields.refuse(f"its scaling {shown(rope_type)} is not supported")
     if rope_type == "dynamic" and given.get("alpha") and str(fields.get("model_type")).startswith("hunyuan"):
         rope_type = STATIC_NTK
     return Fields({**given, "rope_type": rope_type, "rope_theta": theta}, fields.name)

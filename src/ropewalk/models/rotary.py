@@ -1,9 +1,9 @@
-"""The hook by which a model rotates by given factors, exactly, until the hook is removed.
+"""The forward hook that makes a model rotate by given factors.
 
 Families with a model-level rotary compute cos and sin once and pass them to every layer. While factors are
-installed, a forward hook on that rotary replaces what it returns: the family's own layout, filled from the
-exact table of `rope.frequencies`. transformers' rules that follow the length of a text do not act then,
-because the type of the rotary is `default` while factors are installed.
+installed, a forward hook on that rotary replaces its output: the same layout, filled from the exact table of
+`rope.frequencies`. The type of the rotary is then `default`, which disables the rules of transformers that
+change the frequencies with the length of a text.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -30,37 +30,37 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def not_compiled(function: Function) -> Function:
-    """Compiled models call it as it is: the table that it keeps would be a constant of the graph."""
+    """Exclude a function from `torch.compile`, which would make the stored table a constant of the graph."""
     return torch.compiler.disable(function)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def guard_hooks() -> None:
-    """Make `torch.compile` notice hooks that come and go; by default, compiled code keeps its first ones.
+    """Make `torch.compile` recompile when hooks change; by default, compiled code keeps its first hooks.
 
-    It is a setting of the process, for models that are compiled later.
+    This is a setting of the process, for models that are compiled later.
     """
     torch._dynamo.config.skip_nnmodule_hook_guards = False
 
 
 class Attachment(Protocol):
-    """Something that stays in a model until it is removed: a hook's handle, or a replaced attribute."""
+    """A change of a model that can be removed: the handle of a hook, or a replaced attribute."""
 
     def remove(self) -> None: ...
 
 
 class CosSin(Protocol):
-    """What makes cos and sin for positions."""
+    """Computes cos and sin for positions."""
 
     def cos_sin(self, positions: Tensor, layer_index: int) -> tuple[Tensor, Tensor]:
-        """Float64, each of shape (*positions.shape, num_pairs)."""
+        """cos and sin, float64, each of shape (*positions.shape, num_pairs)."""
         ...
 
 
 class Installable(Protocol):
-    """What a model can rotate by: one set of factors (`OneSet`), or several (`runtime.rotary`).
+    """What `Model.install` takes: one set of factors (`OneSet`), or a factor set (`runtime.rotary`).
 
     Attributes:
-        factors: what is compared with the model before it is installed; of several sets, the longest.
+        factors: the factors whose geometry is compared with the model's; for a factor set, the longest entry.
         per_layer: whether layers rotate by different factors.
     """
 
@@ -71,11 +71,11 @@ class Installable(Protocol):
     def per_layer(self) -> bool: ...
 
     def choose(self, positions: Tensor) -> CosSin:
-        """By what the tokens at these positions, of shape (rows or 1, tokens), rotate."""
+        """The source of cos and sin for tokens at these positions, of shape (rows or 1, tokens)."""
         ...
 
     def attach(self, model: "Model") -> Iterable[Attachment]:
-        """Attach what it needs besides the hook on the rotary."""
+        """Attach the further hooks and attributes that it needs."""
         ...
 
 
@@ -97,15 +97,15 @@ class OneSet:
 
 
 class RotaryHook:
-    """Replaces what a rotary returns, for the calls that factors apply to.
+    """Replaces the output of a rotary, for the calls that factors apply to.
 
-    The last table is kept: a search reads the same positions thousands of times. It is used again only for
-    equal positions, dtype and device, and never after the factors change.
+    The last table is cached, because a search reads the same positions thousands of times. It is used again
+    only for equal positions, dtype and device, and never after the factors change.
 
     Attributes:
-        calls, layout: which calls, and how cos and sin are laid out in what they return.
-        name: how errors call the model.
-        installed: what the model rotates by now, None for its own rotary.
+        calls, layout: the calls that factors apply to, and the layout of cos and sin in their output.
+        name: the model's name in errors.
+        installed: what is installed now, None for the base model.
     """
 
     def __init__(self, calls: RotaryCalls, layout: RotaryLayout, name: str) -> None:
@@ -118,7 +118,7 @@ class RotaryHook:
         self._traced: list[Table] | None = None
 
     def set(self, installed: Installable | None) -> None:
-        """Rotate by something else from now on."""
+        """Rotate by `installed` from now on; None for the base model."""
         self.installed = installed
         self._table = None
 
@@ -126,7 +126,7 @@ class RotaryHook:
         """Register the hooks.
 
         Args:
-            layers: the decoder layers, where they rotate by different factors and share a rotary; else none.
+            layers: the decoder layers, if they rotate by different factors and share a rotary; else empty.
         """
         for module, index in zip(self.calls.modules, self.calls.layer_indices or repeat(0), strict=False):
             if hasattr(module, "rope_type"):
@@ -142,7 +142,7 @@ class RotaryHook:
 
     @contextmanager
     def traced(self) -> Iterator[list["Table"]]:
-        """Inside the `with`, tables are leaves that need gradients; yields the list of them."""
+        """Inside the `with`, tables are leaves that require gradients; yields the list of tables."""
         self._table, self._traced = None, []
         try:
             yield self._traced
@@ -170,7 +170,7 @@ class RotaryHook:
     def _before_layer(
         self, layer_index: int, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give a layer its own cos and sin in the place of those of layer 0."""
+        """Pass a layer its own cos and sin instead of those of layer 0."""
         swapped = tuple(self._for_layer(value, layer_index) for value in args)
         named = {name: self._for_layer(value, layer_index) for name, value in kwargs.items()}
         return swapped, named
@@ -180,14 +180,14 @@ class RotaryHook:
         leaf = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(leaf, Tensor) or leaf not in self._tables:
             return value
-        # Made when the layer runs, and not kept: tables of all layers at once may not fit.
+        # Computed when the layer runs, and not stored: the tables of all layers may not fit in memory.
         return self._fill(self._tables[leaf], layer_index)
 
     def _table_for(self, installed: Installable, hidden_states: Tensor, positions: Tensor) -> "Table":
         chosen, table = installed.choose(positions), self._table
         if table is not None and table.chosen is chosen and table.serves(hidden_states, positions):
             return table
-        # Plain tensors in every mode: those made in inference mode could not be used in training later.
+        # Not in inference mode: its tensors could not be used in training later.
         with torch.inference_mode(False):
             like = torch.empty(0, dtype=hidden_states.dtype, device=hidden_states.device)
             table = Table(chosen, positions.clone(), like)
@@ -204,13 +204,13 @@ class RotaryHook:
 
 
 class Table:
-    """What a rotary returned last, with what it was made for.
+    """The last output of a rotary, with its inputs.
 
     Attributes:
-        chosen: what cos and sin were made by.
+        chosen: what computed cos and sin.
         positions: (rows or 1, tokens).
         like: an empty tensor of the dtype and device of the hidden states.
-        outputs: what the rotary returns.
+        outputs: the output of the rotary.
     """
 
     outputs: Any
@@ -225,7 +225,7 @@ class Table:
         self._versions = self._current_versions()
 
     def serves(self, hidden_states: Tensor, positions: Tensor) -> bool:
-        """Whether a call of these inputs returns the same."""
+        """Whether a call with these inputs has the same output."""
         return (
             hidden_states.dtype == self.like.dtype
             and hidden_states.device == self.like.device
@@ -244,10 +244,10 @@ class Table:
         return self
 
     def _current_versions(self) -> list[int]:
-        """They change where a family writes into what its rotary returned."""
+        """The versions of the tensors; a family that writes into the output of its rotary changes them."""
         return [leaf._version for leaf in self.leaves]
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where the exact table can be made: Apple's GPUs have no float64."""
+    """The device for the exact table: Apple's GPUs have no float64."""
     return torch.device("cpu") if device.type == "mps" else device

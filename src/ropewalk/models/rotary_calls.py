@@ -1,6 +1,6 @@
 """The rotary modules of a model, and which of their calls factors apply to.
 
-Modules are found by what they are (class, signature, place in the tree), never by the name of a family.
+Modules are found by their class, signature and path in the module tree, never by the name of a family.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from ropewalk.errors import ModelError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RotaryCalls:
-    """The calls of rotary modules that factors apply to; other calls pass through as they are.
+    """The calls of rotary modules that factors apply to; other calls do not change.
 
     A model has one rotary for all layers (most families), one that is called once for each type of layer,
     with the type as its argument `layer_type` (Gemma 3, OLMo 3), one for each theta (Granite with sliding
@@ -24,10 +24,10 @@ class RotaryCalls:
 
     Attributes:
         modules: the rotary, or the rotaries of the layers in their order.
-        layer_indices: of each module, the layer that it belongs to; empty where the layers share one.
-        layer_type: the argument `layer_type` of these calls, None where the rotary has no such parameter.
-        also_in_layers: layers also call rotaries of their own (DeepSeek-V4), so that all layers rotate by the
-            same factors.
+        layer_indices: for each module, the layer that it belongs to; empty if the layers share one.
+        layer_type: the argument `layer_type` of these calls, None if the rotary has no such parameter.
+        also_in_layers: whether layers also have their own rotaries (DeepSeek-V4), so that all layers must
+            rotate by the same factors.
     """
 
     modules: tuple[nn.Module, ...]
@@ -41,7 +41,7 @@ class RotaryCalls:
 
     @property
     def rotary(self) -> nn.Module:
-        """The module whose layout is learnt; those of other layers have the same."""
+        """The module whose layout is learnt; the modules of other layers have the same layout."""
         return self.modules[0]
 
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
@@ -61,10 +61,10 @@ def find_rotary(
 
     Args:
         layer_type: the layers that factors are for, None for all.
-        rope_theta: theta of these layers, which decides if there are several rotaries.
+        rope_theta: theta of these layers, by which one of several rotaries is chosen.
 
     Raises:
-        ModelError: there is none, or there are several that can't be told apart.
+        ModelError: there is no rotary, or there are several that can't be distinguished.
     """
     rotaries = {path: module for path, module in text_decoder(model).named_modules() if is_rotary(module)}
     if not rotaries:
@@ -82,8 +82,8 @@ def find_rotary(
         shared = {path: module for path, module in rotaries.items() if _theta(module) == rope_theta}
     if not shared or any(_layer_index(path) is not None for path in shared):
         raise ModelError(
-            f"{name} can't be extended: it has {len(rotaries)} rotaries, and none of them is known to be the "
-            f"one of its layers."
+            f"{name} can't be extended: it has {len(rotaries)} rotaries, and which of them its layers use is "
+            f"not known."
         )
     return RotaryCalls(modules=tuple(shared.values()))
 
@@ -99,7 +99,7 @@ def find_decoder_layers(model: nn.Module, rotary: nn.Module, num_layers: int) ->
 
 
 def text_decoder(model: nn.Module) -> nn.Module:
-    """The part that reads text, of a model that may see or hear as well."""
+    """The text part of a model that may also read images or audio."""
     get_decoder = getattr(model, "get_decoder", None)
     decoder: nn.Module = model if get_decoder is None else get_decoder()
     has_parts = next(decoder.children(), None) is not None  # some families' `get_decoder` returns their head
@@ -107,7 +107,7 @@ def text_decoder(model: nn.Module) -> nn.Module:
 
 
 def is_rotary(module: nn.Module) -> bool:
-    """Whether a module makes cos and sin from positions."""
+    """Whether a module computes cos and sin from positions."""
     module_class: Any = type(module)
     return "rotary" in module_class.__name__.lower() and "position_ids" in _parameters(module_class)
 

@@ -1,7 +1,7 @@
-"""Compares what a model rotates by, computed by its rotary module, with what its configuration states.
+"""Compares the output of a model's rotary module with what its configuration states.
 
-A configuration alone does not say it: families read keys of their own, ignore keys, or build no rotary.
-transformers builds the rotary without layers and without weights, in about ten milliseconds.
+A configuration alone does not decide how a model rotates: families have their own keys, ignore keys, or build
+no rotary. transformers builds the rotary without layers and weights in about ten milliseconds.
 """
 
 import copy
@@ -33,11 +33,11 @@ def build_rotary(config: Any, name: str, geometry: RopeGeometry) -> RotaryCalls 
     """The rotary of a model with this configuration, on the CPU.
 
     Args:
-        config: a transformers configuration, of its text part.
-        geometry: of the layers that factors are for.
+        config: the transformers configuration of the text part.
+        geometry: the geometry of the layers that factors are for.
 
     Returns:
-        None where transformers has no model of this type, so that nothing can be built.
+        The rotary, or None if transformers has no model of this type.
 
     Raises:
         ModelError: transformers can't build it, or it has no rotary.
@@ -59,34 +59,34 @@ def build_rotary(config: Any, name: str, geometry: RopeGeometry) -> RotaryCalls 
     calls = find_rotary(model, name, geometry.layer_type, geometry.rope_theta)
     with read_by_transformers(name):
         calls.rotary.to_empty(device="cpu")
-        model._init_weights(calls.rotary)  # as `from_pretrained` fills what is in no checkpoint
+        model._init_weights(calls.rotary)  # as `from_pretrained` does for buffers that are not in checkpoints
     return calls
 
 
 def _without_weights(auto_class: Any, config: Any, name: str, num_layers: int) -> Any:
-    """A model on torch's meta device, so that the sizes that a configuration states cost no memory."""
+    """A model on torch's meta device, so that the sizes in a configuration take no memory."""
     with read_by_transformers(name), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors", UserWarning)
         bare = copy.deepcopy(config)
         bare.num_hidden_layers = num_layers
-        bare.pad_token_id = 0  # one beyond the vocabulary is an error, but not one of the rotary
+        bare.pad_token_id = 0  # an id beyond the vocabulary raises, but does not affect the rotary
         with torch.device("meta"):
             model = auto_class.from_config(bare)
-        model.config.num_hidden_layers = config.num_hidden_layers  # by which some initialize their weights
+        model.config.num_hidden_layers = config.num_hidden_layers  # some initialise weights by it
         return model
 
 
 def require_described(
     calls: RotaryCalls, layout: RotaryLayout, description: "RopeDescription", name: str
 ) -> bool:
-    """Refuse a model that does not rotate as its description states: factors would mean something else.
+    """Refuse a model that does not rotate as its description states: factors would then be wrong.
 
     Returns:
-        Whether its own scaling takes effect at its length. transformers' Phi-MoE rotates by the short set of
+        Whether its own scaling is used at its length: transformers' Phi-MoE rotates by the short set of
         longrope at every length.
 
     Raises:
-        ModelError: other frequencies, or another attention factor, than its description states.
+        ModelError: its frequencies or its attention factor differ from its description.
     """
     own, short = description.own, description.own_short
     if description.own_problem is not None:
@@ -115,11 +115,11 @@ def follows(
     name: str,
     layer_type: str | None = None,
 ) -> bool:
-    """Whether a rotary of the base model rotates by these factors in a text as long as they are for."""
+    """Whether a rotary of the base model rotates by these factors in a text of their target length."""
     buffer = getattr(rotary, buffer_name("inv_freq", layer_type), None)
     is_half = isinstance(buffer, Tensor) and buffer.dtype in (torch.bfloat16, torch.float16)
     num_positions = min(4 if is_half else 64, factors.target_length)
-    # Some rules follow the last position of a call, so it is the last one that these factors are for.
+    # Some rules depend on the last position of a call, so the call ends at the target length.
     positions = torch.cat((torch.arange(num_positions), torch.tensor([factors.target_length - 1])))
     with read_by_transformers(name):
         original = bare_forward(copy.deepcopy(rotary).cpu(), positions.unsqueeze(0), layer_type=layer_type)

@@ -1,8 +1,8 @@
 """Gradients with respect to rescale factors and attention factor, from those of cos and sin.
 
-Every layer reads one table of cos and sin. While it is traced, the table is a leaf of the graph, where the
-gradients of all layers add up; one step at the end leads from there to the factors. So no layer has float64
-angles in its graph, and the derivative of the table is computed once, not once per layer.
+Every layer reads one table of cos and sin. While it is traced, the table is a leaf of the graph, which adds
+up the gradients of all layers; a last step computes those of the factors from it. So no layer has float64
+angles in its graph, and the derivative of the table is computed once instead of once per layer.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from ropewalk.rope.frequencies import rescaled_angles
 
 
 class TableGradients:
-    """The gradients that were left on the tables of an installed rotary while it was traced."""
+    """The gradients of the tables of an installed rotary while it is traced."""
 
     def __init__(self, model: Model, factors: RescaleFactors, tables: list[Table]) -> None:
         self._model = model
@@ -36,15 +36,15 @@ class TableGradients:
         layers = self._model.decoder_layers
         if layers is None:
             raise ModelError(
-                f"A gradient of {self._model.name} that long must be computed layer by layer, but no list "
-                f"of its layers is beside its rotary: read shorter windows, or pass checkpoint=False."
+                f"A gradient of {self._model.name} at this length must be computed layer by layer, but it "
+                f"has no list of layers beside its rotary: read shorter windows, or pass checkpoint=False."
             )
         return layers
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """d / d lambda_i, shape (num_pairs,), and d / d attention factor, shape (); float64.
 
-        They are derivatives of whatever was backpropagated; zero where nothing reached the tables.
+        The derivatives of the value that was backpropagated; zero where no gradient reached the tables.
         """
         factors = self._factors
         device = float64_device(self._tables[0].positions.device) if self._tables else torch.device("cpu")
@@ -64,7 +64,7 @@ class TableGradients:
     def _outputs(
         self, table: Table, factors: RescaleFactors, rescale_factors: Tensor, attention_factor: Tensor
     ) -> tuple[Tensor, ...]:
-        """The table once more, in float64 where its layout allows, as a function of the two tensors."""
+        """The table as a differentiable function of the two tensors, in float64 if its layout allows it."""
         positions = table.positions.to(rescale_factors.device)
         inverse = torch.from_numpy(factors.geometry.inverse_frequencies()).to(rescale_factors.device)
         radians = rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
@@ -78,13 +78,13 @@ def traced_tables(model: Model, factors: RescaleFactors) -> Iterator[TableGradie
     """`model.using(factors)`, with tables that collect gradients.
 
     Raises:
-        FactorsError: the factors are per layer, or as in `Model.install`.
-        ModelError: as in `Model.install`.
+        FactorsError: the factors are per layer, or as `Model.install`.
+        ModelError: as `Model.install`.
     """
     if factors.per_layer:
         raise FactorsError(
-            f"Gradients are of one vector of factors for all layers, but {len(factors.rescale_factors)} "
-            f"vectors were given: give one."
+            f"Gradients need one vector of factors for all layers, but {len(factors.rescale_factors)} were "
+            f"given: give one."
         )
     with model.using(factors), model.hook.traced() as tables:
         yield TableGradients(model, factors, tables)

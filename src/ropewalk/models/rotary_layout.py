@@ -1,9 +1,9 @@
-"""The layout in which a rotary returns cos and sin, learnt from what it returns and not from its family.
+"""The layout in which a rotary returns cos and sin, learnt from its output and not from its family.
 
-Families compute the same angles and arrange them in different ways: halves repeated (a b a b), neighbours
+Families compute the same angles and arrange them in different ways: halves repeated (a b a b), each value
 repeated (a a b b), not repeated, as complex numbers, in float32 or cast. The forward of the rotary runs once
-with frequencies that are all different. Each column of what it returns is then known to be the cos or sin of
-one pair, and can be filled from an exact table.
+with frequencies that all differ. This identifies each column of its output as the cos or sin of one pair, so
+that it can be filled from an exact table.
 """
 
 import copy
@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 NUM_MATCHED_POSITIONS = 128
 NUM_CHECKED_POSITIONS = 24
 FARTHEST_CHECKED_POSITION = 1000
-# What the forward of a family may raise when it is called in another way than it expects.
+# What the forward of a family may raise for arguments that it does not expect.
 FOREIGN_ERRORS = (TypeError, AttributeError, LookupError, RuntimeError, ValueError, ArithmeticError)
 INPUT_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -36,8 +36,8 @@ class Leaf:
         columns: for each column, its index in [cos of every pair, sin of every pair], or the next index for
             the cos of a pair that does not rotate and the one after that for its sin.
         signs: for each column, 1 or -1.
-        is_complex: columns alternate between real and imaginary parts of one complex number.
-        dtypes: the dtype returned, by the dtype of the hidden states given.
+        is_complex: whether columns alternate between the real and imaginary parts of complex numbers.
+        dtypes: the returned dtype, by the dtype of the hidden states.
     """
 
     columns: tuple[int, ...]
@@ -56,20 +56,21 @@ class Leaf:
 
 @lru_cache(maxsize=64)
 def _index(columns: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept, because making it takes longer than using it for one token."""
+    """The columns as a tensor; cached, because creating it takes longer than using it for one token."""
     with torch.inference_mode(False):
         return torch.tensor(columns, device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryLayout:
-    """What a rotary's forward returns, in terms of the cos and sin of each pair.
+    """The output of a rotary's forward, in terms of the cos and sin of each pair.
 
     Attributes:
         leaves: the tensors returned, in order.
-        returns_tuple: a tuple of them, or the one tensor bare.
-        merges_axes: it also takes positions in time, height and width, of shape (3, rows, tokens).
-        has_still_pairs: it also returns the cos and sin of pairs that do not rotate (proportional RoPE).
+        returns_tuple: whether the output is a tuple of them, or a single tensor.
+        merges_axes: whether it also takes positions in time, height and width, of shape (3, rows, tokens).
+        has_still_pairs: whether it also returns the cos and sin of pairs that do not rotate (proportional
+            RoPE).
     """
 
     num_pairs: int
@@ -79,7 +80,7 @@ class RotaryLayout:
     has_still_pairs: bool = False
 
     def one_position(self, positions: Tensor, name: str) -> Tensor:
-        """Positions of shape (rows, tokens), also from positions for three axes.
+        """Positions of shape (rows, tokens), from the same or from positions for three axes.
 
         Raises:
             ModelError: the three positions of a token differ, as in an image.
@@ -95,13 +96,13 @@ class RotaryLayout:
         return first
 
     def fill(self, cos: Tensor, sin: Tensor, *, like: Tensor) -> Any:
-        """What the rotary returns, from exact cos and sin.
+        """The output of the rotary, computed from exact cos and sin.
 
         Pairs that do not rotate have the cos and sin of angle 0, times the attention factor.
 
         Args:
             cos, sin: (*positions.shape, num_pairs), float64; gradients flow through.
-            like: the hidden states; the result is cast last, to the dtype that the rotary returns for them.
+            like: the hidden states; the result is cast to the dtype that the rotary returns for them.
         """
         still = (torch.hypot(cos[..., :1], sin[..., :1]), torch.zeros_like(sin[..., :1]))
         table = torch.cat((cos, sin, *(still if self.has_still_pairs else ())), dim=-1)
@@ -127,10 +128,10 @@ def layout_of(calls: RotaryCalls, geometry: RopeGeometry, name: str) -> RotaryLa
 def learn_layout(
     rotary: nn.Module, num_pairs: int, name: str, *, layer_type: str | None = None, num_still_pairs: int = 0
 ) -> RotaryLayout:
-    """Run a copy of a rotary module, and verify what was learnt at other positions.
+    """Run a copy of a rotary module, and verify the layout at other positions.
 
     Args:
-        layer_type: the type of layer that the rotary is called for, where it has such a parameter.
+        layer_type: the layer type that the rotary is called for, if it has such a parameter.
         num_still_pairs: pairs after the `num_pairs` that do not rotate (`RopeGeometry.num_still_pairs`).
 
     Raises:
@@ -159,7 +160,7 @@ def bare_forward(
     *,
     layer_type: str | None = None,
 ) -> Any:
-    """What the class's own forward returns on this CPU module, without hooks."""
+    """The output of the class's own forward on this CPU module, without hooks."""
     hidden_states = torch.zeros(*positions.shape, 1, dtype=dtype)
     of_type = {} if layer_type is None else {"layer_type": layer_type}
     with torch.no_grad():
@@ -167,12 +168,12 @@ def bare_forward(
 
 
 def buffer_name(name: str, layer_type: str | None) -> str:
-    """A rotary's buffer, of which there is one for each type of layer where the rotary knows types."""
+    """The name of a rotary's buffer; a rotary with layer types has one buffer per type."""
     return name if layer_type is None else f"{layer_type}_{name}"
 
 
 class _Probe:
-    """A copy of a rotary with frequencies that all differ, and without a rule that changes them."""
+    """A copy of a rotary with frequencies that all differ, and without rules that change them."""
 
     def __init__(
         self, rotary: nn.Module, num_pairs: int, name: str, layer_type: str | None, num_still_pairs: int
@@ -189,7 +190,8 @@ class _Probe:
         module: Any = self.module
         frequencies = torch.cat((self.frequencies, torch.zeros(num_still_pairs))).to(torch.float32)
         setattr(module, buffer_name("inv_freq", layer_type), frequencies)
-        # Dynamic and longrope rules recompute the frequencies by rotary type, and Phi-MoE in every call.
+        # The rules of dynamic and longrope recompute frequencies by rotary type; Phi-MoE does so in every
+        # call.
         module.rope_type = "default" if layer_type is None else {**module.rope_type, layer_type: "default"}
         module.rope_init_fn = lambda *_, **__: (frequencies, 1.0)
 
@@ -208,7 +210,7 @@ class _Probe:
         self.returns_tuple = isinstance(returned, (tuple, list))
         outputs = tuple(returned) if self.returns_tuple else (returned,)
         if not outputs or not all(isinstance(output, Tensor) for output in outputs):
-            raise self.refuse("its rotary returns no tensors of cos and sin")
+            raise self.refuse("its rotary does not return tensors of cos and sin")
         if any(output.shape[:-1] != positions.shape for output in outputs):
             shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
             raise self.refuse(f"its rotary returns shapes {shapes} for positions {tuple(positions.shape)}")
@@ -219,7 +221,7 @@ class _Probe:
         """Whether it also takes positions in time, height and width (mrope), and merges them.
 
         Raises:
-            ModelError: tokens with three equal positions, as in text, do not rotate as with one.
+            ModelError: tokens with three equal positions, as in text, do not rotate as with one position.
         """
         positions = torch.arange(NUM_CHECKED_POSITIONS).unsqueeze(0)
         alone = self.outputs(positions)
@@ -238,7 +240,7 @@ class _Probe:
         return True
 
     def table(self, positions: Tensor) -> Tensor:
-        """[cos, sin] of each pair, then those of a pair that does not rotate, if there is one."""
+        """[cos, sin] of each pair, then cos and sin of a pair that does not rotate, if there is one."""
         angles = positions.to(torch.float64).unsqueeze(-1) * self.frequencies
         still = torch.zeros_like(angles[..., : int(self.has_still_pairs)])
         return torch.cat((angles.cos(), angles.sin(), still.cos(), still.sin()), dim=-1)
@@ -249,14 +251,14 @@ def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Lea
     real = torch.view_as_real(output).flatten(-2) if output.is_complex() else output
     learnt, known = real[0].to(torch.float64).T, table[0].T
     signed = torch.cat((known, -known))
-    # A few positions find the nearest; all positions measure the distance.
+    # A few positions suffice to find the nearest; all positions measure the distance.
     generator = torch.Generator().manual_seed(0)
     some = torch.randperm(learnt.shape[1], generator=generator)[:NUM_MATCHED_POSITIONS]
     nearest = torch.cdist(learnt[:, some], signed[:, some]).argmin(dim=1)
     deviation = (learnt - signed[nearest]).abs().amax(dim=1)
     if float(deviation.max()) > TOLERANCE:
         column = int(deviation.argmax())
-        raise probe.refuse(f"column {column} of its rotary is neither cos nor sin of one pair")
+        raise probe.refuse(f"column {column} of its rotary is neither the cos nor the sin of one pair")
     zero = torch.zeros(1, 1, dtype=torch.long)
     dtypes = {dtype: probe.outputs(zero, dtype)[index].dtype for dtype in INPUT_DTYPES}
     return Leaf(
@@ -268,7 +270,7 @@ def _learn_leaf(probe: _Probe, index: int, output: Tensor, table: Tensor) -> Lea
 
 
 def _verify(layout: RotaryLayout, probe: _Probe) -> None:
-    """Compare the layout with the rotary at positions, and in rows, that it was not learnt from."""
+    """Compare the layout with the rotary at other positions and rows than it was learnt from."""
     generator = torch.Generator().manual_seed(0)
     positions = torch.randint(FARTHEST_CHECKED_POSITION, (2, NUM_CHECKED_POSITIONS), generator=generator)
     positions[:, 0] = 0
@@ -284,5 +286,5 @@ def _verify(layout: RotaryLayout, probe: _Probe) -> None:
 
 
 def leaves(output: Any) -> tuple[Tensor, ...]:
-    """The tensors of what a rotary returns."""
+    """The tensors in the output of a rotary."""
     return tuple(output) if isinstance(output, (tuple, list)) else (output,)

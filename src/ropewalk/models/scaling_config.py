@@ -1,6 +1,6 @@
 """A model's own scaling as factors: transformers' five types, computed by the schemes of `rope.schemes`.
 
-A test compares each with transformers' own frequencies, pair by pair.
+A test compares each type with the frequencies of transformers, pair by pair.
 """
 
 from ropewalk.errors import FactorsError
@@ -12,9 +12,9 @@ from ropewalk.rope.attention_factor import longrope_attention_factor, yarn_atten
 from ropewalk.rope.schemes import SchemeSpec, scheme_factors
 
 SCALING_TYPES = ("linear", "dynamic", "yarn", "llama3", "longrope")
-# HunYuan's checkpoints call it `dynamic`, but their `alpha` rescales the base once, for every length.
+# HunYuan's checkpoints state `dynamic`, but their `alpha` changes the base once, for every length.
 STATIC_NTK = "dynamic with alpha"
-# In a longrope dictionary: the factor of a pair that does not rotate. Its angles are 0 in every dtype.
+# The factor of a pair that does not rotate, in a longrope dictionary. Its angles are 0 in every dtype.
 NO_ROTATION = 1e18
 
 
@@ -25,12 +25,12 @@ def read_own_scaling(
 
     Args:
         parameters: transformers' `rope_parameters`, of a type in `SCALING_TYPES` or `STATIC_NTK`.
-        geometry: with the original window that the configuration states, as the model itself uses it.
+        geometry: with the original window that the configuration states, which the model itself uses.
         stated: the lengths that the configuration states.
 
     Raises:
         FactorsError: the scaling can't be written as factors.
-        ModelError: a parameter is missing, or is not a number.
+        ModelError: a parameter is missing or not a number.
     """
     target_length = stated.reach
     ratio = stated.factor or target_length / geometry.original_length
@@ -47,7 +47,7 @@ def read_own_scaling(
 
 
 def num_still_pairs(parameters: Fields) -> int:
-    """The pairs of a longrope dictionary that do not rotate, as `NO_ROTATION` marks them."""
+    """The number of pairs in a longrope dictionary that do not rotate, marked by `NO_ROTATION`."""
     if parameters.get("rope_type") != "longrope":
         return 0
     return sum(factor >= NO_ROTATION for factor in parameters.numbers("long_factor"))
@@ -57,7 +57,7 @@ def _closed_form(
     parameters: Fields, geometry: RopeGeometry, target_length: int, ratio: float
 ) -> RescaleFactors:
     def scheme(name: str, factor: float, *keys: str, **settings: float) -> RescaleFactors:
-        # A parameter that is absent or 0 has its default, as in transformers.
+        # An absent parameter, or 0, means the default, as in transformers.
         given = {key: value for key in keys if (value := _positive(parameters, key))}
         spec = SchemeSpec(name=name, parameters={"factor": factor, **given, **settings})
         return scheme_factors(spec, geometry, target_length)
@@ -66,7 +66,7 @@ def _closed_form(
         case "linear":
             return scheme("pi", ratio)
         case "dynamic":
-            # The base grows with the length; these are the factors that it reaches at the target.
+            # The base grows with the length; these are the factors at the target.
             _require_two_pairs(geometry)
             return scheme("ntk", ratio * target_length / geometry.original_length - (ratio - 1))
         case "llama3":
@@ -94,11 +94,11 @@ def _positive(parameters: Fields, key: str) -> float | None:
 
 def _require_two_pairs(geometry: RopeGeometry) -> None:
     if geometry.num_pairs < 2:
-        raise FactorsError("it has one rotary pair, which a larger base does not slow down")
+        raise FactorsError("it has one rotary pair, whose frequency does not depend on the base")
 
 
 def _yarn_attention_factor(parameters: Fields, ratio: float) -> float:
-    """As stated, or the quotient of DeepSeek's two scales, or YaRN's own."""
+    """The stated factor, or the quotient of DeepSeek's two scales, or YaRN's default."""
     stated = parameters.number("attention_factor")
     if stated is not None:
         return stated
@@ -123,7 +123,7 @@ def _longrope(
             geometry=geometry,
             target_length=length,
             rescale_factors=[value for value in parameters.numbers(f"{kind}_factor") if value < NO_ROTATION],
-            # Phi-MoE states a scale for each of the two.
+            # Phi-MoE states an attention factor for each of the two sets.
             attention_factor=parameters.number(f"{kind}_mscale") or stated,
         )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ModelSettings(Settings):
-    """Arguments of `load_model`, except that no code of the model is run: recipes come from others.
+    """The arguments of `load_model` without `trust_remote_code`, because recipes may come from other people.
 
     Raises:
         SettingError: a value out of its range, or an unknown name.
@@ -45,7 +45,7 @@ class ModelSettings(Settings):
     # Imported in the methods: the command line reads the fields for --help, without torch.
 
     def load(self, name: str | None = None) -> "Model":
-        """The model, or a checkpoint of it by another name; that one has no revision.
+        """Load the model, or a checkpoint of it under another name, which has no revision.
 
         Raises:
             ModelError: as `load_model`.

@@ -5,13 +5,13 @@ from typing import Any
 from torch import nn
 
 WINDOW_ATTRIBUTES = ("sliding_window", "attention_window_size", "attention_chunk_size")
-# A window that no sequence fills and that kernels can hold in 32 bits. None would not do: it switches off
-# the rotary in families that rotate only their sliding layers.
+# A window that is longer than any sequence and fits in 32 bits, which kernels need. None is not possible: it
+# disables the rotary in families that rotate only their sliding layers.
 UNLIMITED_WINDOW = 2**30
 
 
 def find_windows(decoder: nn.Module) -> list[tuple[Any, str]]:
-    """(owner, attribute) of every limit: in configurations, which masks and caches follow, and in modules."""
+    """(owner, attribute) of every limit: in configurations, which masks and caches read, and in modules."""
     owners: dict[int, Any] = {}
     for module in decoder.modules():
         owners.setdefault(id(module), module)

@@ -1,4 +1,4 @@
-"""A model's tokenizer: one that is there, and makes only numbers that the model has embeddings for."""
+"""The tokenizer of a model, checked: its files exist, and the model has embeddings for its token ids."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from ropewalk.errors import ModelError
 from ropewalk.models.load_errors import one_line_errors
 
-# Any of these is what some family's tokens are read from.
+# Each of these is the vocabulary file of some family.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model*", "vocab.*", "*.tiktoken", "tekken.json", "*.spm", "spiece.model",
     "sentencepiece*", "*.gguf",
@@ -17,16 +17,16 @@ TOKENIZER_FILES = (
 
 
 def read_tokenizer(path: str, name: str, *, config: Any = None, **options: Any) -> Any:
-    """A tokenizer that has tokens; transformers makes some families' out of nothing where files are missing.
+    """Read a tokenizer. If its files are missing, transformers creates one without tokens for some families.
 
     Args:
         path: a folder, or a name on the hub.
-        name: how errors call the model.
-        config: the model's configuration where it is known.
-        options: as `AutoTokenizer.from_pretrained` takes them.
+        name: the model's name in errors.
+        config: the model's configuration, if it is known.
+        options: further arguments of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        ModelError: none, or one that can't be read.
+        ModelError: there is no tokenizer, or it can't be read.
     """
     is_local = Path(path).is_dir()
     given = {} if config is None else {"config": config}
@@ -44,13 +44,13 @@ def read_tokenizer(path: str, name: str, *, config: Any = None, **options: Any) 
 
 
 def require_embeddings(model: Any, tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer whose numbers go beyond the model's embeddings, now or when such a number comes in.
+    """Refuse a tokenizer with token ids beyond the model's embeddings.
 
-    Added tokens beyond them are common, and matter only in a text that has them: there, the embedding itself
-    refuses.
+    Added tokens beyond the embeddings are common, and matter only in a text that has them: a hook on the
+    embedding refuses such a text.
 
     Raises:
-        ModelError: the vocabulary itself, or what is put around every text, goes beyond them.
+        ModelError: an id of the vocabulary, or of the tokens around every text, is beyond the embeddings.
     """
     embedding = model.get_input_embeddings()
     size = getattr(embedding, "num_embeddings", None)
@@ -66,7 +66,7 @@ def require_embeddings(model: Any, tokenizer: Any, name: str) -> None:
 
 
 class _EmbeddedOnly:
-    """Raises on tokens without an embedding, where torch would end in an error of its own."""
+    """A hook that raises an error of one line for tokens without an embedding."""
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
@@ -81,7 +81,7 @@ class _EmbeddedOnly:
 
 
 def _added(tokenizer: Any) -> dict[str, int]:
-    """Tokens beside the vocabulary; the tokenizers of mistral-common have no such list."""
+    """Tokens added to the vocabulary; the tokenizers of mistral-common have no such list."""
     added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
     return added
 
@@ -99,6 +99,6 @@ def _has_files(folder: Path) -> bool:
 
 def _missing(name: str) -> str:
     return (
-        f"{name} holds no tokenizer: copy the model's tokenizer.json and tokenizer_config.json there, or "
+        f"{name} has no tokenizer: copy the model's tokenizer.json and tokenizer_config.json there, or "
         f"save its tokenizer with save_pretrained."
     )

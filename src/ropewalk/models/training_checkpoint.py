@@ -1,8 +1,8 @@
-"""A checkpoint with factors pinned in its configuration, which every engine and trainer reads alike.
+"""A checkpoint with pinned factors in its configuration, which every engine and trainer reads alike.
 
-Both lists of transformers' `longrope` are the same and the attention factor is stated, so that nothing
-changes with the length. The configuration has both forms: transformers 5 reads `rope_parameters` with theta
-inside, version 4 and most other trainers read `rope_scaling` beside a top-level theta.
+Both lists of transformers' `longrope` are equal and the attention factor is stated, so that the rotation does
+not depend on the length. The configuration has both forms: transformers 5 reads `rope_parameters` with theta
+inside; transformers 4 and most other trainers read `rope_scaling` beside a top-level theta.
 """
 
 import json
@@ -15,22 +15,23 @@ from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.store import write_atomically
 
-TOLERANCE = 1e-6  # of a factor: a trainer may have converted it to float32
+TOLERANCE = 1e-6  # relative, of a factor, which a trainer may have converted to float32
 
 
 def save_pinned(loaded: Model, factors: RescaleFactors, folder: Path) -> None:
-    """Write model and tokenizer, with these factors pinned, as transformers reads them.
+    """Save model and tokenizer for transformers, with pinned factors in the configuration.
 
     Raises:
         FactorsError: the factors are for another geometry.
-        ModelError: a configuration can't hold the factors: n-hat above 0, or a vector for each layer.
+        ModelError: a configuration can't store the factors: start tokens, or one vector per layer.
         OSError: the folder can't be written.
     """
     factors.require_geometry(loaded.geometry, loaded.name)
     if factors.num_start_tokens or factors.per_layer:
-        what = f"n-hat {factors.num_start_tokens}" if factors.num_start_tokens else "a vector for each layer"
+        num_start = factors.num_start_tokens
+        what = f"{num_start} start tokens" if num_start else "one vector per layer"
         raise ModelError(
-            f"These factors have {what}, which no configuration can hold: search with serve_with any, or "
+            f"These factors have {what}, which no configuration can store: search with serve_with any, or "
             f"train here."
         )
     loaded.model.save_pretrained(folder)
@@ -48,8 +49,8 @@ def require_pinned(description: RopeDescription, factors: RescaleFactors, name: 
     """Refuse a trained checkpoint with another theta or geometry, or without the pinned factors.
 
     Raises:
-        FactorsError: another geometry; names every value that differs.
-        ModelError: the checkpoint has other factors than these, or none.
+        FactorsError: the geometry differs; names every value that differs.
+        ModelError: the checkpoint has other factors, or none.
     """
     factors.require_geometry(description.geometry, name)
     found, found_short = description.own, description.own_short

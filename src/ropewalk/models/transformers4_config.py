@@ -1,8 +1,8 @@
-"""Version 4's keys in a configuration that transformers 5 saves, for version 4 and engines that follow it.
+"""Adds the RoPE keys of transformers 4 to configurations that transformers 5 saves.
 
-transformers 5 saves only version 5's keys (`save_pretrained`, every checkpoint of a Trainer), and nothing in
-a `config.json` changes that: it reads the older keys and drops them. So they are added again after the save,
-to a folder (`rewrite_keys`), or by the model itself (`keep_keys`).
+transformers 5 reads the keys of version 4, but saves only its own (`save_pretrained`, every checkpoint of a
+Trainer). Ropewalk adds version 4's keys after the save: to a folder (`rewrite_keys`), or in every save of a
+model (`keep_keys`).
 """
 
 import json
@@ -17,13 +17,13 @@ CONFIG = "config.json"
 
 
 def rewrite_keys(folder: str | Path) -> bool:
-    """Write both forms of the rotary's keys into a checkpoint's `config.json`, and change nothing else.
+    """Write both forms of the rotary's keys into a checkpoint's `config.json`; other keys do not change.
 
     Args:
         folder: a checkpoint that transformers 5 saved, as a Trainer does.
 
     Returns:
-        Whether a key was missing.
+        True if a key was missing.
 
     Raises:
         ModelError: there is no such folder, or its configuration has no rotary.
@@ -38,10 +38,10 @@ def rewrite_keys(folder: str | Path) -> bool:
 
 
 def keep_keys(model: Any) -> None:
-    """Make every later save of this model (by a Trainer, by `save_pretrained`) write both forms of the keys.
+    """Make every later save of this model (`save_pretrained`, a Trainer) write both forms of the keys.
 
-    This applies to the given object, in this process, and not to a model that plain transformers loads from
-    the same files. A second call changes nothing.
+    This applies to the given object in this process, not to a model that transformers loads from the same
+    files. A second call changes nothing.
     """
     if not isinstance(model.__dict__.get("save_pretrained"), _SavingBothForms):
         model.__dict__["save_pretrained"] = _SavingBothForms(model)
@@ -54,7 +54,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         ModelError: there is no such file, or it is not a JSON object.
     """
     if not path.exists():
-        raise ModelError(f"{path.parent} holds no {CONFIG}: name a checkpoint's folder.")
+        raise ModelError(f"{path.parent} has no {CONFIG}: name a checkpoint's folder.")
     return read_object(path, ModelError, remedy="copy it again", allow_nan=True)
 
 

@@ -1,8 +1,8 @@
-"""A configuration that somebody else wrote: it says what a model is, and must not choose the code that runs.
+"""Configurations from other people: they describe a model, and must not choose the code that runs.
 
-transformers takes from a `config.json` which attention and expert code to run, a hub's kernel
-(`owner/kernel:function`) among them, which fusions to patch into its classes, and which file has the weights.
-The first three are the caller's to choose, so they are dropped; the last is refused.
+A `config.json` can choose the attention and the expert code that transformers runs (even a kernel from the
+hub, `owner/kernel:function`), the fusions that it patches into its classes, and the file of the weights. The
+caller decides about the first three, so these keys are removed; the last key raises an error.
 """
 
 import copy
@@ -20,14 +20,14 @@ NAMES_WEIGHTS = "transformers_weights"
 
 
 def without_chosen_code(config: Any, name: str = "The model") -> Any:
-    """A copy of a configuration that leaves every choice of code to transformers' defaults and the caller.
+    """A copy of a configuration without the keys that choose code.
 
     Args:
-        config: transformers' configuration; those inside it are treated alike.
-        name: how errors call the model.
+        config: a transformers configuration; nested configurations are copied in the same way.
+        name: the model's name in errors.
 
     Raises:
-        ModelError: it names another file of weights than `model.safetensors` or its index.
+        ModelError: it names a file of weights other than `model.safetensors` or its index.
     """
     config = copy.deepcopy(config)
     for part in _parts(config):
@@ -45,7 +45,7 @@ def without_chosen_code(config: Any, name: str = "The model") -> Any:
 
 
 def _parts(config: Any) -> list[Any]:
-    """A configuration and all those inside it, the outer ones last: they set theirs on the inner ones too."""
+    """A configuration and its nested ones; outer ones last, because they also set values on inner ones."""
     inner: list[Any] = []
     for value in vars(config).values():
         values = value.values() if isinstance(value, dict) else value

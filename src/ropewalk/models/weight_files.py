@@ -1,7 +1,7 @@
 """The weight files of a checkpoint: safetensors files inside its folder, checked before one is read.
 
-An index names a file for each tensor. transformers reads any file that it names, even a pickle or a file of
-another folder; so this module checks the names first, and everything that reads weights calls it.
+An index names a file for each tensor. transformers reads any file that it names, even a pickle or a file in
+another folder. Everything that reads weights therefore calls this module, which checks the names first.
 """
 
 import re
@@ -17,12 +17,12 @@ from ropewalk.store import read_object, reason_of
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth", "model*.pt", "*.ckpt")  # with weights
-# Parts of a distributed checkpoint, which transformers prefers to `model.safetensors`.
+# Files of a distributed checkpoint, which transformers prefers to `model.safetensors`.
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 # The name of one file: no folder, drive or pattern.
 PLAIN_NAME = re.compile(r"[^/\\:*?\[\]]+\.safetensors")
-FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
-# What quantised checkpoints have beside a `weight`, or in its place.
+FLOATS = ("F64", "F32", "F16", "BF16")  # names of safetensors
+# Tensors that quantised checkpoints have beside a `weight`, or instead of it.
 QUANTISED = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight_absmax",
     ".weight.absmax", ".weight.quant_map", ".SCB", "_proj_blocks", ".codebooks",
@@ -34,7 +34,7 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
 
     Args:
         folder: a checkpoint on this machine.
-        name: of the model, for messages.
+        name: the model's name in errors.
 
     Raises:
         ModelError: no safetensors weights, or an index that names anything but safetensors files in `folder`.
@@ -42,7 +42,7 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     parts = sorted(file.name for file in folder.glob("*.safetensors") if DISTRIBUTED.fullmatch(file.name))
     if parts:
         raise ModelError(
-            f"{name} holds parts of a distributed checkpoint ({parts[0]}), which Ropewalk does not read: "
+            f"{name} has parts of a distributed checkpoint ({parts[0]}), which Ropewalk does not read: "
             f"save the model with save_pretrained, and name that folder."
         )
     indexed = indexed_files(folder, name)
@@ -59,7 +59,7 @@ def weight_files(folder: Path, name: str) -> tuple[Path, ...]:
     others = sorted(file.name for file in folder.glob("*.safetensors"))
     found = f" in transformers' format ({others[0]} is in another)" if others else ""
     raise ModelError(
-        f"{name} holds no safetensors weights{found}: a {WEIGHTS} or its index is needed beside its "
+        f"{name} has no safetensors weights{found}: a {WEIGHTS} or its index is needed beside its "
         f"config.json."
     )
 
@@ -79,10 +79,10 @@ def indexed_files(folder: Path, name: str) -> dict[str, Path] | None:
 
 
 def read_index(index: Path, name: str) -> dict[str, str]:
-    """The name of the file of each tensor; the files may be missing.
+    """The file name of each tensor; the files may be missing.
 
     Raises:
-        ModelError: not an index, or one that names anything but `*.safetensors` files without a folder.
+        ModelError: not an index, or one that names anything but `*.safetensors` files in its own folder.
     """
     names = read_object(index, ModelError, remedy="copy it again", allow_nan=True).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -106,7 +106,7 @@ def stored_tensors(folder: Path, name: str) -> dict[str, Path]:
 
 
 def require_whole(files: Iterable[Path], name: str) -> None:
-    """Refuses files that are truncated or no safetensors, by their headers alone.
+    """Refuse files that are truncated or not in the safetensors format, by their headers alone.
 
     Raises:
         ModelError: names the file.
@@ -116,16 +116,16 @@ def require_whole(files: Iterable[Path], name: str) -> None:
 
 
 def require_plain_weights(files: Iterable[Path], name: str, config: Any) -> None:
-    """Refuses quantised weights, which the configuration states or only the files show.
+    """Refuse quantised weights, which the configuration states or only the files show.
 
-    What transformers makes of them depends on the machine and its packages: other dtypes in one model, or
-    kernels that it downloads from the hub.
+    How transformers reads them depends on the machine and its packages: it may mix dtypes in one model, or
+    download kernels from the hub.
 
     Args:
-        config: transformers' whole configuration, also of a multi-modal model.
+        config: the whole transformers configuration, also of a multi-modal model.
 
     Raises:
-        ModelError: says how they are quantised; or as `require_whole`.
+        ModelError: names the quantisation; or as `require_whole`.
     """
     kind = stated_quantisation(config) or stored_quantisation(files, name)
     if kind is not None:
@@ -150,7 +150,7 @@ def stated_quantisation(config: Any) -> str | None:
 
 
 def stored_quantisation(files: Iterable[Path], name: str) -> str | None:
-    """What in the files shows that their weights are quantised; None if nothing does.
+    """The first sign in the files that weights are quantised; None if there is none.
 
     Raises:
         ModelError: as `require_whole`.
@@ -165,10 +165,10 @@ def stored_quantisation(files: Iterable[Path], name: str) -> str | None:
 
 
 def require_inside(folder: Path, file: str, name: str) -> Path:
-    """The path of a file in a folder, unless it is a link out of it.
+    """The path of a file in a folder; a link to a file outside the folder is refused.
 
     Raises:
-        ModelError: no such file, or such a link.
+        ModelError: the file is missing, or such a link.
     """
     path = folder / file
     if not path.is_file():
@@ -195,7 +195,7 @@ def stored_dtypes(file: Path, name: str = "The model") -> dict[str, str]:
             return {tensor: opened.get_slice(tensor).get_dtype() for tensor in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"{name} has {file.name}, which is no complete safetensors file ({reason_of(error)}): "
+            f"{name} has {file.name}, which is not a complete safetensors file ({reason_of(error)}): "
             f"copy it again."
         ) from None
 

@@ -1,4 +1,4 @@
-"""The factors that a key-value cache was filled with, which are an attribute of the cache.
+"""The factors that a key-value cache was filled with, stored as an attribute of the cache.
 
 Keys are rotated before they are cached, so each row of a cache is right for one set of factors. The attribute
 stays with the cache when `generate` returns it, when the caller keeps it for the next turn, and in copies.
@@ -27,7 +27,8 @@ class Note:
 
     Attributes:
         factors: one set per row.
-        keys: the tensor of keys after the last forward; another one means that rows were moved since.
+        keys: the tensor of keys after the last forward; a different tensor means that rows were moved since
+            then.
     """
 
     factors: tuple[RescaleFactors, ...]
@@ -61,7 +62,7 @@ def noted(cache: Any) -> Rows | None:
 
 
 def is_filled_under(cache: Any, rows: Rows) -> bool:
-    """Whether a cache was filled with these factors, if its rows were not moved outside this package."""
+    """Whether a cache was filled with these factors; its rows must not have moved outside this package."""
     found: Note | None = getattr(cache, NOTE, None)
     return found is not None and found.factors == rows.factors
 

@@ -1,4 +1,4 @@
-"""Hooks on the decoder: which rows it reads, and so by which factors they rotate."""
+"""Hooks on the decoder, which choose the factors of the rows that it reads."""
 
 import inspect
 from contextvars import ContextVar
@@ -102,7 +102,7 @@ _reading: ContextVar[tuple["FactorsByLength", Rows] | None] = ContextVar("ropewa
 
 
 def rows_being_read(factors: "FactorsByLength") -> Rows | None:
-    """What the decoder with these factors reads now; None where something else calls its rotary."""
+    """The rows that the decoder with these factors reads now; None outside of the decoder."""
     now = _reading.get()
     return now[1] if now is not None and now[0] is factors else None
 

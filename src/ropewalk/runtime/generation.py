@@ -4,11 +4,11 @@
     recompute   the factors for the row's present length; when it passes an entry's end, its cache is rebuilt
                 with the next entry's factors, as if every token had been read with them
 
-With both, a row never reads keys that were rotated by other factors than its own, whatever the other rows
-are.
+With both policies, a row never reads keys that were rotated by other factors than its own, for any other rows
+in the batch.
 
 The policy of a request is `rope_policy`, an argument of `generate`. Arguments of `generate` reach the model
-through pipelines, adapters and generation configurations, which a wrapper around the model would not; the
+through pipelines, adapters and generation configurations, unlike those of a wrapper around the model. The
 default is `model.generation_config.rope_policy`.
 
 transformers has no hook for the length that a request may grow to, so two of its steps are replaced: the
@@ -35,7 +35,7 @@ PACKED = ("generate_batch", "init_continuous_batching", "continuous_batching_con
 
 
 def replace_generation(factors: Any, model: nn.Module) -> list[ReplacedAttribute]:
-    """Add the policies to a model that generates; without a generation loop, nothing is replaced."""
+    """Add the policies to `generate`; for a model without `generate`, nothing is replaced."""
     owner: Any = next((module for module in model.modules() if isinstance(module, GenerationMixin)), None)
     if owner is None:
         return []
@@ -50,7 +50,7 @@ def replace_generation(factors: Any, model: nn.Module) -> list[ReplacedAttribute
 
 
 class Generate:
-    """In the place of a model's `generate`, with the argument `rope_policy`."""
+    """Replaces a model's `generate`; adds the argument `rope_policy`."""
 
     def __init__(self, factors: Any, owner: Any) -> None:
         self.factors = factors
@@ -58,16 +58,17 @@ class Generate:
         self.original = self.__wrapped__ = owner.generate
 
     def __call__(self, *args: Any, rope_policy: str | None = None, **kwargs: Any) -> Any:
-        """As transformers' own.
+        """As transformers' `generate`.
 
         Args:
-            rope_policy: `pin` or `recompute`; None takes it from the generation configuration given, then
-                from the model's, then `pin`.
+            rope_policy: `pin` or `recompute`; None uses that of the given generation configuration, else that
+                of the model's, else `pin`.
 
         Raises:
             SettingError: an unknown policy, or `recompute` where it is not possible.
             FactorsError: a row may grow longer than the longest entry.
-            ModelError: a cache that was filled with other factors, without the tokens to fill it again.
+            ModelError: the cache was filled with other factors, and the tokens to fill it again were not
+                given.
         """
         given = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
         stated = (getattr(config, "rope_policy", None) for config in (given, self.owner.generation_config))
@@ -83,7 +84,7 @@ class Generate:
 
 
 class _ValidateLength:
-    """Stores how wide the ids are, and whether the maximum length is a total."""
+    """Stores the width of the ids, and whether the maximum length includes the prompt."""
 
     def __init__(self, factors: Any, owner: Any) -> None:
         self.factors = factors
@@ -121,7 +122,7 @@ class _PrepareInputs:
         self.factors = factors
         self.owner = owner
         self.original = owner.prepare_inputs_for_generation
-        # transformers reads its signature: whether it takes embeddings, and which arguments are misspelled.
+        # transformers inspects its signature for embeddings and for misspelled arguments.
         self.__wrapped__ = getattr(self.original, "__wrapped__", self.original)
 
     def __call__(self, input_ids: Tensor, *args: Any, is_first_iteration: bool = False, **kwargs: Any) -> Any:
@@ -182,7 +183,7 @@ def _admit(request: Request, generation_config: Any, model_kwargs: dict[str, Any
     prompts = own_lengths(mask, positions, num_rows=num_rows, num_tokens=total_width, num_cached=0)
     num_new = generation_config.max_length - request.width
     if request.is_total_stated:
-        # The length that a row may grow to is then given too, and does not depend on padding.
+        # The length that a row may grow to is then known too, and does not depend on padding.
         ends = [generation_config.max_length + total_width - request.width] * num_rows
     else:
         ends = [length + num_new for length in prompts]
@@ -241,7 +242,7 @@ def _require_recomputable(
 
 
 def _resume(request: Request, rows: Rows, cache: Any, model_kwargs: dict[str, Any], total_width: int) -> None:
-    """Resume with a cache that was filled before; one with other factors is emptied, to be filled again."""
+    """Resume with a given cache; a cache with other factors is emptied, to be filled again."""
     embeds, cached = model_kwargs.get("inputs_embeds"), num_cached(cache)
     width = request.width if embeds is None else embeds.shape[1]
     is_whole = width == total_width

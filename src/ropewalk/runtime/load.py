@@ -1,4 +1,4 @@
-"""Loads a model with its factor set, or gives a factor set to a model in memory."""
+"""Loads a model with its factor set, or installs a factor set in a model in memory."""
 
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,21 @@ def apply(
     original_length: int | None = None,
     full_attention: bool | None = None,
 ) -> Any:
-    """Make a model follow a factor set, until `Model.wrap(model).uninstall()`; returns the same model.
+    """Install a factor set in a model, until `Model.wrap(model).uninstall()`; returns the same model.
 
-    Each row of a batch rotates by the factors for its own length, n-hat and attention factor included: in a
-    plain forward by the tokens that it has, in `generate` by the request's `rope_policy`
+    Each row of a batch rotates by the factors for its own length, including start tokens and attention
+    factor. In a forward, that is the number of its tokens; in `generate`, `rope_policy` decides
     (`runtime.generation`).
 
     Args:
         model: any transformers causal model, or a `Model`.
-        factors: a set, or one entry, which then serves all lengths up to its target.
+        factors: a set, or factors for one target, which then serve all lengths up to it.
         original_length, full_attention: as for `Model.wrap`.
 
     Raises:
-        FactorsError: they were made for another geometry.
-        ModelError: the family can't be extended, or every layer slides over a window that is shorter than the
-            longest entry, and `full_attention` is off.
+        FactorsError: the factors were made for another geometry.
+        ModelError: the family can't be extended, or every layer has a sliding window shorter than the longest
+            entry and `full_attention` is off.
     """
     owner = Model.wrap(model, original_length=original_length, full_attention=full_attention)
     owner.install(FactorsByLength(_as_set(factors)))
@@ -53,18 +53,18 @@ def load(
     original_length: int | None = None,
     full_attention: bool = False,
 ) -> Any:
-    """Load a model and install its factor set; returns transformers' own object, as `from_pretrained`.
+    """Load a model and install its factor set; returns the model of transformers, as `from_pretrained`.
 
     Args:
         path: a checkpoint's folder or hub name, as for `load_model`. Without `factors`, the set is the
             `factors.json` beside its weights, as `ropewalk extend` writes it.
-        factors: the set, or its file, if it is not beside the weights.
+        factors: the set or its file; None for the one beside the weights.
         device, dtype, attn_implementation, revision, trust_remote_code: as for `load_model`; the default
             `dtype` is the checkpoint's.
         original_length, full_attention: as for `load_model`.
 
     Raises:
-        FactorsError: no factor set, or one of another geometry.
+        FactorsError: there is no factor set, or it has another geometry.
         ModelError: as `load_model` and `apply`.
     """
     if factors is None:

@@ -26,13 +26,14 @@ class Request:
     """One call of `generate`, or one `with pinned(...)`.
 
     Attributes:
-        factors: the model's `FactorsByLength`; requests to other models may be around or inside this one.
-        is_generation: a call of `generate`; else a `with pinned(...)`.
-        policy: how its factors follow its length.
+        factors: the model's `FactorsByLength`; requests to other models may be nested around or inside this
+            one.
+        is_generation: True for a call of `generate`, False for a `with pinned(...)`.
+        policy: how its factors depend on its length.
         pinned_length: the length in tokens that `pinned` gives to all rows, or None.
         rows: the factors of the rows; None until the cache of a generation is prepared.
-        width: of a generation, the width of its ids in tokens, once that is known.
-        is_total_stated: the caller gave `max_length`, which counts prompt and padding.
+        width: for `generate`, the width of its ids in tokens, once it is known.
+        is_total_stated: whether the caller gave `max_length`, which counts prompt and padding.
         prompt_lengths: each row's tokens before the first new one, without padding.
         prefill_chunk_size: the argument of `generate`, for a cache that is rebuilt.
     """
@@ -71,18 +72,18 @@ def requesting(request: Request) -> Iterator[Request]:
 
 @contextmanager
 def pinned(model: Model | nn.Module, length: int) -> Iterator[None]:
-    """Inside the `with`, every row rotates by the factors for `length` tokens, however short it is.
+    """Inside the `with`, every row rotates by the factors for `length` tokens, even a shorter one.
 
-    For the caller's own loops over `forward`, whose rows grow, and for conversations that keep their cache
-    from turn to turn: nothing that is read or generated inside changes its factors.
+    Use it for loops over `forward`, whose rows grow, and for conversations that keep their cache from turn to
+    turn: inside, no row changes its factors.
 
     Args:
         model: as returned by `ropewalk.load` and `ropewalk.apply`, or a `Model`.
         length: the most tokens that a row will have.
 
     Raises:
-        FactorsError: longer than the longest entry of the factor set, or below 1.
-        ModelError: the model has no factor set, or (inside) a row exceeds what those factors serve.
+        FactorsError: `length` is above the longest entry of the factor set, or below 1.
+        ModelError: the model has no factor set, or (inside) a row is longer than these factors serve.
     """
     factors: Any = Model.wrap(model).installed
     if not hasattr(factors, "rows_for"):
@@ -94,10 +95,10 @@ def pinned(model: Model | nn.Module, length: int) -> Iterator[None]:
 
 
 def choose_policy(*given: Any) -> Policy:
-    """The first policy that is given, or the default.
+    """The first policy that is not None, or the default.
 
     Raises:
-        SettingError: it is none of `POLICIES`.
+        SettingError: it is not in `POLICIES`.
     """
     for policy in given:
         if policy is None:

@@ -1,4 +1,4 @@
-"""A factor set for the hook on a rotary: each row of a batch rotates by the factors for its length."""
+"""A factor set as `Model.install` takes it: each row of a batch rotates by the factors for its length."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,11 +16,11 @@ MOST_REMEMBERED = 64
 
 
 class FactorsByLength:
-    """What `Model.install` takes for a factor set.
+    """An `Installable` that chooses factors by length.
 
     Attributes:
         factor_set: all entries.
-        factors: those of the longest entry.
+        factors: the longest entry.
     """
 
     def __init__(self, factor_set: FactorSet) -> None:
@@ -40,7 +40,7 @@ class FactorsByLength:
         yield from replace_saving(self.factor_set, model)
 
     def rows_for(self, lengths: Sequence[int]) -> Rows:
-        """The factors for rows of these lengths; the same object for the same choice.
+        """The factors for rows of these lengths; equal choices return the same object.
 
         Raises:
             FactorsError: a row is longer than the longest entry.
@@ -55,6 +55,6 @@ class FactorsByLength:
         return rows
 
     def choose(self, positions: Tensor) -> Rows:
-        """The rows that the decoder reads now; outside the decoder, rows as long as their last positions."""
+        """The rows that the decoder reads now; outside of it, rows with lengths from their last positions."""
         rows = rows_being_read(self)
         return rows or self.rows_for([int(last) + 1 for last in positions.amax(-1).tolist()])

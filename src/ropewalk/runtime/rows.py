@@ -57,11 +57,11 @@ class Rows:
         return [index for index, (a, b) in enumerate(pairs) if a is not b and a != b]
 
     def cos_sin(self, positions: Tensor, layer_index: int) -> tuple[Tensor, Tensor]:
-        """Float64, for positions of shape (rows or 1, tokens)."""
+        """cos and sin, float64, for positions of shape (rows or 1, tokens)."""
         return self.stacked(positions.device).cos_sin(positions, layer_index)
 
     def stacked(self, device: torch.device) -> StackedFactors:
-        """Their numbers on a device; one row if all are equal."""
+        """The factors as tensors on a device; a single row if all are equal."""
         found = self._stacked.get(device)
         if found is None:
             # Not in inference mode, because its tensors can't be used in training later.
@@ -77,8 +77,8 @@ def own_lengths(
     """The number of tokens of each row after `num_tokens` more, without padding.
 
     Args:
-        mask: (rows, cached and new tokens), 0 at padding; used if it has this shape.
-        position_ids: (rows or 1, new tokens); used without such a mask: a row ends at its last position.
+        mask: shape (rows, cached and new tokens), 0 at padding; ignored if it has another shape.
+        position_ids: shape (rows or 1, new tokens); without a mask, a row ends at its last position.
     """
     if is_row_mask(mask, num_cached + num_tokens):
         assert mask is not None
@@ -97,5 +97,5 @@ def own_positions(mask: Tensor, num_tokens: int) -> Tensor:
 
 
 def is_row_mask(mask: object, num_tokens: int) -> bool:
-    """Whether this is a mask of padding, of shape (rows, tokens), and not one of attention."""
+    """Whether this is a padding mask of shape (rows, tokens), and not an attention mask."""
     return isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == num_tokens

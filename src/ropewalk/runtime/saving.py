@@ -1,4 +1,4 @@
-"""A model with an installed factor set is saved with it, and with the configuration of the base model."""
+"""Saves a model together with its installed factor set and the configuration of the base model."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ropewalk.models.transformers4_config import CONFIG, rewrite_keys
 
 
 def replace_saving(factor_set: FactorSet, owner: Model) -> list[ReplacedAttribute]:
-    """State the longest length in the configuration, and keep the set with what is saved."""
+    """State the longest length in the configuration, and save the set with the model."""
     model = owner.model
     configs = {id(part): part for part in (model.config, model.config.get_text_config(decoder=True))}
     replaced = [
@@ -24,7 +24,7 @@ def replace_saving(factor_set: FactorSet, owner: Model) -> list[ReplacedAttribut
 
 
 class _SavePretrained:
-    """In the place of a model's `save_pretrained`."""
+    """Replaces a model's `save_pretrained`."""
 
     def __init__(self, factor_set: FactorSet, owner: Model) -> None:
         self.factor_set = factor_set
@@ -32,13 +32,13 @@ class _SavePretrained:
         self.original = self.__wrapped__ = owner.model.save_pretrained
 
     def __call__(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> Any:
-        """As transformers' own, with the factor set beside: `ropewalk.load` reads both."""
+        """As transformers' `save_pretrained`, and writes the factor set too; `ropewalk.load` reads both."""
         folder = Path(save_directory)
-        if is_main_process and not folder.is_file():  # transformers says so of a file
+        if is_main_process and not folder.is_file():  # transformers reports a path that is a file
             folder.mkdir(parents=True, exist_ok=True)
             self.factor_set.save(folder / FACTORS_NAME)
         with self.owner.base_config():
             saved = self.original(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process and (folder / CONFIG).is_file():
-            rewrite_keys(folder)  # version 5 leaves out what version 4 reads
+            rewrite_keys(folder)  # version 5 does not save the keys that version 4 reads
         return saved

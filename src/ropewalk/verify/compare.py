@@ -4,8 +4,8 @@
     MODEL + factor set ── Ropewalk ──> logits, nats ────────────┴─ difference ─┐
     the base MODEL     ── the same engine, and Ropewalk ────────── difference ─┴─ only the excess is judged
 
-A comparison that cannot fail proves nothing. Therefore the engine's output is also compared with Ropewalk's
-under wrong factors (`wrong_factors`). If wrong factors would pass, the verification fails too.
+The comparison itself is tested too: the engine's output is also compared with Ropewalk's output for wrong
+factors (`wrong_factors`). If wrong factors would pass, the verification fails too.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The replies of a completions server, in the three forms that are known, checked by pydantic.
+"""The replies of a completions server, in three known forms, checked by pydantic.
 
     vLLM               "tokens": ["token_id:318", ...]       ids, because the request asks for them
     llama-cpp-python   "tokens": [" is", ...]                texts
@@ -71,7 +71,7 @@ class _LogProbabilities(_StrictModel):
     def _check_counts(self) -> Self:
         lists = self.tokens, self.top_logprobs
         if None not in lists and len(lists[0] or ()) != len(lists[1] or ()):
-            raise ValueError("tokens and top_logprobs are not as many")
+            raise ValueError("tokens and top_logprobs have different lengths")
         return self
 
     def steps(self) -> tuple[CompletionToken, ...] | None:

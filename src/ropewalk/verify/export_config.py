@@ -1,8 +1,9 @@
-"""Compares the rotary's keys in an exported `config.json` with those that the factors require.
+"""Compares the rotary's keys in an exported `config.json` with the keys for the factors.
 
-Every engine reads one of the two forms. If the other is lost (by a save of transformers 5, or by hand),
-another version rotates by theta 10000 and no run of the first engine shows it. So both are compared, key by
-key, and the dictionaries of other layer types too, which an export leaves as they are.
+An engine reads only one of the two forms, so running it does not show that the other form is missing (after a
+save of transformers 5, or an edit). An engine that reads the other form then uses theta 10000. Therefore both
+forms are compared, key by key, including the dictionaries of other layer types, which an export does not
+change.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The log-probabilities of a completion's tokens: a server's, compared with the model's own.
 
-A server names a token by its id or by its text. `TokenNames` finds the ids that a text may stand for.
+A server identifies a token by its id or by its text. `TokenNames` finds the ids that a text may mean.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ class ModelLogProbabilities:
         """Log-probabilities after the prompt and after each chosen token, shape (steps, vocabulary).
 
         Args:
-            chosen: the ids that each token may be. Of several the likeliest is taken, as by greedy servers.
+            chosen: the ids that each token may be. The likeliest of them is used, as in greedy decoding.
         """
         reader, piece, rows, place = Reader(self._loaded.model), list(ids), [], 0
         while True:
@@ -66,9 +66,9 @@ class ModelLogProbabilities:
 
 
 class TokenNames:
-    """The ids that a server's name of a token may stand for.
+    """The ids that a server's name of a token may mean.
 
-    An id stands for itself. A text stands for each id that the tokenizer decodes to it, alone or after
+    An id is unique. A text may mean each id that the tokenizer decodes to it, alone or after
     another token: SentencePiece drops the space of ` the` at the beginning of a text, and servers differ in
     which of the two they send. A token that is part of a character has no name.
     """
@@ -88,7 +88,7 @@ class TokenNames:
     def difference(self, step: CompletionToken, log_probabilities: Tensor) -> float | None:
         """The mean difference over a step's likeliest tokens, in nats.
 
-        If a text stands for several ids, the nearest value counts. Infinite if no name is known; None if no
+        If a text may mean several ids, the nearest value counts. Infinite if no name is known; None if no
         token has a name.
 
         Args:

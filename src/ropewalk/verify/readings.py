@@ -1,4 +1,4 @@
-"""Logits and NLL of a text, computed by an engine or by Ropewalk, and how far two of them differ."""
+"""Logits and NLL of a text, computed by an engine or by Ropewalk, and the difference of two readings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from ropewalk.export import Served
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:
-    """How much further than the base model an export may be from Ropewalk.
+    """The largest allowed differences from Ropewalk, beyond those of the base model.
 
     Attributes:
         logits: as a share of the largest logit; None if logits are not judged.
@@ -34,7 +34,7 @@ class Check:
         length: tokens; None for a comparison that does not belong to one text.
         found: the difference beyond that of the base model, or a text.
         base: the difference between engine and Ropewalk for the base model.
-        limit: the largest right `found`; None if `found` is a text.
+        limit: the largest `found` that passes; None if `found` is a text.
         is_right: whether the comparison passed.
     """
 

@@ -12,7 +12,8 @@ from ropewalk.verify.cases import Case
 from ropewalk.verify.readings import Distance, Reading, mean_token_distance, read_with_ropewalk
 from ropewalk.verify.result import Check, Tolerances
 
-# A distance below this share of the distance to the right factors is no rounding: the engine uses the others.
+# If the distance to wrong factors is below this share of the distance to the right ones, the engine uses the
+# wrong factors; rounding can't explain the difference.
 NEARER = 0.9
 # Differences below this share of the largest logit are rounding of float32, also on a processor where they
 # are exactly 0. Measured means over tokens: 0.07e-6 between ATEN_CPU_CAPABILITY=default, avx2 and avx512 with
@@ -55,8 +56,8 @@ class WrongFactorDetector:
     """Whether each of the wrong factors would be detected by the reading of at least one text.
 
     Wrong factors are detected if they exceed the tolerances, or if the engine's NLL per token is nearer to
-    the right factors than to them. The second rule is for means of long texts, in which wrong factors can
-    lose within the window what they win beyond it.
+    the right factors than to them. The second rule is for long texts, where wrong factors can have the same
+    mean NLL: worse within the window, better beyond it.
     """
 
     def __init__(self, served: Served, tolerances: Tolerances) -> None:

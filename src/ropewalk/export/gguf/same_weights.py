@@ -10,7 +10,7 @@ differ by less than the rounding.
                       w   -> stored here                    both right
                           w'  but stored left of it         misplaced: rounded from other weights
 
-Norms are floats in every GGUF file, so a full fine-tuning is noticed by them alone.
+Norms are floats in every GGUF file, so they suffice to detect a full fine-tuning.
 """
 
 import re

@@ -67,7 +67,7 @@ def _by_prefixes(
     text = _render(tokenizer, messages, name)
     spans = []
     for index, message in enumerate(messages):
-        if message["role"] != ASSISTANT or index == 0:  # the first message answers nothing
+        if message["role"] != ASSISTANT or index == 0:  # the first message is not an answer
             continue
         before = _render(tokenizer, messages[:index], name, add_generation_prompt=True)
         after = _render(tokenizer, messages[: index + 1], name)

@@ -35,10 +35,10 @@ class Mixture:
     It ends when the budgets of all sources are used up.
 
     Attributes:
-        longest: tokens of the longest of the first documents, at most those of a segment; those of a segment
-            with generated retrieval texts.
-        fingerprint: hash of the settings, the length, the tokenizer and the beginnings of the sources. Of a
-            file only name and size are part of it, and only the first 256 documents.
+        longest: tokens of the longest of the first documents, at most those of a segment; with generated
+            retrieval texts, those of a segment.
+        fingerprint: hash of the settings, the length, the tokenizer and the first 256 documents of each
+            source; for a file, of its name and size only.
 
     Args:
         settings: the sources.

@@ -1,7 +1,7 @@
 """Documents packed into segments of one length, and segments into batches.
 
 A document is split where a segment ends, and continues in the next one; short documents share a segment.
-Every piece has BOS before and EOS after it (LongRoPE, section 3.3), here with a length of 8:
+Every piece has BOS before it and EOS after it (LongRoPE, section 3.3). With a length of 8:
 
     documents   a b c d e f g h i    j k    l ...
     segments    <s> a b c d e f </s>    <s> g h i </s> <s> j k ...
@@ -221,7 +221,7 @@ def _with_ends(document: TrainingDocument, start: int, stop: int, packing: Packi
     if packing.eos is not None:
         ids.append(torch.tensor([packing.eos]))
         weights.append(own[-1:].clone() if stop == len(document.ids) else torch.zeros(1))
-    weights[0][0] = 0.0  # the token before it belongs to another document
+    weights[0][0] = 0.0  # its previous token belongs to another document
     return torch.cat(ids), torch.cat(weights)
 
 

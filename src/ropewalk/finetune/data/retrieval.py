@@ -1,18 +1,18 @@
-"""Generated texts whose ends can only be predicted from far before: passkeys, and needles in real text.
+"""Generated texts whose ends depend on distant tokens: passkeys, and needles in real text.
 
 Passkeys and needles alternate. Every second text of each kind is as long as a segment; the lengths of the
 others are spread evenly on a logarithmic scale, from the shortest possible length to that. Depths are spread
 evenly from the beginning to the end.
 
 The weights in the loss decide whether a model learns retrieval at all (docs/what-did-not-work.md): the digits
-of an answer weigh much, the tokens around them little, and a number that appears for the first time nothing,
-because it can't be predicted.
+of an answer have a large weight, the tokens around them a small one, and a number that appears for the first
+time has the weight 0, because it can't be predicted.
 
     passkey   task filler The pass key is 12345. Remember it. 12345 is the pass key. filler question 12345.
     weight                              0                   8                                      8
 
-The weight of an answer grows with the length of its text, so that a text of any length teaches as much
-retrieval per token as one of 256 tokens does, the length at which the bundled model learned it.
+The weight of an answer is proportional to the length of its text, so that answers have the same share of the
+loss per token as in texts of 256 tokens, the length at which the bundled model learned retrieval.
 """
 
 import math
@@ -32,7 +32,7 @@ from ropewalk.text.tokens import Encoder
 
 FEWEST_NEEDLES, MOST_NEEDLES = 2, 5
 WEIGHTED_LENGTH = 256  # tokens of the text in which an answer has the weight `answer_weight`
-GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples modulo 1 are spread evenly, however many there are
+GOLDEN = (math.sqrt(5) - 1) / 2  # any number of its multiples are spread evenly modulo 1
 
 Weighted = tuple[list[int], list[float]]
 
@@ -134,7 +134,7 @@ class RetrievalTexts:
         return ids, [weight if self._digits.has(token) else self._settings.filler_weight for token in ids]
 
     def _statement(self, ids: list[int], length: int) -> Weighted:
-        """The first number has the weight 0; further ones repeat it, and weigh as answers do."""
+        """The first number has the weight 0; repetitions have the weight of answers."""
         weights, num_numbers, was_digit = [], 0, False
         for token in ids:
             is_digit = self._digits.has(token)
@@ -157,7 +157,7 @@ class RetrievalTexts:
 
 
 class _DigitTokens:
-    """Which tokens have a digit; each token is decoded once."""
+    """Finds tokens with a digit; decodes each token once."""
 
     def __init__(self, encode: Encoder) -> None:
         self._decode = encode.tokenizer.decode

@@ -10,7 +10,7 @@ from ropewalk.units import LARGEST_SEED, LONGEST, MOST
 Join = Literal["none", "folder", "topic"]
 
 RETRIEVAL = "retrieval"  # the name of generated texts among the sources
-MOST_TOKENS = 10**15  # of a budget: more than was ever written
+MOST_TOKENS = 10**15  # of a budget; more than any corpus has
 
 
 class SourceSettings(BaseModel):
@@ -62,7 +62,7 @@ class SourceSettings(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_default_skip(self, write: Any) -> Any:
-        """Leave out `skip` where it is 0: run folders from before it existed stay valid."""
+        """Leave out `skip` if it is 0, so that run folders of older versions stay valid."""
         values = write(self)
         if not self.skip:
             values.pop("skip", None)
@@ -98,7 +98,7 @@ class MixtureSettings(BaseModel):
         ge=0,
         le=1,
         description="Share of generated retrieval texts in all tokens, in expectation; needles are hidden in "
-        "text of the sources that are no chats.",
+        "text of the sources that are not chats.",
     )
     answer_weight: float = Field(
         default=8.0,

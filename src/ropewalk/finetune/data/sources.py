@@ -92,7 +92,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCheck:
-    """What the first documents of a source show.
+    """What the first documents of a source say about it.
 
     Attributes:
         longest: tokens of the longest one, at most those of a segment.

@@ -35,7 +35,7 @@ FEATURES = Features(
 
 Columns = dict[str, list[Any]]
 
-_one_at_a_time = threading.Lock()  # a tokenizer must not be used by two threads at once
+_one_at_a_time = threading.Lock()  # tokenizers are not thread-safe
 
 
 def read_repeatedly(read: Callable[[], Iterable[Any]], num_rounds: int | None = None) -> Any:

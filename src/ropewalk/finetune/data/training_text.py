@@ -77,7 +77,7 @@ class DocumentList:
 
 
 def require_long(longest: int, text_length: int, length: int) -> None:
-    """Check that a document fills a segment: otherwise no token is predicted from far before.
+    """Check that a document fills a segment: otherwise no token depends on distant ones.
 
     Args:
         longest: tokens of the longest document.
