@@ -234,7 +234,7 @@ def _computing(facts: Facts, flags: str) -> Support:
         return wrong
     if not facts.is_computed:
         return Support(
-            False, "it multiplies by an attention factor of its own: export with --fold-attention-factor"
+            False, "it multiplies by its own attention factor: export with --fold-attention-factor"
         )
     if facts.served.mode == "switching" and not flags:
         return Support(False, "it uses the long factors at every length")

@@ -140,7 +140,7 @@ def check(schema: type[Schema], document: dict[str, Any]) -> Schema:
 
 
 def _place(steps: tuple[int | str, ...]) -> str:
-    # pydantic also names the branch of a union that it tried, e.g. `list[float]`, which is no key.
+    # pydantic also names the branch of a union that it tried, e.g. `list[float]`, which is not a key.
     named = [step for step in steps if isinstance(step, int) or "[" not in step]
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in named).removeprefix(".")
 

@@ -12,7 +12,7 @@ from ropewalk.models.config_fields import Fields
 
 # The types that state their original window; the others scale from `max_position_embeddings`.
 TYPES_WITH_ORIGINAL_LENGTH = ("yarn", "llama3", "longrope")
-# Types that reach `max_position_embeddings`, whatever their factor.
+# Types that reach `max_position_embeddings` with any factor.
 TYPES_WITH_STATED_REACH = ("llama3", "longrope")
 # Other names of a length beside `max_position_embeddings`; engines differ in the one that they prefer.
 OTHER_LENGTH_KEYS = (

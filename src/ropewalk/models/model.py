@@ -161,7 +161,7 @@ class Model:
         return self._state.full_attention
 
     def base_config(self) -> AbstractContextManager[None]:
-        """Inside the `with`, configurations are those of the base model, whatever is installed."""
+        """Inside the `with`, configurations are those of the base model, with or without factors."""
         return self._state.base_config()
 
     # ------------------------------------------------------------ description

@@ -127,7 +127,7 @@ class ModelState:
 
     @contextmanager
     def base_config(self) -> Iterator[None]:
-        """Inside the `with`, configurations are those of the base model, whatever is installed."""
+        """Inside the `with`, configurations are those of the base model, with or without factors."""
         replaced = [
             attached
             for attached in self.attached

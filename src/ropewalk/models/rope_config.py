@@ -97,7 +97,7 @@ class RopeDescription:
         return self.own is not None or self.own_problem is not None
 
     def own_under(self, base: Base) -> RescaleFactors | None:
-        """The factors that new ones are multiplied with: None for `native`, the model's own for `as-is`.
+        """The factors that new factors are multiplied by: None for `native`, the model's own for `as-is`.
 
         Raises:
             SettingError: the base is neither `native` nor `as-is`.

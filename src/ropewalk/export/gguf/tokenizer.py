@@ -61,7 +61,7 @@ def _read(file: Path, folder: Path) -> dict[str, Any]:
     try:
         # The tokenizers library checks the file and writes every key with its default.
         read: dict[str, Any] = json.loads(Tokenizer.from_file(str(file)).to_str())
-    except Exception as error:  # the library raises no class of its own
+    except Exception as error:  # the library raises plain Exception
         reason = " ".join(str(error).split())[:120]
         raise ExportError(f"{file} can't be read as a tokenizer ({reason}): copy it again.") from None
     return read

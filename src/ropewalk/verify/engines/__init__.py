@@ -1,4 +1,4 @@
-"""Requests to an engine and its output. An engine is the real program, in a process of its own.
+"""Requests to an engine, and its output. An engine runs in its own process.
 
 A probe is a script that imports the engine and nothing of Ropewalk, loads an export and returns its logits.
 `probes.py` runs a probe with any Python, so that the engine may be in another environment.
@@ -76,7 +76,7 @@ class Engine(Protocol):
     def context_step(self) -> int: ...
 
     def version(self) -> str:
-        """Its version.
+        """The version of the engine.
 
         Raises:
             MissingEngineError: it is not installed; the message says how to install it.

@@ -1,6 +1,6 @@
 """Probe of llama.cpp: `probes.py` runs it with a Python that has llama-cpp-python and safetensors.
 
-Each sequence gets a context of its own, of `context` tokens or, without `context`, of its own length.
+Each sequence gets its own context, of `context` tokens or, without `context`, of the sequence's length.
 llama.cpp chooses the factors by this context, rounded up to a multiple of 256. With the dtype float32, keys
 and values are float32 and attention is not fused, so that only the weights are rounded. Logits are copied
 batch by batch, so that those of a long sequence need not fit in memory.
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 MISSING_CODE = 3
 BATCH_TOKENS = 512
-FLOAT32_CACHE = 0  # ggml's own number for the type
+FLOAT32_CACHE = 0  # ggml's number of the type
 UNFUSED_ATTENTION = 0
 
 # Python searches a script's folder first, and the `llama_cpp.py` in this folder is not the package.

@@ -17,14 +17,14 @@ sys.path = [entry for entry in sys.path if entry != str(Path(__file__).parent)]
 
 MISSING_CODE = 3
 CHUNK_TOKENS = 256  # positions whose logits are computed at once
-STILL = 1e-16  # a frequency below it is that of a pair that does not rotate
+STILL = 1e-16  # frequencies below it belong to pairs that do not rotate
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line that `probes.py` describes."""
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     try:
-        if arguments == ["--version"]:  # without the seconds that importing them takes
+        if arguments == ["--version"]:  # the version needs no import, which takes seconds
             importlib.metadata.version("torch")
             print(importlib.metadata.version("transformers"))
             return 0
@@ -145,10 +145,10 @@ def close(given: Any, expected: Any) -> bool:
 
 
 def shown_rotation(model: Any) -> tuple[Any, float | None]:
-    """Frequencies and attention factor of the model's rotary outside its layers, None for what it hides.
+    """Frequencies and attention factor of the model's rotary outside its layers; None if they are not found.
 
-    A model may have a rotary for each layer type, or one with buffers for each: that which longrope scales is
-    meant.
+    If a model has a rotary per layer type, or one with buffers per layer type, those that longrope scales are
+    returned.
     """
     import torch
 
