@@ -40,7 +40,7 @@ def shown(*, tokens=1, places=1, value=-1.0, likeliest=1):
         (completion(shown(tokens=100_000, places=100_000)), "100000"),
         (completion(shown(tokens=9, places=9)), "9 tokens"),
         (completion({"content": [{"id": 3, "logprob": -1.0, "top_logprobs": []}] * 9}), "9 tokens"),
-        (completion(shown(tokens=2)), "as many"),
+        (completion(shown(tokens=2)), "lengths"),
         (completion(shown(likeliest=1000)), "20 items"),
         (completion(shown(value="-1.0")), "number"),
         (completion(shown(value=True)), "number"),

@@ -20,7 +20,7 @@ def test_truncated_files_are_refused(base: Path, tmp_path: Path, part: float) ->
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda path: path.write_bytes(b"GGUF is not all there is to it" * 99), "can be read"),
+        (lambda path: path.write_bytes(b"GGUF is not all there is to it" * 99), "truncated"),
         (lambda path: path.unlink(), "does not exist"),
         (lambda path: changed(path, path, metadata={"general.type": Value.string("adapter")}), "adapter"),
         (lambda path: changed(path, path, metadata={"split.count": Value.uint32(3)}), "one of 3 parts"),
