@@ -29,7 +29,7 @@ MISTAKES = [
     ),
     ({"parallel": {"cp_size": 2, "fsdp": True}, "mixed_window": True}, "mixed_window needs masks"),
     ({"parallel": {"cp_size": 0}}, "cp_size 0, but it must be a whole number"),
-    ({"trainer": {"seed": 1}}, "trainer holds 'seed', which is decided by seed"),
+    ({"trainer": {"seed": 1}}, "decided by seed"),
     ({"trainer": {"optm": "adafactor"}}, r"TrainingArguments do not have \(do you mean 'optim'\?\)"),
 ]
 
