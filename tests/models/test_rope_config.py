@@ -172,7 +172,7 @@ def test_latent_attention_of_an_unknown_type_is_read_as_the_family_that_it_is(ro
         ({"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 56, "short_factor": [1.0] * 56}}, "56"),
         ({"rope_scaling": {"type": "llama3", "factor": 4.0}}, "low_freq_factor"),
         ({"rope_theta": None, "rope_scaling": {"type": "linear", "factor": 4.0}}, "rope_theta"),
-        ({}, "plain"),
+        ({}, "no scaling"),
     ],
 )
 def test_an_unknown_type_is_refused_for_the_true_reason(changes: dict[str, Any], noun: str) -> None:

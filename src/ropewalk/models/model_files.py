@@ -64,7 +64,7 @@ def where_from(name: str) -> tuple[str, dict[str, Any]]:
     if name == SCALE_MODEL:
         return str(scale_model_path()), {}
     if not name:
-        raise ModelError(f"The model's name is empty: name {NAMES}.")
+        raise ModelError(f"A model with an empty name does not exist: name {NAMES}.")
     path = Path(name).expanduser() if name.startswith("~/") else Path(name)
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
