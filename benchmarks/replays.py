@@ -173,7 +173,7 @@ def _ask_again(recorded: Recorded) -> tuple[int, str | None]:
             "lambda": (query.candidate.rescale_factors, trial.candidate.rescale_factors),
             "n-hat": (query.candidate.num_start_tokens, trial.candidate.num_start_tokens),
             "attention factor": (query.candidate.attention_factor, trial.candidate.attention_factor),
-            "documents": (query.documents, _requested(trial)),
+            "documents": (query.documents, trial.documents),
             "gradient": (query.gradient, trial.gradient is not None or (query.gradient and not trial.value)),
             "generator": (strategy.generator_state(), state),
         }
@@ -203,7 +203,7 @@ def _resume(recorded: Recorded) -> str | None:
                     unconstrained=run.unconstrained,
                 ).run()
             except (RunFolderError, MeasuredError) as error:
-                return str(error)
+                return str(error).replace(str(copy), recorded.path.name)
     if len(outcome.trials) != len(recorded.trials):
         return f"it asks for {len(outcome.trials)} of {len(recorded.trials)} trials"
     if not recorded.factors_file.is_file():
@@ -275,11 +275,6 @@ def _costs(trials: Sequence[Trial], num_documents: int) -> tuple[float, ...]:
     return (whole / num_documents,) * num_documents
 
 
-def _requested(trial: Trial) -> tuple[int, ...] | None:
-    """The documents that were requested; of a candidate that was dropped early, fewer were read."""
-    return None if getattr(trial, "estimate", None) is not None else trial.documents
-
-
 def _settings(identity: Json) -> Json:
     given = identity["strategy_settings"]
     return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -308,7 +303,7 @@ def main() -> int:
         replayed.append(one)
         print(one)
     different = [one for one in replayed if one.difference or one.resume_difference]
-    num_resumed = sum(one.is_resumed for one in replayed)
+    num_resumed = sum(one.is_resumed and one not in different for one in replayed)
     print(
         f"{len(replayed) - len(different)} of {len(replayed)} journals replay bit for bit "
         f"({sum(one.num_asked for one in replayed)} queries), {num_resumed} of them also as resumed runs"
