@@ -2,31 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from text_sources import refused, texts
 
-from ropewalk.errors import DataError
 from ropewalk.text.sources import read_documents
 
 
 def write(file: Path, text: str) -> str:
     file.write_text(text)
     return str(file)
-
-
-def texts(source: object, **options: Any) -> list[str]:
-    return [document.head(1_000_000) for document in read_documents(str(source), **options)]
-
-
-def refused(source: object, **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        texts(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".md", ".py", ".TXT"])

@@ -5,22 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from text_sources import refused, texts
 
 from ropewalk.errors import DataError
 from ropewalk.text.sources import read_documents
 from ropewalk.text.stdlib import stdlib_files, stdlib_folder
-
-
-def texts(source: object, **options: Any) -> list[str]:
-    return [document.head(1_000_000) for document in read_documents(str(source), **options)]
-
-
-def refused(source: object, **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        texts(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_documents_say_their_folder_and_topic(tmp_path: Path) -> None:
