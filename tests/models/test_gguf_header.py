@@ -137,7 +137,7 @@ def test_a_sound_header_is_read_as_the_gguf_package_wrote_it(tmp_path: Path) -> 
         stored = read.tensor(name)
         assert stored is not None
         assert stored.logical_shape == value.shape
-        np.testing.assert_array_equal(stored.load(), value)
+        np.testing.assert_array_equal(stored.read(), value)
 
 
 @given(
