@@ -1,5 +1,7 @@
 """`verify` passes right exports and catches every planted fault, with the real transformers."""
 
+import dataclasses
+
 import pytest
 from probing import InProcess
 from verified_exports import exported, verified
@@ -82,3 +84,21 @@ def test_transformers_4_computes_the_same(tiny_model_folder, tmp_path, needs):
     verification = verified(folder, tiny_model_folder, factor_set, transformers_4_engine(), tmp_path)
     assert verification.version.startswith("4.")
     assert verification.is_right, [check for check in verification.checks if not check.is_right]
+
+
+class OnePairFaster(InProcess):
+    """An engine that reports another frequency for one pair, and computes the rest correctly."""
+
+    def run(self, request):
+        output = super().run(request)
+        inv_freq = [None if one is None else one.clone() for one in output.inv_freq]
+        for one in inv_freq:
+            if one is not None:
+                one[-1] *= 1.01
+        return dataclasses.replace(output, inv_freq=inv_freq)
+
+
+def test_one_wrong_frequency_among_right_ones_is_noticed(tiny_model_folder, tmp_path):
+    folder, factor_set = exported(tiny_model_folder, tmp_path, "")
+    verification = verified(folder, tiny_model_folder, factor_set, OnePairFaster(), tmp_path)
+    assert {check.what for check in verification.checks if not check.is_right} == {"frequencies"}
