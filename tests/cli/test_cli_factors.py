@@ -131,7 +131,7 @@ def test_a_corrected_window_counts_for_a_configuration(ropewalk, tmp_path):
 def test_a_configuration_without_scaling_is_said(ropewalk, model):
     ended = ropewalk("factors", "convert", model / "config.json")
     assert ended.code == 2
-    assert "plain" in ended.err
+    assert "scaling" in ended.err
 
 
 def test_an_unwritable_place_leaves_nothing(ropewalk, column, model, tmp_path):
