@@ -1,25 +1,13 @@
 """The folder of a stage: its result, its lock, and folders that are refused."""
 
 import pytest
-from finetune_stages import load, make_documents, make_factors, make_settings, train
+from finetune_stages import Stopped, load, make_documents, make_factors, make_settings, stop_after, train
 
 from ropewalk.errors import FinetuneError, RunFolderError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.result import write_plain
 from ropewalk.finetune.train import finetune_model
-
-
-class Stopped(Exception):  # noqa: N818
-    pass
-
-
-def stop_after(step):
-    def on_step(progress):
-        if progress.step == step:
-            raise Stopped
-
-    return on_step
 
 
 def test_gathered_weights_are_hashed_too(tiny_model_folder, tmp_path):

@@ -13,11 +13,13 @@ import pytest
 import torch
 from finetune_stages import (
     LENGTH,
+    Stopped,
     load,
     make_documents,
     make_factors,
     make_settings,
     same_weights,
+    stop_after,
     train,
     weights,
 )
@@ -27,18 +29,6 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings, SourceSettings
 from ropewalk.finetune.data.training_text import DocumentList
 from ropewalk.finetune.train import finetune_model
-
-
-class Stopped(Exception):  # noqa: N818
-    pass
-
-
-def stop_after(step):
-    def on_step(progress):
-        if progress.step == step:
-            raise Stopped
-
-    return on_step
 
 
 def test_a_stage_learns_and_leaves_a_plain_model(tiny_model_folder, tmp_path):

@@ -63,3 +63,17 @@ def weights(folder):
 def same_weights(one, other):
     ours, theirs = weights(one), weights(other)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class Stopped(Exception):  # noqa: N818
+    """Ends a training in a callback."""
+
+
+def stop_after(step):
+    """A callback that ends a training after a step."""
+
+    def on_step(progress):
+        if progress.step == step:
+            raise Stopped
+
+    return on_step

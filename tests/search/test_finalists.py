@@ -11,7 +11,6 @@ from tiny import make_texts
 from ropewalk.errors import RunFolderError
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
 from ropewalk.search.early_stopping import EarlyStopping
 from ropewalk.search.finalists import closed_form_candidates
@@ -187,11 +186,6 @@ def test_the_budget_and_the_search_are_as_ever_and_progress_counts_finalists():
 
 
 # ---------------------------------------------------------------- with a model
-
-
-@pytest.fixture
-def loaded(tiny_model_folder):
-    return load_model(tiny_model_folder)
 
 
 @pytest.fixture

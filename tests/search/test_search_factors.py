@@ -21,11 +21,6 @@ TARGET = 256  # 4 times the tiny model's window
 
 
 @pytest.fixture
-def loaded(tiny_model_folder):
-    return load_model(tiny_model_folder)
-
-
-@pytest.fixture
 def documents(loaded, tmp_path):
     return make_texts(tmp_path, loaded.tokenizer, length=TARGET)
 

@@ -140,7 +140,7 @@ def files(found: "Extended") -> dict[str, str]:
 
 def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
     """One table per metric, and a line for the NLL increase on short inputs."""
-    from ropewalk.recipe.stage_runs import EXTENDED
+    from ropewalk.recipe.evaluate_stage import EXTENDED
 
     perplexities = [record for record in records if record.metric == "perplexity"]
     passkeys = [record for record in records if record.metric == "passkey"]

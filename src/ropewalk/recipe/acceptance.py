@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ropewalk.evaluate.records import EvalRecord
+from ropewalk.recipe.evaluate_stage import EXTENDED
 from ropewalk.recipe.schema import Accept
-from ropewalk.recipe.stage_runs import EXTENDED
 
 
 @dataclass(frozen=True, kw_only=True)

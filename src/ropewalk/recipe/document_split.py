@@ -1,7 +1,8 @@
 """Divides one text between searches, tests and trainings."""
 
 from ropewalk.errors import SettingError
-from ropewalk.recipe.stage_runs import Run, report_lengths
+from ropewalk.recipe.evaluate_stage import report_lengths
+from ropewalk.recipe.stage_context import Run
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage
 from ropewalk.text.settings import TextSplit, same_place
 from ropewalk.text.splits import find_boundary, read_test_documents

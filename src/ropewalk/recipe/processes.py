@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from ropewalk.recipe.run_folder import PipelineFolder
+from ropewalk.recipe.stage_context import Run, StopForExternal
 from ropewalk.recipe.stage_folder import StageFolder
-from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS, Run, StopForExternal, train
+from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS, train
 from ropewalk.recipe.stages import ExternalStage, FinetuneStage, Stage
 
 POLL_S = 0.2

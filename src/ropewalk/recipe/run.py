@@ -24,8 +24,9 @@ from ropewalk.recipe.processes import follow, is_first_process, take_own_device
 from ropewalk.recipe.progress import Clock, Watch
 from ropewalk.recipe.run_folder import PipelineFolder
 from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.stage_context import Run, StopForExternal
 from ropewalk.recipe.stage_folder import StageFolder
-from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS, Run, StopForExternal
+from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS
 from ropewalk.recipe.stages import EvaluateStage, ExternalStage, SearchStage, Stage
 from ropewalk.recipe.state import Models, State
 from ropewalk.search.provenance import run_id

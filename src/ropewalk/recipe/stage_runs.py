@@ -5,25 +5,19 @@ found before any stage runs), `work` runs it and leaves its result in the stage'
 that result, whether this or an earlier process made it.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ropewalk.errors import EvaluationError, ModelError
-from ropewalk.evaluate.nll_increase import document_sums, increase_record
-from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
-from ropewalk.evaluate.perplexity import measure_perplexity
-from ropewalk.evaluate.records import EvalRecord, found_by
+from ropewalk.errors import ModelError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.finetune.data.mixture import Mixture, MixtureSettings
 from ropewalk.finetune.train import finetune_model
-from ropewalk.models.model import Model
 from ropewalk.models.model_files import describe_model
 from ropewalk.models.training_checkpoint import require_pinned, save_pinned
-from ropewalk.recipe.progress import Watch
-from ropewalk.recipe.schema import Recipe
+from ropewalk.recipe.evaluate_stage import evaluate, evaluate_texts
+from ropewalk.recipe.stage_context import Run, StageOutput, StopForExternal
 from ropewalk.recipe.stage_folder import StageFolder
 from ropewalk.recipe.stages import (
     EvaluateStage,
@@ -34,68 +28,13 @@ from ropewalk.recipe.stages import (
     Stage,
     SwapStage,
 )
-from ropewalk.recipe.state import Models, State
-from ropewalk.report.comparison import base_label, measure_sliding_window, without_factors
 from ropewalk.search.plan import require_disjoint
 from ropewalk.search.readjust import readjust
 from ropewalk.search.search import search_factors
-from ropewalk.text.splits import read_search_documents, read_test_documents
+from ropewalk.text.splits import read_search_documents
 from ropewalk.text.tokens import DocumentSet
 
-EXTENDED = "extended"
 READJUST_TOKENS = 16384  # read at least at a short length, where a few documents are too little text
-
-StageOutput = dict[str, Any]
-
-
-class StopForExternal(Exception):  # noqa: N818 (no error: the run waits for a checkpoint)
-    """The next stage is an external training.
-
-    Attributes:
-        folder: of the start checkpoint.
-        stage: the stage.
-    """
-
-    def __init__(self, folder: Path, stage: ExternalStage) -> None:
-        super().__init__(str(folder))
-        self.folder = folder
-        self.stage = stage
-
-
-@dataclass
-class Run:
-    """The state that stages share.
-
-    Attributes:
-        recipe: resolved.
-        models, state: the model in memory, and the state between two stages.
-        watch: callbacks for progress.
-        window: L of the base model, tokens.
-        hidden_size: of the base model.
-        tokenizer: of the base model.
-        run_id: for records.
-        continue_with: a checkpoint for the external stage that the run waits at; used once.
-        cut_damaged: whether a stage's journal is cut where it is damaged.
-        boundary: where the text is divided (see `text.splits`).
-        training_text: settings of the text for training; None without training.
-        searched, reported: the documents of all stages, once they were read.
-    """
-
-    recipe: Recipe
-    models: Models
-    state: State
-    watch: Watch
-    window: int
-    hidden_size: int
-    tokenizer: Any
-    run_id: str
-    continue_with: Path | None = None
-    cut_damaged: bool = False
-    boundary: int | None = None
-    training_text: MixtureSettings | None = None
-    searched: list[DocumentSet] = field(default_factory=list)
-    reported: list[DocumentSet] = field(default_factory=list)
-
 
 # ---------------------------------------------------------------- search and readjustment
 
@@ -290,105 +229,6 @@ def _take_swapped(run: Run, stage: SwapStage, folder: StageFolder, made: StageOu
     run.state.use(run.state.named(stage.factors))
 
 
-def report_lengths(run: Run, stage: EvaluateStage) -> list[int]:
-    """The lengths at which an evaluation reads the test documents, in tokens."""
-    return [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
-
-
-def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
-    lengths = report_lengths(run, stage)
-    if not lengths:
-        return None
-    return read_test_documents(
-        run.recipe.text, run.tokenizer, max(lengths), num_documents=stage.num_documents, boundary=run.boundary
-    )
-
-
-def _evaluate_texts(run: Run, stage: EvaluateStage) -> StageOutput:
-    documents = _report_documents(run, stage)
-    run.reported += [] if documents is None else [documents]
-    return {"report": None if documents is None else documents.data_sha256}
-
-
-class _Records:
-    """Records of a stage and its passkey answers, each written at once, so that none is measured again."""
-
-    def __init__(self, folder: StageFolder, run: Run) -> None:
-        self.all = folder.read_records()
-        self.answers = folder.read_answers()
-        self._folder, self._watch, self._run_id = folder, run.watch, run.run_id
-
-    def has(self, metric: str, label: str, length: int) -> bool:
-        return any((r.metric, r.factors, r.length) == (metric, label, length) for r in self.all)
-
-    def add(self, record: EvalRecord) -> None:
-        record = replace(record, run_id=self._run_id)
-        self.all.append(replace(record, documents="report") if record.metric != "passkey" else record)
-        self._folder.write_records(self.all)
-        self._watch.on_record(record)
-
-    def add_answer(self, progress: PasskeyProgress) -> None:
-        self.answers.append(progress.answer)
-        self._folder.write_answers(self.answers)
-        self._watch.on_answer(progress)
-
-
-def _evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> StageOutput:
-    documents, records = _report_documents(run, stage), _Records(folder, run)
-    factors = {EXTENDED: run.state.factor_set().for_length}
-    if documents is not None:
-        _against_the_base(run, stage, documents, records)
-        for length in map(int, stage.perplexity):
-            if not records.has("perplexity", EXTENDED, length):
-                measure_perplexity(
-                    run.models.current(run.state), documents, [length], factors=factors, on_record=records.add
-                )
-    for length in map(int, stage.passkey):
-        if not records.has("passkey", EXTENDED, length):
-            measure_passkey(
-                run.models.current(run.state), [length], factors=factors, num_trials=stage.num_trials,
-                seed=stage.seed, answered=records.answers, on_answer=records.add_answer,
-                on_record=records.add,
-            )  # fmt: skip
-    if not records.all:
-        folder.write_records([])
-    return {"outputs": [folder.records_path]}
-
-
-def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
-    """Measures the base model: unchanged, with a sliding window, and its NLL on short inputs."""
-    for length in map(int, stage.perplexity):
-        _as_it_is(run, documents, length, records)
-    if stage.sliding_window:
-        for length in map(int, stage.perplexity):
-            if length > run.window and not records.has("perplexity", "sliding window", length):
-                measure_sliding_window(run.models.base(), documents, [length], on_record=records.add)
-    if stage.short_rise and not records.has("nll_increase", EXTENDED, run.window):
-        started = time.perf_counter()
-        before = document_sums(run.models.base(), documents, run.window, None)
-        loaded: Model = run.models.current(run.state)
-        factors = run.state.factor_set().for_length(run.window)
-        after = document_sums(loaded, documents, run.window, factors)
-        record = increase_record(
-            before, after, loaded=loaded, documents=documents, length=run.window, label=EXTENDED,
-            started=started,
-        )  # fmt: skip
-        records.add(replace(record, **found_by(factors)))
-
-
-def _as_it_is(run: Run, documents: DocumentSet, length: int, records: _Records) -> None:
-    """Measures the base model with its own scaling; reports if it gives no number."""
-    label = base_label(run.recipe.model.describe())
-    if records.has("perplexity", label, length):
-        return
-    try:
-        measure_perplexity(
-            run.models.base(), documents, [length], factors={label: without_factors}, on_record=records.add
-        )
-    except EvaluationError as error:
-        run.watch.say(f"left out: {error}")
-
-
 def _take_nothing(run: Run, stage: Stage, folder: StageFolder, made: StageOutput) -> None:
     """Records change nothing for later stages."""
 
@@ -407,6 +247,6 @@ STAGE_FUNCTIONS: dict[type[Stage], StageFunctions] = {
     FinetuneStage: StageFunctions(_finetune_texts, _finetune, _take_tuned),
     SwapStage: StageFunctions(_nothing_to_read, _swap, _take_swapped),
     ReadjustStage: StageFunctions(_readjust_texts, _readjust, _take_short),
-    EvaluateStage: StageFunctions(_evaluate_texts, _evaluate, _take_nothing),
+    EvaluateStage: StageFunctions(evaluate_texts, evaluate, _take_nothing),
     ExternalStage: StageFunctions(_nothing_to_read, _external, _take_external),
 }

@@ -226,6 +226,15 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
         start_tokens=start_token_choices(settings.start_tokens),
         attention_factors=attention_choices(settings.attention_factor, geometry, target_length),
     )
+    return chosen_space(settings, full)
+
+
+def chosen_space(settings: SearchSettings, full: SearchSpace) -> SearchSpace:
+    """The space that the settings name, with the bounds of the full one.
+
+    Raises:
+        SettingError: a setting that the space can't have.
+    """
     return make_space(
         settings.space,
         full,

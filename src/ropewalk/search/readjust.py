@@ -27,9 +27,8 @@ from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.search.finalists import closed_form_candidates
 from ropewalk.search.journal import Journal
-from ropewalk.search.named_spaces import make_space
 from ropewalk.search.outcome import SearchProgress
-from ropewalk.search.plan import SearchPlan
+from ropewalk.search.plan import SearchPlan, chosen_space
 from ropewalk.search.result import SearchResult
 from ropewalk.search.search import choose_settings
 from ropewalk.search.settings import SearchOptions, SearchSettings
@@ -157,10 +156,7 @@ def short_space(
         long_factors=long_factors,
         trained_factors=trained_factors,
     )
-    return make_space(
-        settings.space, full, num_knots=settings.num_knots, critical_pair=settings.critical_pair,
-        monotone=settings.monotone,
-    )  # fmt: skip
+    return chosen_space(settings, full)
 
 
 def _attention(settings: SearchSettings, long_factors: RescaleFactors) -> tuple[float, ...]:

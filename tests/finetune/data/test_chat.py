@@ -1,11 +1,11 @@
 """Chats: which tokens are answers, for templates that mark them and templates that do not."""
 
-import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from training_rows import write_rows
 
 from ropewalk.errors import DataError, SettingError
 from ropewalk.finetune.data.joining import read_groups
@@ -49,11 +49,6 @@ def chats(tmp_path: Path) -> Path:
         {"role": "assistant", "content": "a rope, again."},
     ]
     return write_rows(tmp_path / "chats.jsonl", {"messages": messages}, {"messages": messages[:1]})
-
-
-def write_rows(file: Path, *rows: dict[str, Any]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def chat_source(tokenizer: Any, file: object) -> Source:

@@ -1,10 +1,10 @@
 """Documents joined by folder and by topic."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from training_rows import write_rows
 
 from ropewalk.errors import DataError
 from ropewalk.finetune.data.joining import read_groups
@@ -16,11 +16,6 @@ def read(text: object, **settings: Any) -> list[list[str]]:
     """The texts of every group."""
     groups = read_groups(SourceSettings(name="mine", text=str(text), **settings))
     return [[document.head(1000) for document in group] for group in groups]
-
-
-def write_rows(file: Path, *rows: dict[str, Any]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 @pytest.fixture

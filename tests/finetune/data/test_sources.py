@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_rows import write_rows
 
 from ropewalk.errors import DataError, RopewalkError, SettingError
 from ropewalk.finetune.data.joining import read_groups
@@ -23,11 +24,6 @@ def source(tokenizer: Any, text: object, **settings: Any) -> Source:
 def texts(source: Source, tokenizer: Any) -> list[str]:
     documents = map(source.document, read_groups(source.settings))
     return [tokenizer.decode(document.ids) for document in documents if document is not None]
-
-
-def write_rows(file: Path, *rows: dict[str, Any]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def refused(error: type[RopewalkError], tokenizer: Any, text: object, noun: str, **settings: Any) -> None:
