@@ -1,4 +1,4 @@
-"""The baselines of searched factors, and sentences that say who is ahead, or that nobody can say."""
+"""The baselines of searched factors, and sentences that say who is ahead, or that it is undecided."""
 
 import math
 

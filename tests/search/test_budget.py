@@ -50,9 +50,9 @@ def test_a_budget_without_room_for_one_trial_is_refused():
 def test_what_is_bought_follows_the_cost(name, cost):
     """Twice the budget at twice the cost buys the same trials."""
     cheap = search_on(name, RecordingObjective(SPACE, 4), budget=40)
-    dear = search_on(name, RecordingObjective(SPACE, 4, cost=cost), budget=40 * cost)
-    assert [trial.candidate for trial in dear.trials] == [trial.candidate for trial in cheap.trials]
-    assert dear.cost == pytest.approx(cost * cheap.cost)
+    expensive = search_on(name, RecordingObjective(SPACE, 4, cost=cost), budget=40 * cost)
+    assert [trial.candidate for trial in expensive.trials] == [trial.candidate for trial in cheap.trials]
+    assert expensive.cost == pytest.approx(cost * cheap.cost)
 
 
 @pytest.mark.parametrize("cost", [1.0, 2.0])

@@ -29,7 +29,7 @@ class _State:
     """The lengths that the model reads at a stage, in tokens; all None if the window is unknown.
 
     Attributes:
-        reach: what it reads by itself: the window, or what it was trained for.
+        reach: the number of tokens that it reads without factors: the window, or the length of its training.
         target: of the current factors.
         targets: of each search so far, by name.
     """

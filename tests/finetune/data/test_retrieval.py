@@ -33,12 +33,12 @@ def encode(tiny_tokenizer: Any) -> Encoder:
     return Encoder(tiny_tokenizer)
 
 
-def generate(encode: Encoder, room: int, novel: str | None = None, seed: int = 0) -> Any:
+def generate(encode: Encoder, num_tokens: int, novel: str | None = None, seed: int = 0) -> Any:
     """An iterator of documents."""
     sources = () if novel is None else (SourceSettings(name="n", text="n.txt"),)
     chosen = MixtureSettings(sources=sources, retrieval_share=1, seed=seed)
     around = [] if novel is None else [TrainingDocument(ids=torch.tensor(encode(novel)), source="n")]
-    return RetrievalTexts(chosen, encode, room).make(count(), around)
+    return RetrievalTexts(chosen, encode, num_tokens).make(count(), around)
 
 
 def with_weight(document: TrainingDocument, weight: float, tokenizer: Any) -> str:
@@ -91,8 +91,8 @@ def test_digits_of_answers_weigh_much_and_first_mentions_nothing(
 
 def test_an_answer_is_the_same_share_of_the_tokens_at_every_length(encode: Encoder) -> None:
     shares = []
-    for room in (300, 3000):
-        document = next(generate(encode, room))
+    for num_tokens in (300, 3000):
+        document = next(generate(encode, num_tokens))
         shares.append(float(document.weights[document.weights > 1].sum()) / len(document.ids))
 
     assert shares[0] == pytest.approx(80 / 256, rel=1e-4)
