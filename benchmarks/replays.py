@@ -15,8 +15,8 @@ For each journal below `results/` whose strategy is `gradient` (or `--strategy N
 What it does not show: that a model gives the recorded values and gradients. It takes these from the journal.
 
 The journals in `AS_ONE_DOCUMENT` have `documents: [0]` where a step reads the only search document. Newer
-ones have `documents: null`, because such a value is complete and may be the best. The script converts them to the
-newer form; the journal itself can't be resumed, so the second check is not made.
+ones have `documents: null`, because such a value is complete and may be the best. The script converts them
+to the newer form; the journal itself can't be resumed, so the second check is not made.
 """
 
 import argparse
