@@ -18,6 +18,7 @@ import torch
 from transformers import AutoTokenizer, StableLmConfig, StableLmForCausalLM
 
 from evaluator import processor, publish
+from ropewalk.export import ExportMode
 from ropewalk.export.hf import export_hf
 from ropewalk.export.manifest import read_folded, read_folder_mode
 from ropewalk.export.settings import ExportSettings
@@ -89,10 +90,10 @@ def verified(
     source: str, needs: str, fault: Fault, engine: Engine, base: str, folder: Path
 ) -> VerificationResult:
     loaded = load_model(source)
-    mode = "switching" if needs == "switching" else "pinned"
+    mode: ExportMode = "switching" if needs == "switching" else "pinned"
     chosen = factor_set(loaded, mode)
     out = folder / "out"
-    settings = ExportSettings(mode=mode, fold_attention_factor=needs == "folded")  # type: ignore[arg-type]
+    settings = ExportSettings(mode=mode, fold_attention_factor=needs == "folded")
     export_hf(source, chosen, out, settings=settings)
     fault.plant(out)
     folded = read_folded(out)
