@@ -4,6 +4,7 @@ The model is frozen: gradients flow through its activations only. Logits exist f
 time, in both passes; for long windows, only one hidden state per layer is kept, and the rest is recomputed.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ropewalk.evaluate.lm_head import Reader
-from ropewalk.evaluate.nll import NllSum
+from ropewalk.evaluate.nll import NllSum, sums_by_term
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.activation_checkpointing import DifferentiableAttention, frozen, recomputing
 from ropewalk.models.model import Model
 from ropewalk.models.rotary_gradients import TableGradients, traced_tables
+from ropewalk.text.readings import Reading
 from ropewalk.text.windows import TokenWindow
 
 TILE_LOGITS = 2**20  # logits that exist at once, with their gradients, where that is not too few positions
@@ -47,6 +49,20 @@ class NllGradient:
     by_log_attention: float
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadingGradient:
+    """The nats of one reading by term, and the derivatives of their weighted sum.
+
+    Attributes:
+        sums: of each term, without its weight.
+        by_log_factor, by_log_attention: as in `NllGradient`, of the sum of weight times nats.
+    """
+
+    sums: dict[str, NllSum]
+    by_log_factor: NDArray[np.float64]
+    by_log_attention: float
+
+
 def nll_gradient(
     model: Any,
     window: TokenWindow,
@@ -67,15 +83,37 @@ def nll_gradient(
             gradients off in its own forward pass.
         EvaluationError: the model can't be measured in pieces, as in `score_windows`.
     """
-    nll, by_factor, by_attention = gradient_tensors(
-        model,
-        window,
-        factors,
-        checkpoint=checkpoint,
+    found = reading_gradient(
+        model, Reading.of_window(window, "nll"), factors, {"nll": 1.0}, checkpoint=checkpoint
     )
-    by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]
     return NllGradient(
-        nll=NllSum.of(nll),
+        nll=found.sums["nll"],
+        by_log_factor=found.by_log_factor,
+        by_log_attention=found.by_log_attention,
+    )
+
+
+def reading_gradient(
+    model: Any,
+    reading: Reading,
+    factors: RescaleFactors,
+    weights: Mapping[str, float],
+    *,
+    checkpoint: bool | None = None,
+) -> ReadingGradient:
+    """The gradient of the weighted sum of one reading's nats, from one forward and one backward pass.
+
+    Args:
+        weights: of a nat of each term.
+        model, factors, checkpoint: as in `nll_gradient`.
+
+    Raises:
+        RopewalkError: as `nll_gradient`.
+    """
+    nll, by_factor, by_attention = gradient_tensors(model, reading, factors, weights, checkpoint=checkpoint)
+    by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]
+    return ReadingGradient(
+        sums=sums_by_term(reading, nll.cpu()),
         by_log_factor=by_log_factor,
         by_log_attention=float(by_attention) * factors.attention_factor,
     )
@@ -83,26 +121,27 @@ def nll_gradient(
 
 def gradient_tensors(
     model: Any,
-    window: TokenWindow,
+    reading: Reading,
     factors: RescaleFactors,
+    weights: Mapping[str, float],
     *,
     checkpoint: bool | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `nll_gradient`, in tensors.
+    """As `reading_gradient`, in tensors.
 
     Returns:
-        Nats of each scored token, shape (num_scored,); the derivatives of their sum with respect to (not the
-        logarithm of) the rescale factors, float64, shape (num_pairs,), and the attention factor, shape ().
+        Nats of each target, shape (num_targets,); the derivatives of their weighted sum with respect to (not
+        the logarithm of) the rescale factors, float64, shape (num_pairs,), and the attention factor, ().
     """
     model = Model.wrap(model)
-    again = will_checkpoint(model.model, len(window.ids)) if checkpoint is None else checkpoint
+    again = will_checkpoint(model.model, len(reading.ids)) if checkpoint is None else checkpoint
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         frozen(model.model),
         traced_tables(model, factors) as tables,
     ):
-        nll = _backpropagate(model, window, tables, again)
+        nll = _backpropagate(model, reading, reading.weights(weights), tables, again)
         return nll, *tables.gradient()
 
 
@@ -124,29 +163,36 @@ def kept_bytes(model: Any, length: int) -> int:
     return int(length * config.num_hidden_layers * width * model.dtype.itemsize)
 
 
-def _backpropagate(model: Model, window: TokenWindow, tables: TableGradients, again: bool) -> Tensor:
-    """Nats of the scored tokens, shape (num_scored,); leaves their gradients on the tables."""
+def _backpropagate(
+    model: Model, reading: Reading, weights: Tensor, tables: TableGradients, again: bool
+) -> Tensor:
+    """Nats of the targets, shape (num_targets,); leaves the gradients of their weighted sum on the tables."""
     reader, device = Reader(model), model.model.device
-    ids = window.ids.unsqueeze(0).to(device)
-    first = len(window.ids) - 1 - window.num_scored  # the first position whose next token is scored
+    ids, targets = reading.ids.to(device), reading.targets.to(device)
     with DifferentiableAttention(), recomputing(tables.decoder_layers()) if again else nullcontext():
-        hidden = reader.read(ids, keep=False)
+        hidden = reader.read(ids.unsqueeze(0), keep=False)
+        nll, of_rows = score_rows(reader, hidden[0, targets - 1].detach(), ids[targets], weights.to(device))
         gradient = torch.zeros_like(hidden)
-        nll = _score(reader, hidden[0, first:-1].detach(), ids[0, first + 1 :], gradient[0, first:-1])
+        gradient[0, targets - 1] = of_rows
         torch.autograd.backward(hidden, gradient)
     return nll
 
 
-def _score(reader: Reader, hidden: Tensor, targets: Tensor, gradient: Tensor) -> Tensor:
-    """Nats of each target, shape (n,); fills `gradient`, of the shape (n, hidden_size) of `hidden`."""
+def score_rows(reader: Reader, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of each target, shape (n,), and the gradient of their weighted sum, of the shape of `hidden`.
+
+    Args:
+        hidden: the hidden state before each target, shape (n, hidden_size), without a graph.
+        weights: of each target, shape (n,).
+    """
     num_rows = max(FEWEST_ROWS, TILE_LOGITS // reader.vocabulary_size)
-    parts = []
+    parts, gradient = [], torch.empty_like(hidden)
     for start in range(0, len(targets), num_rows):
         tile = slice(start, start + num_rows)
         rows = hidden[tile].requires_grad_()
         logits = reader.logits(rows)
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         nll = cross_entropy(precise, targets[tile], reduction="none")
-        (gradient[tile],) = torch.autograd.grad(nll.sum(), rows)
+        (gradient[tile],) = torch.autograd.grad((nll * weights[tile].to(nll.dtype)).sum(), rows)
         parts.append(nll.detach())
-    return torch.cat(parts)
+    return torch.cat(parts), gradient

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ropewalk.errors import EvaluationError
 from ropewalk.evaluate.lm_head import Reader, evaluating
+from ropewalk.text.readings import Reading
 from ropewalk.text.windows import TokenWindow
 
 TOKENS_PER_BATCH = 4096  # short windows of one size are read together
@@ -90,6 +91,26 @@ def score_windows(
     return total
 
 
+def score_reading(model: Any, reading: Reading) -> dict[str, NllSum]:
+    """Returns the summed NLL of each term's tokens, from one forward pass.
+
+    Args:
+        model: as in `window_nlls`.
+    """
+    with evaluating(model):
+        reader = Reader(model)
+        ids = reading.ids.to(model.device)
+        targets = reading.targets.to(model.device)
+        hidden = reader.read(ids.unsqueeze(0), keep=False)[0]
+        nll = scored_nll(reader, hidden[targets - 1], ids[targets]).cpu()
+    return sums_by_term(reading, nll)
+
+
+def sums_by_term(reading: Reading, nll: Tensor) -> dict[str, NllSum]:
+    """The NLL of a reading's targets, shape (num_targets,), summed by term."""
+    return {term: NllSum.of(reading.of_targets(nll, term)) for term in reading.scored}
+
+
 def window_nlls(
     model: Any,
     windows: Sequence[TokenWindow],
@@ -140,12 +161,12 @@ def _batch_nll(
         if begin < end:
             rows = hidden[:, begin - start : end - start].flatten(0, 1)
             targets = ids[:, begin + 1 : end + 1].flatten()
-            parts.append(_scored(reader, rows, targets, score_chunk).view(len(ids), -1))
+            parts.append(scored_nll(reader, rows, targets, score_chunk).view(len(ids), -1))
     return torch.cat(parts, dim=1)
 
 
-def _scored(reader: Reader, hidden: Tensor, targets: Tensor, score_chunk: int | None) -> Tensor:
-    """The NLL of targets, shape (n,), for hidden states of shape (n, hidden_size)."""
+def scored_nll(reader: Reader, hidden: Tensor, targets: Tensor, score_chunk: int | None = None) -> Tensor:
+    """The NLL of targets, shape (n,), for the hidden states before them, shape (n, hidden_size)."""
     in_tiles = reader.matrix is not None and reader.vocabulary_size > TILE_COLUMNS
     suitable = TILE_ROWS if in_tiles else max(FEWEST_ROWS, TILE_LOGITS // reader.vocabulary_size)
     num_rows = score_chunk or suitable

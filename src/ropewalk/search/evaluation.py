@@ -1,9 +1,11 @@
 """Evaluator: computes the value of a query, document by document."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ropewalk.search.objective import GradientArray, Objective, TrialFailure, out_of_memory
+from ropewalk.search.meter import DocumentMeasure
+from ropewalk.search.objective import Objective, TrialFailure, out_of_memory
 from ropewalk.search.trial import Parts, Query, Trial
 
 
@@ -41,42 +43,41 @@ class Evaluator:
     def evaluate(self, query: Query) -> Evaluation:
         """Evaluates a query. Running out of memory is an outcome; any other error is raised."""
         try:
-            return self._gradient(query) if query.gradient else self._value(query)
+            return self._evaluate(query)
         except (RuntimeError, MemoryError) as error:
             failure = out_of_memory(error)
             if failure is None:
                 raise
             return self._failed(query, failure)
 
-    def _value(self, query: Query) -> Evaluation:
-        parts: dict[str, list[float]] = {term.name: [] for term in self.objective.terms}
-        for position, document in enumerate(self._documents(query), start=1):
-            nats = self.objective.measure(query.candidate, document)
-            if not all(map(math.isfinite, nats)):
-                return self._failed(query, TrialFailure(f"the value is {sum(nats)}"), position)
-            for term, found in zip(self.objective.terms, nats, strict=True):
-                parts[term.name].append(found)
-        return self._finished(query, _as_tuples(parts), gradient=None)
-
-    def _gradient(self, query: Query) -> Evaluation:
-        parts: dict[str, list[float]] = {term.name: [] for term in self.objective.terms}
-        gradients: list[GradientArray] = []
+    def _evaluate(self, query: Query) -> Evaluation:
+        measures: list[DocumentMeasure] = []
         documents = self._documents(query)
-        for document in documents:
-            nats, gradient = self.objective.differentiate(query.candidate, document)
-            for term, found in zip(self.objective.terms, nats, strict=True):
-                parts[term.name].append(found)
-            gradients.append(gradient)
-        total = tuple(map(float, self.objective.gradient(gradients, documents)))
-        if not all(map(math.isfinite, total)):
+        for measure in self.objective.measure(
+            query.candidate, documents, query.draw, gradient=query.gradient
+        ):
+            measures.append(measure)
+            nats = sum(found.nll_sum_nats for found in measure.sums.values())
+            if not math.isfinite(nats):
+                return self._failed(query, TrialFailure(f"the value is {nats}"), len(measures))
+        if not query.gradient:
+            return self._finished(query, measures, gradient=None)
+        gradient = tuple(map(float, self.objective.gradient(measures)))
+        if not all(map(math.isfinite, gradient)):
             return self._failed(query, TrialFailure("the gradient is not finite"))
-        return self._finished(query, _as_tuples(parts), gradient=total)
+        return self._finished(query, measures, gradient=gradient)
 
-    def _finished(self, query: Query, parts: Parts, gradient: tuple[float, ...] | None) -> Evaluation:
-        value = self.objective.value(parts, query.documents)
+    def _finished(
+        self, query: Query, measures: Sequence[DocumentMeasure], gradient: tuple[float, ...] | None
+    ) -> Evaluation:
+        sums = [measure.sums for measure in measures]
+        value = self.objective.value(sums)
         if not math.isfinite(value):
             return self._failed(query, TrialFailure(f"the value is {value}"))
         cost = self.objective.cost_of(query.documents, gradient=query.gradient)
+        parts: Parts = {
+            term.name: tuple(found[term.name].nll_sum_nats for found in sums) for term in self.objective.terms
+        }
         return Evaluation(value=value, cost=cost, documents=query.documents, parts=parts, gradient=gradient)
 
     def _failed(self, query: Query, failure: TrialFailure, num_read: int | None = None) -> Evaluation:
@@ -87,7 +88,3 @@ class Evaluator:
 
     def _documents(self, query: Query) -> tuple[int, ...]:
         return tuple(range(self.objective.num_documents)) if query.documents is None else query.documents
-
-
-def _as_tuples(parts: dict[str, list[float]]) -> Parts:
-    return {name: tuple(nats) for name, nats in parts.items()}

@@ -1,63 +1,73 @@
 """The value of a candidate, and its gradient.
 
-An objective has weighted terms, each with windows to be scored for every search document:
+An objective has weighted terms. A document is read in one or more forward passes (`text.readings`), in which
+each term scores some tokens:
 
     ln value = sum over terms of  weight * (nats of the documents that were read) / (their scored tokens)
 
-so the value of one term of weight 1 is a perplexity, documents can be read one at a time and added up later,
-and two candidates are compared on the same tokens. Terms: `search.objectives`.
+so the value of one term of weight 1 is a perplexity, documents can be measured one at a time and added up
+later, and two candidates are compared on the same tokens. Terms: `search.objectives`.
 """
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ropewalk.errors import SettingError
-from ropewalk.evaluate.gradient import gradient_cost, nll_gradient, will_checkpoint
-from ropewalk.evaluate.nll import NllSum, score_windows
+from ropewalk.evaluate.gradient import gradient_cost, will_checkpoint
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
+from ropewalk.search.meter import NOTHING, DocumentMeasure, DocumentMeter, DocumentTask, ReadingsOf
 from ropewalk.search.space import Candidate, SearchSpace
-from ropewalk.search.trial import Parts
-from ropewalk.text.windows import TokenWindow
 
 # In the messages of torch's backends, some of which raise a plain RuntimeError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_failed")
 LONGEST_REASON = 200
 
 GradientArray = NDArray[np.float64]
+# Measures documents, in this process or in others; results come in the order of the tasks.
+MeasureAll = Callable[[Iterable[DocumentTask]], Iterator[DocumentMeasure]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One measurement of an objective.
-
-    Attributes:
-        weight: the factor of its mean nats in the sum.
-        windows: for each search document, the windows to read and score.
-    """
+    """One measurement of an objective; `weight` is the factor of its mean nats in the sum."""
 
     name: str
     weight: float
-    windows: tuple[tuple[TokenWindow, ...], ...]
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight > 0):
             raise SettingError(f"The weight of {self.name} is {self.weight}, but must be above 0.")
-        assert self.windows, "a term has windows for every document"
-        assert all(self.windows), "a term scores something of every document"
 
-    def num_scored(self, documents: Sequence[int]) -> int:
-        """Scored tokens of some documents."""
-        return sum(window.num_scored for index in documents for window in self.windows[index])
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TermReadings:
+    """The terms of an objective, and what is read for them.
+
+    Attributes:
+        num_documents: of the search.
+        readings_of: from the index of a document and the number of a draw to its readings. Draws differ in
+            what is drawn (facts); every search value uses draw 0, every step of a descent its own.
+    """
+
+    terms: tuple[Term, ...]
+    num_documents: int
+    readings_of: ReadingsOf
+
+    def num_scored(self, documents: Sequence[int], draw: int = 0) -> dict[str, int]:
+        """The scored tokens of each term in some documents."""
+        readings = [reading for index in documents for reading in self.readings_of(index, draw)]
+        return {term.name: sum(r.num_scored(term.name) for r in readings) for term in self.terms}
 
     def num_read(self, document: int) -> int:
-        """Tokens that are read to score one document."""
-        return sum(len(window.ids) for window in self.windows[document])
+        """The tokens that are read to measure one document."""
+        return sum(len(reading.ids) for reading in self.readings_of(document, 0))
 
 
 class Objective:
@@ -72,23 +82,29 @@ class Objective:
 
     def __init__(
         self,
-        loaded: Model,
-        terms: Sequence[Term],
+        model: Model,
+        readings: TermReadings,
         space: SearchSpace,
         base_factors: RescaleFactors | None = None,
+        *,
+        measure_all: MeasureAll | None = None,
     ) -> None:
-        """`base_factors`: candidates are multiplied by them; for searches with the base `as-is`."""
-        assert len({len(term.windows) for term in terms}) == 1, (
-            "every term has windows for the same documents"
-        )
-        self.terms = tuple(terms)
+        """Creates the objective.
+
+        Args:
+            base_factors: candidates are multiplied by them; for searches with the base `as-is`.
+            measure_all: measures documents; None measures one after another with `model`.
+        """
+        self.readings = readings
+        self.terms = readings.terms
         self.space = space
-        self._loaded = loaded
         self._base_factors = base_factors
-        num_documents = len(terms[0].windows)
-        one_pass = num_documents * space.target_length
-        self.costs = tuple(sum(term.num_read(d) for term in terms) / one_pass for d in range(num_documents))
-        self.gradient_cost = gradient_cost(will_checkpoint(loaded.model, space.target_length))
+        self._measure_all = measure_all or _one_by_one(
+            DocumentMeter(model, [term.name for term in self.terms], readings.readings_of)
+        )
+        one_pass = readings.num_documents * space.target_length
+        self.costs = tuple(readings.num_read(d) / one_pass for d in range(readings.num_documents))
+        self.gradient_cost = gradient_cost(will_checkpoint(model.model, space.target_length))
 
     @property
     def name(self) -> str:
@@ -115,52 +131,54 @@ class Objective:
         factors = self.space.to_factors(candidate)
         return factors if self._base_factors is None else factors.compose(self._base_factors)
 
-    def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
-        """Nats of one document, one number per term."""
-        with self._loaded.using(self.factors(candidate)):
-            return tuple(
-                score_windows(self._loaded.model, term.windows[document]).nll_sum_nats for term in self.terms
-            )
+    def measure(
+        self, candidate: Candidate, documents: Sequence[int], draw: int = 0, *, gradient: bool = False
+    ) -> Iterator[DocumentMeasure]:
+        """Yields the measure of each document, in their order.
+
+        With `gradient`, the documents' derivatives add up to those of ln value.
+        """
+        weights = self._weights(documents, draw) if gradient else None
+        factors = self.factors(candidate)
+        return self._measure_all(
+            DocumentTask(factors=factors, document=document, draw=draw, weights=weights)
+            for document in documents
+        )
 
     def value_of(self, factors: RescaleFactors) -> float:
         """The value of factors that need not be a candidate of the space."""
-        with self._loaded.using(factors):
-            parts = {
-                term.name: tuple(score_windows(self._loaded.model, w).nll_sum_nats for w in term.windows)
-                for term in self.terms
-            }
-        return self.value(parts)
+        tasks = [DocumentTask(factors=factors, document=document) for document in range(self.num_documents)]
+        return self.value([measure.sums for measure in self._measure_all(tasks)])
 
-    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], GradientArray]:
-        """Nats of one document, one number per term, and their gradients: (num_terms, num_knots + 1)."""
-        factors = self.factors(candidate)
-        nats, rows = [], []
-        for term in self.terms:
-            total, row = NllSum(nll_sum_nats=0.0, num_tokens=0), np.zeros(self.space.num_knots + 1)
-            for window in term.windows[document]:
-                found = nll_gradient(self._loaded, window, factors)
-                total += found.nll
-                row += self.space.pull_back(found.by_log_factor, found.by_log_attention)
-            nats.append(total.nll_sum_nats)
-            rows.append(row)
-        return tuple(nats), np.stack(rows)
-
-    def value(self, parts: Parts, documents: Sequence[int] | None = None) -> float:
-        """The value of some documents (None for all), from the nats of each."""
-        read = range(self.num_documents) if documents is None else documents
-        log_value = sum(
-            term.weight * math.fsum(parts[term.name]) / term.num_scored(read) for term in self.terms
-        )
+    def value(self, documents: Sequence[Mapping[str, NllSum]]) -> float:
+        """The value of some documents, from the sums of each."""
         try:
-            return math.exp(log_value)
+            return math.exp(math.fsum(term.weight * self.mean_nats(documents, term) for term in self.terms))
         except OverflowError:
             return math.inf
 
-    def gradient(self, of_documents: Sequence[GradientArray], documents: Sequence[int]) -> GradientArray:
-        """Of ln value, from each document's `differentiate`; shape (num_knots + 1,)."""
-        weights = np.array([term.weight / term.num_scored(documents) for term in self.terms])
-        total: GradientArray = weights @ np.sum(of_documents, axis=0)
+    def mean_nats(self, documents: Sequence[Mapping[str, NllSum]], term: Term) -> float:
+        """The nats per token of one term."""
+        num_tokens = sum(sums.get(term.name, NOTHING).num_tokens for sums in documents)
+        nats = math.fsum(sums[term.name].nll_sum_nats for sums in documents if term.name in sums)
+        return nats / num_tokens
+
+    def gradient(self, measures: Sequence[DocumentMeasure]) -> GradientArray:
+        """Of ln value in the space's coordinates, from the measures of documents; shape (num_knots + 1,)."""
+        total = np.zeros(self.space.num_knots + 1)
+        for measure in measures:
+            assert measure.by_log_factor is not None, "measured with a gradient"
+            total += self.space.pull_back(measure.by_log_factor, measure.by_log_attention)
         return total
+
+    def _weights(self, documents: Sequence[int], draw: int) -> dict[str, float]:
+        """Of a nat of each term in ln value."""
+        num_scored = self.readings.num_scored(documents, draw)
+        return {term.name: term.weight / num_scored[term.name] for term in self.terms}
+
+
+def _one_by_one(meter: DocumentMeter) -> MeasureAll:
+    return lambda tasks: map(meter.measure, tasks)
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,43 @@
-"""The objectives of a search: each is a list of terms, and a term has windows to read and score.
+"""The objectives of a search: what is read of each document, and what is scored.
 
+    facts         every token of the text, and the answers about facts that are hidden in it, in one reading
     perplexity    every token but the first: LongRoPE's (arXiv 2402.13753)
     tail          tokens at positions that the model was never trained on, from L to L'
-    needle        answers about facts hidden at several depths: LongRoPE2's (arXiv 2502.20082)
+    needle        answers about facts alone: LongRoPE2's (arXiv 2502.20082)
 
-To any of them a weight can add the perplexity of each document's first L tokens, so that a gain at long
+A weight can add the perplexity of each document's first L tokens to any of them, so that a gain at long
 lengths does not make short inputs worse.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 from ropewalk.errors import SettingError
 from ropewalk.plugins import find_named
-from ropewalk.search.objective import Term
-from ropewalk.text.needles import needle_windows
+from ropewalk.search.objective import Term, TermReadings
+from ropewalk.text.facts import FactText, draw_facts, fact_text
+from ropewalk.text.readings import Reading
 from ropewalk.text.tokens import DocumentSet, Encoder
 from ropewalk.text.windows import TokenWindow, truncate
 
-NEEDLE_DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
+PERPLEXITY, ANSWERS = "perplexity", "answers"
+TOKENS_PER_FACT, MOST_FACTS = 512, 8
+NUM_CACHED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveTask:
-    """What terms are made from.
+    """What an objective is made from.
 
     Attributes:
         original_length, target_length: L and L', tokens.
-        seed: of what is drawn (names and numbers of needles).
+        seed: of the facts.
+        answer_weight: of the mean nats of answers, where the text has the weight 1.
     """
 
     documents: DocumentSet
@@ -37,55 +45,76 @@ class ObjectiveTask:
     original_length: int
     target_length: int
     seed: int
+    answer_weight: float = 1.0
 
 
-ObjectiveMaker = Callable[[ObjectiveTask], Sequence[Term]]
+ObjectiveMaker = Callable[[ObjectiveTask], TermReadings]
 
 
-def perplexity(task: ObjectiveTask) -> list[Term]:
+def facts(task: ObjectiveTask) -> TermReadings:
+    """Every token of the text, and answers about facts in it."""
+    encode = Encoder(task.tokenizer)
+    terms = (Term(name=PERPLEXITY, weight=1.0), Term(name=ANSWERS, weight=task.answer_weight))
+
+    def reading(document: int, draw: int) -> Reading:
+        found = text_with_facts(task, document, draw, encode)
+        scored = {PERPLEXITY: torch.tensor(found.text), ANSWERS: _answers(found)}
+        return Reading(ids=torch.tensor(found.ids), scored=scored)
+
+    return _drawn(task, terms, reading)
+
+
+def perplexity(task: ObjectiveTask) -> TermReadings:
     """Every token of every document but the first, at the target length."""
-    windows = tuple(tuple(truncate(d, task.target_length)) for d in task.documents.documents)
-    return [Term(name="perplexity", weight=1.0, windows=windows)]
+    windows = [truncate(document, task.target_length) for document in task.documents.documents]
+    return from_windows(Term(name=PERPLEXITY, weight=1.0), windows)
 
 
-def tail(task: ObjectiveTask) -> list[Term]:
+def tail(task: ObjectiveTask) -> TermReadings:
     """Only tokens at positions L and beyond."""
     num_scored = task.target_length - task.original_length
-    windows = tuple(
-        (TokenWindow(ids=d.ids[: task.target_length], num_scored=num_scored),)
-        for d in task.documents.documents
-    )
-    return [Term(name="tail perplexity", weight=1.0, windows=windows)]
+    windows = [
+        [TokenWindow(ids=document.ids[: task.target_length], num_scored=num_scored)]
+        for document in task.documents.documents
+    ]
+    return from_windows(Term(name="tail perplexity", weight=1.0), windows)
 
 
-def needle(task: ObjectiveTask) -> list[Term]:
-    """Only answers about facts hidden in the documents; the depths change from document to document."""
-    encode, rng = Encoder(task.tokenizer), random.Random(f"needles-{task.seed}")
-    windows = tuple(
-        tuple(needle_windows(document, task.target_length, _depths(index), encode, rng))
-        for index, document in enumerate(task.documents.documents)
-    )
-    return [Term(name="needle perplexity", weight=1.0, windows=windows)]
+def needle(task: ObjectiveTask) -> TermReadings:
+    """Only answers about facts in the text."""
+    encode = Encoder(task.tokenizer)
+
+    def reading(document: int, draw: int) -> Reading:
+        found = text_with_facts(task, document, draw, encode)
+        return Reading(ids=torch.tensor(found.ids), scored={ANSWERS: _answers(found)})
+
+    return _drawn(task, (Term(name=ANSWERS, weight=1.0),), reading)
 
 
-OBJECTIVES: Mapping[str, ObjectiveMaker] = {"perplexity": perplexity, "tail": tail, "needle": needle}
+OBJECTIVES: Mapping[str, ObjectiveMaker] = {
+    "facts": facts,
+    "perplexity": perplexity,
+    "tail": tail,
+    "needle": needle,
+}
 
 
-def make_terms(name: str, task: ObjectiveTask, short_weight: float = 0.0) -> list[Term]:
-    """The terms of an objective.
+def make_readings(name: str, task: ObjectiveTask, short_weight: float = 0.0) -> TermReadings:
+    """The terms of an objective, and what is read for them.
 
     Args:
-        name: one of `OBJECTIVES`, or `package.module:Name`: a function from an `ObjectiveTask` to terms.
-        short_weight: of the mean nats of each document's first L tokens; the objective's own weight is 1.
+        name: one of `OBJECTIVES`, or `package.module:Name`: a function from an `ObjectiveTask` to
+            `TermReadings`.
+        short_weight: of the mean nats of each document's first L tokens; the objective's first term has 1.
 
     Raises:
         SettingError: there is no such objective, or the weight is below 0.
     """
-    terms = list(objective_maker(name)(task))
-    if short_weight > 0:
-        windows = tuple(tuple(truncate(d, task.original_length)) for d in task.documents.documents)
-        terms.append(Term(name="short perplexity", weight=short_weight, windows=windows))
-    return terms
+    readings = objective_maker(name)(task)
+    if short_weight <= 0:
+        return readings
+    windows = [truncate(document, task.original_length) for document in task.documents.documents]
+    return _together(readings, from_windows(Term(name="short perplexity", weight=short_weight), windows))
 
 
 def objective_maker(name: str) -> ObjectiveMaker:
@@ -96,10 +125,59 @@ def objective_maker(name: str) -> ObjectiveMaker:
     """
     found: ObjectiveMaker = find_named(name, OBJECTIVES, "objective", "objectives")
     if not callable(found):
-        raise SettingError(f"The objective {name} is {found!r}, but must be a function from a task to terms.")
+        raise SettingError(
+            f"The objective {name} is {found!r}, but must be a function from a task to readings."
+        )
     return found
 
 
-def _depths(index: int) -> tuple[float, ...]:
-    """Two depths per document, so that five documents have each depth twice."""
-    return tuple(NEEDLE_DEPTHS[(2 * index + k) % len(NEEDLE_DEPTHS)] for k in range(2))
+def from_windows(term: Term, windows: Sequence[Sequence[TokenWindow]]) -> TermReadings:
+    """One term that scores the windows of each document."""
+    readings = [tuple(Reading.of_window(window, term.name) for window in of_one) for of_one in windows]
+    return TermReadings(
+        terms=(term,), num_documents=len(readings), readings_of=lambda document, draw: readings[document]
+    )
+
+
+def num_facts(length: int) -> int:
+    """How many facts a text of this length has: they take about a tenth of its tokens, or fewer."""
+    return max(1, min(MOST_FACTS, length // TOKENS_PER_FACT))
+
+
+def text_with_facts(task: ObjectiveTask, document: int, draw: int, encode: Encoder) -> FactText:
+    """A document with facts at depths that spread over it, all of which are asked for, in another order.
+
+    Raises:
+        SettingError: the facts do not fit into the target length.
+    """
+    rng = random.Random(f"facts-{task.seed}-{task.documents.data_sha256}-{document}-{draw}")
+    count = num_facts(task.target_length)
+    return fact_text(
+        task.documents.documents[document].ids.tolist(),
+        task.target_length,
+        draw_facts(count, rng),
+        [(index + rng.random()) / count for index in range(count)],
+        rng.sample(range(count), count),
+        encode,
+    )
+
+
+def _answers(found: FactText) -> torch.Tensor:
+    return torch.tensor([position for answer in found.answers for position in answer])
+
+
+def _drawn(
+    task: ObjectiveTask, terms: tuple[Term, ...], reading: Callable[[int, int], Reading]
+) -> TermReadings:
+    """One reading per document and draw; the last ones are kept."""
+    kept = lru_cache(maxsize=NUM_CACHED)(lambda document, draw: (reading(document, draw),))
+    return TermReadings(terms=terms, num_documents=len(task.documents.documents), readings_of=kept)
+
+
+def _together(first: TermReadings, second: TermReadings) -> TermReadings:
+    """The terms of both; each document has the readings of both."""
+
+    def readings_of(document: int, draw: int) -> tuple[Reading, ...]:
+        return (*first.readings_of(document, draw), *second.readings_of(document, draw))
+
+    return replace(first, terms=first.terms + second.terms, readings_of=readings_of)

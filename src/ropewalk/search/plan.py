@@ -22,7 +22,7 @@ from ropewalk.search.journal import Journal
 from ropewalk.search.loop import SearchLoop
 from ropewalk.search.named_spaces import make_space
 from ropewalk.search.objective import Objective
-from ropewalk.search.objectives import OBJECTIVES, ObjectiveTask, make_terms, objective_maker
+from ropewalk.search.objectives import OBJECTIVES, ObjectiveTask, make_readings, objective_maker
 from ropewalk.search.outcome import SearchProgress
 from ropewalk.search.provenance import describe_environment, identify
 from ropewalk.search.result import SearchResult, result_of
@@ -140,8 +140,8 @@ class SearchPlan:
             target_length=self.space.target_length,
             seed=self.settings.seed,
         )
-        terms = make_terms(self.settings.objective, task, self.settings.short_weight)
-        return Objective(model, terms, self.space, self.base_factors)
+        readings = make_readings(self.settings.objective, task, self.settings.short_weight)
+        return Objective(model, readings, self.space, self.base_factors)
 
     @property
     def _unconstrained(self) -> UnconstrainedCandidates | None:

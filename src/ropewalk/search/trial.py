@@ -28,11 +28,13 @@ class Query:
     Attributes:
         documents: indices of the documents to read; None for all, which the best candidate needs.
         gradient: whether to compute the gradient with the value.
+        draw: the number of the draw of what an objective draws (facts); values of draw 0 can be compared.
     """
 
     candidate: Candidate
     documents: tuple[int, ...] | None = None
     gradient: bool = False
+    draw: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.search.meter import DocumentMeasure, DocumentTask
 from ropewalk.search.named_spaces import make_space
-from ropewalk.search.objective import GradientArray, Objective, Term
-from ropewalk.search.space import Candidate, SearchSpace
+from ropewalk.search.objective import Objective, Term
+from ropewalk.search.objectives import from_windows
+from ropewalk.search.space import SearchSpace
 from ropewalk.text.windows import TokenWindow
 
 NUM_DOCUMENTS = 4
@@ -43,11 +47,15 @@ class QuadraticObjective(Objective):
             cost: of a value of all documents, in forward passes.
             spread: how far the minima of the documents differ, in ln lambda.
         """
+        term = Term(name="quadratic", weight=1.0)
         window = TokenWindow(ids=torch.zeros(2, dtype=torch.int64), num_scored=1)
-        self.terms = (Term(name="quadratic", weight=1.0, windows=((window,),) * num_documents),)
+        self.readings = from_windows(term, ((window,),) * num_documents)
+        self.terms = (term,)
         self.space = space
         self.costs = (cost / num_documents,) * num_documents
         self.gradient_cost = 3.0
+        self._base_factors = None
+        self._measure_all = lambda tasks: map(self.measure_document, tasks)
         pairs = np.arange(space.num_pairs)
         shifts = spread * np.cos(pairs + 2.0 * np.arange(num_documents)[:, None])
         self._shifts = shifts - shifts.mean(axis=0)
@@ -57,19 +65,26 @@ class QuadraticObjective(Objective):
     def name(self) -> str:
         return f"quadratic objective of {self.num_documents} documents"
 
-    def measure(self, candidate: Candidate, document: int) -> tuple[float, ...]:
-        away, attention = self._away(candidate, document)
-        start = 0.01 * candidate.num_start_tokens or 1.0
-        return (float(1.0 + away @ away + 100 * attention**2 + start),)
+    def nats(self, factors: RescaleFactors, document: int) -> float:
+        """The NLL of a document."""
+        away, attention = self._away(factors, document)
+        start = 0.01 * factors.num_start_tokens or 1.0
+        return float(1.0 + away @ away + 100 * attention**2 + start)
 
-    def differentiate(self, candidate: Candidate, document: int) -> tuple[tuple[float, ...], GradientArray]:
-        away, attention = self._away(candidate, document)
-        row = self.space.pull_back(2 * away, 200 * attention)
-        return self.measure(candidate, document), row[None]
+    def measure_document(self, task: DocumentTask) -> DocumentMeasure:
+        """Measures one document, as a `DocumentMeter` does."""
+        sums = {"quadratic": NllSum(nll_sum_nats=self.nats(task.factors, task.document), num_tokens=1)}
+        if task.weights is None:
+            return DocumentMeasure(sums=sums)
+        away, attention = self._away(task.factors, task.document)
+        weight = task.weights["quadratic"]
+        return DocumentMeasure(
+            sums=sums, by_log_factor=weight * 2 * away, by_log_attention=weight * 200 * attention
+        )
 
-    def _away(self, candidate: Candidate, document: int) -> tuple[NDArray[np.float64], float]:
-        away = np.log(candidate.rescale_factors) - self._minima[document]
-        return away, math.log(candidate.attention_factor / BEST_ATTENTION)
+    def _away(self, factors: RescaleFactors, document: int) -> tuple[NDArray[np.float64], float]:
+        away = np.log(factors.rescale_factors[0]) - self._minima[document]
+        return away, math.log(factors.attention_factor / BEST_ATTENTION)
 
 
 def spaces() -> dict[str, SearchSpace]:

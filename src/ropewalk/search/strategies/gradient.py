@@ -93,8 +93,12 @@ class Descent:
         self._iterates: list[Coordinates] = []
 
     @property
+    def num_done(self) -> int:
+        return len(self._iterates)
+
+    @property
     def is_done(self) -> bool:
-        return len(self._iterates) >= self.num_steps
+        return self.num_done >= self.num_steps
 
     def step(self, gradient: Coordinates) -> Coordinates:
         """The next coordinates from the gradient at `at`; the caller clips them to the space."""
@@ -179,7 +183,13 @@ class Gradient(Strategy):
         if not self._documents:
             self._documents = self.generator.permutation(self.task.num_documents).tolist()
         documents = (self._documents[-1],) if self.task.num_documents > 1 else None
-        return Query(candidate=self.space.nearest(descent.at), documents=documents, gradient=True)
+        # Facts are drawn again for each step, so that the descent can't fit those of one draw.
+        return Query(
+            candidate=self.space.nearest(descent.at),
+            documents=documents,
+            gradient=True,
+            draw=descent.num_done + 1,
+        )
 
     def _advance(self, trial: Trial) -> None:
         assert self._descent is not None

@@ -1,0 +1,73 @@
+"""Readings: tokens that the model reads in one forward pass, and which of them each term scores.
+
+A text with facts is read once; its own tokens and the answers at its end are scored apart:
+
+    <s> text text | fact | text ... | question answer
+        text text          text                answer     scored by two terms
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ropewalk.text.windows import TokenWindow
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """One forward pass.
+
+    Attributes:
+        ids: shape (n,), int64.
+        scored: for each term, the positions of its tokens in `ids`, int64, ascending and above 0; terms share
+            no position.
+    """
+
+    ids: Tensor
+    scored: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        targets = self.targets
+        assert self.scored, "a reading scores something"
+        assert all(len(positions) for positions in self.scored.values()), "a term scores something"
+        assert int(targets[0]) >= 1, targets
+        assert int(targets[-1]) < len(self.ids), targets
+        assert bool((targets.diff() > 0).all()), "terms share no position"
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """The positions of all scored tokens, ascending."""
+        return torch.cat(list(self.scored.values())).sort().values
+
+    def num_scored(self, term: str) -> int:
+        """How many tokens a term scores here."""
+        return len(self.scored[term]) if term in self.scored else 0
+
+    def of_targets(self, values: Tensor, term: str) -> Tensor:
+        """The values of a term's tokens.
+
+        Args:
+            values: one per token of `targets`, in their order.
+        """
+        return values[torch.searchsorted(self.targets, self.scored[term])]
+
+    def weights(self, of_terms: Mapping[str, float]) -> Tensor:
+        """For each token of `targets`, the weight of its term; float64."""
+        weights = torch.zeros(len(self.targets), dtype=torch.float64)
+        for term, positions in self.scored.items():
+            weights[torch.searchsorted(self.targets, positions)] = of_terms[term]
+        return weights
+
+    @classmethod
+    def of_window(cls, window: TokenWindow, term: str) -> "Reading":
+        """The reading of a window whose tokens one term scores."""
+        num_tokens = len(window.ids)
+        return cls(ids=window.ids, scored={term: torch.arange(num_tokens - window.num_scored, num_tokens)})
+
+
+def readings_of(windows: Sequence[TokenWindow], term: str) -> tuple[Reading, ...]:
+    """A reading per window, all scored by one term."""
+    return tuple(Reading.of_window(window, term) for window in windows)
