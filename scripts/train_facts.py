@@ -2,9 +2,9 @@
 
 `train_scale_model.py` gives a model that knows code and one memorised passkey prompt. This script continues
 from its folder. Half of the rows are plain code as before, 1 in 16 is a passkey prompt, and the others hide
-1 to 6 facts in code and ask for 1 to 5 of them. Four in ten wordings are those of
-`ropewalk.text.wordings.WORDINGS`; the others are drawn from the frames and attributes below, or have random
-words. No row has a wording of `HELD_OUT_WORDINGS`, and the attributes below are none of theirs.
+1 to 6 facts in code and ask for 1 to 5 of them. One wording in four is one of
+`ropewalk.text.wordings.WORDINGS`; the others are drawn from the frames, attributes and questions below, or
+have random words. No row has a wording of `HELD_OUT_WORDINGS`, and the attributes below are none of theirs.
 
 Answers have a weight of 8 in the loss, questions and statements 0.05, and values where they are stated 0.
 
@@ -108,20 +108,82 @@ FILLERS = (
     "chose", "called", "wrote", "used",
 )
 # fmt: on
-ENDS = (".", "\n", ".", ";", "!", ",")
+LEADS = (
+    "It is",
+    "The answer is",
+    "Answer:",
+    "Here it is:",
+    "That is",
+    "This is",
+    "It was",
+    "We have",
+    "One finds",
+    "You get",
+    "It says",
+    "They say",
+    "It shows",
+    "namely",
+    "It gives",
+    "The result:",
+    "We know it:",
+    "It has",
+    "There is",
+    "It must be",
+    "I think it is",
+    "Of course",
+    "Well,",
+    "They took",
+    "It got",
+    "He said",
+    "She wrote",
+    "It returned",
+    "We chose",
+    "It holds",
+    "It keeps",
+    "They want",
+    "I read",
+    "We saw",
+    "It became",
+    "It equals",
+)
+ASKING = (
+    "What about {key}?",
+    "And {key}?",
+    "What do you know of {key}?",
+    "Tell me about {key}.",
+    "Look up {key}.",
+    "Which {a} goes with {key}?",
+    "What was said about {key}?",
+    "For {key}:",
+    "Now {key}.",
+    "Do you remember {key}?",
+    "What does {key} have?",
+    "Which one is for {key}?",
+    "What is it for {key}?",
+    "Find the {a} of {key}.",
+    "Look at the {o} of {key}.",
+    "What is in the {o} of {key}?",
+    "Where {key} is concerned:",
+    "{key}, please.",
+)
 SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo", "ran", "lim")
 
 
 def framed_wording(rng: random.Random) -> Wording:
-    """A frame with its attribute and object filled in."""
+    """A frame with its attribute and object filled in; half of them with another question."""
     statement, question = rng.choice(FRAMES)
-    attribute, thing, end = rng.choice(ATTRIBUTES), rng.choice(OBJECTS), rng.choice(ENDS)
-    if rng.random() < 0.3:
-        statement = statement.rstrip(".") + end.strip()
-    fill = {"a": attribute, "o": thing, "key": "{key}", "value": "{value}"}
-    return Wording(
-        name="frame", statement=statement.format(**fill), question=question.format(**fill), end=end
-    )
+    if rng.random() < 0.5:
+        other = rng.choice(FRAMES)[1]
+        question = other if rng.random() < 0.4 else f"{rng.choice(ASKING)} {lead(rng)}"
+    fill = {"a": rng.choice(ATTRIBUTES), "o": rng.choice(OBJECTS), "key": "{key}", "value": "{value}"}
+    return Wording(name="frame", statement=statement.format(**fill), question=question.format(**fill))
+
+
+def lead(rng: random.Random) -> str:
+    """What an answer begins with: a phrase, or random words."""
+    if rng.random() < 0.6:
+        return rng.choice(LEADS)
+    return " ".join(rng.choices(FILLERS + ATTRIBUTES, k=rng.randint(1, 4)))
 
 
 def random_wording(rng: random.Random) -> Wording:
@@ -135,15 +197,14 @@ def random_wording(rng: random.Random) -> Wording:
     parts = ["{key}", "{value}"] if rng.random() < 0.7 else ["{value}", "{key}"]
     statement = " ".join([*before, parts[0], *between, parts[1], *after])
     asked = rng.choice([[*before, "{key}", *between], [*words(3), "{key}", *words(4)], [*between, "{key}"]])
-    end = rng.choice(ENDS)
-    return Wording(name="random", statement=statement + end.strip(), question=" ".join(asked), end=end)
+    return Wording(name="random", statement=statement + rng.choice((".", "", ";")), question=" ".join(asked))
 
 
 def make_wording(rng: random.Random) -> Wording:
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.25:
         return rng.choice(WORDINGS)
-    return framed_wording(rng) if kind < 0.75 else random_wording(rng)
+    return framed_wording(rng) if kind < 0.7 else random_wording(rng)
 
 
 def invented(rng: random.Random) -> str:

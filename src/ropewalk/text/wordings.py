@@ -95,7 +95,7 @@ HELD_OUT_WORDINGS: tuple[Wording, ...] = (
         statement="{value} was chosen by {key} as a password.",
         question="The password that {key} chose was",
     ),
-    Wording(name="option", statement="# option {key}: {value}", question="# the option {key} was", end="\n"),
+    Wording(name="option", statement="# option {key}: {value}", question="# the option {key} was"),
     Wording(
         name="signal",
         statement="With {key} the team agreed on the signal {value}.",
