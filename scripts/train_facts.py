@@ -2,9 +2,9 @@
 
 `train_scale_model.py` gives a model that knows code and one memorised passkey prompt. This script continues
 from its folder. Half of the rows are plain code as before, 1 in 16 is a passkey prompt, and the others hide
-1 to 6 facts in code and ask for 1 to 5 of them. One wording in four is one of
+1 to 6 facts in code and ask for 1 to 5 of them. One wording in seven is one of
 `ropewalk.text.wordings.WORDINGS`; the others are drawn from the frames, attributes and questions below, or
-have random words. No row has a wording of `HELD_OUT_WORDINGS`, and the attributes below are none of theirs.
+words. No row has a wording of `HELD_OUT_WORDINGS`, and the random words and attributes are none of theirs.
 
 Answers have a weight of 8 in the loss, questions and statements 0.05, and values where they are stated 0.
 
@@ -16,8 +16,10 @@ Killed, it continues from its last checkpoint when started again with the same a
 import argparse
 import json
 import random
+import re
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,30 @@ LEADS = (
     "It became",
     "It equals",
 )
+SUBJECTS = (
+    "It",
+    "They",
+    "We",
+    "He",
+    "She",
+    "One",
+    "You",
+    "There",
+    "In it",
+    "On it",
+    "With it",
+    "After it",
+    "Near it",
+    "Under it",
+    "Here",
+    "Then they",
+    "So we",
+    "And it",
+    "This",
+    "That one",
+    "The answer",
+    "The result",
+)
 ASKING = (
     "What about {key}?",
     "And {key}?",
@@ -166,7 +192,29 @@ ASKING = (
     "Where {key} is concerned:",
     "{key}, please.",
 )
+WORD = re.compile(r"\b[a-z]{2,9}\b")
 SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo", "ran", "lim")
+
+
+class Words:
+    """Words of the training texts, for sentences that no list contains."""
+
+    pool: tuple[str, ...] = FILLERS
+
+    @classmethod
+    def read(cls, texts: list[str]) -> None:
+        counts = Counter(word for text in texts for word in WORD.findall(text))
+        held_out = {word for wording in HELD_OUT_WORDINGS for word in WORD.findall(wording.statement)}
+        held_out |= {word for wording in HELD_OUT_WORDINGS for word in WORD.findall(wording.question)}
+        known = [word for word, count in counts.items() if count >= 30 and word not in held_out]
+        cls.pool = tuple(sorted(known))
+
+    @classmethod
+    def some(cls, fewest: int, most: int, rng: random.Random) -> list[str]:
+        """Half of them frequent words of sentences."""
+        return [
+            rng.choice(FILLERS if rng.random() < 0.4 else cls.pool) for _ in range(rng.randint(fewest, most))
+        ]
 
 
 def framed_wording(rng: random.Random) -> Wording:
@@ -175,36 +223,43 @@ def framed_wording(rng: random.Random) -> Wording:
     if rng.random() < 0.5:
         other = rng.choice(FRAMES)[1]
         question = other if rng.random() < 0.4 else f"{rng.choice(ASKING)} {lead(rng)}"
-    fill = {"a": rng.choice(ATTRIBUTES), "o": rng.choice(OBJECTS), "key": "{key}", "value": "{value}"}
+    thing = rng.choice(OBJECTS if rng.random() < 0.5 else Words.pool)
+    attribute = rng.choice(ATTRIBUTES if rng.random() < 0.5 else Words.pool)
+    fill = {"a": attribute, "o": thing, "key": "{key}", "value": "{value}"}
     return Wording(name="frame", statement=statement.format(**fill), question=question.format(**fill))
 
 
 def lead(rng: random.Random) -> str:
     """What an answer begins with: a phrase, or random words."""
-    if rng.random() < 0.6:
+    kind = rng.random()
+    if kind < 0.3:
         return rng.choice(LEADS)
-    return " ".join(rng.choices(FILLERS + ATTRIBUTES, k=rng.randint(1, 4)))
+    if kind < 0.6:
+        return f"{rng.choice(SUBJECTS)} {' '.join(Words.some(1, 2, rng))}"
+    return " ".join(Words.some(1, 4, rng)).capitalize()
 
 
 def random_wording(rng: random.Random) -> Wording:
     """Random words around the key and the value; the question shares some of them, or none."""
-
-    def words(most: int) -> list[str]:
-        pool = FILLERS + ATTRIBUTES + OBJECTS
-        return [rng.choice(pool) for _ in range(rng.randint(0, most))]
-
-    between, before, after = words(4), words(3), words(2)
+    between, before, after = Words.some(0, 4, rng), Words.some(0, 3, rng), Words.some(0, 2, rng)
     parts = ["{key}", "{value}"] if rng.random() < 0.7 else ["{value}", "{key}"]
     statement = " ".join([*before, parts[0], *between, parts[1], *after])
-    asked = rng.choice([[*before, "{key}", *between], [*words(3), "{key}", *words(4)], [*between, "{key}"]])
-    return Wording(name="random", statement=statement + rng.choice((".", "", ";")), question=" ".join(asked))
+    others = [*Words.some(0, 3, rng), "{key}", *Words.some(0, 4, rng)]
+    asked = rng.choice([[*before, "{key}", *between], others, [*between, "{key}"]])
+    if rng.random() < 0.4:
+        asked = [*asked, "?", lead(rng)]
+    return Wording(
+        name="random",
+        statement=statement + rng.choice((".", "", ";")),
+        question=" ".join(asked).replace(" ?", "?"),
+    )
 
 
 def make_wording(rng: random.Random) -> Wording:
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.15:
         return rng.choice(WORDINGS)
-    return framed_wording(rng) if kind < 0.7 else random_wording(rng)
+    return framed_wording(rng) if kind < 0.6 else random_wording(rng)
 
 
 def invented(rng: random.Random) -> str:
@@ -242,7 +297,10 @@ def make_facts(count: int, rng: random.Random) -> list[Fact]:
     same = make_wording(rng) if rng.random() < 0.4 else None
     facts: dict[str, Fact] = {}
     while len(facts) < count:
-        fact = Fact(wording=same or make_wording(rng), key=make_key(rng), value=make_value(rng))
+        fact = Fact(
+            wording=same or make_wording(rng), key=make_key(rng), value=make_value(rng),
+            key_kind="name", value_kind="word",
+        )  # fmt: skip
         if all(fact.value != other.value for other in facts.values()):
             facts[fact.key] = fact
     return list(facts.values())
@@ -340,6 +398,7 @@ def train(args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     library, packages = training_texts(random.Random(args.seed))
     write_manifest(folder, library + packages)
+    Words.read(library + packages)
     hub_tokenizer = AutoTokenizer.from_pretrained(args.model)
     encode = Encoder(hub_tokenizer.backend_tokenizer)
     streams = {"library": token_stream(library, encode), "packages": token_stream(packages, encode)}

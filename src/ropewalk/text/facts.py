@@ -25,15 +25,22 @@ ValueKind = Literal["number", "word", "hexadecimal"]
 KEY_KINDS: tuple[KeyKind, ...] = ("name", "identifier")
 VALUE_KINDS: tuple[ValueKind, ...] = ("number", "word", "hexadecimal")
 FEWEST_DIGITS, MOST_DIGITS = 3, 7
+NUM_REDRAWS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """That a key has a value, in a wording."""
+    """That a key has a value, in a wording.
+
+    Attributes:
+        key_kind, value_kind: what `key` and `value` were drawn as.
+    """
 
     wording: Wording
     key: str
     value: str
+    key_kind: KeyKind
+    value_kind: ValueKind
 
     @property
     def statement(self) -> str:
@@ -78,14 +85,44 @@ def draw_facts(
     """Returns facts whose keys and values all differ; wordings and kinds are drawn for each."""
     facts: list[Fact] = []
     while len(facts) < count:
-        fact = Fact(
-            wording=rng.choice(wordings),
-            key=draw_key(rng.choice(key_kinds), rng),
-            value=draw_value(rng.choice(value_kinds), rng),
-        )
-        if all(fact.key != other.key and fact.value != other.value for other in facts):
+        fact = _draw(rng.choice(wordings), rng.choice(key_kinds), rng.choice(value_kinds), rng)
+        if _differs(fact, facts):
             facts.append(fact)
     return facts
+
+
+def redraw(facts: Sequence[Fact], encode: Encoder, rng: random.Random) -> list[Fact]:
+    """Returns facts with other keys and values, whose texts have the same numbers of tokens.
+
+    So a text with these facts has every token of the document, and every answer, at the same position. A fact
+    for which no such key and value are found soon stays as it is.
+    """
+    others: list[Fact] = []
+    for fact in facts:
+        sizes = _sizes(fact, encode)
+        for _ in range(NUM_REDRAWS):
+            other = _draw(fact.wording, fact.key_kind, fact.value_kind, rng)
+            if _differs(other, others) and _differs(other, facts) and _sizes(other, encode) == sizes:
+                others.append(other)
+                break
+        else:
+            others.append(fact)
+    return others
+
+
+def _draw(wording: Wording, key_kind: KeyKind, value_kind: ValueKind, rng: random.Random) -> Fact:
+    key, value = draw_key(key_kind, rng), draw_value(value_kind, rng)
+    return Fact(wording=wording, key=key, value=value, key_kind=key_kind, value_kind=value_kind)
+
+
+def _differs(fact: Fact, others: Sequence[Fact]) -> bool:
+    """Whether no other fact has its key or its value."""
+    return all(fact.key != other.key and fact.value != other.value for other in others)
+
+
+def _sizes(fact: Fact, encode: Encoder) -> tuple[int, ...]:
+    """The tokens of statement, question and answer."""
+    return tuple(len(encode(part)) for part in (fact.statement, fact.question, fact.answer))
 
 
 @dataclass(frozen=True, kw_only=True)
