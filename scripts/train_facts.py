@@ -4,7 +4,8 @@
 from its folder. Half of the rows are plain code as before, 1 in 16 is a passkey prompt, and the others hide
 1 to 6 facts in code and ask for 1 to 5 of them. One wording in seven is one of
 `ropewalk.text.wordings.WORDINGS`; the others are drawn from the frames, attributes and questions below, or
-words. No row has a wording of `HELD_OUT_WORDINGS`, and the random words and attributes are none of theirs.
+consist of random words of the training texts. No row has a wording of `HELD_OUT_WORDINGS`, and the random
+words and attributes are none of theirs.
 
 Answers have a weight of 8 in the loss, questions and statements 0.05, and values where they are stated 0.
 
