@@ -1,7 +1,7 @@
 """Teach a bundled-size model to answer questions about facts, and train it further on code.
 
 `train_scale_model.py` gives a model that knows code and one memorised passkey prompt. This script continues
-from its folder. Half of the rows are plain code as before, 1 in 16 is a passkey prompt, and the others hide
+from its folder. Of 16 rows, 5 are plain code as before, 1 is a passkey prompt, and the others hide
 1 to 6 facts in code and ask for 1 to 5 of them. One wording in seven is one of
 `ropewalk.text.wordings.WORDINGS`; the others are drawn from the frames, attributes and questions below, or
 consist of random words of the training texts. No row has a wording of `HELD_OUT_WORDINGS`, and the random
@@ -47,6 +47,7 @@ from train_scale_model import (
 )
 
 ANSWER_WEIGHT, FRAME_WEIGHT = 8.0, 0.05
+CODE_ROWS = (0, 3, 6, 9, 12)  # of 16
 FEWEST_TEXT_TOKENS = 4
 
 # fmt: off
@@ -342,12 +343,12 @@ class FactRows:
 def batch(
     step: int, seed: int, num_rows: int, rows: Rows, facts: FactRows
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and weights, shape (num_rows, WINDOW): of 16 rows, 8 code, 1 passkeys, 7 facts."""
+    """Rows and weights, shape (num_rows, WINDOW): of 16 rows, 5 code, 1 passkeys, 10 facts."""
     rng = random.Random(f"facts-{seed}-{step}")
     ids, weights = [], []
     for index in range(num_rows):
-        if index % 2 == 0:
-            ids.append(rows._code("library" if index % 4 else "packages", rng))
+        if index % 16 in CODE_ROWS:
+            ids.append(rows._code("library" if rng.random() < 0.5 else "packages", rng))
             weights.append([1.0] * WINDOW)
         elif index % 16 == 1:
             row = torch.tensor([rows._packed(rng)])
