@@ -5,6 +5,9 @@ that, because they are those of the search documents. So the last step evaluates
 the search's objective on the validation documents, and the lowest value there is the result. Without
 validation documents the search documents decide, which favours searched candidates.
 
+An objective of several terms (the text, answers about facts) must not buy one with another: a searched
+candidate that is worse than the best closed form in any term, by more than the limit, is not the result.
+
 An engine must be able to run a closed form like a searched candidate. It has n-hat 0. Where the search keeps
 one attention factor, the scheme is measured with that one. The best of them, and the scaling in the model's
 configuration, are measured with their published attention factor too, to show what that limit costs.
@@ -14,8 +17,9 @@ strategy, and so change the result. They are in the journal like every trial.
 """
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ropewalk.factors.rescale_factors import RescaleFactors
@@ -25,6 +29,10 @@ from ropewalk.search.space import DECIMALS, Candidate, SearchSpace
 from ropewalk.search.trial import Trial
 
 DecidedBy = Literal["stop", "search"]
+# By how much a searched candidate may be worse than the best closed form in one term, nats per token. Answers
+# are few tokens, so that their means differ more by chance.
+LIMITS: Mapping[str, float] = {"perplexity": 0.002}
+OTHER_LIMIT = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +129,8 @@ class Choice:
         closed_forms: those that may be written.
         published: with their published attention factor, so that they may not be written: the best of them,
             and the scaling in the model's configuration.
+        num_scored: the tokens of each term on these documents.
+        screened: every closed form as judged from kept keys, where only the best of them were read in full.
     """
 
     decided_by: DecidedBy
@@ -128,6 +138,13 @@ class Choice:
     searched_plain: Trial | None
     closed_forms: tuple[Finalist, ...]
     published: tuple[Finalist, ...] = ()
+    num_scored: Mapping[str, int] = field(default_factory=dict)
+    screened: tuple[Finalist, ...] = ()
+
+    @property
+    def num_compared(self) -> int:
+        """How many closed forms were compared."""
+        return max(len(self.closed_forms), len(self.screened))
 
     @property
     def best_closed_form(self) -> Finalist | None:
@@ -147,7 +164,7 @@ class Choice:
     @property
     def cost(self) -> float:
         """Of these measurements, in forward passes over the search documents; it is not in the budget."""
-        return sum(trial.cost for trial in self._trials)
+        return sum(trial.total_cost for trial in self._trials)
 
     @property
     def seconds(self) -> float:
@@ -159,7 +176,7 @@ class Choice:
         """Those that were made for this choice."""
         of_searched = {t.index: t for t in (self.searched, self.searched_plain) if t is not None}
         made = [trial for trial in of_searched.values() if trial.kind == "finalist"]
-        return made + [one.trial for one in (*self.closed_forms, *self.published)]
+        return made + [one.trial for one in (*self.closed_forms, *self.published, *self.screened)]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -172,14 +189,37 @@ class Choice:
             "closed_forms": {one.label: one.trial.value for one in self.closed_forms},
             "cost": self.cost,
             "published": {one.label: one.trial.value for one in self.published},
+            "screened": {one.label: one.trial.value for one in self.screened},
+            "terms": {
+                label: self.mean_nats(trial)
+                for label, trial in (
+                    ("searched", self.searched),
+                    *((one.label, one.trial) for one in self.closed_forms),
+                )
+            },
         }
+
+    def mean_nats(self, trial: Trial) -> dict[str, float]:
+        """The nats per token of each term on the documents that decide; empty if the trial failed."""
+        return {name: math.fsum(nats) / self.num_scored[name] for name, nats in trial.parts.items()}
+
+    def worse_terms(self, searched: Trial) -> list[str]:
+        """The terms in which a candidate is worse than the best closed form, beyond the limit."""
+        best = self.best_closed_form
+        if best is None:
+            return []
+        ours, theirs = self.mean_nats(searched), self.mean_nats(best.trial)
+        if len(ours) < 2:
+            return []
+        limits = {name: LIMITS.get(name, OTHER_LIMIT) for name in ours}
+        return [name for name, nats in ours.items() if nats > theirs[name] + limits[name]]
 
     def _better_than(self, searched: Trial | None) -> Finalist | None:
         best = self.best_closed_form
         if best is None or best.trial.value is None:
             return None
         is_better = searched is None or searched.value is None or best.trial.value < searched.value
-        return best if is_better else None
+        return best if is_better or (searched is not None and self.worse_terms(searched)) else None
 
 
 def choose(
@@ -188,12 +228,16 @@ def choose(
     plain: Trial | None,
     measure: Callable[[Candidate], Trial],
     decided_by: DecidedBy,
+    *,
+    num_scored: Mapping[str, int],
+    screened: tuple[Finalist, ...] = (),
 ) -> Choice:
     """Measure the closed forms on the documents that decide.
 
     Args:
         searched, plain: the best searched candidates, measured on these documents.
         measure: maps a candidate to its trial on these documents.
+        num_scored, screened: as in `Choice`.
     """
     measured = tuple(
         Finalist(label=form.label, trial=measure(form.candidate), is_own=form.is_own) for form in forms
@@ -206,7 +250,7 @@ def choose(
     )
     return Choice(
         decided_by=decided_by, searched=searched, searched_plain=plain, closed_forms=measured,
-        published=published,
+        published=published, num_scored=num_scored, screened=screened,
     )  # fmt: skip
 
 

@@ -2,22 +2,25 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from ropewalk.errors import EvaluationError
 from ropewalk.search.budget import ROUNDING
 from ropewalk.search.early_stopping import EarlyStopping
 from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.evaluation import Evaluator
-from ropewalk.search.finalists import Choice, ClosedForm, choose
+from ropewalk.search.finalists import Choice, ClosedForm, DecidedBy, Finalist, choose
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
 from ropewalk.search.outcome import SearchOutcome, SearchProgress, StoppedBy
+from ropewalk.search.renewal import TrustRegion
 from ropewalk.search.replay import Replay
 from ropewalk.search.space import Candidate
 from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import OF_THE_SEARCH, Query, Trial, TrialKind
 
+AFTER_THE_SEARCH: tuple[TrialKind, ...] = ("screen", "finalist")
+NUM_SCREENED = 2  # closed forms that are read in full where the others are judged from kept keys
 NUM_TIMED = 16  # the last trials, from which the remaining time is estimated: a machine's load changes
 
 
@@ -38,6 +41,8 @@ class SearchLoop:
         early_stopping: stops a search that only fits its documents, and takes the best candidate.
         unconstrained: candidates to try beyond the engine's constraints.
         closed_forms: compared with the best candidate after the search, outside the budget.
+        region: documents are judged from kept keys; None reads each in full for each trial. What decides in
+            the end is read in full in any case.
         on_trial: called after each new trial.
     """
 
@@ -50,13 +55,17 @@ class SearchLoop:
     early_stopping: EarlyStopping | None = None
     unconstrained: UnconstrainedCandidates | None = None
     closed_forms: tuple[ClosedForm, ...] = ()
+    region: TrustRegion | None = None
     on_trial: Callable[[SearchProgress], None] | None = None
     trials: list[Trial] = field(default_factory=list, init=False)
     best: Trial | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._replay = Replay(self.journal)
-        self._evaluator = Evaluator(self.objective)
+        self._evaluator = Evaluator(self.objective, self.region)
+        self._deciding = self.early_stopping.objective if self.early_stopping else self.objective
+        # A closed form is first judged from the keys that the best candidate's are kept with.
+        self._screening = Evaluator(self._deciding, TrustRegion(budget=0.0))
         self._cost = 0.0
         self._seconds = 0.0
         self._strategy_cost = 0.0
@@ -82,7 +91,7 @@ class SearchLoop:
         unconstrained = self._try_unconstrained(best)
         choice = self._choose(best, plain) if self.closed_forms else None
         return SearchOutcome(
-            trials=tuple(trial for trial in self.trials if trial.kind != "finalist"),
+            trials=tuple(trial for trial in self.trials if trial.kind not in AFTER_THE_SEARCH),
             best=best,
             best_without_start_tokens=plain,
             on_validation=on_validation,
@@ -121,13 +130,19 @@ class SearchLoop:
     def _try(self, query: Query, kind: TrialKind) -> Trial:
         """The recorded trial, or a new one, which is recorded."""
         index, state = len(self.trials), self.strategy.generator_state()
-        recorded = self._replay.trial(index, query, kind, state, self._evaluator_of(kind))
-        trial = recorded or self._evaluate(index, query, kind)
+        evaluator = self._evaluator_of(kind)
+        recorded = self._replay.trial(index, query, kind, state, evaluator)
+        best = None if self.best is None or kind == "screen" else self.best.candidate
+        if recorded is None:
+            trial = self._evaluate(index, query, kind, best)
+        else:
+            trial = recorded
+            evaluator.replay(query, trial.renewal, best)
         if recorded is None and self.journal is not None:
             self.journal.append(trial, state)
         self.trials.append(trial)
-        if kind != "finalist":
-            self._cost += trial.cost
+        if kind not in AFTER_THE_SEARCH:
+            self._cost += trial.total_cost
             self._seconds += trial.seconds
         if kind in OF_THE_SEARCH:
             self.best = best_of([trial] if self.best is None else [self.best, trial])
@@ -135,10 +150,10 @@ class SearchLoop:
             self.on_trial(self._progress(trial))
         return trial
 
-    def _evaluate(self, index: int, query: Query, kind: TrialKind) -> Trial:
+    def _evaluate(self, index: int, query: Query, kind: TrialKind, best: Candidate | None) -> Trial:
         start = time.perf_counter()
-        made = self._evaluator_of(kind).evaluate(query)
-        on_validation = self.early_stopping is not None and kind in ("stop", "finalist")
+        made = self._evaluator_of(kind).evaluate(query, best)
+        share = self._share_of_search(kind)
         return Trial(
             index=index,
             candidate=query.candidate,
@@ -146,17 +161,24 @@ class SearchLoop:
             value=made.value,
             failure=made.failure,
             seconds=round(time.perf_counter() - start, 6),
-            cost=self.early_stopping.cost if on_validation and self.early_stopping else made.cost,
+            cost=made.cost * share,
             documents=made.documents,
             parts=made.parts,
             gradient=made.gradient,
+            renewal=made.renewal and replace(made.renewal, cost=made.renewal.cost * share),
         )
 
     def _evaluator_of(self, kind: TrialKind) -> Evaluator:
-        """On the validation documents for the kinds of trial that are evaluated there."""
-        if self.early_stopping is None or kind not in ("stop", "finalist"):
-            return self._evaluator
-        return Evaluator(self.early_stopping.objective)
+        """On the documents that decide for the kinds of trial that decide."""
+        if kind == "screen":
+            return self._screening
+        return Evaluator(self._deciding) if kind in ("stop", "finalist") else self._evaluator
+
+    def _share_of_search(self, kind: TrialKind) -> float:
+        """What a forward pass over the documents of a trial costs, in those over the search documents."""
+        if kind in OF_THE_SEARCH or kind == "free":
+            return 1.0
+        return self._deciding.num_documents / self.objective.num_documents
 
     def _validate(self, early_stopping: EarlyStopping, best: Trial) -> None:
         checked = self._try(Query(candidate=best.candidate), "stop")
@@ -186,19 +208,42 @@ class SearchLoop:
         def measure(candidate: Candidate) -> Trial:
             return self._try(Query(candidate=candidate), "finalist")
 
-        if self.early_stopping is None:
-            return choose(self.closed_forms, best, plain, measure, "search")
-        known = {trial.candidate: trial for trial in self.trials if trial.kind == "stop"}
-        searched = known.get(best.candidate) or measure(best.candidate)
+        forms = self.closed_forms
+        decided_by: DecidedBy = "search" if self.early_stopping is None else "stop"
+        searched, searched_plain = self._as_decided(best, measure), plain
         if plain is not None:
             same = plain.candidate == best.candidate
-            plain = searched if same else known.get(plain.candidate) or measure(plain.candidate)
-        return choose(self.closed_forms, searched, plain, measure, "stop")
+            searched_plain = searched if same else self._as_decided(plain, measure)
+        judged = () if self.region is None else self._screened(best, forms)
+        if judged:
+            forms = tuple(form for form, _ in sorted(judged, key=lambda one: one[1].rank)[:NUM_SCREENED])
+        num_scored = self._deciding.readings.num_scored(range(self._deciding.num_documents))
+        return choose(
+            forms,
+            searched,
+            searched_plain,
+            measure,
+            decided_by,
+            num_scored=num_scored,
+            screened=tuple(Finalist(label=form.label, trial=trial) for form, trial in judged),
+        )
+
+    def _as_decided(self, trial: Trial, measure: Callable[[Candidate], Trial]) -> Trial:
+        """The trial of the same candidate on the documents that decide, read in full."""
+        if self.early_stopping is None and self.region is None:
+            return trial
+        known = {other.candidate: other for other in self.trials if other.kind in ("stop", "finalist")}
+        return known.get(trial.candidate) or measure(trial.candidate)
+
+    def _screened(self, best: Trial, forms: tuple[ClosedForm, ...]) -> list[tuple[ClosedForm, Trial]]:
+        """Judges the closed forms from keys that are kept under the best candidate."""
+        self._try(Query(candidate=best.candidate), "screen")
+        return [(form, self._try(Query(candidate=form.candidate), "screen")) for form in forms]
 
     def _progress(self, trial: Trial) -> SearchProgress:
         timed = self.trials[-NUM_TIMED:]
-        seconds_each = sum(t.seconds for t in timed) / max(sum(t.cost for t in timed), ROUNDING)
-        num_finalists = sum(t.kind == "finalist" for t in self.trials)
+        seconds_each = sum(t.seconds for t in timed) / max(sum(t.total_cost for t in timed), ROUNDING)
+        num_finalists = sum(t.kind in AFTER_THE_SEARCH for t in self.trials)
         finalists_left = max(0, len(self.closed_forms) - num_finalists)
         seconds_left = 0.0
         if not num_finalists:

@@ -22,6 +22,14 @@ NOTHING = NllSum(nll_sum_nats=0.0, num_tokens=0)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What the keys of a document were kept under: the factors, and the draw whose tokens were read."""
+
+    factors: RescaleFactors
+    draw: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DocumentTask:
     """What to measure.
 
@@ -30,12 +38,14 @@ class DocumentTask:
         document: its index.
         draw: which facts are hidden in it, where an objective draws them.
         weights: of a nat of each term in the gradient; None if no gradient is needed.
+        kept: judge the document from keys that were kept under these; None reads it in full.
     """
 
     factors: RescaleFactors
     document: int
     draw: int = 0
     weights: Mapping[str, float] | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -22,7 +22,7 @@ from ropewalk.evaluate.gradient import gradient_cost, will_checkpoint
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
-from ropewalk.search.meter import NOTHING, DocumentMeasure, DocumentMeter, DocumentTask, ReadingsOf
+from ropewalk.search.meter import NOTHING, DocumentMeasure, DocumentMeter, DocumentTask, Kept, ReadingsOf
 from ropewalk.search.space import Candidate, SearchSpace
 
 # In the messages of torch's backends, some of which raise a plain RuntimeError.
@@ -121,9 +121,12 @@ class Objective:
         """The cost of a value of all documents."""
         return sum(self.costs)
 
-    def cost_of(self, documents: Sequence[int] | None, *, gradient: bool) -> float:
-        """The cost of some documents, None for all."""
-        read = self.cost if documents is None else sum(self.costs[index] for index in documents)
+    def cost_of(
+        self, documents: Sequence[int] | None, *, gradient: bool = False, kept: bool = False
+    ) -> float:
+        """The cost of some documents, None for all; with `kept`, of judging them from kept keys."""
+        costs = self.kept_costs if kept else self.costs
+        read = sum(costs) if documents is None else sum(costs[index] for index in documents)
         return read * (self.gradient_cost if gradient else 1.0)
 
     def factors(self, candidate: Candidate) -> RescaleFactors:
@@ -132,16 +135,31 @@ class Objective:
         return factors if self._base_factors is None else factors.compose(self._base_factors)
 
     def measure(
-        self, candidate: Candidate, documents: Sequence[int], draw: int = 0, *, gradient: bool = False
+        self,
+        candidate: Candidate,
+        documents: Sequence[int],
+        draw: int = 0,
+        *,
+        gradient: bool = False,
+        kept: Callable[[int], Kept | None] | None = None,
     ) -> Iterator[DocumentMeasure]:
         """Yields the measure of each document, in their order.
 
-        With `gradient`, the documents' derivatives add up to those of ln value.
+        Args:
+            gradient: whether to measure derivatives, which add up to those of ln value.
+            kept: for each document, what its keys were kept under; None reads all documents in full.
         """
-        weights = self._weights(documents, draw) if gradient else None
+        readings = self.readings if kept is None else self._judged
+        weights = self._weights(readings, documents, draw) if gradient else None
         factors = self.factors(candidate)
         return self._measure_all(
-            DocumentTask(factors=factors, document=document, draw=draw, weights=weights)
+            DocumentTask(
+                factors=factors,
+                document=document,
+                draw=draw,
+                weights=weights,
+                kept=None if kept is None else kept(document),
+            )
             for document in documents
         )
 
@@ -171,9 +189,9 @@ class Objective:
             total += self.space.pull_back(measure.by_log_factor, measure.by_log_attention)
         return total
 
-    def _weights(self, documents: Sequence[int], draw: int) -> dict[str, float]:
+    def _weights(self, readings: TermReadings, documents: Sequence[int], draw: int) -> dict[str, float]:
         """Of a nat of each term in ln value."""
-        num_scored = self.readings.num_scored(documents, draw)
+        num_scored = readings.num_scored(documents, draw)
         return {term.name: term.weight / num_scored[term.name] for term in self.terms}
 
 

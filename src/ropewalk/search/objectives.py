@@ -20,7 +20,7 @@ import torch
 from ropewalk.errors import SettingError
 from ropewalk.plugins import find_named
 from ropewalk.search.objective import Term, TermReadings
-from ropewalk.text.facts import FactText, draw_facts, fact_text
+from ropewalk.text.facts import FactText, draw_facts, fact_text, redraw
 from ropewalk.text.readings import Reading
 from ropewalk.text.tokens import DocumentSet, Encoder
 from ropewalk.text.windows import TokenWindow, truncate
@@ -147,19 +147,22 @@ def num_facts(length: int) -> int:
 def text_with_facts(task: ObjectiveTask, document: int, draw: int, encode: Encoder) -> FactText:
     """A document with facts at depths that spread over it, all of which are asked for, in another order.
 
+    A draw other than 0 has other keys and values at the same positions, so that keys which were kept with one
+    draw serve another (`evaluate.kept_keys`).
+
     Raises:
         SettingError: the facts do not fit into the target length.
     """
-    rng = random.Random(f"facts-{task.seed}-{task.documents.data_sha256}-{document}-{draw}")
+    seed = f"facts-{task.seed}-{task.documents.data_sha256}-{document}"
+    rng = random.Random(seed)
     count = num_facts(task.target_length)
-    return fact_text(
-        task.documents.documents[document].ids.tolist(),
-        task.target_length,
-        draw_facts(count, rng),
-        [(index + rng.random()) / count for index in range(count)],
-        rng.sample(range(count), count),
-        encode,
-    )
+    hidden = draw_facts(count, rng)
+    depths = [(index + rng.random()) / count for index in range(count)]
+    order = rng.sample(range(count), count)
+    if draw:
+        hidden = redraw(hidden, encode, random.Random(f"{seed}-{draw}"))
+    ids = task.documents.documents[document].ids.tolist()
+    return fact_text(ids, task.target_length, hidden, depths, order, encode)
 
 
 def _answers(found: FactText) -> torch.Tensor:

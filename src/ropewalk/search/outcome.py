@@ -59,7 +59,13 @@ class SearchOutcome:
 
     @property
     def cost(self) -> float:
-        return sum(trial.cost for trial in self.trials)
+        return sum(trial.total_cost for trial in self.trials)
+
+    @property
+    def largest_error(self) -> float | None:
+        """Of judging documents from kept keys, in ln value: the largest at a renewal; None without any."""
+        errors = [trial.renewal.error for trial in self.trials if trial.renewal is not None]
+        return max((error for error in errors if error is not None), default=None)
 
     @property
     def num_failed(self) -> int:

@@ -139,6 +139,7 @@ class SearchPlan:
             original_length=self.space.geometry.original_length,
             target_length=self.space.target_length,
             seed=self.settings.seed,
+            answer_weight=self.settings.answer_weight,
         )
         readings = make_readings(self.settings.objective, task, self.settings.short_weight)
         return Objective(model, readings, self.space, self.base_factors)

@@ -60,8 +60,11 @@ class SearchResult:
     @property
     def deciding_value(self) -> float:
         """The value of `factors` on the documents that decided: validation or search documents."""
-        found = self.closed_form
-        value = self.validation_value if found is None else found.trial.value
+        choice, found = self.outcome.choice, self.closed_form
+        if choice is not None and found is None:
+            value = choice.searched.value
+        else:
+            value = self.validation_value if found is None else found.trial.value
         return self.value if value is None else value
 
     @property
@@ -99,9 +102,13 @@ class SearchResult:
             return f"{where}: {name} {ours}; no closed-form scheme could be measured"
         theirs = _shown(best.trial)
         if choice.closed_form is None:
-            schemes = f"the best of {len(choice.closed_forms)} closed-form schemes, {best.label},"
+            schemes = f"the best of {choice.num_compared} closed-form schemes, {best.label},"
             return f"{where}: {name} {ours}; {schemes} has {theirs}"
-        return f"{where}: {best.label}, {name} {theirs}; the best searched candidate has {ours}"
+        worse = [
+            term for term in choice.worse_terms(choice.searched) if choice.searched.rank < best.trial.rank
+        ]
+        but = f", but is worse in {' and '.join(worse)} beyond the limit" if worse else ""
+        return f"{where}: {best.label}, {name} {theirs}; the best searched candidate has {ours}{but}"
 
     def as_dict(self) -> dict[str, Any]:
         """The result in short, as JSON values."""

@@ -115,10 +115,22 @@ class SearchSettings(Settings):
         "list, none keeps 0.",
     )
     objective: str = Field(
-        default="perplexity",
+        default="facts",
         title="NAME",
         min_length=1,
-        description="perplexity, tail (tokens beyond the window), needle, or package.module:Name.",
+        description="facts (the text, and answers about facts hidden in it), perplexity (the text alone), tail "
+        "(tokens beyond the window), needle (answers alone), or package.module:Name.",
+    )
+    answer_weight: float = Field(
+        default=0.2,
+        gt=0,
+        le=100,
+        description="Weight of a nat per token of answers in the objective facts; the text has 1.",
+    )
+    exact: bool = Field(
+        default=False,
+        description="Whether every candidate reads the documents in full, instead of being judged from keys "
+        "that were kept under another candidate.",
     )
     short_weight: float = Field(
         default=0.0,
@@ -197,6 +209,8 @@ class SearchSettings(Settings):
             "attention_factor": factor if isinstance(factor, str) else as_text(factor),
             "start_tokens": self.start_tokens,
             "short_weight": self.short_weight,
+            **({"answer_weight": self.answer_weight} if self.objective == "facts" else {}),
+            "exact": self.exact,
             "base": self.base,
             "max_minutes": self.max_minutes,
             "strategy_settings": dict(self.strategy_settings),
@@ -239,6 +253,8 @@ class SearchOptions(TypedDict, total=False):
     attention_factor: float | Literal["longrope", "search"]
     start_tokens: StartTokens
     objective: str
+    answer_weight: float
+    exact: bool
     short_weight: float
     base: Base
     max_minutes: float | None

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ropewalk.factors.rescale_factors import FACTORS
+from ropewalk.search.renewal import Renewal
 from ropewalk.search.space import Candidate
 from ropewalk.units import ATTENTION_FACTORS, LONGEST
 
 # `trial` is requested by the strategy, the others by the loop: `check`, the best factors with n-hat 0;
-# `stop`, the best candidate on the validation documents; `free`, an unconstrained candidate; `finalist`, a
-# closed form on the validation documents, or on the search documents if there are none. Journals contain
-# these words.
-TrialKind = Literal["trial", "check", "stop", "free", "finalist"]
+# `stop`, the best candidate on the validation documents; `free`, an unconstrained candidate; `screen` and
+# `finalist`, a closed form on the validation documents, or on the search documents if there are none, judged
+# from kept keys and read in full. Journals contain these words.
+TrialKind = Literal["trial", "check", "stop", "free", "screen", "finalist"]
 # The kinds that may become the best candidate.
 OF_THE_SEARCH: tuple[TrialKind, ...] = ("trial", "check")
 # Nats of each document that was read, by the term of the objective.
@@ -50,6 +51,7 @@ class Trial:
         documents: indices of those that were read; None for all of them.
         parts: nats of each document that was read, in their order, by the objective's terms.
         gradient: of ln value, in the space's coordinates; None if it was not requested.
+        renewal: of the keys that its documents were judged from; None if they stayed, or were not used.
     """
 
     index: int
@@ -62,10 +64,16 @@ class Trial:
     documents: tuple[int, ...] | None = None
     parts: Parts = field(default_factory=dict)
     gradient: tuple[float, ...] | None = None
+    renewal: Renewal | None = None
 
     def __post_init__(self) -> None:
         assert (self.value is None) != (self.failure is None), "a trial has a value or a failure"
         assert self.value is None or math.isfinite(self.value), self.value
+
+    @property
+    def total_cost(self) -> float:
+        """With that of renewed keys."""
+        return self.cost + (0.0 if self.renewal is None else self.renewal.cost)
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -75,7 +83,11 @@ class Trial:
     @property
     def is_complete(self) -> bool:
         """Whether its value is that of all search documents, which alone can be compared with another's."""
-        return self.value is not None and self.documents is None and self.kind not in ("stop", "finalist")
+        return (
+            self.value is not None
+            and self.documents is None
+            and self.kind not in ("stop", "screen", "finalist")
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; what does not apply is left out."""
@@ -83,6 +95,7 @@ class Trial:
             "documents": self.documents and list(self.documents),
             "parts": {name: list(nats) for name, nats in self.parts.items()} or None,
             "gradient": self.gradient and list(self.gradient),
+            "renewal": self.renewal and self.renewal.as_dict(),
         }
         return {
             "index": self.index,
@@ -116,6 +129,7 @@ class Trial:
             documents=None if line.documents is None else tuple(line.documents),
             parts={name: tuple(nats) for name, nats in line.parts.items()},
             gradient=None if line.gradient is None else tuple(line.gradient),
+            renewal=None if line.renewal is None else line.renewal.renewal(),
         )
 
 
@@ -138,6 +152,15 @@ class _CandidateLine(_Strict):
     attention_factor: float = Field(ge=ATTENTION_FACTORS[0], le=ATTENTION_FACTORS[1])
 
 
+class _RenewalLine(_Strict):
+    documents: list[Index] = Field(min_length=1)
+    cost: float = Field(ge=0)
+    error: float | None = Field(ge=0)
+
+    def renewal(self) -> Renewal:
+        return Renewal(documents=tuple(self.documents), cost=self.cost, error=self.error)
+
+
 class _TrialLine(_Strict):
     index: Index
     kind: TrialKind
@@ -149,3 +172,4 @@ class _TrialLine(_Strict):
     documents: list[Index] | None = Field(default=None, min_length=1)
     parts: dict[str, list[float]] = Field(default_factory=dict)
     gradient: list[float] | None = Field(default=None, min_length=1)
+    renewal: _RenewalLine | None = None
