@@ -15,6 +15,7 @@ from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.fingerprint import hash_weights, warn_if_other_weights
 from ropewalk.models.head import Head, find_head, head_of_twin
+from ropewalk.models.key_rotation import KeyRotation, learn_key_rotation
 from ropewalk.models.load_errors import first_statement, one_line_errors
 from ropewalk.models.model_files import (
     find_commit,
@@ -223,6 +224,17 @@ class Model:
     def decoder(self) -> nn.Module:
         """The module that reads tokens and returns last hidden states."""
         return self.head.decoder
+
+    @property
+    def key_rotation(self) -> KeyRotation:
+        """How the model rotates its keys; learnt on first use.
+
+        Raises:
+            ModelError: as `learn_key_rotation`.
+        """
+        if self._state.key_rotation is None:
+            self._state.key_rotation = learn_key_rotation(self)
+        return self._state.key_rotation
 
     def share_head_of(self, twin: "Model") -> None:
         """Use the head that was found in a smaller model of the same class, instead of searching for it."""

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ropewalk.errors import ModelError
 from ropewalk.models.generation_cache import drops_cache_at_switch, keep_cache
+from ropewalk.models.key_rotation import KeyRotation
 from ropewalk.models.replaced_attribute import ReplacedAttribute
 from ropewalk.models.rope_config import RopeDescription, read_description
 from ropewalk.models.rotary import Attachment, Installable, OneSet, RotaryHook
@@ -35,6 +36,7 @@ class ModelState:
         name: the model's name in errors.
         full_attention: whether sliding windows are lifted while factors are installed.
         head: the decoder, and whether the output matrix alone gives the logits; None until it is found.
+        key_rotation: how the model rotates its keys; None until it is learnt.
         attached: the hooks and attributes of what is installed; empty for the base model.
     """
 
@@ -50,6 +52,7 @@ class ModelState:
         self.name = name
         self.full_attention = full_attention
         self.head: tuple[nn.Module, bool] | None = None
+        self.key_rotation: KeyRotation | None = None
         self.attached: list[Attachment] = []
         self._description = description
         self._original_length = original_length

@@ -16,16 +16,32 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.models.rotary import Table, float64_device
 from ropewalk.models.rotary_layout import leaves
-from ropewalk.rope.frequencies import rescaled_angles
+from ropewalk.rope.frequencies import cos_sin, rescaled_angles
 
 
 class TableGradients:
-    """The gradients of the tables of an installed rotary while it is traced."""
+    """The gradients of the tables of an installed rotary while it is traced, and of further tables."""
 
     def __init__(self, model: Model, factors: RescaleFactors, tables: list[Table]) -> None:
         self._model = model
         self._factors = factors
         self._tables = tables
+        self._further: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []
+
+    def cos_sin(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A further table, whose gradients are added: cos and sin of each pair, in no layout.
+
+        Args:
+            positions: of any shape.
+            dtype: of the table.
+
+        Returns:
+            Two leaves of shape (*positions.shape, num_pairs).
+        """
+        exact = cos_sin(self._factors, positions.to(float64_device(positions.device)))
+        cos, sin = (part.to(dtype).to(positions.device).requires_grad_() for part in exact)
+        self._further.append((positions, (cos, sin)))
+        return cos, sin
 
     def decoder_layers(self) -> nn.ModuleList:
         """The layers that read the tables.
@@ -50,27 +66,29 @@ class TableGradients:
         device = float64_device(self._tables[0].positions.device) if self._tables else torch.device("cpu")
         rescale_factors = torch.tensor(factors.rescale_factors[0], dtype=torch.float64, device=device)
         attention_factor = torch.tensor(factors.attention_factor, dtype=torch.float64, device=device)
-        for source in (rescale_factors, attention_factor):
+        sources = rescale_factors, attention_factor
+        for source in sources:
             source.requires_grad_().grad = torch.zeros_like(source)
         for table in self._tables:
-            gradients = [leaf.grad for leaf in table.leaves]
-            if any(gradient is not None for gradient in gradients):
-                outputs = self._outputs(table, factors, rescale_factors, attention_factor)
-                _backward(outputs, gradients)
+            if gradients := _gradients(table.leaves):
+                like = torch.empty(0, dtype=torch.float64, device=device)  # float64, if the layout allows it
+                filled = self._model.hook.layout.fill(*self._exact(table.positions, *sources), like=like)
+                _backward(leaves(filled), gradients)
+        for positions, pair in self._further:
+            if gradients := _gradients(pair):
+                _backward(self._exact(positions, *sources), gradients)
         assert rescale_factors.grad is not None
         assert attention_factor.grad is not None
         return rescale_factors.grad, attention_factor.grad
 
-    def _outputs(
-        self, table: Table, factors: RescaleFactors, rescale_factors: Tensor, attention_factor: Tensor
-    ) -> tuple[Tensor, ...]:
-        """The table as a differentiable function of the two tensors, in float64 if its layout allows it."""
-        positions = table.positions.to(rescale_factors.device)
-        inverse = torch.from_numpy(factors.geometry.inverse_frequencies()).to(rescale_factors.device)
-        radians = rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
-        like = torch.empty(0, dtype=torch.float64, device=rescale_factors.device)
-        cos, sin = radians.cos() * attention_factor, radians.sin() * attention_factor
-        return leaves(self._model.hook.layout.fill(cos, sin, like=like))
+    def _exact(
+        self, positions: Tensor, rescale_factors: Tensor, attention_factor: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin as a differentiable function of the two tensors, float64."""
+        positions = positions.to(rescale_factors.device)
+        inverse = torch.from_numpy(self._factors.geometry.inverse_frequencies()).to(rescale_factors.device)
+        radians = rescaled_angles(positions, inverse, rescale_factors, self._factors.num_start_tokens)
+        return radians.cos() * attention_factor, radians.sin() * attention_factor
 
 
 @contextmanager
@@ -88,6 +106,12 @@ def traced_tables(model: Model, factors: RescaleFactors) -> Iterator[TableGradie
         )
     with model.using(factors), model.hook.traced() as tables:
         yield TableGradients(model, factors, tables)
+
+
+def _gradients(tensors: tuple[Tensor, ...]) -> list[Tensor | None]:
+    """Of each tensor; empty if none has a gradient."""
+    gradients = [tensor.grad for tensor in tensors]
+    return gradients if any(gradient is not None for gradient in gradients) else []
 
 
 def _backward(outputs: tuple[Tensor, ...], gradients: list[Tensor | None]) -> None:

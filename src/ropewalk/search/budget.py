@@ -6,6 +6,7 @@ from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.objective import Objective
 from ropewalk.search.space import SearchSpace
 
+RENEWAL_SHARE = 0.2
 ROUNDING = 1e-9  # of sums of costs
 
 
@@ -17,7 +18,8 @@ def reserved(
 ) -> float:
     """The most that the loop's own trials cost, in forward passes over all search documents.
 
-    They are the check of n-hat 0, those on the validation documents, and the unconstrained candidates.
+    They are the check of n-hat 0, those on the validation documents, and the unconstrained candidates. Kept
+    keys and their renewals are in `renewals`.
 
     Args:
         evaluation_cost: of a value of all documents.
@@ -42,10 +44,15 @@ def strategy_budget(
     Raises:
         SettingError: nothing is left for one trial.
     """
-    reserve = reserved(objective.cost, space, early_stopping, unconstrained)
+    reserve = reserved(objective.cost, space, early_stopping, unconstrained) + renewals(budget, objective)
     if budget + ROUNDING < objective.cost + reserve:
         raise too_small(budget, objective.cost + reserve, with_checks=reserve > 0)
     return budget - reserve
+
+
+def renewals(budget: float, objective: Objective) -> float:
+    """What kept keys may cost: the first ones of every document, and a share of the budget to renew them."""
+    return sum(objective.full_costs) + RENEWAL_SHARE * budget if objective.from_kept else 0.0
 
 
 def too_small(budget: float, least: float, *, with_checks: bool) -> SettingError:

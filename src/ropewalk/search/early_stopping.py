@@ -32,7 +32,10 @@ class EarlyStopping:
         self.objective = objective
         self.patience = patience
         self.cost = objective.cost * objective.num_documents / search_objective.num_documents
-        self.num_checks = max(2, min(MOST_CHECKS, int(SHARE_OF_BUDGET * budget / self.cost)))
+        self.num_checks = max(
+            1 if search_objective.from_kept else 2,
+            min(MOST_CHECKS, int(SHARE_OF_BUDGET * budget / self.cost)),
+        )
         self._interval = budget / self.num_checks
         self._checked: list[tuple[Trial, Trial]] = []  # (in the search, on the validation documents)
         self._last_cost = 0.0

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ropewalk.evaluate.gradient import reading_gradient
+from ropewalk.evaluate.gradient import ReadingGradient, reading_gradient
+from ropewalk.evaluate.kept_keys import KeptKeys, keep, kept_gradient, score_kept
 from ropewalk.evaluate.nll import NllSum, score_reading
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
-from ropewalk.text.readings import Reading
+from ropewalk.text.readings import Reading, judged
 
 # The readings of a document: (index, draw) to the forward passes that measure it.
 ReadingsOf = Callable[[int, int], Sequence[Reading]]
@@ -65,23 +66,32 @@ class DocumentMeasure:
 
 
 class DocumentMeter:
-    """Measures documents with a model, which it leaves unchanged."""
+    """Measures documents with a model, which it leaves unchanged.
+
+    Keys are kept per document, for the last factors that a task named, so that any meter can answer any task:
+    one that has no such keys makes them first.
+    """
 
     def __init__(self, model: Model, terms: Sequence[str], readings_of: ReadingsOf) -> None:
         self._model = model
         self._terms = tuple(terms)
         self._readings_of = readings_of
+        self._kept: dict[int, tuple[Kept, list[KeptKeys]]] = {}
 
     def measure(self, task: DocumentTask) -> DocumentMeasure:
         """Measures one document, all its readings in turn."""
         sums = dict.fromkeys(self._terms, NOTHING)
         by_log_factor, by_log_attention = None, 0.0
-        for reading in self._readings_of(task.document, task.draw):
+        readings = self._readings_of(task.document, task.draw)
+        keys: Sequence[KeptKeys | None] = [None] * len(readings)
+        if task.kept is not None:
+            readings = [judged(reading, task.draw) for reading in readings]
+            keys = self._keys(task.document, task.kept)
+        for reading, kept in zip(readings, keys, strict=True):
             if task.weights is None:
-                with self._model.using(task.factors):
-                    found = score_reading(self._model.model, reading)
+                found = self._score(reading, task.factors, kept)
             else:
-                gradient = reading_gradient(self._model, reading, task.factors, task.weights)
+                gradient = self._differentiate(reading, task.factors, task.weights, kept)
                 found = gradient.sums
                 row = gradient.by_log_factor
                 by_log_factor = row if by_log_factor is None else by_log_factor + row
@@ -89,3 +99,25 @@ class DocumentMeter:
             for term, nats in found.items():
                 sums[term] += nats
         return DocumentMeasure(sums=sums, by_log_factor=by_log_factor, by_log_attention=by_log_attention)
+
+    def _score(self, reading: Reading, factors: RescaleFactors, kept: KeptKeys | None) -> dict[str, NllSum]:
+        if kept is not None:
+            return score_kept(self._model, kept, reading, factors)
+        with self._model.using(factors):
+            return score_reading(self._model.model, reading)
+
+    def _differentiate(
+        self, reading: Reading, factors: RescaleFactors, weights: Mapping[str, float], kept: KeptKeys | None
+    ) -> ReadingGradient:
+        if kept is not None:
+            return kept_gradient(self._model, kept, reading, factors, weights)
+        return reading_gradient(self._model, reading, factors, weights)
+
+    def _keys(self, document: int, kept: Kept) -> list[KeptKeys]:
+        """The keys of a document's readings under these factors, kept now if they are not there."""
+        if document not in self._kept or self._kept[document][0] != kept:
+            self._kept.pop(document, None)  # before the new ones take memory
+            readings = self._readings_of(document, kept.draw)
+            keys = [keep(self._model, reading.ids, kept.factors) for reading in readings]
+            self._kept[document] = (kept, keys)
+        return self._kept[document][1]

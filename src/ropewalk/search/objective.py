@@ -12,7 +12,7 @@ later, and two candidates are compared on the same tokens. Terms: `search.object
 import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.search.meter import NOTHING, DocumentMeasure, DocumentMeter, DocumentTask, Kept, ReadingsOf
 from ropewalk.search.space import Candidate, SearchSpace
+from ropewalk.text.readings import Reading, judged
 
 # In the messages of torch's backends, some of which raise a plain RuntimeError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_failed")
@@ -69,6 +70,20 @@ class TermReadings:
         """The tokens that are read to measure one document."""
         return sum(len(reading.ids) for reading in self.readings_of(document, 0))
 
+    def judged(self) -> "TermReadings":
+        """The same with those targets that are scored from kept keys."""
+        return replace(
+            self,
+            readings_of=lambda document, draw: [
+                judged(one, draw) for one in self.readings_of(document, draw)
+            ],
+        )
+
+    def num_queries(self, document: int) -> int:
+        """The tokens that run through the model to judge one document from keys of another draw."""
+        readings = zip(self.readings_of(document, 0), self.readings_of(document, 1), strict=True)
+        return sum(_num_queries(one, other) for one, other in readings)
+
 
 class Objective:
     """The function that a search minimises: weighted terms on documents, measured with the model.
@@ -76,7 +91,10 @@ class Objective:
     Every call leaves the model unchanged.
 
     Attributes:
-        costs: the cost of each document's value, in forward passes over the whole document set.
+        from_kept: whether candidates are judged from kept keys where nothing else is said.
+        costs: the cost of each document's value in that way, in forward passes over the whole document set.
+        full_costs, kept_costs: the cost when it is read in full, and when it is judged from kept keys (at
+            most).
         gradient_cost: the cost of a gradient, in values of the same documents.
     """
 
@@ -87,6 +105,7 @@ class Objective:
         space: SearchSpace,
         base_factors: RescaleFactors | None = None,
         *,
+        from_kept: bool = False,
         measure_all: MeasureAll | None = None,
     ) -> None:
         """Creates the objective.
@@ -102,8 +121,12 @@ class Objective:
         self._measure_all = measure_all or _one_by_one(
             DocumentMeter(model, [term.name for term in self.terms], readings.readings_of)
         )
-        one_pass = readings.num_documents * space.target_length
-        self.costs = tuple(readings.num_read(d) / one_pass for d in range(readings.num_documents))
+        documents, one_pass = range(readings.num_documents), readings.num_documents * space.target_length
+        self._judged = readings.judged()
+        self.from_kept = from_kept
+        self.full_costs = tuple(readings.num_read(d) / one_pass for d in documents)
+        self.kept_costs = tuple(readings.num_queries(d) / one_pass for d in documents)
+        self.costs = self.kept_costs if from_kept else self.full_costs
         self.gradient_cost = gradient_cost(will_checkpoint(model.model, space.target_length))
 
     @property
@@ -122,10 +145,15 @@ class Objective:
         return sum(self.costs)
 
     def cost_of(
-        self, documents: Sequence[int] | None, *, gradient: bool = False, kept: bool = False
+        self, documents: Sequence[int] | None, *, gradient: bool = False, kept: bool | None = None
     ) -> float:
-        """The cost of some documents, None for all; with `kept`, of judging them from kept keys."""
-        costs = self.kept_costs if kept else self.costs
+        """The cost of some documents, None for all.
+
+        Args:
+            kept: whether they are judged from kept keys; None as `from_kept`.
+        """
+        is_kept = self.from_kept if kept is None else kept
+        costs = self.kept_costs if is_kept else self.full_costs
         read = sum(costs) if documents is None else sum(costs[index] for index in documents)
         return read * (self.gradient_cost if gradient else 1.0)
 
@@ -193,6 +221,12 @@ class Objective:
         """Of a nat of each term in ln value."""
         num_scored = readings.num_scored(documents, draw)
         return {term.name: term.weight / num_scored[term.name] for term in self.terms}
+
+
+def _num_queries(kept: Reading, reading: Reading) -> int:
+    is_query = kept.ids != reading.ids
+    is_query[judged(reading, 1).targets - 1] = True
+    return int(is_query.sum())
 
 
 def _one_by_one(meter: DocumentMeter) -> MeasureAll:

@@ -14,7 +14,7 @@ from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.models.rope_config import RopeDescription
-from ropewalk.search.budget import reserved, strategy_budget, too_small
+from ropewalk.search.budget import renewals, reserved, strategy_budget, too_small
 from ropewalk.search.early_stopping import EarlyStopping
 from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.finalists import ClosedForm, closed_form_candidates
@@ -25,6 +25,7 @@ from ropewalk.search.objective import Objective
 from ropewalk.search.objectives import OBJECTIVES, ObjectiveTask, make_readings, objective_maker
 from ropewalk.search.outcome import SearchProgress
 from ropewalk.search.provenance import describe_environment, identify
+from ropewalk.search.renewal import TrustRegion
 from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
@@ -87,7 +88,7 @@ class SearchPlan:
             RunFolderError: the journal is in use, of another run, damaged, or can't be written.
         """
         settings, space = self.settings, self.space
-        objective = self.objective(model, documents)
+        objective = self.objective(model, documents, from_kept=not settings.exact)
         early_stopping = None
         if validation_documents is not None:
             require_disjoint(documents, validation_documents, space.target_length)
@@ -104,6 +105,9 @@ class SearchPlan:
             gradient_cost=objective.gradient_cost,
         )
         strategy = make_strategy(settings.strategy, task, settings.strategy_settings)
+        region = None
+        if objective.from_kept:
+            region = TrustRegion(budget=renewals(settings.num_evaluations, objective))
         identity = {
             **identify(model, documents, validation_documents),
             "objective": objective.name,
@@ -119,7 +123,8 @@ class SearchPlan:
             outcome = SearchLoop(
                 strategy, objective, journal, budget=settings.num_evaluations,
                 max_minutes=settings.max_minutes, early_stopping=early_stopping,
-                unconstrained=self._unconstrained, closed_forms=self.closed_forms, on_trial=on_trial,
+                unconstrained=self._unconstrained, closed_forms=self.closed_forms, region=region,
+                on_trial=on_trial,
             ).run()  # fmt: skip
         same_throughout = journal is None or len(journal.environments) == 1
         return result_of(
@@ -131,8 +136,12 @@ class SearchPlan:
             reproducible=settings.max_minutes is None and same_throughout,
         )
 
-    def objective(self, model: Model, documents: DocumentSet) -> Objective:
-        """What the search minimises, on these documents."""
+    def objective(self, model: Model, documents: DocumentSet, *, from_kept: bool = False) -> Objective:
+        """What the search minimises, on these documents.
+
+        Args:
+            from_kept: whether candidates are judged from kept keys.
+        """
         task = ObjectiveTask(
             documents=documents,
             tokenizer=model.tokenizer,
@@ -142,7 +151,7 @@ class SearchPlan:
             answer_weight=self.settings.answer_weight,
         )
         readings = make_readings(self.settings.objective, task, self.settings.short_weight)
-        return Objective(model, readings, self.space, self.base_factors)
+        return Objective(model, readings, self.space, self.base_factors, from_kept=from_kept)
 
     @property
     def _unconstrained(self) -> UnconstrainedCandidates | None:

@@ -118,8 +118,8 @@ class SearchSettings(Settings):
         default="facts",
         title="NAME",
         min_length=1,
-        description="facts (the text, and answers about facts hidden in it), perplexity (the text alone), tail "
-        "(tokens beyond the window), needle (answers alone), or package.module:Name.",
+        description="facts (the text, and answers about facts hidden in it), perplexity (the text alone), "
+        "tail (tokens beyond the window), needle (answers alone), or package.module:Name.",
     )
     answer_weight: float = Field(
         default=0.2,

@@ -52,7 +52,8 @@ class QuadraticObjective(Objective):
         self.readings = from_windows(term, ((window,),) * num_documents)
         self.terms = (term,)
         self.space = space
-        self.costs = (cost / num_documents,) * num_documents
+        self.from_kept = False
+        self.costs = self.full_costs = self.kept_costs = (cost / num_documents,) * num_documents
         self.gradient_cost = 3.0
         self._base_factors = None
         self._measure_all = lambda tasks: map(self.measure_document, tasks)

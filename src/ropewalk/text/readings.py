@@ -6,14 +6,20 @@ A text with facts is read once; its own tokens and the answers at its end are sc
         text text          text                answer     scored by two terms
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ropewalk.text.windows import TokenWindow
+
+GOLDEN = (math.sqrt(5) - 1) / 2  # any number of its multiples are spread evenly modulo 1
+JUDGED_SHARE = 1 / 8
+BLOCK = 32  # tokens
+FEW_TARGETS = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,3 +77,32 @@ class Reading:
 def readings_of(windows: Sequence[TokenWindow], term: str) -> tuple[Reading, ...]:
     """A reading per window, all scored by one term."""
     return tuple(Reading.of_window(window, term) for window in windows)
+
+
+def judged(reading: Reading, draw: int = 0) -> Reading:
+    """The reading with a part of its targets, for evaluations whose cost is that of their targets.
+
+    A term of many tokens keeps an eighth of them: half of these at its end, where the context is longest, the
+    others in blocks that are spread evenly over its depth. A term of few tokens (answers) keeps all.
+
+    Args:
+        draw: shifts the blocks, so that the steps of a descent score other tokens.
+    """
+    shift = GOLDEN * draw % 1
+    return replace(
+        reading, scored={term: _judged(positions, shift) for term, positions in reading.scored.items()}
+    )
+
+
+def _judged(positions: Tensor, shift: float) -> Tensor:
+    if len(positions) <= FEW_TARGETS:
+        return positions
+    num_blocks = round(JUDGED_SHARE * len(positions) / BLOCK)
+    at_end = max(1, num_blocks // 2)
+    first = BLOCK * round(shift * at_end) if shift else 0  # the end moves by less than its own length
+    end = len(positions) - first
+    before = end - at_end * BLOCK
+    room = before / max(1, num_blocks - at_end)  # of each of the other blocks
+    within = (0.5 + shift) % 1 * max(0.0, room - BLOCK)
+    starts = [int(index * room + within) for index in range(num_blocks - at_end)]
+    return torch.cat([*(positions[start : start + BLOCK] for start in starts), positions[before:end]])
