@@ -44,6 +44,7 @@ from ropewalk.models.model import Model
 from ropewalk.models.rope_config import describe
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.text.readings import Reading
 from ropewalk.text.windows import TokenWindow
 
 NAME = "gradient-memory"
@@ -52,6 +53,7 @@ REAL_LENGTH = 16384
 TRACED_LENGTH = 131072
 UNTILED = 2**40
 GIB = 2**30
+TERM = "nll"
 
 EVALUATION = "evaluation"
 # How a gradient is taken: the arguments of `nll_gradient`, and whether work is cut into tiles.
@@ -194,18 +196,22 @@ def trace(way: str, length: int) -> dict[str, float]:
     for parameter in model.parameters():
         live.hold(parameter)
     weights = live.now
+    window = window_of(ids)
+    reading = Reading.of_window(window, TERM)  # positions with contents, which are compared
     with one_sequence(), fake, live:
-        run_traced(model, window_of(ids), factors, way)
+        run_traced(model, window, reading, factors, way)
     return {"peak_gib": live.peak / GIB, "weights_gib": weights / GIB}
 
 
-def run_traced(model: nn.Module, window: TokenWindow, factors: RescaleFactors, way: str) -> None:
+def run_traced(
+    model: nn.Module, window: TokenWindow, reading: Reading, factors: RescaleFactors, way: str
+) -> None:
     if way == EVALUATION:
         score_windows(model, [window])
         return
     arguments, is_tiled = WAYS[way]
     with ExitStack() if is_tiled else untiled():
-        gradient_tensors(model, window, factors, **arguments)
+        gradient_tensors(model, reading, factors, {TERM: 1.0}, **arguments)
 
 
 def twin() -> LlamaForCausalLM:

@@ -264,7 +264,7 @@ def _objective(recorded: Recorded, space: SearchSpace, num_documents: int) -> Ob
         SimpleNamespace(
             costs=costs, cost=sum(costs), num_documents=num_documents, space=space, cost_of=cost_of,
             gradient_cost=round(gradient_cost, 9), terms=[SimpleNamespace(name=name) for name in names],
-            measure=refuse, differentiate=refuse,
+            measure=refuse,
         ),
     )  # fmt: skip
 

@@ -46,12 +46,10 @@ def ways(loaded: Model, documents: DocumentSet) -> dict[str, Callable[[], Any]]:
     every = range(NUM_DOCUMENTS)
 
     def value() -> None:
-        for document in every:
-            objective.measure(candidate, document)
+        list(objective.measure(candidate, every))
 
     def gradient() -> None:
-        for document in every:
-            objective.differentiate(candidate, document)
+        list(objective.measure(candidate, every, gradient=True))
 
     def installed_once(run: Callable[[], None]) -> Callable[[], None]:
         def inside() -> None:

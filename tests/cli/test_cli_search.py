@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from measured_by import away_from_yarn, measured_by
 from transformers import AutoTokenizer
 
 from ropewalk.evaluate import perplexity
@@ -79,27 +80,20 @@ def searched_of(run):
     return RescaleFactors.load(beside if beside.exists() else run / "factors.json")
 
 
-def yarn_only(objective, candidate, document):
-    """In the place of `Objective.measure`: the nearer to YaRN's lambdas, the better."""
-    yarn = scheme_factors("yarn", objective.space.geometry, objective.space.target_length)
-    away = [abs(a - b) for a, b in zip(candidate.rescale_factors, yarn.rescale_factors[0], strict=True)]
-    return (100 * (1 + sum(away)),)
-
-
-def no_closed_form(objective, candidate, document):
-    """In the place of `Objective.measure`: every closed form is worse than anything that is searched."""
+def no_closed_form(objective, candidate):
+    """Every closed form is worse than anything that is searched."""
     schemes = [
         scheme_factors(s, objective.space.geometry, objective.space.target_length) for s in CLOSED_FORMS
     ]
     forms = [pytest.approx(factors.rescale_factors[0]) for factors in schemes]
-    return (1000.0 if any(candidate.rescale_factors == form for form in forms) else 100.0,)
+    return 1000.0 if any(candidate.rescale_factors == form for form in forms) else 100.0
 
 
 @pytest.mark.parametrize("json_too", [False, True])
 def test_a_closed_form_that_is_better_on_the_stop_documents_is_written_and_said(
     search, monkeypatch, json_too
 ):
-    monkeypatch.setattr(Objective, "measure", yarn_only)
+    monkeypatch.setattr(Objective, "measure", measured_by(away_from_yarn))
     ended, run = search("--strategy", "random", *(["--json"] if json_too else []))
     assert ended.code == 0, ended.err
     assert {file.name for file in run.iterdir()} == FILES | {SEARCHED_BESIDE}
@@ -121,7 +115,7 @@ def test_a_closed_form_that_is_better_on_the_stop_documents_is_written_and_said(
 
 
 def test_a_searched_candidate_that_is_better_there_is_written(search, monkeypatch):
-    monkeypatch.setattr(Objective, "measure", no_closed_form)
+    monkeypatch.setattr(Objective, "measure", measured_by(no_closed_form))
     ended, run = search("--strategy", "random", "--num-validation-documents", "0", "--test-text", "stdlib")
     assert ended.code == 0, ended.err
     assert {file.name for file in run.iterdir()} == FILES
@@ -498,12 +492,12 @@ def test_the_base_model_is_a_row_of_its_own_and_a_replaced_scaling_is_said(
 def test_that_the_model_as_it_is_reads_the_stop_documents_best_is_said(
     ropewalk, scaled, shelf, tmp_path, monkeypatch
 ):
-    def own_only(objective, candidate, document):
+    def own_only(objective, candidate):
         own = scheme_factors("llama3:factor=8", objective.space.geometry, 512).rescale_factors[0]
         away = sum(abs(a - b) for a, b in zip(candidate.rescale_factors, own, strict=True))
-        return (100 * (1 + away + abs(candidate.attention_factor - 1)),)
+        return 100 * (1 + away + abs(candidate.attention_factor - 1))
 
-    monkeypatch.setattr(Objective, "measure", own_only)
+    monkeypatch.setattr(Objective, "measure", measured_by(own_only))
     ended = ropewalk(
         "search", scaled, "--text", shelf, "--target-length", "2x", "--base", "native", "--budget", "9",
         "--num-documents", "2", "--strategy", "random", "--serve-with", "any", "--out", tmp_path / "run",

@@ -94,5 +94,6 @@ def lowest_on(space: SearchSpace, objective: QuadraticObjective) -> float:
     minimum = (np.arange(space.num_pairs) / space.num_pairs) ** 2 * np.log(space.extension_ratio)
     knots, *_ = np.linalg.lstsq(space.basis, minimum, rcond=None)
     nearest = space.nearest(np.append(knots, np.log(space.attention_factors[0])))
-    nats = [objective.measure(nearest, document)[0] for document in range(objective.num_documents)]
+    factors = space.to_factors(nearest)
+    nats = [objective.nats(factors, document) for document in range(objective.num_documents)]
     return float(np.mean(nats))

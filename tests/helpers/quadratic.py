@@ -5,10 +5,12 @@ import math
 import time
 
 from ropewalk import testing
+from ropewalk.evaluate.nll import NllSum
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.search.budget import strategy_budget
 from ropewalk.search.loop import SearchLoop
-from ropewalk.search.space import SearchSpace
+from ropewalk.search.meter import DocumentMeasure
+from ropewalk.search.space import Candidate, SearchSpace
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.store import ChecksummedLines
 
@@ -32,18 +34,23 @@ def make_space(num_pairs=12):
     return SearchSpace(geometry=geometry, target_length=2048)
 
 
+def measure_of_nats(nats):
+    """Of a document of the quadratic objective, without a gradient."""
+    return DocumentMeasure(sums={"quadratic": NllSum(nll_sum_nats=nats, num_tokens=1)})
+
+
 class RecordingObjective(testing.QuadraticObjective):
-    """Has one document by default; `asked` has the measured candidates."""
+    """Has one document by default; `tasks` has what was measured."""
 
     def __init__(self, space, num_documents=1, *, seconds=0.0, **settings):
         super().__init__(space, num_documents, **settings)
         self.seconds = seconds
-        self.asked = []
+        self.tasks = []
 
-    def measure(self, candidate, document):
+    def measure_document(self, task):
         time.sleep(self.seconds)
-        self.asked.append(candidate)
-        return super().measure(candidate, document)
+        self.tasks.append(task)
+        return super().measure_document(task)
 
 
 class Valued(RecordingObjective):
@@ -53,9 +60,14 @@ class Valued(RecordingObjective):
         super().__init__(space, **settings)
         self.value_of = value_of
 
-    def measure(self, candidate, document):
-        self.asked.append(candidate)
-        return (math.log(self.value_of(candidate)),)
+    def measure_document(self, task):
+        self.tasks.append(task)
+        candidate = Candidate(
+            rescale_factors=task.factors.rescale_factors[0],
+            num_start_tokens=task.factors.num_start_tokens,
+            attention_factor=task.factors.attention_factor,
+        )
+        return measure_of_nats(math.log(self.value_of(candidate)))
 
 
 def strategy_for(

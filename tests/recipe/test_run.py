@@ -10,6 +10,7 @@ import pytest
 import stub_training
 import torch
 import yaml
+from measured_by import away_from_yarn, measured_by
 from safetensors.torch import load_file
 
 from ropewalk.cli.main import run as run_command
@@ -22,7 +23,6 @@ from ropewalk.models.model import load_model
 from ropewalk.recipe.progress import Watch
 from ropewalk.recipe.run import run_recipe
 from ropewalk.rope.attention_factor import longrope_attention_factor
-from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.objective import Objective
 
 WHOLE = """\
@@ -546,12 +546,7 @@ def test_too_few_documents_are_said_and_a_document_twice_is_refused_at_once(reci
 
 
 def test_a_closed_form_that_a_search_stage_writes_is_said(recipe_of, tmp_path, monkeypatch):
-    def yarn_only(objective, candidate, document):
-        yarn = scheme_factors("yarn", objective.space.geometry, objective.space.target_length)
-        away = [abs(a - b) for a, b in zip(candidate.rescale_factors, yarn.rescale_factors[0], strict=True)]
-        return (100 * (1 + sum(away)),)
-
-    monkeypatch.setattr(Objective, "measure", yarn_only)
+    monkeypatch.setattr(Objective, "measure", measured_by(away_from_yarn))
     said = []
     recipe = recipe_of("  - {kind: search, length: 4x, strategy: random}\n")
     result = run_recipe(recipe, tmp_path / "run", watch=Watch(say=said.append))

@@ -1,6 +1,7 @@
 """The stop set ends a search that only fits, chooses, and is not asked too often."""
 
 import pytest
+from quadratic import measure_of_nats
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
@@ -20,9 +21,8 @@ SPACE = SearchSpace(geometry=GEOMETRY, target_length=2048)
 class Contrary(QuadraticObjective):
     """What is better on the search documents is worse here."""
 
-    def measure(self, candidate, document):
-        (nats,) = super().measure(candidate, document)
-        return (20.0 - nats,)
+    def measure_document(self, task):
+        return measure_of_nats(20.0 - self.nats(task.factors, task.document))
 
 
 def trial(index, value, kind="trial"):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from quadratic import RecordingObjective, make_space
+from quadratic import RecordingObjective, make_space, measure_of_nats
 
 from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.trial import Query
@@ -21,8 +21,8 @@ def at(level):
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 def test_a_failure_costs_what_was_read_of_it(wrong):
     class FailsAtTheThird(RecordingObjective):
-        def measure(self, candidate, document):
-            return (wrong,) if document == 2 else super().measure(candidate, document)
+        def measure_document(self, task):
+            return measure_of_nats(wrong) if task.document == 2 else super().measure_document(task)
 
     found = Evaluator(FailsAtTheThird(SPACE, NUM_DOCUMENTS)).evaluate(Query(candidate=at(3)))
     assert (found.value, found.failure) == (None, f"the value is {wrong}")
@@ -31,7 +31,7 @@ def test_a_failure_costs_what_was_read_of_it(wrong):
 
 def test_out_of_memory_in_a_gradient_is_a_failure_of_its_full_cost():
     class Full(RecordingObjective):
-        def differentiate(self, candidate, document):
+        def measure_document(self, task):
             raise MemoryError
 
     query = Query(candidate=at(3), documents=(0, 4), gradient=True)
@@ -42,11 +42,11 @@ def test_out_of_memory_in_a_gradient_is_a_failure_of_its_full_cost():
 
 def test_a_gradient_that_is_not_finite_is_a_failure():
     class Steep(RecordingObjective):
-        def differentiate(self, candidate, document):
-            nats, rows = super().differentiate(candidate, document)
-            return nats, rows + math.inf
+        def measure_document(self, task):
+            return dataclasses.replace(super().measure_document(task), by_log_attention=math.inf)
 
-    found = Evaluator(Steep(SPACE, 2)).evaluate(Query(candidate=at(3), gradient=True))
+    space = dataclasses.replace(SPACE, attention_factors=(1.0, 1.1))
+    found = Evaluator(Steep(space, 2)).evaluate(Query(candidate=at(3), gradient=True))
     assert (found.value, found.failure) == (None, "the gradient is not finite")
 
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from measured_by import away_from_yarn, measured_by
 from quadratic import Valued, journal_values, make_space, search_on, write_journal
 from tiny import make_texts
 
@@ -198,13 +199,6 @@ def search(loaded, documents, **changes):
     return search_factors(loaded, documents.part(0, 2), validation_documents=documents.part(2, 4), **settings)
 
 
-def yarn_only(objective, candidate, document):
-    """In the place of `Objective.measure`: YaRN's lambdas are the best, far from any other."""
-    yarn = scheme_factors("yarn", objective.space.geometry, objective.space.target_length)
-    away = sum(abs(a - b) for a, b in zip(candidate.rescale_factors, yarn.rescale_factors[0], strict=True))
-    return (100 * (1 + away),)
-
-
 def perplexity(loaded, documents, factors):
     windows = [window for document in documents.documents for window in truncate(document, TARGET)]
     with loaded.using(factors):
@@ -240,7 +234,7 @@ def test_another_objective_compares_closed_forms_by_itself(loaded, documents, ob
 
 
 def test_a_closed_form_says_that_it_is_one_and_where_it_was_chosen(loaded, documents, monkeypatch):
-    monkeypatch.setattr(Objective, "measure", yarn_only)
+    monkeypatch.setattr(Objective, "measure", measured_by(away_from_yarn))
     result = search(loaded, documents)
     factors = RescaleFactors.from_json(result.factors.to_json(), "memory")
     yarn = scheme_factors("yarn", loaded.geometry, TARGET)
@@ -265,7 +259,7 @@ def test_a_closed_form_says_that_it_is_one_and_where_it_was_chosen(loaded, docum
 
 
 def test_without_a_choice_the_searched_candidate_comes_back(loaded, documents, monkeypatch):
-    monkeypatch.setattr(Objective, "measure", yarn_only)
+    monkeypatch.setattr(Objective, "measure", measured_by(away_from_yarn))
     result = search(loaded, documents, closed_forms=False)
     assert result.outcome.choice is None
     assert result.factors == result.searched_factors

@@ -37,7 +37,7 @@ def path(tmp_path):
 def test_the_best_is_the_lowest_and_the_budget_is_kept(space, objective):
     outcome = evolve(space, objective, budget=100)
     assert outcome.stopped_by == "budget"
-    assert len(objective.asked) == len(outcome.trials) <= 100
+    assert len(objective.tasks) == len(outcome.trials) <= 100
     assert outcome.cost == len(outcome.trials)
     assert outcome.best.value == min(trial.value for trial in outcome.trials)
     assert [trial.index for trial in outcome.trials] == list(range(len(outcome.trials)))
@@ -75,7 +75,7 @@ def test_a_better_check_is_the_best(space, objective):
     """n-hat is bad, but the strategy sees so only by the check: all it asks for with 0 fails."""
 
     def value_of(candidate):
-        if candidate.num_start_tokens == 0 and len(objective.asked) < 30:
+        if candidate.num_start_tokens == 0 and len(objective.tasks) < 30:
             return math.nan
         return 1.0 + candidate.num_start_tokens
 
@@ -99,7 +99,7 @@ def test_costs_are_counted_in_forward_passes(space, objective):
 
 def test_failures_of_every_kind_are_trials(space, objective):
     def fail(candidate):
-        match len(objective.asked):
+        match len(objective.tasks):
             case 3:
                 return math.nan
             case 4:
@@ -155,22 +155,22 @@ def test_a_limit_in_time_ends_the_search_and_the_check_still_comes(space, object
         outcome = evolve(space, objective, journal, budget=1000, max_minutes=0.4 / 60)
     assert outcome.stopped_by == "time"
     assert 2 < len(outcome.trials) < 40
-    num_done = len(objective.asked)
+    num_done = len(objective.tasks)
     with begun(path) as journal:
         again = evolve(space, objective, journal, budget=1000, max_minutes=0.4 / 60)
-    assert len(objective.asked) == num_done, "a run that ended stays ended"
+    assert len(objective.tasks) == num_done, "a run that ended stays ended"
     assert again == outcome
 
 
 def test_a_finished_run_gives_its_result_again(space, objective, path):
     with begun(path) as journal:
         outcome = evolve(space, objective, journal)
-    content, num_asked = path.read_bytes(), len(objective.asked)
+    content, num_asked = path.read_bytes(), len(objective.tasks)
     seen = []
     with begun(path) as journal:
         again = evolve(space, objective, journal, on_trial=seen.append)
     assert again == outcome
-    assert (path.read_bytes(), len(objective.asked), seen) == (content, num_asked, [])
+    assert (path.read_bytes(), len(objective.tasks), seen) == (content, num_asked, [])
 
 
 def test_cut_anywhere_in_its_last_lines_a_run_ends_as_it_did(space, objective, path, monkeypatch):

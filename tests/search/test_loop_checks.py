@@ -5,7 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from quadratic import RecordingObjective, Valued, journal_values, make_space, search_on, write_journal
+from quadratic import (
+    RecordingObjective,
+    Valued,
+    journal_values,
+    make_space,
+    measure_of_nats,
+    search_on,
+    write_journal,
+)
 
 from ropewalk.errors import EvaluationError, RunFolderError
 from ropewalk.search.early_stopping import EarlyStopping
@@ -96,9 +104,9 @@ class Rising(QuadraticObjective):
         super().__init__(space, 4)
         self.num_measured = 0
 
-    def measure(self, candidate, document):
+    def measure_document(self, task):
         self.num_measured += 1
-        return (float(self.num_measured),)
+        return measure_of_nats(float(self.num_measured))
 
 
 def test_a_search_that_only_fits_is_ended_and_the_first_check_chosen():
@@ -170,7 +178,7 @@ def test_a_replay_with_every_kind_of_trial_ends_alike(tmp_path, monkeypatch, str
         again, objective, stop_set = run(path, strategy)
         assert outline(again) == outline(whole), cut
         if cut == len(lines):
-            assert objective.asked == stop_set.objective.asked == []
+            assert objective.tasks == stop_set.objective.tasks == []
 
 
 def outline(outcome):
