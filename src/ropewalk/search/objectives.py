@@ -108,9 +108,15 @@ def make_readings(name: str, task: ObjectiveTask, short_weight: float = 0.0) -> 
         short_weight: of the mean nats of each document's first L tokens; the objective's first term has 1.
 
     Raises:
-        SettingError: there is no such objective, or the weight is below 0.
+        SettingError: there is no such objective, it returns something else, or a term scores nothing of a
+            document.
     """
     readings = objective_maker(name)(task)
+    if not isinstance(readings, TermReadings):
+        raise SettingError(
+            f"The objective {name} returned {type(readings).__name__}, but must return `TermReadings`."
+        )
+    _check_scored(name, readings)
     if short_weight <= 0:
         return readings
     windows = [truncate(document, task.original_length) for document in task.documents.documents]
@@ -129,6 +135,16 @@ def objective_maker(name: str) -> ObjectiveMaker:
             f"The objective {name} is {found!r}, but must be a function from a task to readings."
         )
     return found
+
+
+def _check_scored(name: str, readings: TermReadings) -> None:
+    for document in range(readings.num_documents):
+        unscored = [term for term, count in readings.num_scored([document]).items() if count == 0]
+        if unscored:
+            raise SettingError(
+                f"The term {unscored[0]} of the objective {name} scores no token of document {document}, but "
+                f"must score at least one of each."
+            )
 
 
 def from_windows(term: Term, windows: Sequence[Sequence[TokenWindow]]) -> TermReadings:
