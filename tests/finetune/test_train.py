@@ -80,7 +80,7 @@ def test_resuming_gives_the_same_bits(tiny_model_folder, tmp_path, changes):
 
 
 def test_resuming_a_mixture_gives_the_same_bits(tiny_model_folder, tmp_path, monkeypatch):
-    """Several sources, read ahead in threads, and generated texts with needles."""
+    """Several sources, read ahead in threads, and generated texts with facts."""
     monkeypatch.setattr("ropewalk.finetune.data.sources.BLOCK_SEGMENTS", 1)  # small blocks are quick
     monkeypatch.setattr("ropewalk.finetune.data.mixture.TEXTS_AT_ONCE", 4)
     for name, words in (("long", 40), ("short", 4)):

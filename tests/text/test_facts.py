@@ -1,24 +1,43 @@
-"""Where a needle stands, and what it asks for."""
+"""Where facts stand in a text, which tokens are its own, and that every wording has an answer."""
 
 import random
-import re
 from typing import Any
 
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ropewalk.errors import SettingError
-from ropewalk.search.objectives import NEEDLE_DEPTHS, ObjectiveTask, make_terms
-from ropewalk.text.needles import hide, make_needle, needle_windows
-from ropewalk.text.tokens import DocumentSet, Encoder, TokenDocument
+from ropewalk.text.facts import (
+    KEY_KINDS,
+    MOST_DIGITS,
+    VALUE_KINDS,
+    Fact,
+    FactText,
+    draw_facts,
+    draw_key,
+    draw_value,
+    fact_text,
+    hide,
+)
+from ropewalk.text.tokens import Encoder
+from ropewalk.text.wordings import HELD_OUT_WORDINGS, NAMES, SURNAMES, WORDINGS, WORDS, Wording
 
-LENGTH = 200
-FACT = re.compile(r"\nThe number of ([a-z]{6}) is (\d{5})\.\n")
+EVERY_WORDING = (*WORDINGS, *HELD_OUT_WORDINGS)
+LONGEST = 1000  # more than any seven facts with their questions, at a token per byte
 
 
-def document(name: str = "a") -> TokenDocument:
-    """The text xxxx, which no fact has in it."""
-    return TokenDocument(name=name, ids=torch.full((300,), 2 + ord("x") - ord("!")))
+@pytest.fixture(scope="module")
+def encode(tiny_tokenizer: Any) -> Encoder:
+    return Encoder(tiny_tokenizer)
+
+
+def document(encode: Encoder) -> list[int]:
+    """BOS and the text ^^^^, of which no fact has a character."""
+    return [*encode.start, *encode("^" * LONGEST)]
+
+
+# ---------------------------------------------------------------- positions
 
 
 @pytest.mark.parametrize(("depth", "before"), [(0.0, 1), (0.1, 2), (0.5, 6), (0.9, 10), (1.0, 11)])
@@ -34,55 +53,115 @@ def test_several_facts_stand_at_their_depths_in_the_text() -> None:
     assert parts == [text[:26], [-1], text[26:51], [-2], text[51:], [-3], []]
 
 
-def test_each_window_has_its_fact_at_its_depth_and_asks_for_it(tiny_tokenizer: Any) -> None:
-    depths = (0.0, 0.3, 0.5, 1.0)
-    windows = needle_windows(document(), LENGTH, depths, Encoder(tiny_tokenizer), random.Random(3))
-    assert len({tuple(window.ids.tolist()) for window in windows}) == len(depths)
-    for window, depth in zip(windows, depths, strict=True):
-        text = tiny_tokenizer.decode(window.ids)
-        ((name, value),) = FACT.findall(text)
-        asked = f"\nThe number of {name} is {value}."
-        num_text = text.count("x")
-        assert text.endswith(asked)
-        assert tiny_tokenizer.decode(window.ids[-window.num_scored :]) == f" {value}."
-        assert text.index("\nThe number") == 1 + round(depth * (num_text - 1))
-        assert len(text) == len(window.ids) == LENGTH
-        assert LENGTH - num_text == make_needle(name, int(value), Encoder(tiny_tokenizer)).num_tokens
+def made(encode: Encoder, seed: int, num_facts: int, num_questions: int, length: int) -> FactText:
+    rng = random.Random(seed)
+    facts = draw_facts(num_facts, rng, wordings=EVERY_WORDING)
+    depths = sorted(rng.random() for _ in facts)
+    questions = rng.sample(range(num_facts), num_questions)
+    return fact_text(document(encode), length, facts, depths, questions, encode)
 
 
-def test_names_differ_and_numbers_have_five_digits_whatever_is_drawn(tiny_tokenizer: Any) -> None:
-    encode = Encoder(tiny_tokenizer)
-    windows = needle_windows(document(), LENGTH, (0.5,) * 400, encode, random.Random(0))
-    facts = [FACT.findall(tiny_tokenizer.decode(window.ids))[0] for window in windows]
-    names, values = {name for name, _ in facts}, {value for _, value in facts}
-    assert len(names) > 350
-    assert len(values) > 390
-    assert {value[0] for value in values} == set("123456789")
+@given(seed=st.integers(0, 10**6), num_facts=st.integers(1, 6), data=st.data())
+def test_all_positions_decode_to_what_they_are_of(
+    encode: Encoder, seed: int, num_facts: int, data: Any
+) -> None:
+    num_questions = data.draw(st.integers(1, num_facts))
+    length = data.draw(st.integers(LONGEST - 50, LONGEST))
+    found = made(encode, seed, num_facts, num_questions, length)
+
+    def text_at(positions: Any) -> str:
+        return str(encode.tokenizer.decode([found.ids[position] for position in positions]))
+
+    assert len(found.ids) == length
+    assert found.ids[0] == encode.start[0]
+    assert set(text_at(found.text)) == {"^"}
+    assert text_at(range(length)).count("^") == len(found.text), "the whole text is scored, without BOS"
+    assert [text_at(answer) for answer in found.answers] == [fact.answer for fact, _ in found.asked]
+    assert len(found.values) == num_facts
+    for fact, _ in found.asked:
+        assert fact.value in {text_at(value) for value in found.values}
+        statement, question = fact.statement, fact.question + fact.answer
+        whole = text_at(range(length))
+        assert 0 < whole.index(statement) < whole.rindex(question)
 
 
-def test_the_shortest_length_has_two_tokens_of_text(tiny_tokenizer: Any) -> None:
-    encode = Encoder(tiny_tokenizer)
-    shortest = make_needle("badefi", 12345, encode).num_tokens + 2
-    (window,) = needle_windows(document(), shortest, (1.0,), encode, random.Random(0))
-    assert tiny_tokenizer.decode(window.ids).startswith("xx\nThe number of")
-    with pytest.raises(SettingError, match="does not fit"):
-        needle_windows(document(), shortest - 1, (1.0,), encode, random.Random(0))
+@pytest.mark.parametrize("depth", [0.0, 0.3, 1.0])
+def test_a_fact_stands_at_its_depth_and_an_unasked_one_too(encode: Encoder, depth: float) -> None:
+    first, second = draw_facts(2, random.Random(1))
+    found = fact_text(document(encode), 400, [first, second], [depth, 1.0], [1], encode)
+    text = encode.tokenizer.decode(found.ids[1:])
+    num_text = text.count("^")
+    assert text.index(first.statement) == round(depth * num_text)
+    assert text.endswith(second.statement + second.question + second.answer)
+    assert found.asked == ((second, 1.0),)
 
 
-def test_five_documents_have_each_depth_twice(tiny_tokenizer: Any) -> None:
-    documents = DocumentSet(
-        documents=tuple(document(name) for name in "abcde"), num_read=5, num_too_short=0, source="x",
-        data_sha256="",
-    )  # fmt: skip
-    task = ObjectiveTask(
-        documents=documents, tokenizer=tiny_tokenizer, original_length=64, target_length=LENGTH, seed=0
-    )
-    (term,) = make_terms("needle", task)
-    found = []
-    for windows in term.windows:
-        texts = [tiny_tokenizer.decode(window.ids) for window in windows]
-        depths = [(text.index("\nThe number") - 1) / (text.count("x") - 1) for text in texts]
-        assert len(set(depths)) == 2, "two different ones in a document"
-        found += [round(depth, 1) for depth in depths]
-    assert len(set(found[:4])) == 4, "and the next document has others"
-    assert sorted(found) == sorted(NEEDLE_DEPTHS * 2)
+def test_the_shortest_length_has_two_tokens_of_text(encode: Encoder) -> None:
+    facts = draw_facts(2, random.Random(0))
+    parts = [facts[0].statement, facts[1].statement, facts[1].question, facts[1].answer]
+    shortest = len("".join(parts)) + 2
+    found = fact_text(document(encode), shortest, facts, [1.0, 1.0], [1], encode)
+    assert encode.tokenizer.decode(found.ids) == "<s>^" + "".join(parts)
+    with pytest.raises(SettingError, match="facts"):
+        fact_text(document(encode), shortest - 1, facts, [1.0, 1.0], [1], encode)
+
+
+def test_values_are_found_where_tokens_are_longer_than_characters(scale_tokenizer: Any) -> None:
+    encode, rng = Encoder(scale_tokenizer), random.Random(2)
+    around = encode("import this\n" * 200)
+    for fact in draw_facts(200, rng, wordings=EVERY_WORDING):
+        found = fact_text(around, 256, [fact], [0.5], [0], encode)
+        ((value,), (answer,)) = (
+            [scale_tokenizer.decode([found.ids[at] for at in positions]) for positions in part]
+            for part in (found.values, found.answers)
+        )
+        assert fact.value in value
+        assert len(value) <= len(fact.value) + 3, "and hardly anything around it"
+        assert answer == fact.answer
+
+
+# ---------------------------------------------------------------- draws
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
+def test_keys_and_values_differ_and_follow_from_the_seed(seed: int, count: int) -> None:
+    facts, again = (draw_facts(count, random.Random(seed)) for _ in range(2))
+    assert facts == again
+    assert len({fact.key for fact in facts}) == len({fact.value for fact in facts}) == count
+    assert {fact.wording for fact in facts} <= set(WORDINGS)
+
+
+def test_every_kind_is_drawn() -> None:
+    rng = random.Random(0)
+    names, identifiers = ([draw_key(kind, rng) for _ in range(300)] for kind in KEY_KINDS)
+    numbers, words, hexadecimals = ([draw_value(kind, rng) for _ in range(300)] for kind in VALUE_KINDS)
+    assert all(name.split(" ")[0] in NAMES and name.split(" ")[1] in SURNAMES for name in names)
+    assert all(set(identifier.split("_")) <= set(WORDS) for identifier in identifiers)
+    assert {len(str(int(number))) for number in numbers} == set(range(3, MOST_DIGITS + 1))
+    assert set(words) <= set(WORDS)
+    assert all(len(value) == 6 and int(value, 16) for value in hexadecimals)
+    assert not any(value.isdigit() for value in hexadecimals)
+    assert all(len(set(drawn)) > 80 for drawn in (names, identifiers, numbers, words, hexadecimals))
+
+
+# ---------------------------------------------------------------- wordings
+
+
+@pytest.mark.parametrize("wording", EVERY_WORDING, ids=lambda wording: wording.name)
+def test_the_statement_has_the_answer_and_the_question_does_not(wording: Wording) -> None:
+    fact = Fact(wording=wording, key="Nina Falk", value="b3a91c")
+    assert fact.statement.count("Nina Falk") == fact.statement.count("b3a91c") == 1
+    assert fact.question.count("Nina Falk") == 1
+    assert "b3a91c" not in fact.question
+    assert fact.answer == " b3a91c" + wording.end
+    for text in (fact.statement, fact.question):
+        assert text.startswith("\n")
+        assert "{" not in text.replace('{"', ""), "no field is left"
+    assert not fact.question.endswith(" "), "the answer has the space"
+
+
+def test_held_out_wordings_share_no_sentence_with_the_others() -> None:
+    for part in ("name", "statement", "question"):
+        known, held_out = ({getattr(w, part) for w in group} for group in (WORDINGS, HELD_OUT_WORDINGS))
+        assert (len(known), len(held_out)) == (len(WORDINGS), len(HELD_OUT_WORDINGS)), part
+        assert not known & held_out

@@ -13,7 +13,9 @@ sentences. Facts that no question asks for are distractors.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from operator import eq
 from typing import Literal
 
 from ropewalk.errors import SettingError
@@ -26,6 +28,7 @@ KEY_KINDS: tuple[KeyKind, ...] = ("name", "identifier")
 VALUE_KINDS: tuple[ValueKind, ...] = ("number", "word", "hexadecimal")
 FEWEST_DIGITS, MOST_DIGITS = 3, 7
 NUM_REDRAWS = 500
+OTHER_VALUE = "?"  # shares no token with any value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +135,14 @@ class FactText:
     Attributes:
         ids: all tokens.
         text: positions of the tokens of the text itself, without the first token.
+        values: for each fact, the positions of its value where it is stated.
         answers: for each question, the positions of its answer.
         asked: for each question, its fact and the depth of its statement.
     """
 
     ids: tuple[int, ...]
     text: tuple[int, ...]
+    values: tuple[tuple[int, ...], ...]
     answers: tuple[tuple[int, ...], ...]
     asked: tuple[tuple[Fact, float], ...]
 
@@ -186,9 +191,12 @@ def fact_text(
         )
     ids: list[int] = []
     text: list[int] = []
+    values = []
     for index, part in enumerate(hide(list(document[:num_kept]), statements, depths)):
         if index % 2 == 0:
             text += range(len(ids), len(ids) + len(part))
+        else:
+            values.append(tuple(len(ids) + at for at in _value_positions(facts[index // 2], part, encode)))
         ids += part
     answers = []
     for question, answer in tail:
@@ -198,6 +206,19 @@ def fact_text(
     return FactText(
         ids=tuple(ids),
         text=tuple(text[1:]),
+        values=tuple(values),
         answers=tuple(answers),
         asked=tuple((facts[index], depths[index]) for index in questions),
     )
+
+
+def _value_positions(fact: Fact, statement: list[int], encode: Encoder) -> range:
+    """Which tokens of a statement depend on the value: those that differ under another value."""
+    other = encode(replace(fact, value=OTHER_VALUE).statement)
+    begin = _num_equal(statement, other)
+    return range(begin, len(statement) - _num_equal(statement[begin:][::-1], other[begin:][::-1]))
+
+
+def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens are equal at the beginning of both."""
+    return sum(1 for _ in takewhile(bool, map(eq, first, second)))

@@ -79,12 +79,12 @@ def test_without_a_source_all_segments_are_passkeys(tiny_tokenizer: Any) -> None
         assert "pass key" in tiny_tokenizer.decode(ids[0])
 
 
-def test_needles_are_hidden_in_text_of_the_sources(corpus: Path, tiny_tokenizer: Any) -> None:
+def test_facts_are_hidden_in_text_of_the_sources(corpus: Path, tiny_tokenizer: Any) -> None:
     made = mixture(corpus, tiny_tokenizer, retrieval_share=1)
     texts = [tiny_tokenizer.decode(ids[0]) for _, ids in seen(stream(made, tiny_tokenizer), 40)]
-    needles = [text for text in texts if "The number of" in text]
-    assert len(needles) > 10
-    assert any("strand by strand" in text for text in needles)
+    with_facts = [text for text in texts if "pass key" not in text]
+    assert len(with_facts) > 10
+    assert any("strand by strand" in text for text in with_facts)
 
 
 def test_mixed_windows_have_both_kinds(corpus: Path, tiny_tokenizer: Any) -> None:

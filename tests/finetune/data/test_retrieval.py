@@ -16,16 +16,33 @@ from ropewalk.finetune.data.retrieval import RetrievalTexts
 from ropewalk.finetune.data.settings import MixtureSettings, SourceSettings
 from ropewalk.text.passkey_prompt import TASK, is_training_key
 from ropewalk.text.tokens import Encoder
+from ropewalk.text.wordings import WORDINGS
 
 SHORTEST = 252  # tokens of a passkey text, for a tokenizer with a token per byte
-NUMBER = re.compile(r"\nThe number of (\w+) is (\d{5})\.")
-NOVEL = "the rope was made strand by strand, " * 200
+NOVEL = "^" * 4000  # no fact has this character
 
 
-def facts_and_answers(text: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(name, number) of the facts, and of the answers, in their orders."""
-    numbers = NUMBER.findall(text)
-    return numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+Pairs = list[tuple[str, str]]
+
+
+def facts_and_answers(text: str) -> tuple[Pairs, Pairs]:
+    """(key, value) of the facts, and of the answers after the last of the text around, in their orders."""
+    statements, _, questions = text.rpartition("^")
+    stated = [f"\n{wording.statement}\n" for wording in WORDINGS]
+    answered = [f"\n{wording.question} {{value}}{wording.end}" for wording in WORDINGS]
+    return find_pairs(stated, statements), find_pairs(answered, questions)
+
+
+def find_pairs(sentences: list[str], text: str) -> Pairs:
+    found = [match for sentence in sentences for match in pattern(sentence).finditer(text)]
+    return [(match["key"], match["value"]) for match in sorted(found, key=lambda match: match.start())]
+
+
+def pattern(sentence: str) -> re.Pattern[str]:
+    plain = re.escape(sentence.replace("{{", "{").replace("}}", "}"))
+    return re.compile(
+        plain.replace(r"\{key\}", r"(?P<key>\w+ ?\w+)").replace(r"\{value\}", r"(?P<value>\w+)")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +87,19 @@ def test_a_passkey_text_is_a_prompt_of_the_evaluation_with_its_answer(
         )
 
 
-def test_digits_of_answers_weigh_much_and_first_mentions_nothing(
-    encode: Encoder, tiny_tokenizer: Any
-) -> None:
-    for document in islice(generate(encode, 700, NOVEL), 20):
+def test_answers_weigh_much_and_first_mentions_nothing(encode: Encoder, tiny_tokenizer: Any) -> None:
+    for document in islice(generate(encode, 700, NOVEL), 40):
         text = tiny_tokenizer.decode(document.ids)
         answers, unknown = (
             with_weight(document, weight, tiny_tokenizer) for weight in (answer_weight(document), 0.0)
         )
         if "pass key" in text:
             key = text[-6:-1]
-            assert (unknown, answers) == (key, key * 2)
+            assert (unknown, answers) == (key, f"{key} {key}.")
         else:
-            facts, answered = facts_and_answers(text)
-            assert unknown == "".join(number for _, number in facts)
-            assert answers == "".join(number for _, number in answered)
+            stated, answered = facts_and_answers(text)
+            assert unknown == "".join(value for _, value in stated)
+            assert re.findall(r"\w+", answers) == [value for _, value in answered]
         rest = len(text) - len(answers) - len(unknown)
         assert len(with_weight(document, 0.05, tiny_tokenizer)) == rest
 
@@ -95,21 +110,18 @@ def test_an_answer_is_the_same_share_of_the_tokens_at_every_length(encode: Encod
         document = next(generate(encode, num_tokens))
         shares.append(float(document.weights[document.weights > 1].sum()) / len(document.ids))
 
-    assert shares[0] == pytest.approx(80 / 256, rel=1e-4)
+    assert shares[0] == pytest.approx(12 * 8 / 256, rel=1e-4)
     assert shares[1] == pytest.approx(shares[0], rel=1e-4)
 
 
-def test_every_needle_has_a_question_and_text_around_it(encode: Encoder, tiny_tokenizer: Any) -> None:
-    texts = [tiny_tokenizer.decode(d.ids) for d in islice(generate(encode, 1000, NOVEL), 60)][1::2]
+def test_every_fact_is_asked_for_and_has_text_around_it(encode: Encoder, tiny_tokenizer: Any) -> None:
+    texts = [tiny_tokenizer.decode(d.ids) for d in islice(generate(encode, 1400, NOVEL), 80)][1::2]
     pairs = [facts_and_answers(text) for text in texts]
-    numbers_of_needles = {len(facts) for facts, _ in pairs if facts}
-
     for text, (facts, answers) in zip(texts, pairs, strict=True):
         assert sorted(answers) == sorted(facts)
-        assert len({name for name, _ in facts}) == len(facts)
-        assert set(NUMBER.sub("", text)) <= set("the rope was made strand by strand, \n")
-        assert len(NUMBER.sub("", text)) >= len(text) / 2
-    assert numbers_of_needles >= {2, 3, 4, 5}
+        assert len(dict(facts)) == len(facts)
+        assert text.count("^") >= len(text) / 2
+    assert {len(facts) for facts, _ in pairs} >= {2, 3, 4, 5}
     assert any(facts != answers for facts, answers in pairs)
 
 
@@ -120,7 +132,7 @@ def test_no_key_of_training_is_one_that_evaluation_draws(
 ) -> None:
     trained = {
         int(number)
-        for document in islice(generate(encode, 600, NOVEL, seed=seed), 8)
+        for document in islice(generate(encode, 600, seed=seed), 8)
         for number in re.findall(r"\d{5}", tiny_tokenizer.decode(document.ids))
     }
     evaluated = {trial.key for trial in make_trials(encode, 600, 100, seed)}
@@ -148,7 +160,7 @@ def test_lengths_and_depths_are_spread(encode: Encoder, tiny_tokenizer: Any) -> 
 
 def test_a_document_depends_on_its_number_and_the_seed(encode: Encoder) -> None:
     def first(seed: int) -> list[list[int]]:
-        documents = islice(generate(encode, 300, seed=seed), 4)
+        documents = islice(generate(encode, 300, NOVEL, seed=seed), 4)
         return [document.ids.tolist() for document in documents]
 
     assert first(0) == first(0)
@@ -161,6 +173,7 @@ def test_generated_texts_are_whole(encode: Encoder) -> None:
 
 
 def test_a_segment_too_short_for_a_prompt_is_refused(encode: Encoder) -> None:
-    assert generate(encode, SHORTEST)
+    documents = list(islice(generate(encode, SHORTEST, NOVEL), 60))
+    assert all(len(document.ids) == SHORTEST for document in documents[::2])
     with pytest.raises(SettingError, match=f"{SHORTEST} tokens"):
         generate(encode, SHORTEST - 1)

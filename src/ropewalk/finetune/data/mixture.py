@@ -115,9 +115,9 @@ class Mixture:
         return segments if budget is None else segments.take(budget // packing.length)
 
     def _retrieval_segments(self, texts: RetrievalTexts, packing: Packing) -> Any:
-        """Segments of generated texts: 32 texts for each block of text that needles are hidden in.
+        """Segments of generated texts: 32 texts for each block of text that facts are hidden in.
 
-        Every second text has needles, so half a block is enough.
+        Every second text has facts, so half a block is enough.
         """
         sources = {source.settings.name: source for source in self._sources}
         hiding = [source for source in self.settings.sources if source.kind == "text"]
@@ -131,7 +131,7 @@ class Mixture:
             return list(texts.make(numbers, [document for document in found if document is not None]))
 
         read: Callable[[], Iterable[Any]] = partial(_in_turn, hiding) if hiding else partial(list, [None])
-        items = shuffled(read_repeatedly(read), f"{self.settings.seed} needles")
+        items = shuffled(read_repeatedly(read), f"{self.settings.seed} facts")
         segments = packed(items, documents, packing, block=block)
         num_others = _num_segments(self.settings, packing.length)
         if num_others is None:

@@ -97,13 +97,13 @@ class MixtureSettings(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="Share of generated retrieval texts in all tokens, in expectation; needles are hidden in "
+        description="Share of generated retrieval texts in all tokens, in expectation; facts are hidden in "
         "text of the sources that are not chats.",
     )
     answer_weight: float = Field(
         default=8.0,
         gt=0,
-        description="Weight in the loss of an answer's digits in a generated text of 256 tokens; it grows in "
+        description="Weight in the loss of an answer's tokens in a generated text of 256 tokens; it grows in "
         "proportion to the length of longer texts.",
     )
     filler_weight: float = Field(
