@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.runtime.load import load as load
     from ropewalk.runtime.requests import pinned as pinned
     from ropewalk.search.objective import Term as Term
+    from ropewalk.search.objective import TermReadings as TermReadings
     from ropewalk.search.plan import SearchPlan as SearchPlan
     from ropewalk.search.plan import plan_search as plan_search
     from ropewalk.search.readjust import readjust as readjust
@@ -70,6 +71,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.search.settings import SearchSettings as SearchSettings
     from ropewalk.search.strategies.base import Strategy as Strategy
     from ropewalk.search.trial import Query as Query
+    from ropewalk.text.readings import Reading as Reading
     from ropewalk.text.settings import TextSplit as TextSplit
     from ropewalk.text.tokens import DocumentSet as DocumentSet
     from ropewalk.text.tokens import token_documents as token_documents
@@ -115,7 +117,7 @@ _MODULES = {
     "rope.schemes": ["scheme_factors"],
     "runtime.load": ["apply", "load"],
     "runtime.requests": ["pinned"],
-    "search.objective": ["Term"],
+    "search.objective": ["Term", "TermReadings"],
     "search.plan": ["SearchPlan", "plan_search"],
     "search.readjust": ["readjust"],
     "search.result": ["SearchResult"],
@@ -123,6 +125,7 @@ _MODULES = {
     "search.settings": ["SearchSettings"],
     "search.strategies.base": ["Strategy"],
     "search.trial": ["Query"],
+    "text.readings": ["Reading"],
     "text.settings": ["TextSplit"],
     "text.tokens": ["DocumentSet", "token_documents"],
     "text.windows": ["TokenWindow"],

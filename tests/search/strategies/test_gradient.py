@@ -194,6 +194,16 @@ def test_a_descent_begins_at_the_best_start():
     assert strategy.ask().candidate == starts[1]
 
 
+def test_every_step_has_facts_of_its_own_and_values_have_the_same():
+    strategy = begun_descent(fine_space())
+    draws = []
+    while (query := strategy.ask()).gradient:
+        draws.append(query.draw)
+        tell(strategy, query, gradient=np.ones(strategy.space.num_knots + 1))
+    assert draws == list(range(1, len(draws) + 1))
+    assert query.draw == 0, "the value of the end of the descent"
+
+
 def test_every_round_reads_each_document_once_in_an_order_of_its_own():
     orders = []
     for seed in (0, 1):
