@@ -5,7 +5,7 @@ How data flows, one way:
     load_model(name)            -> Model: a transformers model that owns its rotary, and its RopeGeometry
     token_documents(text, ...)  -> DocumentSet: token ids of long documents
     search_factors(model, documents, target_length=...) -> SearchResult, with RescaleFactors
-    model.using(factors), measure_perplexity, measure_passkey -> EvalRecord
+    measure_perplexity, measure_passkey, measure_retrieval    -> EvalRecord
     finetune_model, search_factors again, readjust            -> FactorSet
     load, apply (Python), export_hf, export_gguf (engines)    -> the extended model
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.evaluate.passkey import measure_passkey as measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity as measure_perplexity
     from ropewalk.evaluate.records import EvalRecord as EvalRecord
+    from ropewalk.evaluate.retrieval import measure_retrieval as measure_retrieval
+    from ropewalk.evaluate.settings import RetrievalSettings as RetrievalSettings
     from ropewalk.export.gguf.export import export_gguf as export_gguf
     from ropewalk.export.hf import export_hf as export_hf
     from ropewalk.export.settings import ExportSettings as ExportSettings
@@ -98,6 +100,8 @@ _MODULES = {
     "evaluate.passkey": ["measure_passkey"],
     "evaluate.perplexity": ["measure_perplexity"],
     "evaluate.records": ["EvalRecord"],
+    "evaluate.retrieval": ["measure_retrieval"],
+    "evaluate.settings": ["RetrievalSettings"],
     "export.gguf.export": ["export_gguf"],
     "export.hf": ["export_hf"],
     "export.settings": ["ExportSettings"],

@@ -248,3 +248,77 @@ def test_records_of_searched_factors_name_the_search(ropewalk, model, books, geo
         "1234", "gradient", 3, 27,
     ]  # fmt: skip
     assert not {"run_id", "strategy", "search_seed", "budget"} & set(yarn)
+
+
+def retrieval(ropewalk, model, books, *more):
+    return ropewalk(
+        "evaluate", "retrieval", model, "--text", books, "--lengths", "256,512", "--num-questions", "6", *more
+    )
+
+
+def test_retrieval_is_a_share_with_an_interval_and_paired_differences(ropewalk, model, books):
+    ended = retrieval(
+        ropewalk, model, books, "--scheme", "yarn", "--scheme", "pi", "--num-facts", "2",
+        "--distractors", "1", "--wordings", "held-out", "--keys", "name", "--seed", "3", "--json",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    document = json.loads(ended.out)
+    assert [(r["factors"], r["length"]) for r in document["records"]] == [
+        ("yarn", 256), ("yarn", 512), ("pi", 256), ("pi", 512),
+    ]  # fmt: skip
+    for record in document["records"]:
+        assert set(record) >= FIELDS | {
+            "found",
+            "by_depth",
+            "by_question",
+            "source",
+            "data_sha256",
+            "seconds",
+        }
+        assert (record["metric"], record["n"], record["seed"]) == ("retrieval", 6, 3)
+        assert 0 <= record["low"] <= record["value"] <= record["high"] <= 1
+        assert len({result["document"] for result in record["by_question"]}) == 3
+        asked = record["retrieval"]
+        assert (asked["num_facts"], asked["num_distractors"], asked["wordings"]) == (2, 1, "held-out")
+        assert not asked["one_question_per_reading"]
+    assert [(c["ours"], c["theirs"], c["length"]) for c in document["comparisons"]] == [
+        ("pi", "yarn", 256), ("pi", "yarn", 512),
+    ]  # fmt: skip
+    assert "of 6 found" in ended.err
+
+
+def test_the_retrieval_tables_name_the_questions_and_decide(ropewalk, model, books):
+    ended = retrieval(ropewalk, model, books, "--scheme", "yarn", "--scheme", "pi", "--one-question")
+    assert ended.code == 0, ended.err
+    assert "one question per reading" in ended.out
+    assert "known wordings" in ended.out
+    assert "/6 (" in ended.out
+    assert "paired by question" in ended.out
+    assert sum("decided" in line for line in ended.out.splitlines()) == 1
+
+
+def test_passkeys_of_several_factors_are_paired_too(ropewalk, model):
+    given = ["evaluate", "passkey", model, "--lengths", "256", "--num-trials", "4"]
+    ended = ropewalk(*given, "--scheme", "yarn", "--scheme", "pi", "--json")
+    (compared,) = json.loads(ended.out)["comparisons"]
+    assert (compared["ours"], compared["theirs"], compared["n"]) == ("pi", "yarn", 4)
+    assert compared["low"] <= compared["share"] <= compared["high"]
+
+
+@pytest.mark.parametrize(
+    ("options", "noun"),
+    [
+        (["--num-facts", "30"], "facts"),
+        (["--num-facts", "0"], "num-facts"),
+        (["--num-facts", "40", "--distractors", "40"], "facts"),
+        (["--wordings", "unknown"], "wordings"),
+        (["--lengths", "100000"], "document"),
+        (["--chat"], "template"),
+    ],
+)
+def test_wrong_questions_are_refused_in_one_line(ropewalk, model, books, options, noun):
+    ended = retrieval(ropewalk, model, books, *options)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert noun in ended.err_lines[-1]
+    assert all(line.startswith("Text: ") for line in ended.err_lines[:-1])

@@ -11,8 +11,9 @@ from transformers import LlamaForCausalLM
 
 from ropewalk.errors import SettingError
 from ropewalk.evaluate import lm_head, passkey
-from ropewalk.evaluate.passkey import answers, evenly_spread, make_trials, measure_passkey
-from ropewalk.evaluate.records import PasskeyAnswer, first_integer
+from ropewalk.evaluate.answers import PasskeyAnswer, first_integer
+from ropewalk.evaluate.depths import evenly_spread
+from ropewalk.evaluate.passkey import answers, make_trials, measure_passkey
 from ropewalk.models.model import load_model
 from ropewalk.models.scale_model import SCALE_MODEL
 from ropewalk.rope.schemes import scheme_factors
@@ -91,7 +92,7 @@ def greedy(model: LlamaForCausalLM, ids: tuple[int, ...], num_tokens: int) -> li
 def test_answers_are_greedy(
     tiny_model: LlamaForCausalLM, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, read_chunk: int
 ) -> None:
-    monkeypatch.setattr(passkey, "READ_CHUNK", read_chunk)
+    monkeypatch.setattr("ropewalk.evaluate.greedy.READ_CHUNK", read_chunk)
     generator = torch.Generator().manual_seed(0)
     trials = [
         PasskeyTrial(

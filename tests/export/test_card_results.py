@@ -3,6 +3,7 @@
 import pytest
 
 from ropewalk.evaluate.records import EvalRecord
+from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.export.card_results import result_tables
 
 
@@ -60,6 +61,19 @@ def test_passkeys_and_nll_increases_have_intervals():
     assert "short inputs" in increases.caption
     assert increases.header == ("factors", "256 tokens")
     assert increases.rows == (("extended", "+0.0123 (-0.0010 to +0.0256)"),)
+
+
+def test_questions_of_other_settings_have_tables_of_their_own():
+    given = {"n": 20, "low": 0.76, "high": 0.99, "found": 19, "seed": 0, "documents": None, "mode": None}
+    one, four = (
+        record("yarn", 0.95, metric="retrieval", retrieval=RetrievalSettings(num_facts=num_facts), **given)
+        for num_facts in (1, 4)
+    )
+    tables = result_tables([one, four])
+    assert [table.rows for table in tables] == [(("yarn", "19/20 (0.76-0.99)"),)] * 2
+    assert "1 fact" in tables[0].caption
+    assert "4 facts" in tables[1].caption
+    assert "stdlib" in tables[1].caption
 
 
 def test_two_models_are_two_rows():

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from ropewalk.errors import RunFolderError
-from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
+from ropewalk.evaluate.answers import PasskeyAnswer
+from ropewalk.evaluate.records import EvalRecord
 from ropewalk.recipe.finished_run import read_records
 
 RECORD = EvalRecord(

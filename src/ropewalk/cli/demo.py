@@ -9,7 +9,7 @@ import typer
 
 from ropewalk.cli import options
 from ropewalk.cli.comparison_table import gap_table, of_search
-from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
+from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, share_table, tell
 from ropewalk.cli.from_settings import option
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import show_progress
@@ -192,7 +192,7 @@ def _report(
     title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
     result(perplexity_table(perplexities, title))
     result(paired_table([r for r in perplexities if r.length == found.factors.target_length], SEARCHED))
-    result(passkey_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
+    result(share_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
     result(gap_table(gaps))
     result(comparison_sentence(records, length=found.factors.target_length, documents="held-out"))
     result(sliding_window_remark(records, length=found.factors.target_length))

@@ -1,4 +1,4 @@
-"""`ropewalk evaluate`: perplexity and passkey retrieval, for schemes and factors files alike."""
+"""`ropewalk evaluate`: perplexity, passkeys and retrieval, for schemes and factors files alike."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +9,14 @@ from ropewalk.cli import options
 from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
 from ropewalk.cli.progress import show_progress
+from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.models.settings import ModelSettings
 from ropewalk.units import LONGEST, MOST
 
 if TYPE_CHECKING:
+    from ropewalk.evaluate.intervals import Difference
     from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.evaluate.shares import ShareDifference
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -125,10 +128,65 @@ def passkey(
                 loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed,
                 on_answer=progress.on_answer, on_record=tell,
             )  # fmt: skip
-        if json:
-            result_json([record.as_json() for record in records])
-        else:
-            result(passkey_table(records, f"Passkeys found by {loaded.name}, out of {num_trials}"))
+        show_shares(records, f"Passkeys found by {loaded.name}, out of {num_trials}", json=json)
+
+
+@app.command()
+@from_settings(model=ModelSettings, settings=RetrievalSettings)
+def retrieval(
+    *,
+    lengths: LengthsOption,
+    factors: options.FactorFiles = None,
+    scheme: options.Schemes = None,
+    text: options.Text = "stdlib",
+    settings: RetrievalSettings,
+    base: options.BaseOption = "native",
+    json: options.Json = False,
+    model: ModelSettings,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Share of questions answered about facts that are hidden in real text, at several lengths and depths.
+
+    Without --factors and --scheme the model is measured as it is. `stdlib` means its held-out part. The
+    interval is Wilson's, 95%. By default a text's questions are all asked in one reading, each after the true
+    answers to those before it; --one-question asks each alone. Of several factors, the last ones are compared
+    with each of the others, paired by question: decided where the 95% interval of the difference is on one
+    side of 0.
+
+    \b
+    Example:
+        ropewalk evaluate retrieval scale-model --scheme yarn --scheme ntk --lengths 256,2048
+    """
+    with interruptible(NOTHING_WRITTEN):
+        options.check_early(scheme, factors, text)
+        from ropewalk.evaluate.retrieval import measure_retrieval
+        from ropewalk.models.model import load_model
+        from ropewalk.text.tokens import token_documents
+
+        loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
+        tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
+        labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
+        num_texts = settings.num_texts
+        documents = token_documents(text, loaded.tokenizer, length=tokens[-1], num_documents=num_texts)
+        say(options.about_documents(documents, num_texts))
+        with show_progress() as progress:
+            records = measure_retrieval(
+                loaded, documents, tokens, factors=labelled, settings=settings,
+                on_answer=progress.on_answer, on_record=tell,
+            )  # fmt: skip
+        show_shares(records, f"Questions answered by {loaded.name} about {settings.in_words}", json=json)
+
+
+def show_shares(records: "Sequence[EvalRecord]", title: str, *, json: bool) -> None:
+    """Prints shares, and how the last factors compare with each of the others."""
+    ours = records[-1].factors
+    if json:
+        compared = share_comparisons(records, ours)
+        result_json([record.as_json() for record in records], comparisons=compared)
+        return
+    result(share_table(records, title))
+    if len({record.factors for record in records}) > 1:
+        result(paired_shares_table(records, ours))
 
 
 def tell(record: "EvalRecord") -> None:
@@ -151,23 +209,29 @@ def perplexity_table(records: "Sequence[EvalRecord]", title: str) -> str:
     return _grid(records, f"{title}{', 95% interval' if known else ''}", _perplexity_cell)
 
 
-def passkey_table(records: "Sequence[EvalRecord]", title: str) -> str:
-    """One row per label, one column per length: keys found, and the interval of their share."""
-    return _grid(records, f"{title}, 95% interval of the share", _passkey_cell)
+def share_table(records: "Sequence[EvalRecord]", title: str) -> str:
+    """One row per label, one column per length: passkeys or facts found, and the interval of their share."""
+    return _grid(records, f"{title}, 95% interval of the share", _share_cell)
 
 
 def paired_table(records: "Sequence[EvalRecord]", ours: str) -> str:
     """One row per other label, one column per length: its paired difference from `ours`."""
     from ropewalk.report.comparison import differences_to
 
-    pairs = differences_to(records, ours)
-    lengths = sorted({record.length for record, _ in pairs})
-    cells = {(record.factors, record.length): f"{found}, {found.decision}" for record, found in pairs}
-    labels = dict.fromkeys(record.factors for record, _ in pairs)
-    return table(
+    return _paired(
+        differences_to(records, ours),
         f"Perplexity of {ours} against each of the others, paired by document (below 0%: {ours} is lower)",
-        ["against", *(f"{length} tokens" for length in lengths)],
-        [[label, *(cells.get((label, length), "-") for length in lengths)] for label in labels],
+    )
+
+
+def paired_shares_table(records: "Sequence[EvalRecord]", ours: str) -> str:
+    """One row per other label, one column per length: the paired difference of `ours` from its share."""
+    from ropewalk.report.comparison import share_differences_to
+
+    return _paired(
+        share_differences_to(records, ours),
+        f"Share found with {ours} against each of the others, paired by question (above 0 percentage points: "
+        f"{ours} finds more)",
     )
 
 
@@ -181,12 +245,34 @@ def comparisons(records: "Sequence[EvalRecord]", ours: str) -> list[dict[str, ob
     ]
 
 
+def share_comparisons(records: "Sequence[EvalRecord]", ours: str) -> list[dict[str, object]]:
+    """`paired_shares_table` as JSON values."""
+    from ropewalk.report.comparison import share_differences_to
+
+    return [
+        {"ours": ours, "theirs": other.factors, "length": other.length, **difference.as_json()}
+        for other, difference in share_differences_to(records, ours)
+    ]
+
+
+def _paired(pairs: "Sequence[tuple[EvalRecord, Difference | ShareDifference]]", title: str) -> str:
+    """A table of differences from the records of other labels."""
+    lengths = sorted({record.length for record, _ in pairs})
+    cells = {(record.factors, record.length): f"{found}, {found.decision}" for record, found in pairs}
+    labels = dict.fromkeys(record.factors for record, _ in pairs)
+    return table(
+        title,
+        ["against", *(f"{length} tokens" for length in lengths)],
+        [[label, *(cells.get((label, length), "-") for length in lengths)] for label in labels],
+    )
+
+
 def _perplexity_cell(record: "EvalRecord") -> str:
     interval = "" if record.low is None or record.high is None else f" ({record.low:.2f}-{record.high:.2f})"
     return f"{record.value:.3f}{interval}"
 
 
-def _passkey_cell(record: "EvalRecord") -> str:
+def _share_cell(record: "EvalRecord") -> str:
     return f"{record.found}/{record.n} ({record.low:.2f}-{record.high:.2f})"
 
 

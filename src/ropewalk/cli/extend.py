@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.evaluate import how_read, paired_table, passkey_table, perplexity_table, tell
+from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, share_table, tell
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import show_progress
 
@@ -151,7 +151,7 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
         if len({record.factors for record in perplexities}) > 1:
             made.append(paired_table(perplexities, EXTENDED))
     if passkeys:
-        made.append(passkey_table(passkeys, "Passkeys found"))
+        made.append(share_table(passkeys, "Passkeys found"))
     made += [
         f"Inputs of {record.length} tokens, against the base model: {_rise(record)}.\n"
         for record in records

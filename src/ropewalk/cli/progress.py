@@ -1,16 +1,16 @@
-"""Progress of searches, trainings and passkey prompts on stderr: a bar on a terminal, lines elsewhere."""
+"""Progress of searches, trainings and answers on stderr: a bar on a terminal, lines elsewhere."""
 
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ropewalk.cli.output import clock, one_line, say
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.passkey import PasskeyProgress
+    from ropewalk.evaluate.answers import AnswerProgress
     from ropewalk.finetune.step_reports import StepProgress
     from ropewalk.search.outcome import SearchProgress
 
@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LINES = 15.0  # if stderr is a file or a pipe
 
 
 class Callbacks:
-    """The callbacks of searches, trainings and passkey measurements, which share one display."""
+    """The callbacks of searches, trainings, passkey and retrieval measurements, which share one display."""
 
     def __init__(self, display: "_Display") -> None:
         self._display = display
@@ -33,8 +33,8 @@ class Callbacks:
         if progress.step >= progress.num_steps:
             self._display.finish()
 
-    def on_answer(self, progress: "PasskeyProgress") -> None:
-        """Shows the progress of a passkey measurement until its last answer, which its record reports."""
+    def on_answer(self, progress: "AnswerProgress[Any]") -> None:
+        """Shows the progress of answers until the last one, which its record reports."""
         if progress.num_answered < progress.num_trials:
             self._display.show(answer_line(progress), progress.num_answered, progress.num_trials)
         else:
@@ -69,10 +69,10 @@ def step_line(progress: "StepProgress") -> str:
     return f"step {progress.step} of {progress.num_steps} · loss {progress.loss:.4f} · {clock(left)} left"
 
 
-def answer_line(progress: "PasskeyProgress") -> str:
-    """Returns `passkey at 131072 tokens · 12 of 30 answered, 11 found · 41:07 min left`."""
+def answer_line(progress: "AnswerProgress[Any]") -> str:
+    """Returns `131072 tokens · 12 of 30 answered, 11 found · 41:07 min left`."""
     answered = f"{progress.num_answered} of {progress.num_trials} answered, {progress.num_found} found"
-    return f"passkey at {progress.answer.length} tokens · {answered} · {clock(progress.seconds_left)} left"
+    return f"{progress.answer.length} tokens · {answered} · {clock(progress.seconds_left)} left"
 
 
 class _Display(Protocol):

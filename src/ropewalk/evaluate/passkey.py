@@ -6,43 +6,23 @@
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ropewalk.errors import SettingError
-from ropewalk.evaluate.intervals import wilson
+from ropewalk.evaluate.answers import OnAnswer, PasskeyAnswer, collect, summary
+from ropewalk.evaluate.depths import MOST_DEPTHS, evenly_spread
+from ropewalk.evaluate.greedy import GreedyDecoder
 from ropewalk.evaluate.length_notes import length_note
-from ropewalk.evaluate.lm_head import Reader, evaluating
-from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, PasskeyAnswer, found_by
+from ropewalk.evaluate.lm_head import evaluating
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord, found_by
 from ropewalk.models.model import Model
 from ropewalk.text.passkey_prompt import PasskeyTrial, draw_key, make_trial
 from ropewalk.text.tokens import Encoder
 
-OnAnswer = Callable[["PasskeyProgress"], None]
-
-MOST_DEPTHS = 10
 TOKENS_PER_BATCH = 4096  # short prompts of one length are read together
-READ_CHUNK = 16384  # tokens per piece of a longer prompt
-
-
-@dataclass(frozen=True, kw_only=True)
-class PasskeyProgress:
-    """The latest answer, and the progress of its factors at its length.
-
-    Attributes:
-        num_answered, num_found, num_trials: prompts answered so far, keys found so far, prompts in total.
-        seconds_left: an estimate.
-    """
-
-    answer: PasskeyAnswer
-    num_answered: int
-    num_found: int
-    num_trials: int
-    seconds_left: float
 
 
 def measure_passkey(
@@ -100,7 +80,8 @@ def measure_passkey(
                 ]
                 given = _ask(loaded, label, length, earlier, on_answer)
             record = EvalRecord(
-                **_summary(given),
+                **summary(given),
+                metric="passkey",
                 length=length,
                 factors=label,
                 seed=seed,
@@ -124,23 +105,13 @@ def _ask(
     on_answer: OnAnswer | None,
 ) -> list[PasskeyAnswer]:
     """An answer for each trial, the earlier answers first."""
-    given = [answer for _, answer in earlier if answer is not None]
+    known = [answer for _, answer in earlier if answer is not None]
     left = [trial for trial, answer in earlier if answer is None]
-    started = time.perf_counter()
-    for number, (trial, text) in enumerate(answers(loaded.model, loaded.tokenizer, left), start=1):
-        answer = PasskeyAnswer(factors=label, length=length, key=trial.key, depth=trial.depth, text=text)
-        given.append(answer)
-        if on_answer:
-            seconds = (time.perf_counter() - started) / number
-            progress = PasskeyProgress(
-                answer=answer,
-                num_answered=len(given),
-                num_found=sum(other.is_found for other in given),
-                num_trials=len(earlier),
-                seconds_left=seconds * (len(left) - number),
-            )
-            on_answer(progress)
-    return given
+    new = (
+        PasskeyAnswer(factors=label, length=length, key=trial.key, depth=trial.depth, text=text)
+        for trial, text in answers(loaded.model, loaded.tokenizer, left)
+    )
+    return collect(known, new, len(earlier), on_answer)
 
 
 def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> list[PasskeyTrial]:
@@ -159,50 +130,15 @@ def make_trials(encode: Encoder, length: int, num_trials: int, seed: int) -> lis
     return trials
 
 
-def evenly_spread(num_depths: int) -> list[float]:
-    """Returns depths from 0 to 1, both included; 0.5 if there is only one."""
-    return [0.5] if num_depths == 1 else [index / (num_depths - 1) for index in range(num_depths)]
-
-
 def answers(model: Any, tokenizer: Any, trials: Iterable[PasskeyTrial]) -> Iterator[tuple[PasskeyTrial, str]]:
     """Yields each trial with the model's greedy continuation up to its first complete integer."""
     with evaluating(model):
-        reader, read = Reader(model), None
+        decoder = GreedyDecoder(model, tokenizer)
         for batch in _batches(trials):
+            # Long prompts differ only in the needle and its position: they have a common beginning.
             ids = torch.tensor([trial.ids for trial in batch], device=model.device)
-            # Long prompts differ only in the needle and its position, so the cache of their common beginning
-            # is kept.
-            num_known = reader.go_back_to(0 if read is None else _num_shared(read, ids))
-            texts = _decode(reader, tokenizer, ids[:, num_known:], batch[0].num_answer_tokens)
+            texts = decoder.continuations(ids, batch[0].num_answer_tokens, _is_complete)
             yield from zip(batch, texts, strict=True)
-            read = ids
-
-
-def _num_shared(read: Tensor, ids: Tensor) -> int:
-    """The number of tokens, without the last of `ids`, that both begin with; both of shape (batch, n)."""
-    if len(read) != len(ids):
-        return 0
-    num = min(read.shape[1], ids.shape[1] - 1)
-    same = (read[:, :num] == ids[:, :num]).all(dim=0)
-    return int(same.int().cumprod(dim=0).sum())
-
-
-def _decode(reader: Reader, tokenizer: Any, ids: Tensor, num_answer_tokens: int) -> list[str]:
-    """Greedy answers of at most `num_answer_tokens` tokens.
-
-    Args:
-        ids: the tokens of the prompts that the reader has not read yet, shape (batch, n).
-    """
-    *_, (_, hidden) = reader.pieces(ids, READ_CHUNK, keep=True)
-    chosen = reader.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
-    answer = chosen
-    texts: list[str] = tokenizer.batch_decode(answer.tolist())
-    while answer.shape[1] < num_answer_tokens and not all(map(_is_complete, texts)):
-        hidden = reader.read(chosen, keep=True)
-        chosen = reader.logits(hidden[:, -1]).argmax(dim=-1, keepdim=True)
-        answer = torch.cat([answer, chosen], dim=1)
-        texts = tokenizer.batch_decode(answer.tolist())
-    return texts
 
 
 def _is_complete(text: str) -> bool:
@@ -218,24 +154,3 @@ def _batches(trials: Iterable[PasskeyTrial]) -> Iterator[list[PasskeyTrial]]:
     for (length, _), alike in by_shape.items():
         num_rows = max(1, TOKENS_PER_BATCH // length)
         yield from (alike[start : start + num_rows] for start in range(0, len(alike), num_rows))
-
-
-def _summary(given: Sequence[PasskeyAnswer]) -> dict[str, Any]:
-    """The numbers of a record."""
-    num_found = sum(answer.is_found for answer in given)
-    low, high = wilson(num_found, len(given))
-    return {
-        "metric": "passkey",
-        "value": num_found / len(given),
-        "n": len(given),
-        "low": low,
-        "high": high,
-        "found": num_found,
-        "by_depth": tuple(_by_depth(given)),
-    }
-
-
-def _by_depth(given: Sequence[PasskeyAnswer]) -> Iterator[dict[str, float]]:
-    for depth in sorted({answer.depth for answer in given}):
-        here = [answer.is_found for answer in given if answer.depth == depth]
-        yield {"depth": depth, "n": len(here), "found": sum(here)}

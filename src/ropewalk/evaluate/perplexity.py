@@ -64,7 +64,7 @@ def measure_perplexity(
         EvaluationError: the model gives NaN or infinity.
     """
     window = _reading(mode, stride, window, loaded.geometry.original_length)
-    _require_lengths(lengths, documents)
+    require_lengths(lengths, documents)
     records = []
     for label, factors_at in factors.items():
         for length in lengths:
@@ -131,7 +131,8 @@ def _reading(mode: ReadingMode, stride: int | None, window: int | None, original
     return None
 
 
-def _require_lengths(lengths: Sequence[int], documents: DocumentSet) -> None:
+def require_lengths(lengths: Sequence[int], documents: DocumentSet) -> None:
+    """Raises SettingError if there is no length, or one that the documents do not have."""
     if not lengths:
         raise SettingError("No length was given: give at least one, in tokens.")
     for length in lengths:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +12,8 @@ from pydantic import TypeAdapter
 
 from ropewalk.evaluate.intervals import Difference, paired_difference
 from ropewalk.evaluate.nll import NllSum
+from ropewalk.evaluate.settings import RetrievalSettings
+from ropewalk.evaluate.shares import ShareDifference, paired_share_difference
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.text.splits import Role
 
@@ -25,17 +26,31 @@ OLD_METRICS = {"nll_rise": "nll_increase"}  # as earlier versions wrote them
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRecord:
-    """A perplexity, a share of passkeys, or an NLL increase, at one length.
+class QuestionResult:
+    """Whether one passkey was found, or one question answered.
 
     Attributes:
-        metric: `perplexity`, `passkey` (a share from 0 to 1), or `nll_increase` (on short inputs,
-            nats per token).
+        depth: of the fact; 0 is the start of the text.
+        document: the index of the text's document; None for a generated prompt.
+    """
+
+    depth: float
+    is_found: bool
+    document: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecord:
+    """A perplexity, a share of passkeys or of questions about facts, or an NLL increase, at one length.
+
+    Attributes:
+        metric: `perplexity`, `passkey` or `retrieval` (shares from 0 to 1), or `nll_increase` (on short
+            inputs, nats per token).
         length: tokens of a document, or of a prompt with its answer.
         factors: a label: the scheme's text, or the file's name.
-        n: the number of documents or trials.
+        n: the number of documents, of passkeys, or of questions.
         low, high: the 95% interval, see `intervals`; None if n is too small for one.
-        seed: of the passkeys; None for other metrics.
+        seed: of the passkeys or facts; None for other metrics.
         seconds: wall time.
         model, where: the model's name; its device, dtype, attention implementation and revision.
         mode, stride, window: how documents were read; `stride` and `window` in tokens, for `sliding`.
@@ -43,14 +58,16 @@ class EvalRecord:
         nll_by_position: the mean NLL of tokens at positions `start` <= p < `stop`, nats per token.
         source, data_sha256: the text, and the SHA-256 of its token ids.
         documents: which documents of a search these are: `search`, `stop` (validation) or `report` (test).
-        found, by_depth: passkeys found in total, and by depth (0 is the start of the prompt).
+        found, by_depth: passkeys or facts found in total, and by depth (0 is the start of the text).
+        by_question: of `passkey` and `retrieval`, each result, in an order that is the same for all factors.
+        retrieval: of `retrieval`, the settings of its questions.
         by_document: nats and tokens of each document, in the order of the text.
         base_by_document: of `nll_increase`, the same under the base model.
         note: a restriction of the value, e.g. that the length is above the factors' target length.
         run_id, strategy, search_seed, budget: of the search that found the factors.
     """
 
-    metric: Literal["perplexity", "passkey", "nll_increase"]
+    metric: Literal["perplexity", "passkey", "retrieval", "nll_increase"]
     value: float
     length: int
     factors: str
@@ -72,6 +89,8 @@ class EvalRecord:
     documents: Role | None = None
     found: int | None = None
     by_depth: tuple[dict[str, int | float], ...] | None = None
+    by_question: tuple[QuestionResult, ...] | None = None
+    retrieval: RetrievalSettings | None = None
     by_document: tuple[NllSum, ...] | None = None
     base_by_document: tuple[NllSum, ...] | None = None
     note: str | None = None
@@ -95,9 +114,33 @@ class EvalRecord:
             return Difference(nats=nats, low=None, high=None, n=self.n)
         return paired_difference(self.by_document, other.by_document)
 
+    def share_difference(self, other: "EvalRecord") -> ShareDifference | None:
+        """Returns the difference of the shares found, ours - theirs, paired by question.
+
+        Returns:
+            None if the two are not answers to the same questions, or a record has no `by_question`, as those
+            of early versions.
+        """
+        ours, theirs = self.by_question, other.by_question
+        if ours is None or theirs is None or self._questions() != other._questions():
+            return None
+        return paired_share_difference(
+            [result.is_found for result in ours],
+            [result.is_found for result in theirs],
+            documents=[
+                number if result.document is None else result.document for number, result in enumerate(ours)
+            ],
+        )
+
+    def _questions(self) -> tuple[object, ...]:
+        """What decides which questions were asked."""
+        return self.metric, self.length, self.n, self.seed, self.data_sha256, self.retrieval
+
     def as_json(self) -> dict[str, Any]:
         """Returns JSON values, without fields that do not apply to the metric; an unknown bound is null."""
         values = dataclasses.asdict(self)
+        if self.retrieval is not None:
+            values["retrieval"] = self.retrieval.model_dump()
         if values["high"] == math.inf:
             values["high"] = None  # of a perplexity, above the largest float
         return {
@@ -116,43 +159,8 @@ class EvalRecord:
         metric = values.get("metric") if isinstance(values, dict) else None
         if isinstance(metric, str):
             values = {**values, "metric": OLD_METRICS.get(metric, metric)}
-        record: EvalRecord = _checked(cls, values)
+        record: EvalRecord = checked_json(cls, values)
         return record
-
-
-@dataclass(frozen=True, kw_only=True)
-class PasskeyAnswer:
-    """A model's answer to one prompt.
-
-    Attributes:
-        factors: the label of the factors.
-        length, key, depth: of the prompt, which they identify.
-        text: the answer up to its first complete integer.
-    """
-
-    factors: str
-    length: int
-    key: int
-    depth: float
-    text: str
-
-    @property
-    def is_found(self) -> bool:
-        return first_integer(self.text) == str(self.key)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns JSON values that `from_json` reads."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "PasskeyAnswer":
-        """Returns the answer that `as_json` was called on.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type.
-        """
-        answer: PasskeyAnswer = _checked(cls, values)
-        return answer
 
 
 @cache
@@ -160,7 +168,8 @@ def _adapter(record_class: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(record_class)
 
 
-def _checked(record_class: Any, values: Any) -> Any:
+def checked_json(record_class: Any, values: Any) -> Any:
+    """Returns a record of this class from JSON values; raises ValueError if they do not fit."""
     # Strict JSON: a list may become a tuple, but "5" must not become a number.
     return _adapter(record_class).validate_json(json.dumps(values), strict=True, extra="forbid")
 
@@ -176,9 +185,3 @@ def found_by(factors: RescaleFactors | None) -> dict[str, Any]:
         "search_seed": made.seed,
         "budget": made.settings.get("budget"),
     }
-
-
-def first_integer(text: str) -> str | None:
-    """Returns the digits of the first integer in a text, or None."""
-    match = re.search(r"\d+", text)
-    return match[0] if match else None

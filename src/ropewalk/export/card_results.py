@@ -51,7 +51,8 @@ def _on_test_documents(records: Sequence[EvalRecord]) -> list[EvalRecord]:
 def _group(record: EvalRecord) -> tuple[object, ...]:
     return (
         record.metric, record.documents, record.mode, record.window, record.stride, record.source,
-        record.data_sha256, record.n, record.seed if record.metric == "passkey" else None,
+        record.data_sha256, record.n, record.retrieval,
+        record.seed if record.metric in ("passkey", "retrieval") else None,
     )  # fmt: skip
 
 
@@ -113,6 +114,15 @@ def _describe_passkeys(record: EvalRecord) -> str:
     )
 
 
+def _describe_retrieval(record: EvalRecord) -> str:
+    asked = "hidden facts" if record.retrieval is None else record.retrieval.in_words
+    source = escape(public_name(record.source or "unknown"))
+    return (
+        f"Questions answered (in brackets the 95% interval of the share), n = {record.n} per length, about "
+        f"{asked}, hidden in text {source}, seed {record.seed}"
+    )
+
+
 def _describe_nll_increase(record: EvalRecord) -> str:
     interval = " (in brackets its 95% interval, paired by document)" if record.low is not None else ""
     return (
@@ -125,7 +135,7 @@ def _perplexity(record: EvalRecord) -> str:
     return f"{record.value:.3f}{_interval(record, '.2f', '-')}"
 
 
-def _passkeys(record: EvalRecord) -> str:
+def _share(record: EvalRecord) -> str:
     return f"{record.found}/{record.n}{_interval(record, '.2f', '-')}"
 
 
@@ -143,6 +153,7 @@ Writer = Callable[[EvalRecord], str]
 # A metric to its caption and to the text of one value.
 _FORMATS: dict[str, tuple[Writer, Writer]] = {
     "perplexity": (_describe_perplexity, _perplexity),
-    "passkey": (_describe_passkeys, _passkeys),
+    "passkey": (_describe_passkeys, _share),
+    "retrieval": (_describe_retrieval, _share),
     "nll_increase": (_describe_nll_increase, _nll_increase),
 }

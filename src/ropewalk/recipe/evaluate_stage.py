@@ -4,8 +4,9 @@ import time
 from dataclasses import replace
 
 from ropewalk.errors import EvaluationError
+from ropewalk.evaluate.answers import AnswerProgress, PasskeyAnswer
 from ropewalk.evaluate.nll_increase import document_sums, increase_record
-from ropewalk.evaluate.passkey import PasskeyProgress, measure_passkey
+from ropewalk.evaluate.passkey import measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, found_by
 from ropewalk.models.model import Model
@@ -57,7 +58,7 @@ class _Records:
         self._folder.write_records(self.all)
         self._watch.on_record(record)
 
-    def add_answer(self, progress: PasskeyProgress) -> None:
+    def add_answer(self, progress: AnswerProgress[PasskeyAnswer]) -> None:
         self.answers.append(progress.answer)
         self._folder.write_answers(self.answers)
         self._watch.on_answer(progress)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ropewalk.evaluate.passkey import OnAnswer
+from ropewalk.evaluate.answers import OnAnswer
 from ropewalk.evaluate.records import OnRecord
 from ropewalk.recipe.stages import EvaluateStage, FinetuneStage, ReadjustStage, SearchStage, Stage
 from ropewalk.search.outcome import SearchProgress

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.evaluate.records import EvalRecord, PasskeyAnswer
+from ropewalk.evaluate.answers import PasskeyAnswer
+from ropewalk.evaluate.records import EvalRecord
 from ropewalk.search.journal import Journal
 from ropewalk.store import (
     as_read,

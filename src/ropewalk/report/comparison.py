@@ -10,6 +10,7 @@ from typing import Any
 from ropewalk.evaluate.intervals import Difference
 from ropewalk.evaluate.perplexity import measure_perplexity
 from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, OnRecord
+from ropewalk.evaluate.shares import ShareDifference
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
@@ -196,6 +197,23 @@ def differences_to(records: Iterable[EvalRecord], label: str) -> list[tuple[Eval
         for other in records
         for mine in ours
         if other.factors != label and (difference := mine.difference(other)) is not None
+    ]
+
+
+def share_differences_to(
+    records: Iterable[EvalRecord], label: str
+) -> list[tuple[EvalRecord, ShareDifference]]:
+    """Returns every other record about the same questions, with the difference of `label`'s share from its.
+
+    The difference is `label`'s - the other's, paired by question: above 0 if `label` finds more.
+    """
+    records = list(records)
+    ours = [record for record in records if record.factors == label]
+    return [
+        (other, difference)
+        for other in records
+        for mine in ours
+        if other.factors != label and (difference := mine.share_difference(other)) is not None
     ]
 
 
