@@ -36,14 +36,14 @@ class Fact:
     """That a key has a value, in a wording.
 
     Attributes:
-        key_kind, value_kind: what `key` and `value` were drawn as.
+        key_kind, value_kind: what `redraw` draws instead of `key` and `value`.
     """
 
     wording: Wording
     key: str
     value: str
-    key_kind: KeyKind
-    value_kind: ValueKind
+    key_kind: KeyKind = "name"
+    value_kind: ValueKind = "number"
 
     @property
     def statement(self) -> str:
