@@ -7,10 +7,10 @@ are those of the factors that the text was read under, so the result is approxim
 equal.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ropewalk.evaluate.nll import NllSum, scored_nll, sums_by_term
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.activation_checkpointing import DifferentiableAttention, frozen, recomputing
 from ropewalk.models.key_cache import (
-    Recorded,
+    LayerPair,
     RecordingCache,
     ReplacingCache,
     attention_of_queries,
@@ -53,7 +53,7 @@ class KeptKeys:
 
     ids: Tensor
     factors: RescaleFactors
-    layers: tuple[tuple[Tensor, Tensor], ...]
+    layers: tuple[LayerPair, ...]
 
     @property
     def num_bytes(self) -> int:
@@ -97,13 +97,12 @@ def keep(
     rotation = model.key_rotation
     _require_full_attention(model, len(ids))
     columns_of = _exact_columns(model, factors, len(ids), inverse=True)
-    layers: list[tuple[Tensor, Tensor]] = []
+    layers: list[LayerPair] = []
 
     def record(index: int, keys: Tensor, values: Tensor) -> None:
-        kept_dtype = dtype or values.dtype
+        kept_dtype = dtype or keys.dtype
         if rotation.layers[index]:
-            cos, sin = columns_of(index)
-            keys = rotation.rotate(keys.to(cos.dtype), cos, sin)
+            keys, values = rotation.rotate((keys, values), *columns_of(index))
         keys, values = (tensor.to(device, kept_dtype, copy=True) for tensor in (keys, values))
         layers.append((keys, values))
 
@@ -176,7 +175,7 @@ def _before_targets(
     """The hidden state before each target, shape (num_targets, hidden_size), and the ids of the targets."""
     device = model.model.device
     queries = kept.queries(reading)
-    cache = ReplacingCache(_rotated(model, kept, columns_of), queries.to(device))
+    cache = ReplacingCache(_rotated(model, kept, columns_of), len(kept.layers), queries.to(device))
     ids = reading.ids[queries].to(device)
     _require_full_attention(model, int(queries[-1]) + 1)
     hidden = read_queries(model.model, model.decoder, ids, queries.to(device), cache)
@@ -184,18 +183,17 @@ def _before_targets(
     return hidden[rows.to(device)], reading.ids[reading.targets].to(device)
 
 
-def _rotated(model: Model, kept: KeptKeys, columns_of: ColumnsOf) -> Sequence[Recorded]:
-    """For each layer, a function to its rotated keys and its values, which computes them when it runs."""
+def _rotated(model: Model, kept: KeptKeys, columns_of: ColumnsOf) -> Callable[[int], LayerPair]:
+    """A function from the index of a layer to its rotated keys and its values."""
     device, rotation = model.model.device, model.key_rotation
 
-    def of_layer(index: int) -> tuple[Tensor, Tensor]:
+    def of_layer(index: int) -> LayerPair:
         keys, values = (tensor.to(device) for tensor in kept.layers[index])
-        if rotation.layers[index]:
-            cos, sin = columns_of(index)
-            keys = rotation.rotate(keys.to(cos.dtype), cos, sin)
-        return keys, values
+        if not rotation.layers[index]:
+            return keys, values
+        return rotation.rotate((keys, values), *columns_of(index))
 
-    return [partial(of_layer, index) for index in range(len(kept.layers))]
+    return of_layer
 
 
 def _exact_columns(

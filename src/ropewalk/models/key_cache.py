@@ -8,7 +8,7 @@ A text is read once with a `RecordingCache`. Later some of its tokens (the queri
     recorded  0 1     4 5
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,55 +25,61 @@ from ropewalk.errors import ModelError
 NAME = "sdpa_queries"
 TILE_QUERIES = 128  # queries whose masks exist at once
 
-# From a layer's keys after rotation and its values to nothing; or from nothing to both, for all tokens.
-Record = Callable[[int, Tensor, Tensor], None]
-Recorded = Callable[[], tuple[Tensor, Tensor]]
+LayerPair = tuple[Tensor, Tensor]  # what a layer stores: keys and values, (batch, heads, tokens, dim)
+Record = Callable[
+    [int, Tensor, Tensor], None
+]  # takes the index of a layer, its keys after rotation, its values
 
 
 class RecordingCache(Cache):  # type: ignore[misc]
-    """Passes the keys (after rotation) and values of each layer to a function, and stores nothing."""
+    """Passes what each layer stores to a function, and stores nothing itself."""
 
     def __init__(self, record: Record) -> None:
-        super().__init__(layer_class_to_replicate=lambda: _RecordingLayer(self))
-        self.record = record
+        super().__init__(layer_class_to_replicate=lambda: _RecordingLayer(record, len(self.layers)))
 
 
 class ReplacingCache(Cache):  # type: ignore[misc]
     """Returns recorded keys and values, with those of the queries replaced by what the model computes now.
 
     It stores nothing, so that a layer can run twice, as activation checkpointing needs.
+
+    Args:
+        recorded: from the index of a layer to its keys, after rotation, and values; called when it runs.
+        num_layers: the number of layers.
+        queries: the positions of the queries.
     """
 
-    def __init__(self, recorded: Iterable[Recorded], queries: Tensor) -> None:
-        super().__init__(layers=[_ReplacingLayer(layer, queries) for layer in recorded])
+    def __init__(self, recorded: Callable[[int], LayerPair], num_layers: int, queries: Tensor) -> None:
+        super().__init__(layers=[_ReplacingLayer(recorded, index, queries) for index in range(num_layers)])
 
 
 class _RecordingLayer(DynamicLayer):  # type: ignore[misc]
-    def __init__(self, cache: RecordingCache) -> None:
+    def __init__(self, record: Record, index: int) -> None:
         super().__init__()
-        self.cache = cache
-        self.index = len(cache.layers)
+        self.record = record
+        self.index = index
 
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.cache.record(self.index, keys, values)
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> LayerPair:
+        self.record(self.index, keys, values)
         return keys, values
 
 
 class _ReplacingLayer(DynamicLayer):  # type: ignore[misc]
-    def __init__(self, recorded: Recorded, queries: Tensor) -> None:
+    def __init__(self, recorded: Callable[[int], LayerPair], index: int, queries: Tensor) -> None:
         super().__init__()
         self.recorded = recorded
+        self.index = index
         self.queries = queries
+        self.num_tokens = int(queries[-1]) + 1
 
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        all_keys, all_values = self.recorded()
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> LayerPair:
+        all_keys, all_values = self.recorded(self.index)
         return self._replace(all_keys, keys), self._replace(all_values, values)
 
     def _replace(self, of_all: Tensor, of_queries: Tensor) -> Tensor:
-        num_tokens = int(self.queries[-1]) + 1
-        of_all = of_all[:, :, :num_tokens]
-        if of_all.shape[2] < num_tokens:
-            of_all = pad(of_all, (0, 0, 0, num_tokens - of_all.shape[2]))
+        of_all = of_all[:, :, : self.num_tokens]
+        if of_all.shape[2] < self.num_tokens:
+            of_all = pad(of_all, (0, 0, 0, self.num_tokens - of_all.shape[2]))
         return of_all.to(of_queries).index_copy(2, self.queries, of_queries)
 
 

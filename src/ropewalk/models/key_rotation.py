@@ -4,14 +4,15 @@ A KV cache has keys after rotation. To rotate the keys of a text by other factor
 
     k[a] = k0[a] * cos + sign * k0[b] * sin      with the cos and sin of one pair
 
-Families differ in which dimensions a and b make a pair (halves, neighbours), and in which dimensions do not
-rotate. Here the model reads a few tokens while every token rotates by the same angles. Attention depends on
+Families differ in which dimensions a and b make a pair (halves, neighbours), in which dimensions do not
+rotate, and in what they store: multi-head latent attention stores its rotated part where others store values.
+Here the model reads a few tokens while every token rotates by the same angles. Attention depends on
 differences of angles only, so each layer has the same keys before rotation, whatever these angles are, and
 the keys for two sets of angles show the pairs.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ from ropewalk.errors import ModelError, RopewalkError
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.head import evaluating
 from ropewalk.models.key_cache import (
-    Recorded,
+    LayerPair,
+    Record,
     RecordingCache,
     ReplacingCache,
     attention_of_queries,
@@ -30,7 +32,6 @@ from ropewalk.models.key_cache import (
 )
 from ropewalk.models.rotary import Attachment
 from ropewalk.models.rotary_layout import FOREIGN_ERRORS
-from ropewalk.rope.frequencies import cos_sin
 
 if TYPE_CHECKING:
     from ropewalk.models.model import Model
@@ -49,6 +50,8 @@ class KeyRotation:
 
     Attributes:
         layers: for each layer, whether its keys rotate; factors do not change the keys of the others.
+        part: what of a layer rotates: 0 for what it stores as keys, 1 for what it stores as values.
+        is_scaled: whether the attention factor multiplies rotated keys; not if they are normalised later.
         pairs: the pair whose cos and sin a dimension takes; `num_pairs` for dimensions that are only
             multiplied by the attention factor, `num_pairs` + 1 for those that do not change.
         partners: the other dimension of the pair; the dimension itself if it does not rotate.
@@ -56,6 +59,8 @@ class KeyRotation:
     """
 
     layers: tuple[bool, ...]
+    part: int
+    is_scaled: bool
     pairs: tuple[int, ...]
     partners: tuple[int, ...]
     signs: tuple[float, ...]
@@ -71,6 +76,8 @@ class KeyRotation:
             Two tensors of shape (tokens, key_dim).
         """
         attention, zero = torch.hypot(cos[..., :1], sin[..., :1]), torch.zeros_like(sin[..., :1])
+        if not self.is_scaled:
+            cos, sin = cos / attention, sin / attention
         pairs = torch.tensor(self.pairs, device=cos.device)
         signs = torch.tensor(self.signs, dtype=cos.dtype, device=cos.device)
         cos = torch.cat((cos, attention, torch.ones_like(zero)), -1).index_select(-1, pairs)
@@ -80,15 +87,17 @@ class KeyRotation:
         square = cos.square() + sin.square()
         return cos / square, -sin / square
 
-    def rotate(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """The rotated keys.
+    def rotate(self, layer: LayerPair, cos: Tensor, sin: Tensor) -> LayerPair:
+        """What a layer stores, with its keys rotated.
 
         Args:
-            keys: (batch, heads, tokens, key_dim).
+            layer: its keys and values, (batch, heads, tokens, dim).
             cos, sin: as `columns` returns them.
         """
+        keys = layer[self.part].to(cos.dtype)
         partners = torch.tensor(self.partners, device=keys.device)
-        return torch.addcmul(keys * cos, keys.index_select(-1, partners), sin)
+        rotated = torch.addcmul(keys * cos, keys.index_select(-1, partners), sin)
+        return (rotated, layer[1]) if self.part == 0 else (layer[0], rotated)
 
 
 def learn_key_rotation(model: "Model") -> KeyRotation:
@@ -98,13 +107,20 @@ def learn_key_rotation(model: "Model") -> KeyRotation:
         ModelError: keys are not rotated pair by pair, layers rotate in different ways, or tokens that are
             read again with recorded keys have other hidden states.
     """
+    description = model.description
+    if description.num_attention_layers < description.geometry.num_layers:
+        raise _refusal(
+            model.name,
+            f"only {description.num_attention_layers} of its {description.geometry.num_layers} layers have "
+            f"attention",
+        )
     try:
-        with evaluating(model.model):
+        with torch.inference_mode(False), evaluating(model.model):
             return _Learner(model).learn()
     except RopewalkError:
         raise
     except FOREIGN_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise _refusal(model.name, f"it does not run with recorded keys ({reason})") from None
 
 
@@ -148,104 +164,125 @@ class _Learner:
     def learn(self) -> KeyRotation:
         steps = torch.arange(self.num_pairs, dtype=torch.float64)
         angles = (steps + 0.5) * (3.0 / self.num_pairs)  # all different, within (0, 3)
-        still, rotated = self._keys(0 * angles), self._keys(angles)
-        moves = tuple(not self._equal(*layer) for layer in zip(still, rotated, strict=True))
-        if not any(moves):
-            raise _refusal(self.model.name, "factors change the keys of no layer")
+        still, rotated = self._layers(0 * angles), self._layers(angles)
+        part, moves = self._moves(still, rotated)
         first = moves.index(True)
-        scaled = self._keys(0 * angles, ATTENTION_FACTOR)[first]
-        rotation = self._match(moves, still[first], rotated[first], scaled, angles)
-        other_angles = angles.flip(0) * 1.3 + 0.2
-        columns = rotation.columns(other_angles.cos().unsqueeze(0), other_angles.sin().unsqueeze(0))
-        for before, after, is_moved in zip(still, self._keys(other_angles), moves, strict=True):
-            if is_moved and before.shape[-1] != len(rotation.pairs):
-                raise _refusal(self.model.name, "its layers have keys of several sizes")
-            if not self._equal(rotation.rotate(before, *columns) if is_moved else before, after):
-                raise _refusal(self.model.name, "its layers do not rotate them pair by pair in one way")
-        self._require_reproduced(rotation)
+        scaled = self._layers(0 * angles, ATTENTION_FACTOR)
+        of_first = (layers[first][part] for layers in (still, rotated, scaled))
+        rotation = _Dimensions(self, angles, *of_first).rotation(moves, part)
+        self._verify(rotation, still, angles.flip(0) * 1.3 + 0.2)
+        self._require_reproduced()
         return rotation
 
-    def _keys(self, angles: Tensor, attention_factor: float = 1.0) -> list[Tensor]:
-        """The keys of each layer after rotation by these angles, float64, (1, heads, tokens, key_dim)."""
-        found: list[Tensor] = []
+    def refuse(self, reason: str) -> ModelError:
+        return _refusal(self.model.name, reason)
 
-        def record(index: int, keys: Tensor, _values: Tensor) -> None:
+    def equal(self, first: Tensor, second: Tensor) -> bool:
+        if first.shape != second.shape:
+            return False
+        return float((first - second).abs().max()) <= self.tolerance * float(second.abs().max())
+
+    def _layers(self, angles: Tensor, attention_factor: float = 1.0) -> list[LayerPair]:
+        """What each layer stores after rotation by these angles, float64."""
+        found: list[LayerPair] = []
+
+        def record(index: int, keys: Tensor, values: Tensor) -> None:
             if index != len(found):
-                raise _refusal(self.model.name, f"its layer {len(found)} has none")
-            found.append(keys.to("cpu", torch.float64))
+                raise self.refuse(f"its layer {len(found)} stores none")
+            found.append((keys.to("cpu", torch.float64), values.to("cpu", torch.float64)))
 
         with self.model.using(_EqualAngles(self.factors, angles, attention_factor)):
             self._read(record)
         return found
 
-    def _read(self, record: Callable[[int, Tensor, Tensor], None]) -> Tensor:
-        cache = RecordingCache(record)
-        output = self.model.decoder(input_ids=self.ids.unsqueeze(0), past_key_values=cache, use_cache=True)
+    def _read(self, record: Record) -> Tensor:
+        output = self.model.decoder(
+            input_ids=self.ids.unsqueeze(0), past_key_values=RecordingCache(record), use_cache=True
+        )
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def _equal(self, first: Tensor, second: Tensor) -> bool:
-        if first.shape != second.shape:
-            return False
-        return float((first - second).abs().max()) <= self.tolerance * float(second.abs().max())
+    def _moves(self, still: list[LayerPair], rotated: list[LayerPair]) -> tuple[int, tuple[bool, ...]]:
+        """(what rotates: 0 for keys, 1 for values; for each layer, whether it does)."""
+        moves = [
+            tuple(not self.equal(b[part], a[part]) for a, b in zip(still, rotated, strict=True))
+            for part in (0, 1)
+        ]
+        if any(moves[0]) == any(moves[1]):
+            what = "both keys and values" if any(moves[0]) else "neither keys nor values"
+            raise self.refuse(f"factors change {what} in its cache")
+        part = int(any(moves[1]))
+        return part, moves[part]
 
-    def _match(
-        self, moves: tuple[bool, ...], still: Tensor, rotated: Tensor, scaled: Tensor, angles: Tensor
-    ) -> KeyRotation:
-        """The pair, partner and sign of each dimension, with the smallest error."""
-        still, rotated, scaled = (
+    def _verify(self, rotation: KeyRotation, still: list[LayerPair], angles: Tensor) -> None:
+        """Compare every layer with what the rotation says for other angles."""
+        columns = rotation.columns(angles.cos().unsqueeze(0), angles.sin().unsqueeze(0))
+        for before, after, moves in zip(still, self._layers(angles), rotation.layers, strict=True):
+            if moves and before[rotation.part].shape[-1] != len(rotation.pairs):
+                raise self.refuse("its layers have keys of several sizes")
+            expected = rotation.rotate(before, *columns) if moves else before
+            if not all(self.equal(*pair) for pair in zip(expected, after, strict=True)):
+                raise self.refuse("its layers do not rotate them pair by pair in one way")
+
+    def _require_reproduced(self) -> None:
+        """Some tokens, read again with the recorded keys of all others, have the same hidden states."""
+        queries = torch.tensor(QUERIES, device=self.ids.device)
+        recorded: list[LayerPair] = []
+
+        def record(_index: int, keys: Tensor, values: Tensor) -> None:
+            recorded.append((keys.index_fill(2, queries, 0.0), values.index_fill(2, queries, 0.0)))
+
+        with self.model.using(self.factors), attention_of_queries(self.model.model):
+            hidden = self._read(record)
+            cache = ReplacingCache(recorded.__getitem__, len(recorded), queries)
+            again = read_queries(self.model.model, self.model.decoder, self.ids[queries], queries, cache)
+        if not self.equal(again, hidden[queries]):
+            raise self.refuse("tokens that are read again with them have other hidden states")
+
+
+class _Dimensions:
+    """The dimensions of one layer's keys, each a row of (samples,): without rotation, rotated, and scaled."""
+
+    def __init__(
+        self, learner: _Learner, angles: Tensor, still: Tensor, rotated: Tensor, scaled: Tensor
+    ) -> None:
+        self.learner = learner
+        self.still, self.rotated, self.scaled = (
             keys.transpose(1, -1).reshape(keys.shape[-1], -1) for keys in (still, rotated, scaled)
         )
-        cos, sin, square = angles.cos(), angles.sin(), still.square().sum(1)
-        pairs, partners, signs = [], [], []
-        for dimension, keys in enumerate(rotated):
-            if self._equal(keys, still[dimension]):
-                is_scaled = not self._equal(scaled[dimension], still[dimension])
-                pairs.append(self.num_pairs + 1 - is_scaled)
-                partners.append(dimension)
-                signs.append(0.0)
-                expected = still[dimension] * (ATTENTION_FACTOR if is_scaled else 1.0)
-            else:
-                rest = keys - cos[:, None] * still[dimension]  # is sign * sin * still[partner]
-                products = sin[:, None] * (rest @ still.T)
-                errors = rest.square().sum(1, keepdim=True) + sin[:, None].square() * square
-                errors = torch.stack((errors - 2 * products, errors + 2 * products))
-                errors[:, :, dimension] = math.inf
-                sign, pair, partner = (int(i) for i in torch.unravel_index(errors.argmin(), errors.shape))
-                pairs.append(pair)
-                partners.append(partner)
-                signs.append(1.0 - 2.0 * sign)
-                expected = still[dimension] * ATTENTION_FACTOR
-            if not self._equal(expected, scaled[dimension]):
-                raise _refusal(self.model.name, "the attention factor does not multiply them")
-        self._require_pairs(pairs, partners, signs)
-        return KeyRotation(layers=moves, pairs=tuple(pairs), partners=tuple(partners), signs=tuple(signs))
+        self.cos, self.sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
 
-    def _require_pairs(self, pairs: list[int], partners: list[int], signs: list[float]) -> None:
-        """Only where two dimensions are each other's partners can the rotation be reversed."""
-        for dimension, partner in enumerate(partners):
+    def rotation(self, layers: tuple[bool, ...], part: int) -> KeyRotation:
+        found = [self._match(dimension) for dimension in range(len(self.still))]
+        pairs, partners, signs = zip(*found, strict=True)
+        for dimension, partner in enumerate(partners):  # else the rotation can't be reversed
             opposite = signs[partner] == -signs[dimension] and pairs[partner] == pairs[dimension]
             if partners[partner] != dimension or not opposite:
-                raise _refusal(self.model.name, "it does not rotate them pair by pair")
+                raise self.learner.refuse("it does not rotate them pair by pair")
+        scales = {self._is_scaled(dimension) for dimension, sign in enumerate(signs) if sign}
+        if len(scales) > 1:
+            raise self.learner.refuse("the attention factor multiplies some pairs and not others")
+        return KeyRotation(
+            layers=layers, part=part, is_scaled=scales.pop(), pairs=pairs, partners=partners, signs=signs
+        )
 
-    def _require_reproduced(self, rotation: KeyRotation) -> None:
-        """Some tokens, read again with the recorded keys of all others, have the same hidden states."""
-        positions = torch.arange(NUM_TOKENS)
-        queries = positions[list(QUERIES)].to(self.ids.device)
-        table = (part.to(self.ids.device) for part in cos_sin(self.factors, positions))
-        cos, sin = (part.to(torch.promote_types(self.model.model.dtype, torch.float32)) for part in table)
-        recorded: list[Recorded] = []
+    def _match(self, dimension: int) -> tuple[int, int, float]:
+        """The pair, partner and sign of a dimension, with the smallest error."""
+        still, keys = self.still[dimension], self.rotated[dimension]
+        if self.learner.equal(keys, still):
+            return self.learner.num_pairs + (not self._is_scaled(dimension)), dimension, 0.0
+        rest = keys - self.cos * still  # is sign * sin * keys of the partner
+        products = 2 * self.sin * (rest @ self.still.T)
+        squares = rest.square().sum(1, keepdim=True) + self.sin.square() * self.still.square().sum(1)
+        errors = torch.stack((squares - products, squares + products))  # sign, pair, partner
+        errors[:, :, dimension] = math.inf
+        sign, pair, partner = (int(index) for index in torch.unravel_index(errors.argmin(), errors.shape))
+        return pair, partner, -1.0 if sign else 1.0
 
-        def record(index: int, keys: Tensor, values: Tensor) -> None:
-            if rotation.layers[index]:
-                before = rotation.rotate(keys.to(cos.dtype), *rotation.columns(cos, sin, inverse=True))
-                keys = rotation.rotate(before, *rotation.columns(cos, sin))
-            others = keys.index_fill(2, queries, 0.0), values.index_fill(2, queries, 0.0)
-            recorded.append(lambda: others)
-
-        with self.model.using(self.factors):
-            hidden = self._read(record)
-            cache = ReplacingCache(recorded, queries)
-            with attention_of_queries(self.model.model):
-                again = read_queries(self.model.model, self.model.decoder, self.ids[queries], queries, cache)
-        if not self._equal(again, hidden[queries]):
-            raise _refusal(self.model.name, "tokens that are read again with them have other hidden states")
+    def _is_scaled(self, dimension: int) -> bool:
+        """Whether the attention factor multiplies a dimension."""
+        still, scaled = self.still[dimension], self.scaled[dimension]
+        if self.learner.equal(scaled, still):
+            return False
+        if self.learner.equal(scaled, still * ATTENTION_FACTOR):
+            return True
+        raise self.learner.refuse("the attention factor does not multiply them")
