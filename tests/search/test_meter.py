@@ -1,131 +1,157 @@
-"""One document: the sums of its terms, and the derivatives of their weighted sum, on a real model."""
+"""A meter measures a document exactly, or from keys that it keeps once per document."""
 
-import math
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
-from ropewalk.evaluate.nll import score_windows
-from ropewalk.models.model import load_model
+from ropewalk.evaluate.gradient import reading_gradient
+from ropewalk.evaluate.nll import score_reading
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.model import Model
 from ropewalk.rope.schemes import scheme_factors
-from ropewalk.search.meter import DocumentMeter, DocumentTask
-from ropewalk.text.readings import Reading, readings_of
-from ropewalk.text.windows import TokenWindow
+from ropewalk.search import meter as meter_module
+from ropewalk.search.meter import DocumentMeter, DocumentTask, Kept
+from ropewalk.text.readings import Reading, choose_targets
 
-LENGTH = 100
-
-
-@pytest.fixture
-def loaded(tiny_model_folder):
-    return load_model(tiny_model_folder)
+LENGTH, NUM_DOCUMENTS = 120, 3
+TERMS = ("text", "answers")
+WEIGHTS = {"text": 0.5, "answers": 2.0}
 
 
-@pytest.fixture
-def factors(loaded):
-    return scheme_factors("yarn", loaded.geometry, 128)
-
-
-def ids(seed, length=LENGTH):
-    return torch.randint(2, 200, (length,), generator=torch.Generator().manual_seed(seed))
-
-
-def text_and_answers(seed=0):
-    """Every third token is an answer, so that two terms score tokens of one reading in turn."""
-    positions = torch.arange(1, LENGTH)
-    is_answer = positions % 3 == 0
-    return Reading(ids=ids(seed), scored={"text": positions[~is_answer], "answers": positions[is_answer]})
-
-
-def meter_of(loaded, *readings, terms=("text", "answers")):
-    return DocumentMeter(loaded, terms, lambda document, draw: readings)
-
-
-def test_one_term_is_what_scoring_its_windows_gives(loaded, factors):
-    windows = [TokenWindow(ids=ids(1), num_scored=99), TokenWindow(ids=ids(2), num_scored=7)]
-    meter = meter_of(loaded, *readings_of(windows, "text"), terms=("text",))
-    measure = meter.measure(DocumentTask(factors=factors, document=0))
-    with loaded.using(factors):
-        expected = score_windows(loaded.model, windows)
-    assert measure.sums["text"].num_tokens == expected.num_tokens == 106
-    assert measure.sums["text"].nll_sum_nats == pytest.approx(expected.nll_sum_nats, rel=1e-6)
-    assert measure.by_log_factor is None
-
-
-def test_two_terms_of_one_reading_add_up_to_all_its_tokens(loaded, factors):
-    calls = []
-    loaded.model.register_forward_hook(lambda *_: calls.append(1))
-    loaded.model.model.register_forward_hook(lambda *_: calls.append(1))
-    meter = meter_of(loaded, text_and_answers())
-    meter.measure(DocumentTask(factors=factors, document=0))  # which looks once at how logits are made
-    calls.clear()
-    measure = meter.measure(DocumentTask(factors=factors, document=0))
-    assert len(calls) == 1, "one forward pass"
-    with loaded.using(factors):
-        expected = score_windows(loaded.model, [TokenWindow(ids=ids(0), num_scored=99)])
-    assert [measure.sums[term].num_tokens for term in ("text", "answers")] == [66, 33]
-    total = measure.sums["text"] + measure.sums["answers"]
-    assert total.nll_sum_nats == pytest.approx(expected.nll_sum_nats, rel=1e-6)
-
-
-def test_a_gradient_has_the_same_sums(loaded, factors):
-    meter = meter_of(loaded, text_and_answers())
-    task = DocumentTask(factors=factors, document=0)
-    plain = meter.measure(task).sums
-    found = meter.measure(replace(task, weights={"text": 0.5, "answers": 3.0})).sums
-    for term, nats in plain.items():
-        assert found[term].num_tokens == nats.num_tokens
-        assert found[term].nll_sum_nats == pytest.approx(nats.nll_sum_nats, rel=1e-5), "without its weight"
-
-
-def test_the_gradient_is_that_of_the_weighted_sum_over_all_readings(loaded, factors):
-    loaded.model.double()
-    short = Reading(ids=ids(5, 30), scored={"short": torch.arange(1, 30)})
-    weights = {"text": 0.5, "answers": 3.0, "short": 0.7}
-    meter = meter_of(loaded, text_and_answers(), short, terms=tuple(weights))
-    found = meter.measure(DocumentTask(factors=factors, document=0, weights=weights))
-
-    def weighted(changed):
-        sums = meter.measure(DocumentTask(factors=changed, document=0)).sums
-        return math.fsum(weights[term] * nats.nll_sum_nats for term, nats in sums.items())
-
-    def slope(change, step=1e-3):
-        return (weighted(change(math.exp(step))) - weighted(change(math.exp(-step)))) / (2 * step)
-
-    def scaled(pair, scale):
-        row = list(factors.rescale_factors[0])
-        row[pair] *= scale
-        return factors.replace(rescale_factors=(tuple(row),))
-
-    slopes = [slope(lambda scale, pair=pair: scaled(pair, scale)) for pair in range(4)]
-    np.testing.assert_allclose(found.by_log_factor, slopes, rtol=1e-2, atol=1e-2 * np.abs(slopes).max())
-    attention = slope(lambda scale: factors.replace(attention_factor=factors.attention_factor * scale))
-    assert found.by_log_attention == pytest.approx(attention, rel=5e-2), "the model norms in float32"
-
-
-def test_a_term_that_no_reading_scores_has_no_tokens(loaded, factors):
-    meter = meter_of(loaded, text_and_answers(), terms=("text", "answers", "short"))
-    assert meter.measure(DocumentTask(factors=factors, document=0)).sums["short"].num_tokens == 0
-
-
-def test_document_and_draw_choose_the_readings(loaded, factors):
-    by_place = {(0, 0): ids(1, 20), (0, 1): ids(2, 20), (1, 0): ids(3, 20)}
-    meter = DocumentMeter(
-        loaded,
-        ["text"],
-        lambda document, draw: [Reading(ids=by_place[document, draw], scored={"text": torch.arange(1, 20)})],
+def reading(document: int, draw: int) -> Reading:
+    """A random text, whose last tokens are answers."""
+    generator = torch.Generator().manual_seed(10 * draw + document)
+    return Reading(
+        ids=torch.randint(2, 200, (LENGTH,), generator=generator),
+        scored={"text": torch.arange(1, 110), "answers": torch.arange(112, 117)},
     )
-    values = {
-        place: meter.measure(DocumentTask(factors=factors, document=place[0], draw=place[1])).sums["text"]
-        for place in by_place
-    }
-    assert len(set(values.values())) == 3
 
 
-@pytest.mark.parametrize("weights", [None, {"text": 1.0, "answers": 1.0}])
-def test_the_factors_of_the_model_are_installed_again(loaded, factors, weights):
-    earlier = scheme_factors("pi", loaded.geometry, 256)
-    loaded.install(earlier)
-    meter_of(loaded, text_and_answers()).measure(DocumentTask(factors=factors, document=0, weights=weights))
-    assert loaded.factors == earlier
+def readings_of(document: int, draw: int) -> tuple[Reading, ...]:
+    return (reading(document, draw),)
+
+
+@pytest.fixture
+def model(tiny_model: LlamaForCausalLM) -> Model:
+    return Model.wrap(tiny_model)
+
+
+def factors_for(model: Model, scheme: str = "yarn", **changes: Any) -> RescaleFactors:
+    return scheme_factors(scheme, model.geometry, 256).replace(**changes)
+
+
+@pytest.fixture
+def num_kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first token of each text whose keys are kept."""
+    kept: list[int] = []
+
+    def watched(model: Model, ids: torch.Tensor, factors: RescaleFactors, **options: Any) -> Any:
+        kept.append(int(ids[0]))
+        return original(model, ids, factors, **options)
+
+    original = meter_module.keep
+    monkeypatch.setattr(meter_module, "keep", watched)
+    return kept
+
+
+def test_an_exact_task_reads_all_tokens(model: Model) -> None:
+    factors = factors_for(model)
+    meter = DocumentMeter(model, TERMS, readings_of)
+    measured = meter.measure(DocumentTask(factors=factors, document=1, draw=2))
+    with model.using(factors):
+        assert measured.sums == score_reading(model.model, reading(1, 2))
+    assert measured.num_tokens == LENGTH
+    assert meter.num_kept_bytes == 0
+
+
+@pytest.mark.parametrize("has_gradient", [False, True])
+def test_a_kept_task_scores_fewer_tokens_and_is_exact_under_its_own_factors(
+    model: Model, has_gradient: bool
+) -> None:
+    factors = factors_for(model, num_start_tokens=3)
+    meter = DocumentMeter(model, TERMS, readings_of)
+    weights = WEIGHTS if has_gradient else None
+    task = DocumentTask(factors=factors, document=1, draw=2, weights=weights, kept=Kept(factors=factors, draw=2))
+    measured, chosen = meter.measure(task), choose_targets(reading(1, 2))
+    with model.using(factors):
+        expected = score_reading(model.model, chosen)
+
+    for term in TERMS:
+        assert measured.sums[term].num_tokens == len(chosen.scored[term])
+        assert measured.sums[term].mean_nats == pytest.approx(expected[term].mean_nats, abs=1e-4)
+    assert measured.num_tokens == len(chosen.targets) == 15 + 5
+    if has_gradient:
+        # The true gradient also passes through the kept keys and values of higher layers.
+        assert measured.by_log_factor is not None
+        exact = reading_gradient(model, chosen, factors, WEIGHTS)
+        assert np.abs(measured.by_log_factor).max() > 0
+        assert measured.by_log_factor.shape == exact.by_log_factor.shape
+
+
+def test_readings_of_one_document_add_up(model: Model) -> None:
+    factors, other = factors_for(model), factors_for(model, "ntk")
+
+    def measure(draws: tuple[int, ...]) -> Any:
+        meter = DocumentMeter(model, TERMS, lambda document, _: [reading(document, draw) for draw in draws])
+        return meter.measure(DocumentTask(factors=other, document=0, weights=WEIGHTS, kept=Kept(factors=factors)))
+
+    both, apart = measure((0, 1)), [measure((draw,)) for draw in (0, 1)]
+    for term in TERMS:
+        assert both.sums[term] == apart[0].sums[term] + apart[1].sums[term]
+    np.testing.assert_allclose(both.by_log_factor, apart[0].by_log_factor + apart[1].by_log_factor)
+    assert both.by_log_attention == pytest.approx(sum(one.by_log_attention for one in apart))
+    assert both.num_tokens == 40
+
+
+def test_keys_are_kept_once_per_document_until_factors_or_facts_change(
+    model: Model, num_kept: list[int]
+) -> None:
+    first, second = factors_for(model), factors_for(model, "ntk")
+    meter = DocumentMeter(model, TERMS, readings_of)
+
+    def measure(kept_under: RescaleFactors, draw: int = 0) -> list[int]:
+        num_kept.clear()
+        for scheme in ("pi", "mrrope-pro"):
+            for document in range(NUM_DOCUMENTS):
+                factors = factors_for(model, scheme)
+                meter.measure(
+                    DocumentTask(factors=factors, document=document, draw=draw, kept=Kept(factors=kept_under, draw=draw))
+                )
+        return list(num_kept)
+
+    starts = [[int(reading(document, draw).ids[0]) for document in range(NUM_DOCUMENTS)] for draw in (0, 1)]
+    assert measure(first) == starts[0]
+    num_bytes = meter.num_kept_bytes
+    assert num_bytes == NUM_DOCUMENTS * LENGTH * 2 * 2 * (2 * 8) * 4
+    assert measure(first) == []
+    assert measure(second) == starts[0]
+    assert measure(second, draw=1) == starts[1]
+    assert meter.num_kept_bytes == num_bytes
+
+
+def test_a_new_meter_gives_the_same_bits(model: Model) -> None:
+    kept_under, factors = factors_for(model), factors_for(model, "ntk")
+    task = DocumentTask(factors=factors, document=2, weights=WEIGHTS, kept=Kept(factors=kept_under))
+    used, fresh = (DocumentMeter(model, TERMS, readings_of) for _ in range(2))
+    for document in range(NUM_DOCUMENTS):
+        used.measure(DocumentTask(factors=kept_under, document=document, kept=Kept(factors=kept_under)))
+    one, two = used.measure(task), fresh.measure(task)
+
+    assert one.sums == two.sums
+    assert one.num_tokens == two.num_tokens
+    assert one.by_log_attention == two.by_log_attention
+    np.testing.assert_array_equal(one.by_log_factor, two.by_log_factor)
+
+
+def test_keys_are_kept_in_half_precision(model: Model) -> None:
+    task = DocumentTask(factors=factors_for(model), document=0, kept=Kept(factors=factors_for(model, "ntk")))
+    whole, half = (
+        DocumentMeter(model, TERMS, readings_of, kept_dtype=dtype) for dtype in (None, torch.bfloat16)
+    )
+    found = [meter.measure(task).sums["text"].mean_nats for meter in (whole, half)]
+
+    assert half.num_kept_bytes == whole.num_kept_bytes // 2
+    assert 0 < abs(found[0] - found[1]) < 0.05

@@ -24,7 +24,7 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.search.meter import NOTHING, DocumentMeasure, DocumentMeter, DocumentTask, Kept, ReadingsOf
 from ropewalk.search.space import Candidate, SearchSpace
-from ropewalk.text.readings import Reading, judged
+from ropewalk.text.readings import Reading, choose_targets
 
 # In the messages of torch's backends, some of which raise a plain RuntimeError.
 OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_failed")
@@ -75,7 +75,7 @@ class TermReadings:
         return replace(
             self,
             readings_of=lambda document, draw: [
-                judged(one, draw) for one in self.readings_of(document, draw)
+                choose_targets(one, draw=draw) for one in self.readings_of(document, draw)
             ],
         )
 
@@ -225,7 +225,7 @@ class Objective:
 
 def _num_queries(kept: Reading, reading: Reading) -> int:
     is_query = kept.ids != reading.ids
-    is_query[judged(reading, 1).targets - 1] = True
+    is_query[choose_targets(reading, draw=1).targets - 1] = True
     return int(is_query.sum())
 
 

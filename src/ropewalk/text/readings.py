@@ -8,7 +8,7 @@ A text with facts is read once; its own tokens and the answers at its end are sc
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -17,9 +17,7 @@ from torch import Tensor
 from ropewalk.text.windows import TokenWindow
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # any number of its multiples are spread evenly modulo 1
-JUDGED_SHARE = 1 / 8
-BLOCK = 32  # tokens
-FEW_TARGETS = 256
+SCORED_SHARE = 1 / 8  # of the tokens of a text that are scored from kept keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,9 +34,9 @@ class Reading:
     scored: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
+        targets = self.targets
         assert self.scored, "a reading scores something"
         assert all(len(positions) for positions in self.scored.values()), "a term scores something"
-        targets = self.targets
         assert int(targets[0]) >= 1, targets
         assert int(targets[-1]) < len(self.ids), targets
         assert bool((targets.diff() > 0).all()), "terms share no position"
@@ -79,30 +77,40 @@ def readings_of(windows: Sequence[TokenWindow], term: str) -> tuple[Reading, ...
     return tuple(Reading.of_window(window, term) for window in windows)
 
 
-def judged(reading: Reading, draw: int = 0) -> Reading:
-    """The reading with a part of its targets, for evaluations whose cost is that of their targets.
+def choose_targets(
+    reading: Reading, share: float = SCORED_SHARE, block: int = 32, *, draw: int = 0
+) -> Reading:
+    """The same tokens with fewer targets, so that few run through the model with kept keys.
 
-    A term of many tokens keeps an eighth of them: half of these at its end, where the context is longest, the
-    others in blocks that are spread evenly over its depth. A term of few tokens (answers) keeps all.
+    A term that scores more than this share of the tokens keeps half of its allowance at the end of its
+    targets, where contexts are longest, and half in blocks at evenly spread depths. Other terms (answers)
+    keep all targets.
 
     Args:
-        draw: shifts the blocks, so that the steps of a descent score other tokens.
+        share: of the reading's tokens that such a term still scores, above 0 and at most 1.
+        block: targets per block.
+        draw: moves the blocks, and the end by up to its own size, so that the steps of a descent do not fit
+            some tokens; 0 is the very end.
     """
+    allowed = max(1, round(share * len(reading.ids)))
     shift = GOLDEN * draw % 1
-    return replace(
-        reading, scored={term: _judged(positions, shift) for term, positions in reading.scored.items()}
+    return Reading(
+        ids=reading.ids,
+        scored={
+            term: positions[_chosen(len(positions), allowed, block, shift)]
+            for term, positions in reading.scored.items()
+        },
     )
 
 
-def _judged(positions: Tensor, shift: float) -> Tensor:
-    if len(positions) <= FEW_TARGETS:
-        return positions
-    num_blocks = round(JUDGED_SHARE * len(positions) / BLOCK)
-    at_end = max(1, num_blocks // 2)
-    first = BLOCK * round(shift * at_end) if shift else 0  # the end moves by less than its own length
-    end = len(positions) - first
-    before = end - at_end * BLOCK
-    room = before / max(1, num_blocks - at_end)  # of each of the other blocks
-    within = (0.5 + shift) % 1 * max(0.0, room - BLOCK)
-    starts = [int(index * room + within) for index in range(num_blocks - at_end)]
-    return torch.cat([*(positions[start : start + BLOCK] for start in starts), positions[before:end]])
+def _chosen(num_targets: int, allowed: int, block: int, shift: float) -> Tensor:
+    """The indices of the chosen targets of a term, ascending."""
+    if num_targets <= allowed:
+        return torch.arange(num_targets)
+    num_blocks = allowed // 2 // block
+    at_end = allowed - num_blocks * block
+    end = num_targets - int(shift * min(at_end, num_targets - allowed))
+    room = (end - at_end) / max(1, num_blocks)
+    starts = torch.arange(num_blocks) * room + (0.5 + shift) % 1 * (room - block)
+    blocks = starts.long().unsqueeze(1) + torch.arange(block)
+    return torch.cat((blocks.flatten(), torch.arange(end - at_end, end)))
