@@ -74,7 +74,9 @@ def test_a_kept_task_scores_fewer_tokens_and_is_exact_under_its_own_factors(
     factors = factors_for(model, num_start_tokens=3)
     meter = DocumentMeter(model, TERMS, readings_of)
     weights = WEIGHTS if has_gradient else None
-    task = DocumentTask(factors=factors, document=1, draw=2, weights=weights, kept=Kept(factors=factors, draw=2))
+    task = DocumentTask(
+        factors=factors, document=1, draw=2, weights=weights, kept=Kept(factors=factors, draw=2)
+    )
     measured, chosen = meter.measure(task), choose_targets(reading(1, 2))
     with model.using(factors):
         expected = score_reading(model.model, chosen)
@@ -96,7 +98,9 @@ def test_readings_of_one_document_add_up(model: Model) -> None:
 
     def measure(draws: tuple[int, ...]) -> Any:
         meter = DocumentMeter(model, TERMS, lambda document, _: [reading(document, draw) for draw in draws])
-        return meter.measure(DocumentTask(factors=other, document=0, weights=WEIGHTS, kept=Kept(factors=factors)))
+        return meter.measure(
+            DocumentTask(factors=other, document=0, weights=WEIGHTS, kept=Kept(factors=factors))
+        )
 
     both, apart = measure((0, 1)), [measure((draw,)) for draw in (0, 1)]
     for term in TERMS:
@@ -118,7 +122,12 @@ def test_keys_are_kept_once_per_document_until_factors_or_facts_change(
             for document in range(NUM_DOCUMENTS):
                 factors = factors_for(model, scheme)
                 meter.measure(
-                    DocumentTask(factors=factors, document=document, draw=draw, kept=Kept(factors=kept_under, draw=draw))
+                    DocumentTask(
+                        factors=factors,
+                        document=document,
+                        draw=draw,
+                        kept=Kept(factors=kept_under, draw=draw),
+                    )
                 )
         return list(num_kept)
 

@@ -143,7 +143,7 @@ class DocumentMeter:
         )
 
     def _kept_keys(self, document: int, kept: Kept) -> tuple[KeptKeys, ...]:
-        """The keys of a document's readings; it is read again if those here are of other factors or tokens."""
+        """The keys of a document's readings; it is read again if those here are of others."""
         found = self._kept.get(document)
         if found is None or found.kept != kept:
             found = None
