@@ -13,6 +13,7 @@ from ropewalk.export.engine_notes import (
     SOFTMAX_READERS,
     Facts,
     known_engines,
+    needs_fold,
     notes_for_folder,
     require_engine,
 )
@@ -89,6 +90,21 @@ def test_a_family_that_the_engine_gets_wrong_is_said_before_the_factors():
 )
 def test_keys_of_other_parts_must_be_known_too(family, kept, engine, answer):
     assert notes(family, kept=kept)[engine].answer == answer
+
+
+@pytest.mark.parametrize(
+    ("family", "engine", "needed"),
+    [
+        ("llama", "any", False), ("llama", "transformers", False), ("llama", "transformers4", False),
+        ("llama", "vllm", False), ("llama", "sglang", False), ("llama", "mlx-lm", True),
+        ("llama", "tensorrt-llm", True), ("phi3", "transformers4", True), ("phi3", "transformers", False),
+        ("cohere", "mlx-lm", False),
+    ],
+)  # fmt: skip
+def test_a_fold_is_needed_where_only_the_attention_factor_is_wrong(family, engine, needed):
+    odd = Served.of(FactorSet.of([LONG.replace(attention_factor=1.05)]), "pinned")
+    assert needs_fold(Facts(served=odd, model_type=family, family=family), engine) == needed
+    assert not needs_fold(Facts(served=SERVED, model_type=family, family=family), engine)
 
 
 @pytest.mark.parametrize(("family", "noun"), [("smollm3", "not known"), ("cohere", "wrong")])

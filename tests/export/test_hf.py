@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_model
 from tokenizers import Tokenizer
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ropewalk.errors import ExportError, FactorsError, ModelError
 from ropewalk.export import keep_keys, rewrite_keys
+from ropewalk.export.gguf.export import export_gguf
 from ropewalk.export.hf import export_hf
 from ropewalk.export.settings import ExportSettings
 from ropewalk.factors.factor_set import FactorSet
@@ -30,6 +32,7 @@ SHORT = scheme_factors("ntk:factor=1.5", GEOMETRY, 64).replace(attention_factor=
 MIDDLE = LONG.replace(target_length=128)
 ONE = FactorSet.of([LONG])
 THREE = FactorSet.of([SHORT, MIDDLE, LONG])
+OTHER = FactorSet.of([LONG.replace(attention_factor=1.05)])  # engines compute another one
 SWITCHING = ExportSettings(mode="switching")
 
 
@@ -145,7 +148,8 @@ def test_an_attention_factor_that_engines_do_not_compute_is_written_for_vllm_and
         (FactorSet.of([SHORT]), ExportSettings(), "window"),
         (THREE, ExportSettings(mode="switching", serve_with="sglang"), "sglang"),
         (THREE, ExportSettings(serve_with="ollama"), "'ollama'"),
-        (FactorSet.of([LONG.replace(attention_factor=1.05)]), ExportSettings(serve_with="mlx-lm"), "factor"),
+        (OTHER, ExportSettings(serve_with="mlx-lm", fold_attention_factor=False), "factor"),
+        (OTHER, ExportSettings(serve_with="mlx-lm", with_runtime=True), "longrope"),
         (ONE, ExportSettings(fold_attention_factor=True, with_runtime=True), "--with-runtime"),
     ],
 )  # fmt: skip
@@ -309,6 +313,46 @@ def test_folding_gives_equal_logits_and_changes_queries_alone(model, tmp_path):
     folded = json.loads((out / "ropewalk.json").read_text())["folded"]
     assert folded["logit_difference"] < 2e-5
     assert folded["scale"] == pytest.approx((1.05 / COMPUTED) ** 2)
+
+
+@pytest.mark.parametrize("engine", ["any", "transformers", "transformers4", "vllm", "sglang"])
+def test_for_engines_that_read_an_attention_factor_weights_are_linked(model, tmp_path, engine):
+    exported = export_hf(str(model), OTHER, tmp_path / "out", settings=ExportSettings(serve_with=engine))
+    assert exported.query_scale is None
+    assert (tmp_path / "out" / "model.safetensors").samefile(model / "model.safetensors")
+    assert config_of(tmp_path / "out")["rope_scaling"]["attention_factor"] == 1.05
+
+
+def test_for_an_engine_that_computes_another_attention_factor_it_is_folded_without_a_request(model, tmp_path):
+    exported = export_hf(str(model), OTHER, tmp_path / "out", settings=ExportSettings(serve_with="mlx-lm"))
+    assert exported.query_scale == pytest.approx((1.05 / COMPUTED) ** 2)
+    assert {note.engine: note.is_served for note in exported.engines}["mlx-lm"]
+    assert config_of(tmp_path / "out")["rope_scaling"]["attention_factor"] == COMPUTED
+    assert "multiplied by" in (tmp_path / "out" / "README.md").read_text()
+    plain = export_hf(str(model), ONE, tmp_path / "plain", settings=ExportSettings(serve_with="mlx-lm"))
+    assert plain.query_scale is None
+
+
+def test_folded_weights_are_right_with_short_and_with_long_factors(model, tmp_path):
+    """The factor acts at every length, as does the one that an engine computes."""
+    entries = [entry.replace(attention_factor=1.05) for entry in THREE.entries]
+    settings = ExportSettings(mode="switching", fold_attention_factor=True)
+    exported = export_hf(str(model), FactorSet.of(entries), tmp_path / "out", settings=settings)
+    assert "long_mscale" not in config_of(tmp_path / "out")["rope_scaling"]
+    loaded, theirs = load_model(model), AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    for length in (32, 64, 65, 256):
+        ids = torch.arange(length)[None] % 50
+        with torch.no_grad(), loaded.using(exported.served.for_length(length)):
+            wanted = loaded.model(ids).logits
+            assert float((theirs(ids).logits - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+
+
+def test_weights_with_a_folded_attention_factor_are_no_source(model, tmp_path):
+    export_hf(str(model), OTHER, tmp_path / "out", settings=ExportSettings(fold_attention_factor=True))
+    with pytest.raises(ExportError, match="contain"):
+        export_hf(str(tmp_path / "out"), OTHER, tmp_path / "again")
+    with pytest.raises(ExportError, match="contain"):
+        export_gguf(tmp_path / "out", OTHER, tmp_path / "again.gguf")
 
 
 def test_a_fold_that_changes_logits_is_refused(model, tmp_path, monkeypatch):

@@ -50,12 +50,14 @@ def hf(
         ),
     ] = "any",
     fold_attention_factor: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--fold-attention-factor",
-            help="Fold the attention factor into the query weights, if engines compute another one.",
+            "--fold-attention-factor/--no-fold-attention-factor",
+            help="Fold the attention factor into the query weights, if engines compute another one; by "
+            "default only if the engine of --serve-with does.",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     with_runtime: Annotated[
         bool,
         typer.Option(
@@ -226,6 +228,11 @@ def _tell(exported: "Exported", json: bool) -> None:
     if json:
         result_json([exported.as_json()])
         return
+    if exported.query_scale is not None:
+        say(
+            f"The attention factor is folded into the query weights: their rotated rows are multiplied by "
+            f"{exported.query_scale:.6g}."
+        )
     rows = [[note.engine, note.answer, note.what] for note in exported.engines]
     result(table(f"{exported.path} has {_what(exported.served)}.", ["engine", "right", ""], rows))
     for dropped in exported.dropped:

@@ -14,6 +14,7 @@ from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.transformers4_config import keep_keys, rewrite_keys
+from ropewalk.rope.attention_factor import longrope_attention_factor
 
 __all__ = [
     "EXPORT_MODES",
@@ -96,6 +97,13 @@ class Served:
         long = self.long.replace(attention_factor=attention_factor)
         return replace(self, short=long if self.short is self.long else short, long=long)
 
+    def with_computed_attention_factor(self) -> "Served":
+        """The same factors with the attention factor that engines compute."""
+        long = self.long
+        return self.with_attention_factor(
+            longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
+        )
+
     def for_length(self, length: int) -> RescaleFactors:
         """The factors of a sequence, or of a context, of `length` tokens."""
         return self.short if length <= self.geometry.original_length else self.long
@@ -152,6 +160,8 @@ class Exported:
         target: the exporter.
         served: the exported factors.
         engines: which engines serve it rightly.
+        query_scale: what the rotated rows of the query weights are multiplied by, if the attention factor is
+            folded into them; else None.
         dropped: the parts of the factor set and of the model that it does not have.
         files: path below `path` (for a file, its name) to SHA-256, weights included.
     """
@@ -160,6 +170,7 @@ class Exported:
     target: ExportTarget
     served: Served
     engines: tuple[EngineNote, ...]
+    query_scale: float | None = None
     dropped: tuple[Dropped, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
@@ -176,6 +187,7 @@ class Exported:
             "original_length": self.served.geometry.original_length,
             "target_length": self.served.long.target_length,
             "engines": [vars(note) for note in self.engines],
+            "query_scale": self.query_scale,
             "dropped": [vars(dropped) for dropped in self.dropped],
             "files": self.files,
         }

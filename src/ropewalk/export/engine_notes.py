@@ -7,7 +7,7 @@ result is not known. A type that an engine gets wrong is listed with the reason.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,8 +89,10 @@ def notes_for_folder(facts: Facts) -> tuple[EngineNote, ...]:
         _note("transformers4", facts, _transformers_4),
         _note("vllm", facts, _vllm),
         _note("sglang", facts, _sglang),
-        _note("mlx-lm", facts, lambda facts: _computing(facts, "")),
-        _note("tensorrt-llm", facts, lambda facts: _computing(facts, f"max_seq_len {target}")),
+        _note("mlx-lm", facts, lambda facts: _computing(facts, "mlx-lm", "")),
+        _note(
+            "tensorrt-llm", facts, lambda facts: _computing(facts, "tensorrt-llm", f"max_seq_len {target}")
+        ),
         EngineNote(
             engine="llama.cpp",
             is_served=False,
@@ -100,6 +102,20 @@ def notes_for_folder(facts: Facts) -> tuple[EngineNote, ...]:
     if facts.has_runtime:
         notes.insert(0, EngineNote(engine="ropewalk", is_served=True, what="`ropewalk.load(folder)`"))
     return tuple(notes)
+
+
+def needs_fold(facts: Facts, serve_with: str) -> bool:
+    """Whether an engine is wrong only because it computes another attention factor than the factors have."""
+    if facts.has_two_attention_factors:
+        return False
+    computed = replace(facts, served=facts.served.with_computed_attention_factor())
+    answers = [
+        note.answer
+        for one in (facts, computed)
+        for note in notes_for_folder(one)
+        if note.engine == serve_with
+    ]
+    return answers in (["NO", "yes"], ["NO", "not known"])
 
 
 def require_engine(facts: Facts, serve_with: str) -> None:
@@ -194,7 +210,11 @@ def _transformers(facts: Facts) -> Support:
 
 def _transformers_4(facts: Facts) -> Support:
     if facts.model_type in THREE_KEYS_IN_4 and not facts.is_computed:
-        return Support(False, f"version 4 refuses a stated attention factor in {facts.model_type}")
+        return Support(
+            False,
+            f"version 4 refuses a stated attention factor in {facts.model_type}: export with --serve-with "
+            f"transformers4, which folds it into the weights",
+        )
     return _transformers(facts)
 
 
@@ -227,14 +247,16 @@ def _sglang(facts: Facts) -> Support:
     )
 
 
-def _computing(facts: Facts, flags: str) -> Support:
+def _computing(facts: Facts, engine: str, flags: str) -> Support:
     """An engine that computes the attention factor and reads none."""
     wrong = _wrong_start_tokens(facts)
     if wrong:
         return wrong
     if not facts.is_computed:
         return Support(
-            False, "it multiplies by its own attention factor: export with --fold-attention-factor"
+            False,
+            f"it multiplies by its own attention factor: export with --serve-with {engine}, which folds the "
+            f"factors' own into the weights",
         )
     if facts.served.mode == "switching" and not flags:
         return Support(False, "it uses the long factors at every length")

@@ -64,6 +64,15 @@ class Folded:
         return (self.ours / self.engine) ** 2
 
 
+def not_foldable(reason: str) -> ExportError:
+    """The error for an attention factor that can't be folded into the weights."""
+    return ExportError(
+        f"The attention factor can't be folded into the weights, because {reason}: search with "
+        f"--attention-factor longrope, or export for an engine that reads it (--serve-with transformers or "
+        f"vllm)."
+    )
+
+
 def write_folded(
     checkpoint: Checkpoint,
     geometry: RopeGeometry,
@@ -110,10 +119,9 @@ def check_folded(name: str, folder: Path, factors: RescaleFactors, engine: float
     (folded,) = _logits(str(folder), engine_factors)
     difference, without = _difference(folded, expected), _difference(unfolded, expected)
     if difference > min(TOLERANCES[_stored_dtype(folder)], without / 4):
-        raise ExportError(
-            f"Folding the attention factor changes the logits of {name} (by {difference:.2g} of the largest; "
-            f"without the fold by {without:.2g}), because it computes its queries in another way: leave "
-            f"--fold-attention-factor out, or search with --attention-factor longrope."
+        raise not_foldable(
+            f"this changes the logits of {name} (by {difference:.2g} of the largest; without the fold by "
+            f"{without:.2g}), which computes its queries in another way"
         )
     return difference
 
@@ -132,10 +140,8 @@ def _query_tensors(checkpoint: Checkpoint, num_layers: int) -> set[str]:
         parts = found[layer]
         part = next((part for part in (*QUERY_NORMS, *QUERY_WEIGHTS) if parts.get(part)), None)
         if part is None:
-            raise ExportError(
-                f"The attention factor can't be folded into {checkpoint.name}: layer {layer} has no query "
-                f"weights named {' or '.join(QUERY_WEIGHTS)}. Leave --fold-attention-factor out, or search "
-                f"with --attention-factor longrope."
+            raise not_foldable(
+                f"layer {layer} of {checkpoint.name} has no query weights named {' or '.join(QUERY_WEIGHTS)}"
             )
         chosen.update(parts[part])
     return chosen
@@ -160,18 +166,14 @@ def _write_scaled(
 def _scaled(tensor: Tensor, name: str, num_heads: int, geometry: RopeGeometry, scale: float) -> Tensor:
     """The tensor with the rotated dimensions of its query heads scaled."""
     if tensor.dtype not in TOLERANCES:
-        raise ExportError(
-            f"The attention factor can't be folded into {name}, which has the type {tensor.dtype}: fold "
-            f"it into the weights before they are quantised."
-        )
+        raise not_foldable(f"{name} has the type {tensor.dtype}, not a float of 16 or 32 bits")
     part, head_dim, rotary_dim = TENSOR.search(name)[2], geometry.head_dim, geometry.rotary_dim  # type: ignore[index]
     changed = tensor.to(torch.float64)  # a copy, or the tensor itself
     changed = changed.clone() if changed is tensor else changed
     rows = changed if part in QUERY_NORMS else changed[: num_heads * head_dim]
     if rows.numel() % head_dim or (part == "q_proj" and len(rows) != num_heads * head_dim):
-        raise ExportError(
-            f"The attention factor can't be folded into {name} of shape {tuple(tensor.shape)}, which "
-            f"does not have {num_heads} heads of {head_dim} dimensions: leave --fold-attention-factor out."
+        raise not_foldable(
+            f"{name} of shape {tuple(tensor.shape)} does not have {num_heads} heads of {head_dim} dimensions"
         )
     if part in QUERY_NORMS:
         rows.view(-1, head_dim)[:, :rotary_dim] *= scale

@@ -12,7 +12,7 @@ Weights are not read, unless an adapter is merged or the attention factor is fol
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from ropewalk.errors import ExportError, ModelError, SettingError
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.export import Dropped, Exported, Served, entry_name
 from ropewalk.export.card import Card, Origin, write_card
-from ropewalk.export.engine_notes import Facts, notes_for_folder, require_engine
-from ropewalk.export.fold import Folded, check_folded, write_folded
-from ropewalk.export.manifest import MANIFEST, manifest
+from ropewalk.export.engine_notes import Facts, needs_fold, notes_for_folder, require_engine
+from ropewalk.export.fold import Folded, check_folded, not_foldable, write_folded
+from ropewalk.export.manifest import MANIFEST, manifest, require_unfolded
 from ropewalk.export.output import new_folder, require_absent
 from ropewalk.export.settings import ExportSettings
 from ropewalk.export.source_checkpoint import (
@@ -45,7 +45,6 @@ from ropewalk.models.model import load_model
 from ropewalk.models.model_files import ADAPTER_CONFIG, describe_model, read_config
 from ropewalk.models.rope_config import RopeDescription
 from ropewalk.models.transformers4_config import CONFIG
-from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.store import hash_files
 
 ADAPTER_FOLDER = "adapter"
@@ -84,15 +83,17 @@ def export_hf(
     _require_start_tokens_held(served, settings)
     description = describe_model(source, revision=settings.revision, original_length=settings.original_length)
     factor_set.require_geometry(description.geometry, source)
-    stated = _stated(served, settings)
     plan = _Plan(
         checkpoint=find_checkpoint(source, settings.revision),
         description=description,
         settings=settings,
         wanted=served,
-        stated=stated,
-        kept=kept_keys(_own_parameters(source, settings), stated.long, source),
+        stated=served,
+        kept=kept_keys(_own_parameters(source, settings), served.long, source),
     )
+    require_unfolded(plan.checkpoint.folder)
+    if _is_fold_requested(plan):
+        plan = replace(plan, stated=_stated(served, settings))
     require_engine(plan.facts, settings.serve_with)
     plan.checkpoint.require_whole()
     if settings.adapter is None:  # else the weights exist only after the merge
@@ -165,7 +166,10 @@ def _write(
         )  # fmt: skip
         write_card(partial, card)
         files = hash_files(partial)
-    return Exported(path=out, target="hf", served=plan.wanted, engines=engines, dropped=dropped, files=files)
+    return Exported(
+        path=out, target="hf", served=plan.wanted, engines=engines, dropped=dropped, files=files,
+        query_scale=None if folded is None else folded.scale,
+    )  # fmt: skip
 
 
 def _is_tuned(plan: _Plan, origin: Origin | None) -> bool:
@@ -196,31 +200,28 @@ def _require_start_tokens_held(served: Served, settings: ExportSettings) -> None
         )
 
 
+def _is_fold_requested(plan: _Plan) -> bool:
+    """Whether the caller requests a fold, or leaves it open and the engine needs one."""
+    requested = plan.settings.fold_attention_factor
+    return needs_fold(plan.facts, plan.settings.serve_with) if requested is None else requested
+
+
 def _stated(served: Served, settings: ExportSettings) -> Served:
-    """The factors as the configuration states them."""
-    if not settings.fold_attention_factor:
-        return served
-    if settings.with_runtime:
-        raise ExportError(
-            "--fold-attention-factor is for engines that compute the attention factor, but --with-runtime is "
-            "for engines that read it: leave one of the two out."
-        )
+    """The factors as the configuration of folded weights states them."""
     short, long = served.short, served.long
+    if settings.with_runtime:
+        raise not_foldable("--with-runtime is for engines that read it")
     if long.geometry.layer_type is not None:
-        raise ExportError(
-            f"Folding changes the queries of every layer, but these factors are for the "
-            f"{long.geometry.layer_type} layers alone: leave --fold-attention-factor out."
+        raise not_foldable(
+            f"this changes the queries of every layer, and these factors are for the "
+            f"{long.geometry.layer_type} layers alone"
         )
     if abs(short.attention_factor - long.attention_factor) > SAME_FACTOR:
         raise ExportError(
             f"The short set has the attention factor {short.attention_factor:g} and the long one "
             f"{long.attention_factor:g}, but only one can be folded into the weights: use --mode pinned."
         )
-    if is_computed(long, long):
-        return served
-    return served.with_attention_factor(
-        longrope_attention_factor(long.extension_ratio, long.geometry.original_length)
-    )
+    return served if is_computed(long, long) else served.with_computed_attention_factor()
 
 
 def _name_dropped(served: Served, known: Sequence[Dropped], settings: ExportSettings) -> tuple[Dropped, ...]:
@@ -316,9 +317,9 @@ def _write_weights(plan: _Plan, folder: Path) -> None:
     settings = plan.settings
     if settings.adapter is not None and settings.adapter_as == "merged":
         if plan.is_folded:
-            raise ExportError(
-                "--adapter and --fold-attention-factor were both given, but one export can't merge and fold: "
-                "export the merged model first, and fold that."
+            raise not_foldable(
+                "one export can't also merge an adapter (export the merged model without a fold first, and "
+                "then that folder with a fold)"
             )
         loaded = load_model(
             plan.checkpoint.name, dtype="auto", revision=settings.revision,

@@ -77,6 +77,19 @@ def read_folded(folder: Path) -> tuple[float, float] | None:
         ) from None
 
 
+def require_unfolded(folder: Path) -> None:
+    """Refuse an export with a folded attention factor as the source of another: it would be applied twice.
+
+    Raises:
+        ExportError: the weights contain an attention factor, or the manifest can't be read.
+    """
+    if read_folded(folder) is not None:
+        raise ExportError(
+            f"The query weights of {folder} contain an attention factor already ({MANIFEST}): export the "
+            f"model that it was made from."
+        )
+
+
 def read_kept(folder: Path) -> dict[str, Any]:
     """The other keys of the folder's rotary dictionary; empty without a manifest.
 

@@ -28,9 +28,10 @@ class ExportSettings(Settings):
         description="An engine that must compute what Ropewalk computes, or the export is refused; any lists "
         "the engines that compute something else.",
     )
-    fold_attention_factor: bool = Field(
-        default=False,
-        description="Multiply the query weights, where engines compute another attention factor.",
+    fold_attention_factor: bool | None = Field(
+        default=None,
+        description="Whether the attention factor is folded into the query weights, where engines compute "
+        "another one; by default only if the engine of `serve_with` needs it.",
     )
     with_runtime: bool = Field(
         default=False,

@@ -35,6 +35,7 @@ from ropewalk.export.gguf.compatibility import (
 from ropewalk.export.gguf.file import GgufContent, StoredTensor, Value, read_gguf, write_gguf
 from ropewalk.export.gguf.llama_checkpoint import read_llama_checkpoint
 from ropewalk.export.gguf.same_weights import require_same_weights
+from ropewalk.export.manifest import require_unfolded
 from ropewalk.export.output import new_file, require_absent
 from ropewalk.export.source_checkpoint import find_checkpoint
 from ropewalk.factors.factor_set import FactorSet
@@ -78,7 +79,9 @@ def export_gguf(
     require_unscaled(content)
     require_geometry(content, served.geometry, original_length)
     if not _is_gguf(source):
-        find_checkpoint(str(source)).warn_if_other_weights(served.long)
+        checkpoint = find_checkpoint(str(source))
+        require_unfolded(checkpoint.folder)
+        checkpoint.warn_if_other_weights(served.long)
     with new_file(out) as path:
         write_gguf(with_factors(content, served, factor_set), path)
     return Exported(
