@@ -94,7 +94,7 @@ class Entry:
 def entries() -> Iterator[Entry]:
     """Every search of the race."""
     paper = {"strategy": "evolution", "budget": "paper"}
-    attention_1 = {"attention_factor": "1", "start_tokens": "none"}
+    attention_1 = {"attention_factor": "1", "start_tokens": "none", "serve_with": "ropewalk"}
     for model, num_documents in (("scale", 5), ("today", 3)):
         common: dict[str, Any] = {"model": model, "ratio": 8, "num_documents": num_documents}
         yield Entry(**common, label="evolution", seeds=(0, 1, 2), settings=paper, early_stopping=False)
@@ -114,6 +114,7 @@ def entries() -> Iterator[Entry]:
     released = {
         **paper,
         "strategy": RELEASED,
+        "serve_with": "ropewalk",
         "space": "full",
         "attention_factor": "1",
         "start_tokens": "none",

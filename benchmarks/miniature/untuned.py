@@ -15,7 +15,7 @@ from ropewalk.rope.schemes import scheme_factors
 
 SCHEMES = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "yarn-paper", "mrrope-pro")
 # The paper searches with attention factor 1; these two differ in n-hat alone.
-LAMBDA: dict[str, Any] = {"attention_factor": "1", "start_tokens": "none"}
+LAMBDA: dict[str, Any] = {"attention_factor": "1", "start_tokens": "none", "serve_with": "ropewalk"}
 LAMBDA_AND_START: dict[str, Any] = {"attention_factor": "1", "start_tokens": "search"}
 PAPERS_START_TOKENS = 16
 

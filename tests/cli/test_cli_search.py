@@ -172,7 +172,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(search):
 
 
 def test_start_tokens_none_keeps_n_hat_0(search):
-    ended, run = search("--start-tokens", "none", budget=20)
+    ended, run = search("--start-tokens", "none", "--serve-with", "ropewalk", budget=20)
     assert ended.code == 0, ended.err
     trials = trials_of(run)
     assert {trial["candidate"]["num_start_tokens"] for trial in trials} == {0}
@@ -502,7 +502,8 @@ def test_that_the_model_as_it_is_reads_the_stop_documents_best_is_said(
     monkeypatch.setattr(Objective, "measure", measured_by(own_only))
     ended = ropewalk(
         "search", scaled, "--text", shelf, "--target-length", "2x", "--base", "native", "--budget", "9",
-        "--num-documents", "2", "--strategy", "random", "--serve-with", "any", "--out", tmp_path / "run",
+        "--num-documents", "2", "--strategy", "random", "--attention-factor", "longrope",
+        "--out", tmp_path / "run",
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert re.search(r"the model as it is \(own llama3\) .* no other factors", ended.out)

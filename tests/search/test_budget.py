@@ -23,26 +23,24 @@ def test_the_strategy_is_left_what_the_checks_do_not_need():
     objective, stop = RecordingObjective(FULL, 4), RecordingObjective(FULL, 2)
     assert strategy_budget(50, objective, FULL) == 49
     assert strategy_budget(50, objective, PLAIN) == 50
-    assert strategy_budget(50, objective, PLAIN, unconstrained=ANY) == 50 - 3, (
-        "two attention factors, one n-hat"
-    )
+    assert strategy_budget(50, objective, PLAIN, unconstrained=ANY) == 50 - 1, "one n-hat"
     stop_set = EarlyStopping(stop, objective, 50)
     assert stop_set.cost == 0.5, "half as many documents"
     assert strategy_budget(50, objective, PLAIN, stop_set) == 50 - 0.5 * stop_set.num_checks
     all_of_them = strategy_budget(50, objective, FULL, stop_set, ANY)
-    assert all_of_them == 50 - 1 - 3 - 0.5 * stop_set.num_checks
+    assert all_of_them == 50 - 1 - 1 - 0.5 * stop_set.num_checks
 
 
 def test_dear_values_have_dear_checks():
     objective = RecordingObjective(FULL, 4, cost=2.0)
-    assert strategy_budget(50, objective, FULL, unconstrained=ANY) == 50 - 2 - 3 * 2
+    assert strategy_budget(50, objective, FULL, unconstrained=ANY) == 50 - 2 - 1 * 2
 
 
 def test_a_budget_without_room_for_one_trial_is_refused():
     objective = RecordingObjective(FULL, 4)
     with pytest.raises(SettingError, match="budget"):
-        strategy_budget(4, objective, FULL, unconstrained=ANY)
-    assert strategy_budget(5, objective, FULL, unconstrained=ANY) == 1
+        strategy_budget(2, objective, FULL, unconstrained=ANY)
+    assert strategy_budget(3, objective, FULL, unconstrained=ANY) == 1
 
 
 @pytest.mark.parametrize("name", ["gradient", "hybrid", "cma"])

@@ -36,8 +36,8 @@ def candidates(**settings):
     return {form.label: form for form in closed_form_candidates(space, chosen)}, space
 
 
-def test_what_every_engine_can_run_has_the_attention_factor_that_engines_compute():
-    forms, _ = candidates(serve_with="any")
+def test_closed_forms_have_the_attention_factor_that_engines_compute_where_the_search_keeps_it():
+    forms, _ = candidates(attention_factor="longrope")
     assert len(forms) == len({scheme.partition(":")[0] for scheme in CLOSED_FORMS} - {"dynamic-ntk"})
     (held,) = {form.candidate.attention_factor for form in forms.values()}
     assert held == pytest.approx(ENGINES_OWN)
@@ -53,9 +53,12 @@ def test_what_every_engine_can_run_has_the_attention_factor_that_engines_compute
 
 @pytest.mark.parametrize(
     "settings",
-    [{"serve_with": "vllm"}, {"strategy": "evolution"}, {"strategy": "random", "serve_with": "vllm"}],
-)
-def test_an_engine_that_reads_an_attention_factor_holds_closed_forms_as_published(settings):
+    [
+        {}, {"serve_with": "vllm"}, {"strategy": "evolution"}, {"strategy": "random", "serve_with": "any"},
+        {"strategy": "evolution", "attention_factor": "search"},
+    ],
+)  # fmt: skip
+def test_closed_forms_are_as_published_unless_the_caller_gives_an_attention_factor(settings):
     forms, space = candidates(**settings)
     assert set(forms) == set(CLOSED_FORMS) - {"dynamic-ntk"}, "at one length it is NTK"
     for label, form in forms.items():
@@ -66,9 +69,10 @@ def test_an_engine_that_reads_an_attention_factor_holds_closed_forms_as_publishe
 
 
 @pytest.mark.parametrize("strategy", ["gradient", "evolution"])
-def test_an_attention_factor_of_the_caller_s_holds_for_closed_forms_too(strategy):
-    forms, _ = candidates(strategy=strategy, attention_factor="1.3")
-    assert {form.candidate.attention_factor for form in forms.values()} == {1.3}
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_an_attention_factor_of_the_caller_s_holds_for_closed_forms_too(strategy, factor):
+    forms, _ = candidates(strategy=strategy, attention_factor=factor)
+    assert {form.candidate.attention_factor for form in forms.values()} == {factor}
 
 
 def test_the_model_s_own_scaling_is_one_of_them():
@@ -298,7 +302,7 @@ def test_a_second_search_compares_with_closed_forms_on_top_of_what_the_model_was
     own = RescaleFactors.single(
         geometry=loaded.geometry, target_length=128, rescale_factors=[1.0, 1.3, 1.7, 2.0]
     )
-    result = search(loaded, documents, base_factors=own, strategy="gradient")
+    result = search(loaded, documents, base_factors=own, strategy="gradient", attention_factor="longrope")
     forms = {one.label.partition(":")[0]: one.trial.candidate for one in result.outcome.choice.closed_forms}
     assert forms["none"].rescale_factors == (1.0,) * 4, "what it was tuned with, kept"
     assert forms["pi"].rescale_factors == (2.0,) * 4, "256 is twice 128"

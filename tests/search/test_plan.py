@@ -82,7 +82,7 @@ def test_a_search_is_refused_before_anything_is_measured_or_done_where_the_base_
 @pytest.mark.parametrize(
     ("given", "noun"),
     [
-        ({"budget": 3}, "budget"), ({"strategy": "genetic"}, "genetic"), ({"objective": "speed"}, "speed"),
+        ({"budget": 1}, "budget"), ({"strategy": "genetic"}, "genetic"), ({"objective": "speed"}, "speed"),
         ({"space": "full", "num_knots": 4}, "knots"),
         ({"strategy_settings": {"learning_rat": 1}}, "'learning_rate'"),
         ({"strategy_settings": {"learning_rate": -1}}, "learning rate"),

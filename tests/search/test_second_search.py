@@ -13,7 +13,10 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
 from ropewalk.search.journal import Journal
+from ropewalk.search.plan import plan_search
 from ropewalk.search.search import search_factors
+from ropewalk.search.settings import SearchSettings
+from ropewalk.search.space import attention_choices
 from ropewalk.text.windows import truncate
 
 FIRST, TARGET = 128, 512  # 2 and 8 times the tiny model's window
@@ -41,7 +44,7 @@ def search(loaded, documents, own, **changes):
 
 def test_the_total_is_the_product_and_gives_the_value_again_on_the_plain_base(loaded, documents, own):
     result = search(loaded, documents, own)
-    total, relative = result.factors, result.outcome.best.candidate
+    total, relative = result.searched_factors, result.outcome.best.candidate
     assert total.geometry == loaded.geometry
     assert total.target_length == TARGET
     assert total.array()[0] == pytest.approx(own.array()[0] * np.array(relative.rescale_factors))
@@ -58,7 +61,17 @@ def test_the_total_has_the_attention_factor_that_engines_compute_from_the_whole_
 ):
     own = own.replace(attention_factor=beneath)
     engine = math.sqrt(1 + math.log(TARGET / 64) / math.log(64))
-    assert search(loaded, documents, own).factors.attention_factor == pytest.approx(engine, abs=1e-12)
+    total = search(loaded, documents, own, attention_factor="longrope").factors
+    assert total.attention_factor == pytest.approx(engine, abs=1e-12)
+
+
+@pytest.mark.parametrize("beneath", [1.0, 1.0801234497346435])
+def test_the_searched_attention_factor_is_that_of_the_total(loaded, own, beneath):
+    plan = plan_search(
+        loaded.description, TARGET, SearchSettings(), base_factors=own.replace(attention_factor=beneath)
+    )
+    totals = [beneath * quotient for quotient in plan.space.attention_factors]
+    assert totals == pytest.approx(attention_choices("search", loaded.geometry, TARGET))
 
 
 def test_a_number_is_the_total_s_and_does_not_count_twice(loaded, documents, own):
@@ -120,7 +133,10 @@ def test_a_scaling_in_the_configuration_gets_the_engines_attention_too(tiny_mode
     config["max_position_embeddings"] = FIRST
     (tiny_model_folder / "config.json").write_text(json.dumps(config))
     loaded = load_model(tiny_model_folder)
-    factors = search(loaded, documents, None, base="as-is").factors
+    factors = search(loaded, documents, None, base="as-is", attention_factor="longrope").factors
     assert factors.attention_factor == pytest.approx(longrope_attention_factor(8, 64))
+    plan = plan_search(loaded.description, TARGET, SearchSettings(base="as-is"))
+    totals = [plan.base_factors.attention_factor * quotient for quotient in plan.space.attention_factors]
+    assert totals == pytest.approx(attention_choices("search", loaded.geometry, TARGET))
     one = search(loaded, documents, None, base="as-is", strategy="evolution").factors
     assert one.attention_factor == pytest.approx(0.1 * math.log(2) + 1), "the model keeps its own"

@@ -14,8 +14,8 @@ def chosen(**given):
     return settings.serve_with, settings.space, settings.attention_factor, settings.start_tokens
 
 
-def test_the_default_serves_everywhere():
-    assert chosen() == ("any", "spline", "longrope", "none")
+def test_the_default_serves_everywhere_with_a_searched_attention_factor():
+    assert chosen() == ("any", "spline", "search", "none")
     settings = SearchSettings(budget=None, seed=None)
     assert (settings.strategy, settings.num_evaluations) == ("gradient", 27)
 
@@ -26,8 +26,8 @@ def test_the_reference_searches_as_the_paper_does(strategy):
     assert SearchSettings(strategy=strategy).num_evaluations == 1344
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm", "llama.cpp"])
-def test_engines_that_read_an_attention_factor_have_it_searched(engine):
+@pytest.mark.parametrize("engine", ["any", "transformers", "vllm", "llama.cpp"])
+def test_for_every_engine_the_attention_factor_is_searched_without_start_tokens(engine):
     assert chosen(serve_with=engine) == (engine, "spline", "search", "none")
 
 
@@ -35,14 +35,24 @@ def test_our_own_runtime_holds_everything():
     assert chosen(serve_with="ropewalk") == ("ropewalk", "spline", "search", "search")
 
 
-def test_who_chooses_by_hand_is_not_limited():
-    assert chosen(attention_factor="1") == ("ropewalk", "spline", 1.0, "search")
-    assert chosen(start_tokens="none") == ("ropewalk", "spline", "search", "none")
+@pytest.mark.parametrize(("given", "factor"), [("1", 1.0), (1.2, 1.2), ("longrope", "longrope")])
+def test_every_engine_can_be_served_with_a_given_attention_factor(given, factor):
+    assert chosen(attention_factor=given) == ("any", "spline", factor, "none")
+    assert chosen(serve_with="any", attention_factor=given) == ("any", "spline", factor, "none")
 
 
-def test_the_reference_can_be_limited():
-    assert chosen(strategy="evolution", serve_with="any") == ("any", "full", "longrope", "none")
-    assert chosen(strategy="evolution", serve_with="vllm") == ("vllm", "full", 1.0, "none")
+def test_start_tokens_imply_the_only_engine_that_has_them():
+    assert chosen(start_tokens="search") == ("ropewalk", "spline", "search", "search")
+    assert chosen(start_tokens="none") == ("any", "spline", "search", "none")
+
+
+@pytest.mark.parametrize("engine", ["any", "vllm"])
+def test_the_reference_can_be_limited(engine):
+    assert chosen(strategy="evolution", serve_with=engine) == (engine, "full", 1.0, "none")
+
+
+def test_the_reference_can_search_the_attention_factor_too():
+    assert chosen(strategy="evolution", attention_factor="search") == ("ropewalk", "full", "search", "search")
 
 
 def test_what_is_given_is_told_from_defaults_that_follow():
@@ -51,17 +61,27 @@ def test_what_is_given_is_told_from_defaults_that_follow():
     assert SearchSettings(**settings.given()) == settings
 
 
-def test_a_strategy_that_keeps_attention_keeps_that_of_known_factors():
-    assert SearchSettings(strategy="evolution").beside(1.1).attention_factor == 1.1
-    for given in ({}, {"attention_factor": 1.0}, {"serve_with": "any"}):
-        settings = SearchSettings(strategy="gradient" if not given else "evolution", **given)
-        assert settings.beside(1.1) is settings
+@pytest.mark.parametrize("strategy", ["gradient", "evolution"])
+def test_the_attention_factor_of_known_factors_stays_unless_one_is_given(strategy):
+    kept = SearchSettings(strategy=strategy).keeping_attention(1.1)
+    assert kept.attention_factor == 1.1
+    assert kept.keeping_attention(1.3) is kept
+    for factor in (1.0, "search", "longrope"):
+        settings = SearchSettings(strategy=strategy, attention_factor=factor)
+        assert settings.keeping_attention(1.1) is settings
+
+
+@pytest.mark.parametrize("engine", ["any", "ropewalk"])
+def test_only_a_reference_strategy_keeps_attention_by_itself(engine):
+    assert SearchSettings(strategy="evolution", serve_with=engine).keeps_attention
+    assert not SearchSettings(strategy="evolution", serve_with=engine, attention_factor=1).keeps_attention
+    assert not SearchSettings(serve_with=engine).keeps_attention
 
 
 @pytest.mark.parametrize(
     ("given", "noun"),
     [
-        ({"serve_with": "any", "attention_factor": "1.1"}, "attention_factor"),
+        ({"serve_with": "any", "start_tokens": "search"}, "n-hat"),
         ({"serve_with": "vllm", "start_tokens": "search"}, "n-hat"),
         ({"serve_with": "sglang"}, "serve_with"),
         ({"budget": 0}, "budget"), ({"budget": "all"}, "paper"), ({"budget": 2.5}, "budget"),

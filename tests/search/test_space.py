@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
+from ropewalk.rope.attention_factor import longrope_attention_factor, yarn_attention_factor
 from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
 from ropewalk.search.space import (
     START_TOKENS,
@@ -117,8 +118,19 @@ def test_attention_choices():
     assert longrope == pytest.approx(math.sqrt(1 + math.log(8) / math.log(256)))
     searched = attention_choices("search", GEOMETRY, 2048)
     assert searched[0] == 1.0
-    assert searched[1] == 1.01
+    assert searched[1] == 1.005
     assert searched[-1] >= 1 + 0.2 * math.log(8) > searched[-2]
+
+
+@pytest.mark.parametrize(("window", "target"), [(256, 2048), (256, 131072), (4096, 8192), (4, 8)])
+def test_a_searched_attention_factor_may_be_1_yarn_s_and_that_of_engines(window, target):
+    geometry = RopeGeometry(
+        head_dim=24, rotary_dim=24, rope_theta=10000.0, original_length=window, num_layers=1
+    )
+    lowest, *_, highest = attention_choices("search", geometry, target)
+    ratio = target / window
+    assert lowest == 1.0
+    assert highest >= max(yarn_attention_factor(ratio), longrope_attention_factor(ratio, window))
 
 
 @pytest.mark.parametrize("setting", ["0", "-1", "nan", "inf", "free", ""])

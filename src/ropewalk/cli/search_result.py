@@ -100,11 +100,8 @@ def _about_published(one: "Finalist", documents: str, found: "SearchResult") -> 
     if one.is_own:
         about = "below what is written: it may need no other factors at this length"
         return f"the model as it is ({one.label}) has {value}, {about}"
-    why = f"but the search keeps {found.factors.attention_factor:g}"
-    if found.identity["serve_with"] == "any":
-        why = "which not every engine reads (--serve-with transformers, vllm or llama.cpp allows it)"
-    factor = one.trial.candidate.attention_factor
-    return f"{one.label} has {value} with the attention factor {factor:g}, {why}"
+    factor, kept = one.trial.candidate.attention_factor, found.factors.attention_factor
+    return f"{one.label} has {value} with the attention factor {factor:g}, but the search keeps {kept:g}"
 
 
 def _worth_of_start_tokens(found: "SearchResult") -> str:
@@ -129,16 +126,12 @@ def _closed_form_plain(found: "SearchResult") -> str:
 
 def _cost_of_constraints(found: "SearchResult") -> str:
     engine, free, cost = found.identity["serve_with"], found.outcome.unconstrained, found.nats_of_constraints
-    limits = f"constrained to what {'every engine' if engine == 'any' else engine} can run: n-hat 0" + (
-        " and the attention factor sqrt(1 + ln s / ln L)" if engine == "any" else ""
-    )
+    limits = f"constrained to what {'every engine' if engine == 'any' else engine} can run: n-hat 0"
     if free is None or cost is None:
         return f"{limits}; no unconstrained candidate could be evaluated"
     if cost == 0:
         return f"{limits}; no unconstrained candidate was better (--serve-with ropewalk searches there)"
-    outside = free.candidate
     return (
-        f"{limits}, which costs at least {cost:.4f} nats per token: n-hat {outside.num_start_tokens} and "
-        f"attention factor {outside.attention_factor:g} give {free.value:.4f} (--serve-with ropewalk "
-        f"searches there)"
+        f"{limits}, which costs at least {cost:.4f} nats per token: n-hat {free.candidate.num_start_tokens} "
+        f"gives {free.value:.4f} (--serve-with ropewalk searches there)"
     )

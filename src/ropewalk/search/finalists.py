@@ -8,9 +8,10 @@ validation documents the search documents decide, which favours searched candida
 An objective of several terms (the text, answers about facts) must not buy one with another: a searched
 candidate that is worse than the best closed form in any term, by more than the limit, is not the result.
 
-An engine must be able to run a closed form like a searched candidate. It has n-hat 0. Where the search keeps
-one attention factor, the scheme is measured with that one. The best of them, and the scaling in the model's
-configuration, are measured with their published attention factor too, to show what that limit costs.
+An engine must be able to run a closed form like a searched candidate. It has n-hat 0. Where the attention
+factor is searched, a scheme has its published one. Where the search keeps one attention factor, the scheme is
+measured with that one. The best of them, and the scaling in the model's configuration, are measured with
+their published attention factor too, to show what that limit costs.
 
 These measurements are not in the budget: otherwise every further scheme would leave less of it to the
 strategy, and so change the result. They are in the journal like every trial.
@@ -79,9 +80,9 @@ def closed_form_candidates(
 def _attention_factor(space: SearchSpace, settings: SearchSettings) -> float | None:
     """The attention factor that a finalist must have; None where a scheme may keep its own.
 
-    It must have the one that the search keeps, because the engine computes it, the caller chose it, or the
-    long factors have it (readjustment). Where it is searched, and where the reference strategies keep it
-    at 1 as the paper does, the engine reads any.
+    It must have the one that the search keeps, because the caller chose it, or the long factors have it
+    (readjustment). Where it is searched, and where the reference strategies keep it at 1 as the paper does,
+    a scheme may have any.
     """
     if space.searches_attention or (settings.keeps_attention and space.long_factors is None):
         return None

@@ -191,7 +191,8 @@ def plan_search(
         )
     else:
         base_factors.require_geometry(description.geometry, "the model")
-        settings = settings.beside(base_factors.attention_factor)
+        if settings.keeps_attention:
+            settings = settings.keeping_attention(base_factors.attention_factor)
         onto = base_factors
     space = _space_onto(
         description.geometry, target_length, settings, onto, is_given=base_factors is not None
@@ -218,7 +219,7 @@ def _space_onto(
     if onto is None:
         return search_space(geometry, target_length, settings)
     space = search_space(onto.as_window(), target_length, settings)
-    if not is_given and settings.attention_factor != "longrope":
+    if not is_given and not isinstance(settings.attention_factor, str):
         return space
     total = attention_choices(settings.attention_factor, onto.geometry, target_length)
     return replace(space, attention_factors=tuple(value / onto.attention_factor for value in total))

@@ -117,7 +117,7 @@ def plan_readjustment(
     Raises:
         SettingError, FactorsError: as `readjust`.
     """
-    settings = settings.beside(long_factors.attention_factor)
+    settings = settings.keeping_attention(long_factors.attention_factor)
     space = short_space(description.geometry, length, long_factors, settings, trained_factors, ceiling)
     return SearchPlan(settings=settings, space=space, closed_forms=closed_form_candidates(space, settings))
 
@@ -160,6 +160,7 @@ def short_space(
 
 
 def _attention(settings: SearchSettings, long_factors: RescaleFactors) -> tuple[float, ...]:
+    settings = settings.keeping_attention(long_factors.attention_factor)
     if settings.attention_factor == "longrope":
         return (long_factors.attention_factor,)
     return attention_choices(settings.attention_factor, long_factors.geometry, long_factors.target_length)

@@ -42,8 +42,9 @@ def search_factors(
     With `base_factors` this is LongRoPE's second search (arXiv 2402.13753, Sec. 3.3): on a model that was
     trained with these factors, relative to them, for a target beyond theirs. The result is the total, lambda
     by lambda the product, for the model's plain geometry. The attention factor in the settings is the total's
-    too: `longrope` is sqrt(1 + ln s / ln L) of the whole s, because an engine computes it from that. A
-    reference strategy, which never changes the attention factor, keeps that of `base_factors`.
+    too: `search` is the grid of the whole s, and `longrope` is sqrt(1 + ln s / ln L) of the whole s, because
+    an engine computes it from that. A reference strategy, which never changes the attention factor, keeps
+    that of `base_factors`.
 
     Args:
         documents: of at least `target_length` tokens each; the search follows these.

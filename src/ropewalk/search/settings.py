@@ -60,10 +60,10 @@ class SearchSettings(Settings):
     """How to search.
 
     Some defaults follow from other fields. The reference strategies (evolution, random) search as the paper
-    does: every pair, n-hat from its list, attention factor 1, 1344 evaluations. Other strategies search what
-    every engine can run. If an engine, an attention factor or n-hat is given, the search includes what that
-    allows; the reference strategies keep attention factor 1 even then, unless the engine is `any` or another
-    attention factor is given. None as a value means "not given".
+    does: every pair, n-hat from its list, attention factor 1, 1344 evaluations. Other strategies search the
+    attention factor too, and n-hat only for `ropewalk`, the one engine that has it; `start_tokens: search`
+    implies this engine. The reference strategies keep attention factor 1 for every engine, unless another is
+    given. None as a value means "not given".
 
     Raises:
         SettingError: a value out of its range, an unknown name, or two values that contradict each other.
@@ -104,9 +104,10 @@ class SearchSettings(Settings):
     monotone: bool = Field(default=True, description="Whether factors never fall from pair to pair.")
     attention_factor: Annotated[float | Literal["longrope", "search"], BeforeValidator(_attention_factor)] = (
         Field(
-            default="longrope",
+            default="search",
             title="A",
-            description="A number from 0.01 to 100, longrope (sqrt(1 + ln s / ln L)), or search.",
+            description="search, a number from 0.01 to 100, or longrope: sqrt(1 + ln s / ln L), which "
+            "engines compute.",
         )
     )
     start_tokens: StartTokens = Field(
@@ -166,17 +167,10 @@ class SearchSettings(Settings):
     @model_validator(mode="after")
     def _require_servable(self) -> Self:
         """The engine must be able to run what is searched."""
-        if self.serve_with == "ropewalk":
-            return self
-        if self.start_tokens != "none":
+        if self.serve_with != "ropewalk" and self.start_tokens != "none":
+            engine = "not every engine has an" if self.serve_with == "any" else f"{self.serve_with} has no"
             raise ValueError(
-                f"start_tokens is `search`, but {self.serve_with} has no n-hat: leave it out, or set "
-                f"serve_with to ropewalk"
-            )
-        if self.serve_with == "any" and self.attention_factor != "longrope":
-            raise ValueError(
-                f"attention_factor is {self.attention_factor}, but not every engine reads one: leave it out, "
-                f"or name an engine with serve_with"
+                f"start_tokens is `search`, but {engine} n-hat: leave it out, or set serve_with to ropewalk"
             )
         return self
 
@@ -188,13 +182,11 @@ class SearchSettings(Settings):
     @property
     def keeps_attention(self) -> bool:
         """Whether attention factor 1 only means that the reference strategies never change it."""
-        return (
-            self.strategy in REFERENCE_STRATEGIES and self.serve_with != "any" and self.attention_factor == 1
-        )
+        return self.strategy in REFERENCE_STRATEGIES and "attention_factor" not in self.model_fields_set
 
-    def beside(self, attention_factor: float) -> "SearchSettings":
-        """The same for a model that already has factors: a strategy that keeps attention keeps theirs."""
-        if not self.keeps_attention or "attention_factor" in self.model_fields_set:
+    def keeping_attention(self, attention_factor: float) -> "SearchSettings":
+        """The same with the attention factor of known factors, unless the caller gave another."""
+        if "attention_factor" in self.model_fields_set:
             return self
         return type(self).checked({**self.given(), "attention_factor": attention_factor})
 
@@ -221,16 +213,10 @@ def _following_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that depend on the given values."""
     is_reference = given.get("strategy") in REFERENCE_STRATEGIES
     defaults: dict[str, Any] = dict(_AS_THE_PAPER) if is_reference else {}
-    by_hand = "attention_factor" in given or "start_tokens" in given
-    if by_hand:
+    if given.get("start_tokens") == "search":
         defaults["serve_with"] = "ropewalk"
-    engine = given.get("serve_with", "ropewalk" if by_hand else "any")
-    if engine != "any" and not is_reference:
-        defaults |= {"attention_factor": "search", "start_tokens": "search"}
-    if given.get("serve_with", "ropewalk") != "ropewalk":
-        defaults["start_tokens"] = "none"
-    if given.get("serve_with") == "any":
-        defaults["attention_factor"] = "longrope"
+    if "serve_with" in given:
+        defaults["start_tokens"] = "search" if given["serve_with"] == "ropewalk" else "none"
     return defaults
 
 

@@ -31,6 +31,7 @@ from ropewalk.search.settings import SpaceName
 from ropewalk.units import ATTENTION_FACTORS
 
 STEP = 0.01
+ATTENTION_STEP = 0.005
 FINE_STEP = 0.0001  # where a curve is fitted, a knot may lie between the paper's steps
 CEILING = 1.25
 START_TOKENS = (0, 1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 64, 128, 256)
@@ -357,18 +358,20 @@ def nearest_ascending(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def attention_choices(setting: str | float, geometry: RopeGeometry, target_length: int) -> tuple[float, ...]:
     """The choices that `--attention-factor` gives: `1`, another number, `longrope`, or `search`.
 
-    `longrope` is sqrt(1 + ln s / ln L), what engines compute. `search` is a grid of 0.01 from 1 to
-    1 + 0.2 ln s, which is twice as far as YaRN goes.
+    `longrope` is sqrt(1 + ln s / ln L), what engines compute. `search` is a grid of 0.005 from 1 to
+    1 + 0.2 ln s, which is twice as far as YaRN goes, and at least to `longrope`.
 
     Raises:
         SettingError: none of these.
     """
     extension_ratio = target_length / geometry.original_length
+    computed = longrope_attention_factor(extension_ratio, geometry.original_length)
     if setting == "longrope":
-        return (longrope_attention_factor(extension_ratio, geometry.original_length),)
+        return (computed,)
     if setting == "search":
-        num_steps = math.ceil(0.2 * math.log(max(1.0, extension_ratio)) / STEP)
-        return tuple(round(1 + k * STEP, DECIMALS) for k in range(num_steps + 1))
+        above_1 = max(0.2 * math.log(max(1.0, extension_ratio)), computed - 1)
+        num_steps = math.ceil(above_1 / ATTENTION_STEP)
+        return tuple(round(1 + k * ATTENTION_STEP, DECIMALS) for k in range(num_steps + 1))
     try:
         value = float(setting)
     except (ValueError, OverflowError):
