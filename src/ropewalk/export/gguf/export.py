@@ -74,14 +74,13 @@ def export_gguf(
     require_absent(out)
     served = Served.of(factor_set, mode)
     require_storable(served)
+    require_unfolded(_local_path(source))
     content = _read_source(_local_path(source), base)
     require_architecture(content)
     require_unscaled(content)
     require_geometry(content, served.geometry, original_length)
     if not _is_gguf(source):
-        checkpoint = find_checkpoint(str(source))
-        require_unfolded(checkpoint.folder)
-        checkpoint.warn_if_other_weights(served.long)
+        find_checkpoint(str(source)).warn_if_other_weights(served.long)
     with new_file(out) as path:
         write_gguf(with_factors(content, served, factor_set), path)
     return Exported(
