@@ -23,6 +23,7 @@ from ropewalk.models.settings import ModelSettings
 from ropewalk.recipe.schema import Accept, PasskeyLimit, Recipe
 from ropewalk.recipe.stages import AnyStage, Stage
 from ropewalk.search.settings import SearchSettings
+from ropewalk.search.worker_settings import WorkerSettings
 from ropewalk.text.settings import TextSplit
 from ropewalk.units import MOST
 
@@ -31,7 +32,7 @@ CLASSES: dict[str, type[BaseModel]] = {
     settings.__name__: settings
     for settings in (
         Recipe, ModelSettings, TextSplit, SearchSettings, Accept, PasskeyLimit, FinetuneSettings,
-        LoraSettings, MixtureSettings, SourceSettings,
+        LoraSettings, MixtureSettings, SourceSettings, WorkerSettings,
     )
 }  # fmt: skip
 STAGES: dict[str, type[Stage]] = {

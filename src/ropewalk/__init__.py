@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; a test compares it wit
     from ropewalk.search.settings import SearchSettings as SearchSettings
     from ropewalk.search.strategies.base import Strategy as Strategy
     from ropewalk.search.trial import Query as Query
+    from ropewalk.search.worker_settings import WorkerSettings as WorkerSettings
     from ropewalk.text.readings import Reading as Reading
     from ropewalk.text.settings import TextSplit as TextSplit
     from ropewalk.text.tokens import DocumentSet as DocumentSet
@@ -129,6 +130,7 @@ _MODULES = {
     "search.settings": ["SearchSettings"],
     "search.strategies.base": ["Strategy"],
     "search.trial": ["Query"],
+    "search.worker_settings": ["WorkerSettings"],
     "text.readings": ["Reading"],
     "text.settings": ["TextSplit"],
     "text.tokens": ["DocumentSet", "token_documents"],

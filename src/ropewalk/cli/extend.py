@@ -8,8 +8,10 @@ import typer
 
 from ropewalk.cli import options
 from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, share_table, tell
+from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import show_progress
+from ropewalk.search.worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
@@ -31,9 +33,11 @@ Changes = Annotated[
 ]
 
 
+@from_settings(workers=WorkerSettings)
 def extend(
     context: typer.Context,
     recipe: RecipeName,
+    workers: WorkerSettings,
     changes: Changes = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/RECIPE.")
@@ -60,7 +64,7 @@ def extend(
     )
     with interruptible(again):
         checked = load_for_its_model(recipe, changes or [])
-        found = run_with_progress(checked, out, continue_with, cut_damaged=cut_damaged)
+        found = run_with_progress(checked, out, continue_with, cut_damaged=cut_damaged, workers=workers)
     if found is None:
         return
     if found.waits_for is not None:
@@ -80,7 +84,12 @@ def load_for_its_model(name: str, changes: list[str]) -> "Recipe":
 
 
 def run_with_progress(
-    recipe: "Recipe", out: Path, continue_with: Path | None, *, cut_damaged: bool = False
+    recipe: "Recipe",
+    out: Path,
+    continue_with: Path | None,
+    *,
+    cut_damaged: bool = False,
+    workers: WorkerSettings | None = None,
 ) -> "Extended | None":
     """Run it with progress on stderr; of several processes, only the first one writes any."""
     from ropewalk.recipe.processes import is_first_process
@@ -103,7 +112,10 @@ def run_with_progress(
             on_stage=on_stage, on_trial=progress.on_trial, on_step=progress.on_step,
             on_answer=progress.on_answer, on_record=tell_any, say=say,
         )  # fmt: skip
-        return run_recipe(recipe, out, continue_with=continue_with, cut_damaged=cut_damaged, watch=watch)
+        return run_recipe(
+            recipe, out, continue_with=continue_with, cut_damaged=cut_damaged, watch=watch,
+            workers=workers or WorkerSettings(),
+        )  # fmt: skip
 
 
 def tell_any(record: "EvalRecord") -> None:

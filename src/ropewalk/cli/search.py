@@ -16,6 +16,7 @@ from ropewalk.cli.splits import check_sources, read_split
 from ropewalk.errors import SettingError
 from ropewalk.models.settings import ModelSettings
 from ropewalk.search.settings import SearchSettings
+from ropewalk.search.worker_settings import WorkerSettings
 from ropewalk.text.settings import TextSplit
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ NUM_TEST_DOCUMENTS = 5  # one measurement of every scheme, where a recipe has an
 
 
 @from_settings(
-    {"num_test_documents": NUM_TEST_DOCUMENTS}, model=ModelSettings, text=TextSplit, settings=SearchSettings
-)
+    {"num_test_documents": NUM_TEST_DOCUMENTS}, model=ModelSettings, text=TextSplit, settings=SearchSettings,
+    workers=WorkerSettings,
+)  # fmt: skip
 def search(
     context: typer.Context,
     *,
@@ -36,6 +38,7 @@ def search(
     ],
     text: TextSplit,
     settings: SearchSettings,
+    workers: WorkerSettings,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/MODEL-LENGTH.")
     ] = None,
@@ -77,10 +80,11 @@ def search(
         with begun as folder:
             loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
             split = read_split(text, loaded.tokenizer, target)
-            with show_progress() as progress:
+            opened = plan.open_workers(workers, loaded, split.search, split.validation)
+            with opened as pool, show_progress() as progress:
                 found = plan.run(
                     loaded, split.search, validation_documents=split.validation, journal=folder.journal,
-                    on_trial=progress.on_trial,
+                    on_trial=progress.on_trial, workers=pool,
                 )  # fmt: skip
             folder.write_search(found)
             compared = compare(loaded, split, found, plan.base_factors)

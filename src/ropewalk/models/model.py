@@ -1,6 +1,6 @@
 """Model: a causal language model that owns its rotary embedding; `load_model` loads one by name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,10 @@ class Model:
     Attributes:
         model, tokenizer: the objects of transformers; the tokenizer is None if none was given.
         name, revision: the given name, and the hub's commit (None for local files).
+        load_options: the arguments with which `load_model` loads it again; None for a model in memory.
     """
+
+    load_options: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -311,6 +314,16 @@ def load_model(
     )
     loaded.weights_sha256 = hash_weights(model)  # before factors or training change the model
     loaded.where |= {"device": str(torch_device), "attn_implementation": attn_implementation}  # as given
+    loaded.load_options = {
+        "name": name,
+        "device": str(torch_device),
+        "dtype": dtype,
+        "attn_implementation": attn_implementation,
+        "revision": commit,
+        "trust_remote_code": trust_remote_code,
+        "original_length": original_length,
+        "full_attention": full_attention,
+    }
     return loaded
 
 

@@ -30,6 +30,7 @@ from ropewalk.recipe.stage_runs import STAGE_FUNCTIONS
 from ropewalk.recipe.stages import EvaluateStage, ExternalStage, SearchStage, Stage
 from ropewalk.recipe.state import Models, State
 from ropewalk.search.provenance import run_id
+from ropewalk.search.worker_settings import WorkerSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ def run_recipe(
     continue_with: str | Path | None = None,
     cut_damaged: bool = False,
     watch: Watch | None = None,
+    workers: int | WorkerSettings = 1,
 ) -> Extended:
     """Runs a recipe in a folder, or resumes it there.
 
@@ -75,6 +77,7 @@ def run_recipe(
         continue_with: the checkpoint of an external training, if the run waits for one.
         cut_damaged: as `Journal`, for the journal of every stage.
         watch: callbacks for progress.
+        workers: of the searches, as for `search_factors`.
 
     Returns:
         The result. Of several processes, the first one returns all of it, and the others its folder only.
@@ -89,6 +92,7 @@ def run_recipe(
         return _follow(recipe, window, path, continue_with)
     with PipelineFolder.open(path, identity(recipe)) as folder:
         run = _begin(recipe, window, continue_with, watch or Watch(), cut_damaged=cut_damaged)
+        run.workers = WorkerSettings.of(workers)
         _tell_reach(run)
         # All text is read first: a text too short for the last stage is an error before the first one runs.
         texts = [STAGE_FUNCTIONS[type(stage)].texts(run, stage) for stage in recipe.stages]

@@ -9,6 +9,7 @@ from ropewalk.recipe.progress import Watch
 from ropewalk.recipe.schema import Recipe
 from ropewalk.recipe.stages import ExternalStage
 from ropewalk.recipe.state import Models, State
+from ropewalk.search.worker_settings import WorkerSettings
 from ropewalk.text.tokens import DocumentSet
 
 StageOutput = dict[str, Any]
@@ -43,6 +44,7 @@ class Run:
         continue_with: a checkpoint for the external stage that the run waits at; used once.
         cut_damaged: whether a stage's journal is cut where it is damaged.
         boundary: where the text is divided (see `text.splits`).
+        workers: of the searches.
         training_text: settings of the text for training; None without training.
         searched, reported: the documents of all stages, once they were read.
     """
@@ -58,6 +60,7 @@ class Run:
     continue_with: Path | None = None
     cut_damaged: bool = False
     boundary: int | None = None
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
     training_text: MixtureSettings | None = None
     searched: list[DocumentSet] = field(default_factory=list)
     reported: list[DocumentSet] = field(default_factory=list)

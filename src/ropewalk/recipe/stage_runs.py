@@ -82,7 +82,7 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> StageOutput:
         run.models.current(run.state), documents, target_length=int(stage.length),
         settings=stage.settings, validation_documents=stop,
         journal=folder.journal(cut_damaged=run.cut_damaged), on_trial=run.watch.on_trial,
-        base_factors=run.state.tuned_with,
+        base_factors=run.state.tuned_with, workers=run.workers,
     )  # fmt: skip
     if found.closed_form is not None:
         run.watch.say(f"The factors are those of a closed-form scheme, {found.about_choice}.")
@@ -122,7 +122,7 @@ def _readjust(run: Run, stage: ReadjustStage, folder: StageFolder) -> StageOutpu
             long_factors=run.state.current, trained_factors=run.state.tuned_with, ceiling=stage.ceiling,
             settings=stage.settings, validation_documents=stop,
             journal=folder.journal(length, cut_damaged=run.cut_damaged),
-            on_trial=run.watch.on_trial,
+            on_trial=run.watch.on_trial, workers=run.workers,
         )  # fmt: skip
         if not result.is_better:
             run.watch.say(

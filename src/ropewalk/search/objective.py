@@ -66,6 +66,10 @@ class TermReadings:
         readings = [reading for index in documents for reading in self.readings_of(index, draw)]
         return {term.name: sum(r.num_scored(term.name) for r in readings) for term in self.terms}
 
+    def meter(self, model: Model) -> DocumentMeter:
+        """What measures these readings with a model."""
+        return DocumentMeter(model, [term.name for term in self.terms], self.readings_of)
+
     def num_read(self, document: int) -> int:
         """The tokens that are read to measure one document."""
         return sum(len(reading.ids) for reading in self.readings_of(document, 0))
@@ -118,9 +122,7 @@ class Objective:
         self.terms = readings.terms
         self.space = space
         self._base_factors = base_factors
-        self._measure_all = measure_all or _one_by_one(
-            DocumentMeter(model, [term.name for term in self.terms], readings.readings_of)
-        )
+        self._measure_all = measure_all or _one_by_one(readings.meter(model))
         documents, one_pass = range(readings.num_documents), readings.num_documents * space.target_length
         self._judged = readings.judged()
         self.from_kept = from_kept

@@ -5,7 +5,7 @@ result = plan.run(model, documents, validation_documents=others)
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -25,11 +25,14 @@ from ropewalk.search.objective import Objective
 from ropewalk.search.objectives import OBJECTIVES, ObjectiveTask, make_readings, objective_maker
 from ropewalk.search.outcome import SearchProgress
 from ropewalk.search.provenance import describe_environment, identify
+from ropewalk.search.ray_workers import open_workers
 from ropewalk.search.renewal import TrustRegion
 from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
 from ropewalk.search.strategies import Task, make_strategy
+from ropewalk.search.worker_settings import WorkerSettings
+from ropewalk.search.workers import SEARCH, VALIDATION, WorkerPool
 from ropewalk.text.tokens import DocumentSet
 
 
@@ -72,6 +75,7 @@ class SearchPlan:
         validation_documents: DocumentSet | None = None,
         journal: Journal | None = None,
         on_trial: Callable[[SearchProgress], None] | None = None,
+        workers: WorkerPool | None = None,
     ) -> SearchResult:
         """Runs the search, or resumes it from a journal; the model is unchanged afterwards.
 
@@ -80,6 +84,7 @@ class SearchPlan:
             validation_documents: other documents, for early stopping and for the choice of the result.
             journal: not begun yet; it is closed at the end.
             on_trial: called after each new trial.
+            workers: of `open_workers` with the same model and documents; None measures in this process.
 
         Raises:
             SettingError: a document is in both sets, or the budget does not pay for one trial.
@@ -88,11 +93,11 @@ class SearchPlan:
             RunFolderError: the journal is in use, of another run, damaged, or can't be written.
         """
         settings, space = self.settings, self.space
-        objective = self.objective(model, documents, from_kept=not settings.exact)
+        objective = self.objective(model, documents, workers, from_kept=not settings.exact)
         early_stopping = None
         if validation_documents is not None:
             require_disjoint(documents, validation_documents, space.target_length)
-            on_validation = self.objective(model, validation_documents)
+            on_validation = self.objective(model, validation_documents, workers, VALIDATION)
             early_stopping = EarlyStopping(on_validation, objective, settings.num_evaluations)
         task = Task(
             space=space,
@@ -116,7 +121,7 @@ class SearchPlan:
             "strategy_settings": asdict(strategy.settings),
             **self.more_identity,
         }
-        environment = describe_environment(model)
+        environment = describe_environment(model) if workers is None else workers.environment
         with nullcontext() if journal is None else journal:
             if journal is not None:
                 journal.begin(identity, environment)
@@ -136,22 +141,54 @@ class SearchPlan:
             reproducible=settings.max_minutes is None and same_throughout,
         )
 
-    def objective(self, model: Model, documents: DocumentSet, *, from_kept: bool = False) -> Objective:
+    def objective(
+        self,
+        model: Model,
+        documents: DocumentSet,
+        workers: WorkerPool | None = None,
+        which: str = SEARCH,
+        *,
+        from_kept: bool = False,
+    ) -> Objective:
         """What the search minimises, on these documents.
 
         Args:
+            which: their name among those of the workers.
             from_kept: whether candidates are judged from kept keys.
         """
-        task = ObjectiveTask(
+        task = self._objective_task(documents, model.tokenizer)
+        readings = make_readings(self.settings.objective, task, self.settings.short_weight)
+        measure_all = None if workers is None else workers.measure_all(which)
+        return Objective(model, readings, self.space, self.base_factors, from_kept=from_kept, measure_all=measure_all)
+
+    def open_workers(
+        self,
+        workers: WorkerSettings,
+        model: Model,
+        documents: DocumentSet,
+        validation_documents: DocumentSet | None = None,
+    ) -> AbstractContextManager[WorkerPool | None]:
+        """Workers for `run`, for the length of a `with` block; None if they are this process.
+
+        Raises:
+            RopewalkError: as `ray_workers.open_workers`.
+        """
+        sets = {SEARCH: documents, VALIDATION: validation_documents}
+        tasks = {which: self._objective_task(found) for which, found in sets.items() if found is not None}
+        return open_workers(
+            workers, model, objective=self.settings.objective, short_weight=self.settings.short_weight,
+            sets=tasks,
+        )  # fmt: skip
+
+    def _objective_task(self, documents: DocumentSet, tokenizer: Any = None) -> ObjectiveTask:
+        return ObjectiveTask(
             documents=documents,
-            tokenizer=model.tokenizer,
+            tokenizer=tokenizer,
             original_length=self.space.geometry.original_length,
             target_length=self.space.target_length,
             seed=self.settings.seed,
             answer_weight=self.settings.answer_weight,
         )
-        readings = make_readings(self.settings.objective, task, self.settings.short_weight)
-        return Objective(model, readings, self.space, self.base_factors, from_kept=from_kept)
 
     @property
     def _unconstrained(self) -> UnconstrainedCandidates | None:

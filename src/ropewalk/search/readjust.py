@@ -33,6 +33,8 @@ from ropewalk.search.result import SearchResult
 from ropewalk.search.search import choose_settings
 from ropewalk.search.settings import SearchOptions, SearchSettings
 from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
+from ropewalk.search.worker_settings import WorkerSettings
+from ropewalk.search.workers import SEARCH, VALIDATION
 from ropewalk.text.tokens import DocumentSet
 
 CEILING = 0.5  # of the extension ratio; the paper says "lower" and gives no number
@@ -72,6 +74,7 @@ def readjust(
     validation_documents: DocumentSet | None = None,
     journal: Journal | None = None,
     on_trial: Callable[[SearchProgress], None] | None = None,
+    workers: int | WorkerSettings = 1,
     **options: Unpack[SearchOptions],
 ) -> Readjusted:
     """Search factors for sequences of up to `length` tokens on a model that was extended further.
@@ -83,6 +86,7 @@ def readjust(
         trained_factors: those that it was trained with, if it was: an initial candidate.
         ceiling: the largest lambda, in units of the ratio of `long_factors`; at most 1.
         settings: how to search. Its fields may be given as keywords instead.
+        workers: as for `search_factors`.
 
     Raises:
         SettingError: `length` not below the target of `long_factors`, or a setting that has no meaning there.
@@ -92,12 +96,16 @@ def readjust(
         model.description, length, long_factors, choose_settings(settings, options),
         trained_factors=trained_factors, ceiling=ceiling,
     )  # fmt: skip
-    found = plan.run(
-        model, documents, validation_documents=validation_documents, journal=journal, on_trial=on_trial
-    )
     kept = long_factors.replace(target_length=length)
-    deciding = documents if validation_documents is None else validation_documents
-    long_value = plan.objective(model, deciding).value_of(kept)
+    which, deciding = (
+        (SEARCH, documents) if validation_documents is None else (VALIDATION, validation_documents)
+    )
+    with plan.open_workers(WorkerSettings.of(workers), model, documents, validation_documents) as pool:
+        found = plan.run(
+            model, documents, validation_documents=validation_documents, journal=journal, on_trial=on_trial,
+            workers=pool,
+        )  # fmt: skip
+        long_value = plan.objective(model, deciding, pool, which).value_of(kept)
     value = found.deciding_value
     factors = found.factors if value < long_value else kept
     return Readjusted(factors=factors, found=found, value=value, long_value=long_value)

@@ -11,13 +11,14 @@ from ropewalk.search.outcome import SearchProgress
 from ropewalk.search.plan import plan_search
 from ropewalk.search.result import SearchResult
 from ropewalk.search.settings import SearchOptions, SearchSettings
+from ropewalk.search.worker_settings import WorkerSettings
 from ropewalk.settings import suggest
 from ropewalk.text.tokens import DocumentSet
 
 # Keywords of `search_factors` and `readjust` that are no settings.
 OTHER_KEYWORDS = (
     "target_length", "settings", "validation_documents", "journal", "on_trial", "base_factors",
-    "closed_forms", "length", "long_factors", "trained_factors", "ceiling",
+    "closed_forms", "workers", "length", "long_factors", "trained_factors", "ceiling",
 )  # fmt: skip
 
 
@@ -32,6 +33,7 @@ def search_factors(
     on_trial: Callable[[SearchProgress], None] | None = None,
     base_factors: RescaleFactors | None = None,
     closed_forms: bool = True,
+    workers: int | WorkerSettings = 1,
     **options: Unpack[SearchOptions],
 ) -> SearchResult:
     """Search rescale factors with which a model reads `target_length` tokens; the model itself is unchanged.
@@ -56,6 +58,7 @@ def search_factors(
         base_factors: what the model was trained with, if its configuration does not have it.
         closed_forms: whether the result is compared with closed-form schemes; if not, it is the best searched
             candidate in any case.
+        workers: how many processes measure the documents, or their settings; more than 1 need Ray.
 
     Raises:
         SettingError: an unknown keyword, a setting out of its range, or a target that is not longer than the
@@ -69,9 +72,11 @@ def search_factors(
         model.description, target_length, choose_settings(settings, options), base_factors=base_factors,
         closed_forms=closed_forms,
     )  # fmt: skip
-    return plan.run(
-        model, documents, validation_documents=validation_documents, journal=journal, on_trial=on_trial
-    )
+    with plan.open_workers(WorkerSettings.of(workers), model, documents, validation_documents) as pool:
+        return plan.run(
+            model, documents, validation_documents=validation_documents, journal=journal, on_trial=on_trial,
+            workers=pool,
+        )  # fmt: skip
 
 
 def choose_settings(settings: SearchSettings | None, options: Mapping[str, Any]) -> SearchSettings:
