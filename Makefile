@@ -24,7 +24,7 @@ PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # Those that `make engines` tests: make engines ENGINES=transformers4
 ENGINES ?= transformers4 llama-cpp vllm
 
-.PHONY: demo test lint types check clean engines transformers4 llama-cpp vllm
+.PHONY: demo test cluster lint types check clean engines transformers4 llama-cpp vllm
 
 demo: $(READY)
 	$(BIN)/ropewalk demo --out runs/demo
@@ -42,6 +42,12 @@ types: $(READY)
 	$(BIN)/mypy
 
 check: lint types
+
+# The tests that need Ray (250 MB), which `make test` skips until this has installed it.
+cluster: export OMP_NUM_THREADS = 1
+cluster: $(READY)
+	$(BIN)/$(PIP_INSTALL) -c constraints.txt -e '.[cluster]'
+	$(BIN)/pytest -q tests/search/test_ray_workers.py
 
 # The exact versions of constraints.txt, then the package itself.
 $(READY): constraints.txt pyproject.toml
