@@ -22,7 +22,6 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
 from ropewalk.recipe.progress import Watch
 from ropewalk.recipe.run import run_recipe
-from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.objective import Objective
 from ropewalk.search.space import attention_choices
 

@@ -77,7 +77,7 @@ def test_a_kept_task_scores_fewer_tokens_and_is_exact_under_its_own_factors(
     task = DocumentTask(
         factors=factors, document=1, draw=2, weights=weights, kept=Kept(factors=factors, draw=2)
     )
-    measured, chosen = meter.measure(task), choose_targets(reading(1, 2))
+    measured, chosen = meter.measure(task), choose_targets(reading(1, 2), draw=2)
     with model.using(factors):
         expected = score_reading(model.model, chosen)
 

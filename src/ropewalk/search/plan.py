@@ -159,7 +159,9 @@ class SearchPlan:
         task = self._objective_task(documents, model.tokenizer)
         readings = make_readings(self.settings.objective, task, self.settings.short_weight)
         measure_all = None if workers is None else workers.measure_all(which)
-        return Objective(model, readings, self.space, self.base_factors, from_kept=from_kept, measure_all=measure_all)
+        return Objective(
+            model, readings, self.space, self.base_factors, from_kept=from_kept, measure_all=measure_all
+        )
 
     def open_workers(
         self,

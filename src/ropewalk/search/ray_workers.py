@@ -36,8 +36,13 @@ from ropewalk.search.workers import (
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and measures are small; the least that Ray takes is 75 MiB
 RESERVE_S = 60.0  # after which cores and GPUs that are in use count as missing
-# No usage reports; and a process that reserves no GPU still sees those of its machine.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# No usage reports; a process that reserves no GPU sees those of its machine; and workers have the priority
+# of this process (by default Ray gives them niceness 15, so that on a busy machine they hardly run).
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+}
 
 
 @contextmanager
