@@ -1,4 +1,4 @@
-"""What the loop reserves of a budget, and budgets where a value costs more than one pass (needles)."""
+"""What the loop reserves of a budget, and budgets where a value costs more than one pass (short inputs too)."""
 
 import dataclasses
 

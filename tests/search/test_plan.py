@@ -103,7 +103,7 @@ def test_a_plan_runs_on_documents_as_search_factors_does(tiny_model_folder, tmp_
 
 @pytest.mark.parametrize(
     ("settings", "cost"),
-    [({"objective": "needle"}, 2.0), ({"short_weight": 0.5}, 1.25), ({"objective": "tail"}, 1.0)],
+    [({"objective": "needle"}, 1.0), ({"short_weight": 0.5}, 1.25), ({"objective": "facts"}, 1.0)],
 )
 @pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 5)])
 def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_steps, settings, cost):
