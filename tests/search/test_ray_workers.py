@@ -2,7 +2,9 @@
 
 import os
 import signal
+from pathlib import Path
 
+import failing_readings
 import psutil
 import pytest
 import torch
@@ -70,7 +72,8 @@ def test_a_search_is_the_same_bit_for_bit_if_a_worker_is_killed(loaded, texts, t
     assert worker_processes() == []
 
 
-def test_errors_of_a_worker_are_raised_here(loaded, texts, two):
+def test_errors_of_a_worker_are_raised_here(loaded, texts, two, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(failing_readings.__file__).parent), prepend=os.pathsep)
     settings = SearchSettings(objective="failing_readings:by_draw")
     plan = plan_search(loaded.description, LENGTH, settings)
     factors = scheme_factors("yarn", loaded.geometry, LENGTH)

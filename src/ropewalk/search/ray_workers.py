@@ -36,12 +36,14 @@ from ropewalk.search.workers import (
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and measures are small; the least that Ray takes is 75 MiB
 RESERVE_S = 60.0  # after which cores and GPUs that are in use count as missing
-# No usage reports; a process that reserves no GPU sees those of its machine; and workers have the priority
-# of this process (by default Ray gives them niceness 15, so that on a busy machine they hardly run).
+# Ray reports no usage, leaves the GPUs visible to a process that reserves none, gives workers the priority of
+# this process (its default is niceness 15: on a busy machine they hardly run), and prints no traceback of an
+# error that is not fetched because another worker raised the same.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 
 
