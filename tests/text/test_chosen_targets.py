@@ -1,4 +1,4 @@
-"""Few targets of a text are chosen, at its end and over its depths; answers are all kept."""
+"""Few targets of a text are chosen, spread over its depths; answers are all kept."""
 
 import pytest
 import torch
@@ -16,23 +16,25 @@ def reading(length: int) -> Reading:
 
 @pytest.mark.parametrize("length", [300, 2048, 8192])
 @pytest.mark.parametrize("share", [1 / 16, 1 / 8, 0.5])
-def test_a_share_is_scored_half_of_it_at_the_end(length: int, share: float) -> None:
-    chosen = choose_targets(reading(length), share)
-    text, allowed = chosen.scored["text"], round(share * length)
-    num_blocks = allowed // 2 // 32
-    tail = text[32 * num_blocks :]
+@pytest.mark.parametrize("draw", [0, 1, 7])
+def test_a_share_is_scored_in_blocks_at_evenly_spread_depths(length: int, share: float, draw: int) -> None:
+    chosen = choose_targets(reading(length), share, draw=draw)
+    text, num_blocks = chosen.scored["text"], round(share * length) // 16
 
-    assert len(text) == allowed
-    assert tail.tolist() == list(range(length - 10 - len(tail), length - 10))
-    assert allowed / 2 <= len(tail) < allowed / 2 + 33
+    assert len(text) == 16 * num_blocks
     assert torch.equal(chosen.scored["answers"], reading(length).scored["answers"])
     assert torch.equal(chosen.ids, reading(length).ids)
-    blocks = text[: 32 * num_blocks].view(num_blocks, 32)
+    blocks = text.view(num_blocks, 16)
     assert bool((blocks.diff(dim=1) == 1).all())
-    if num_blocks > 1:  # at evenly spread depths
-        gaps = blocks[:, 0].diff()
-        assert int(gaps.max() - gaps.min()) <= 1
-        assert abs(int(blocks[0, 0]) - int(gaps[0] - 32) // 2) <= 2
+    starts = blocks[:, 0]
+    assert 1 <= int(starts[0])
+    assert int(text[-1]) <= length - 11
+    assert int(starts.diff().max() - starts.diff().min()) <= 1
+
+
+def test_draws_choose_other_tokens() -> None:
+    first, second = (choose_targets(reading(2048), draw=draw).scored["text"] for draw in (1, 2))
+    assert len(set(first.tolist()) & set(second.tolist())) < len(first) / 2
 
 
 def test_the_choice_is_deterministic_and_a_share_of_one_keeps_all() -> None:

@@ -78,22 +78,20 @@ def readings_of(windows: Sequence[TokenWindow], term: str) -> tuple[Reading, ...
 
 
 def choose_targets(
-    reading: Reading, share: float = SCORED_SHARE, block: int = 32, *, draw: int = 0
+    reading: Reading, share: float = SCORED_SHARE, block: int = 16, *, draw: int = 0
 ) -> Reading:
     """The same tokens with fewer targets, so that few run through the model with kept keys.
 
-    A term that scores more than this share of the tokens keeps half of its allowance at the end of its
-    targets, where contexts are longest, and half in blocks at evenly spread depths. Other terms (answers)
-    keep all targets.
+    A term that scores more than this share of the tokens keeps blocks at evenly spread depths, so that their
+    mean is near that of all its tokens. Other terms (answers) keep all targets.
 
     Args:
         share: of the reading's tokens that such a term still scores, above 0 and at most 1.
         block: targets per block.
-        draw: moves the blocks, and the end by up to its own size, so that the steps of a descent do not fit
-            some tokens; 0 is the very end.
+        draw: moves the blocks, so that the steps of a descent do not fit some tokens.
     """
     allowed = max(1, round(share * len(reading.ids)))
-    shift = GOLDEN * draw % 1
+    shift = (0.5 + GOLDEN * draw) % 1
     return Reading(
         ids=reading.ids,
         scored={
@@ -107,10 +105,8 @@ def _chosen(num_targets: int, allowed: int, block: int, shift: float) -> Tensor:
     """The indices of the chosen targets of a term, ascending."""
     if num_targets <= allowed:
         return torch.arange(num_targets)
-    num_blocks = allowed // 2 // block
-    at_end = allowed - num_blocks * block
-    end = num_targets - int(shift * min(at_end, num_targets - allowed))
-    room = (end - at_end) / max(1, num_blocks)
-    starts = torch.arange(num_blocks) * room + (0.5 + shift) % 1 * (room - block)
-    blocks = starts.long().unsqueeze(1) + torch.arange(block)
-    return torch.cat((blocks.flatten(), torch.arange(end - at_end, end)))
+    size = min(block, allowed)
+    num_blocks = allowed // size
+    room = num_targets / num_blocks
+    starts = torch.arange(num_blocks, dtype=torch.float64) * room + shift * (room - size)
+    return (starts.long().unsqueeze(1) + torch.arange(size)).flatten()
