@@ -18,6 +18,7 @@ from ropewalk.text.windows import TokenWindow
 
 GOLDEN = (math.sqrt(5) - 1) / 2  # any number of its multiples are spread evenly modulo 1
 SCORED_SHARE = 1 / 8  # of the tokens of a text that are scored from kept keys
+MOST_SCORED = 512  # so that longer texts cost a smaller share of their reading
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,11 +87,12 @@ def choose_targets(
     mean is near that of all its tokens. Other terms (answers) keep all targets.
 
     Args:
-        share: of the reading's tokens that such a term still scores, above 0 and at most 1.
+        share: of the reading's tokens that such a term still scores, above 0 and at most 1; never more than
+            `MOST_SCORED` tokens.
         block: targets per block.
         draw: moves the blocks, so that the steps of a descent do not fit some tokens.
     """
-    allowed = max(1, round(share * len(reading.ids)))
+    allowed = max(1, min(round(share * len(reading.ids)), MOST_SCORED))
     shift = (0.5 + GOLDEN * draw) % 1
     return Reading(
         ids=reading.ids,
