@@ -8,11 +8,12 @@ from ropewalk.search.meter import DocumentMeasure
 def measured_by(nats_of):
     """Measures every document as `nats_of(objective, candidate)` nats of each term."""
 
-    def measure(objective, candidate, documents, draw=0, *, gradient=False):
+    def measure(objective, candidate, documents, draw=0, *, gradient=False, kept=None):
         assert not gradient
         nats = nats_of(objective, candidate)
+        readings = objective.readings if kept is None else objective.readings.judged()
         for document in documents:
-            num_scored = objective.readings.num_scored([document], draw)
+            num_scored = readings.num_scored([document], draw)
             yield DocumentMeasure(
                 sums={term: NllSum(nll_sum_nats=nats, num_tokens=count) for term, count in num_scored.items()}
             )

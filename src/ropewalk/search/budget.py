@@ -19,7 +19,7 @@ def reserved(
     """The most that the loop's own trials cost, in forward passes over all search documents.
 
     They are the check of n-hat 0, those on the validation documents, and the unconstrained candidates. Kept
-    keys and their renewals are in `renewals`.
+    keys are in `renewals`.
 
     Args:
         evaluation_cost: of a value of all documents.
@@ -39,20 +39,35 @@ def strategy_budget(
     early_stopping: EarlyStopping | None = None,
     unconstrained: UnconstrainedCandidates | None = None,
 ) -> float:
-    """The budget less what the loop reserves for its own trials.
+    """The budget less what the loop reserves for its own trials and for kept keys.
 
     Raises:
         SettingError: nothing is left for one trial.
     """
-    reserve = reserved(objective.cost, space, early_stopping, unconstrained) + renewals(budget, objective)
-    if budget + ROUNDING < objective.cost + reserve:
-        raise too_small(budget, objective.cost + reserve, with_checks=reserve > 0)
-    return budget - reserve
+    checks = reserved(objective.cost, space, early_stopping, unconstrained)
+    least = objective.cost + checks + first_keys(objective)
+    if budget + ROUNDING < least:
+        raise too_small(budget, least, with_checks=least > objective.cost)
+    return budget - checks - renewals(budget, objective, checks)
 
 
-def renewals(budget: float, objective: Objective) -> float:
-    """What kept keys may cost: the first ones of every document, and a share of the budget to renew them."""
-    return sum(objective.full_costs) + RENEWAL_SHARE * budget if objective.from_kept else 0.0
+def renewals(budget: float, objective: Objective, checks: float) -> float:
+    """What kept keys may cost: the first ones of every document, and a share of the budget to renew them.
+
+    A small budget has renewals for half of what one trial leaves, at most.
+
+    Args:
+        checks: what the loop's own trials cost (`reserved`).
+    """
+    if not objective.from_kept:
+        return 0.0
+    left = budget - checks - first_keys(objective) - objective.cost
+    return first_keys(objective) + min(RENEWAL_SHARE * budget, left / 2)
+
+
+def first_keys(objective: Objective) -> float:
+    """What the first keys of all documents cost; 0 where documents are read in full."""
+    return sum(objective.full_costs) if objective.from_kept else 0.0
 
 
 def too_small(budget: float, least: float, *, with_checks: bool) -> SettingError:

@@ -35,6 +35,8 @@ from ropewalk.search.worker_settings import WorkerSettings
 from ropewalk.search.workers import SEARCH, VALIDATION, WorkerPool
 from ropewalk.text.tokens import DocumentSet
 
+LEAST_KEPT = 2  # a whole number of evaluations, of which the first keys take one
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPlan:
@@ -62,8 +64,10 @@ class SearchPlan:
         task = Task(space=self.space, seed=settings.seed, budget=settings.num_evaluations)
         make_strategy(settings.strategy, task, settings.strategy_settings)
         objective_maker(settings.objective)
-        # The validation documents, and what other objectives cost, are not known before the text is read.
-        least = 1 + reserved(1.0, self.space, unconstrained=self._unconstrained)
+        # The validation documents, what other objectives cost, and what a trial from kept keys costs after
+        # the first reading are not known before the text is read.
+        checks = reserved(1.0, self.space, unconstrained=self._unconstrained)
+        least = 1 + checks if settings.exact else LEAST_KEPT
         if settings.objective in OBJECTIVES and settings.num_evaluations < least:
             raise too_small(settings.num_evaluations, least, with_checks=least > 1)
 
@@ -112,7 +116,8 @@ class SearchPlan:
         strategy = make_strategy(settings.strategy, task, settings.strategy_settings)
         region = None
         if objective.from_kept:
-            region = TrustRegion(budget=renewals(settings.num_evaluations, objective))
+            checks = reserved(objective.cost, space, early_stopping, self._unconstrained)
+            region = TrustRegion(budget=renewals(settings.num_evaluations, objective, checks))
         identity = {
             **identify(model, documents, validation_documents),
             "objective": objective.name,
