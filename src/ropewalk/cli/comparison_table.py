@@ -1,19 +1,30 @@
 """The result of a search compared with the base model and every closed form, on test documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, tell
+from ropewalk.cli.evaluate import (
+    how_read,
+    paired_shares_table,
+    paired_table,
+    perplexity_table,
+    share_table,
+    tell,
+)
 from ropewalk.cli.output import say, table
 
 if TYPE_CHECKING:
-    from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.evaluate.records import EvalRecord, FactorsAtLength
     from ropewalk.factors.rescale_factors import RescaleFactors
     from ropewalk.models.model import Model
     from ropewalk.report.comparison import Gap
     from ropewalk.search.result import SearchResult
     from ropewalk.text.splits import DocumentSplit, Role
+
+# Facts of each test document, and the closed forms that are asked for them beside the searched factors.
+NUM_FACTS = 4
+NUM_CLOSED_FORMS = 2
 
 # Instead of a decision, for documents that the factors were fitted to or chosen by.
 NOT_DECIDED = {"search": "fitted to these", "stop": "chosen by these"}
@@ -27,16 +38,19 @@ class Compared:
         main: the records of the test documents, or of the search documents where there are no others.
         extra: of the other sets, for the gaps.
         verdict: in words; None if searched factors or every closed form could not be measured.
+        retrieval: the share of facts found with the searched factors and the best closed forms, on the test
+            documents; empty without them, and where facts do not fit into the target length.
     """
 
     main: "list[EvalRecord]"
     extra: "list[EvalRecord]"
     gaps: "list[Gap]"
     verdict: str | None
+    retrieval: "list[EvalRecord]"
 
     @property
     def records(self) -> "list[EvalRecord]":
-        return self.main + self.extra
+        return self.main + self.extra + self.retrieval
 
     def tables(self) -> str:
         """All tables and sentences, as text."""
@@ -52,6 +66,9 @@ class Compared:
             parts.append(gap_table(self.gaps))
         if self.verdict is not None:
             parts.append(self.verdict)
+        if self.retrieval:
+            parts.append(share_table(self.retrieval, facts_title(self.retrieval)))
+            parts.append(paired_shares_table(self.retrieval, SEARCHED))
         return "\n".join(parts)
 
 
@@ -100,7 +117,41 @@ def compare(
     return Compared(
         main=of_search(main, found), extra=of_search(extra, found), gaps=gaps,
         verdict=comparison_sentence(main, length=target, documents=_role_name(role)) if whole else None,
+        retrieval=of_search(_measure_facts(loaded, split, found, factors), found),
     )  # fmt: skip
+
+
+def _measure_facts(
+    loaded: "Model", split: "DocumentSplit", found: "SearchResult", factors: "Mapping[str, FactorsAtLength]"
+) -> "list[EvalRecord]":
+    """Facts in the test documents, with the searched factors and the best closed forms."""
+    from ropewalk.errors import SettingError
+    from ropewalk.evaluate.retrieval import measure_retrieval
+    from ropewalk.evaluate.settings import RetrievalSettings
+    from ropewalk.report.figures import SEARCHED
+
+    choice = found.outcome.choice
+    if split.test is None or choice is None:
+        return []
+    labels = [one.label for one in choice.closed_forms if one.label in factors]
+    settings = RetrievalSettings(
+        num_facts=NUM_FACTS, num_questions=NUM_FACTS * len(split.test.documents), seed=found.identity["seed"]
+    )
+    try:
+        records = measure_retrieval(
+            loaded, split.test, [found.factors.target_length], settings=settings, on_record=tell,
+            factors={label: factors[label] for label in [*labels[:NUM_CLOSED_FORMS], SEARCHED]},
+        )  # fmt: skip
+    except SettingError:  # the facts do not fit into so short a text
+        return []
+    return [replace(record, documents="report") for record in records]
+
+
+def facts_title(records: "Sequence[EvalRecord]") -> str:
+    """The title of a table of facts that were found."""
+    settings = records[0].retrieval
+    assert settings is not None
+    return f"Facts found of {records[0].n}: {settings.in_words}"
 
 
 def of_search(records: "Sequence[EvalRecord]", found: "SearchResult") -> "list[EvalRecord]":

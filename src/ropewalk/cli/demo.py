@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.comparison_table import gap_table, of_search
-from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, share_table, tell
+from ropewalk.cli.comparison_table import facts_title, gap_table, of_search
+from ropewalk.cli.evaluate import (
+    how_read,
+    paired_shares_table,
+    paired_table,
+    perplexity_table,
+    share_table,
+    tell,
+)
 from ropewalk.cli.from_settings import option
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import show_progress
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 RATIO = 8
 NUM_PASSKEYS = 20
+NUM_FACTS, NUM_QUESTIONS = 4, 40  # of one text, and at each length
 
 
 def demo(
@@ -127,9 +135,11 @@ def _factors(loaded: "Model", found: "SearchResult") -> "dict[str, FactorsAtLeng
 def _measure(
     loaded: "Model", split: "DocumentSplit", found: "SearchResult", target: int
 ) -> "list[EvalRecord]":
-    """Perplexities on the report documents, and passkeys."""
+    """Perplexities and facts on the report documents, and passkeys."""
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
+    from ropewalk.evaluate.retrieval import measure_retrieval
+    from ropewalk.evaluate.settings import RetrievalSettings
     from ropewalk.report.comparison import measure_sliding_window
 
     lengths = doublings(loaded.geometry.original_length, target)
@@ -140,7 +150,15 @@ def _measure(
     records = measure_perplexity(loaded, documents, lengths, factors=factors, on_record=tell)
     records += measure_sliding_window(loaded, documents, lengths, on_record=tell)
     records = [replace(record, documents="report") for record in records]
-    say(f"\n3/3 Passkey: a number hidden in repeated text, {NUM_PASSKEYS} times at each length.")
+    say(
+        f"\n3/3 At each length, {NUM_QUESTIONS} questions about facts hidden in these documents, and "
+        f"{NUM_PASSKEYS} passkeys."
+    )
+    settings = RetrievalSettings(num_facts=NUM_FACTS, num_questions=NUM_QUESTIONS)
+    retrieval = measure_retrieval(
+        loaded, documents, lengths, factors=factors, settings=settings, on_record=tell
+    )
+    records += [replace(record, documents="report") for record in retrieval]
     return records + measure_passkey(
         loaded, lengths, factors=factors, num_trials=NUM_PASSKEYS, seed=0, on_record=tell
     )
@@ -186,12 +204,15 @@ def _report(
     from ropewalk.report.figures import SEARCHED
 
     perplexities = [record for record in records if record.metric == "perplexity"]
+    facts = [record for record in records if record.metric == "retrieval"]
     passkeys = [record for record in records if record.metric == "passkey"]
     say("")
     result(story(found, folder))
     title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
     result(perplexity_table(perplexities, title))
     result(paired_table([r for r in perplexities if r.length == found.factors.target_length], SEARCHED))
+    result(share_table(facts, facts_title(facts)))
+    result(paired_shares_table([r for r in facts if r.length == found.factors.target_length], SEARCHED))
     result(share_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
     result(gap_table(gaps))
     result(comparison_sentence(records, length=found.factors.target_length, documents="held-out"))
