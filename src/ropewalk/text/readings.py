@@ -35,9 +35,9 @@ class Reading:
     scored: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        targets = self.targets
         assert self.scored, "a reading scores something"
         assert all(len(positions) for positions in self.scored.values()), "a term scores something"
+        targets = self.targets
         assert int(targets[0]) >= 1, targets
         assert int(targets[-1]) < len(self.ids), targets
         assert bool((targets.diff() > 0).all()), "terms share no position"
