@@ -9,8 +9,8 @@ For each journal below `results/` whose strategy is `gradient` (or `--strategy N
                 lambda, n-hat, the attention factor, the documents, whether a gradient is requested, and the
                 state of the generator.
     resume      A copy of the complete journal is resumed by `SearchLoop`, without a model. It must measure
-                nothing, ask for every recorded trial (also those on validation documents, and the
-                unconstrained candidates), and end with the candidate of the recorded factors file.
+                nothing, ask for every recorded trial (also those on validation documents), and end with the
+                candidate of the recorded factors file. Unconstrained candidates are the recorded ones.
 
 What it does not show: that a model gives the recorded values and gradients. It takes these from the journal.
 
@@ -229,7 +229,7 @@ class _Run:
         if stop_text is not None:
             on_validation = _objective(recorded, space, stop_text["num_documents"])
             self.early_stopping = EarlyStopping(on_validation, self.objective, identity["budget"])
-        self.unconstrained = UnconstrainedCandidates.beyond(identity.get("serve_with", "ropewalk"))
+        self.unconstrained = _unconstrained(recorded.trials)
         budget = strategy_budget(
             identity["budget"], self.objective, space, self.early_stopping, self.unconstrained
         )
@@ -251,7 +251,9 @@ def _objective(recorded: Recorded, space: SearchSpace, num_documents: int) -> Ob
     value_cost = sum(costs) if not gradients or gradients[0].documents is None else costs[0]
     gradient_cost = gradients[0].cost / value_cost if gradients else 3.0
 
-    def cost_of(documents: Sequence[int] | None, *, gradient: bool) -> float:
+    def cost_of(
+        documents: Sequence[int] | None, *, gradient: bool = False, kept: bool | None = None
+    ) -> float:
         read = sum(costs) if documents is None else sum(costs[index] for index in documents)
         return read * (round(gradient_cost, 9) if gradient else 1.0)
 
@@ -262,11 +264,20 @@ def _objective(recorded: Recorded, space: SearchSpace, num_documents: int) -> Ob
     return cast(
         Objective,
         SimpleNamespace(
-            costs=costs, cost=sum(costs), num_documents=num_documents, space=space, cost_of=cost_of,
+            costs=costs, full_costs=costs, kept_costs=costs, from_kept=False, cost=sum(costs),
+            num_documents=num_documents, space=space, cost_of=cost_of, measure=refuse,
             gradient_cost=round(gradient_cost, 9), terms=[SimpleNamespace(name=name) for name in names],
-            measure=refuse,
         ),
     )  # fmt: skip
+
+
+def _unconstrained(trials: Sequence[Trial]) -> UnconstrainedCandidates | None:
+    """The recorded ones: most of these journals tried attention factors too, which are no constraint now."""
+    recorded = [trial.candidate for trial in trials if trial.kind == "free"]
+    if not recorded:
+        return None
+    made = SimpleNamespace(num_candidates=len(recorded), candidates=lambda best: recorded)
+    return cast(UnconstrainedCandidates, made)
 
 
 def _costs(trials: Sequence[Trial], num_documents: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""What the loop reserves of a budget, and budgets where a value costs more than one pass (short inputs too)."""
+"""What the loop reserves of a budget, and budgets where a value costs more than one pass."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 from quadratic import RecordingObjective, make_space, search_on
 
 from ropewalk.errors import SettingError
-from ropewalk.search.budget import strategy_budget
+from ropewalk.search.budget import RENEWAL_SHARE, renewals, strategy_budget
 from ropewalk.search.early_stopping import EarlyStopping
 from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.space import START_TOKENS
@@ -59,3 +59,17 @@ def test_the_descent_ends_with_values_of_all_documents(cost):
     outcome = search_on("gradient", RecordingObjective(space, 4, cost=cost), budget=40)
     assert [trial.documents for trial in outcome.trials[-2:]] == [None, None], "the mean and the last iterate"
     assert outcome.best in outcome.trials[-2:]
+
+
+@pytest.mark.parametrize("budget", [2, 3, 6, 27])
+def test_kept_keys_have_renewals_as_far_as_the_budget_allows(budget):
+    """Judged from kept keys, a value costs less than a reading, and the first keys cost one."""
+    objective = RecordingObjective(FULL, 4, cost=0.2)
+    objective.from_kept, objective.full_costs = True, (0.25,) * 4
+    left = strategy_budget(budget, objective, PLAIN)
+    kept = renewals(budget, objective, checks=0.0)
+    assert left + kept == pytest.approx(budget)
+    assert left >= objective.cost
+    assert 1 <= kept <= 1 + RENEWAL_SHARE * budget
+    with pytest.raises(SettingError, match="budget"):
+        strategy_budget(1, objective, PLAIN)

@@ -52,13 +52,13 @@ def show_progress() -> Iterator[Callbacks]:
 def search_line(progress: "SearchProgress") -> str:
     """Returns `best 9.0512 · trial 40 · 14.2 of 27 evaluations · 3:07 min left`.
 
-    At the end of a search, `closed-form schemes: 3 of 9` comes before the time.
+    At the end of a search, `comparison with closed-form schemes: 3 of 12` comes before the time.
     """
     best = "no value yet" if progress.best is None else f"best {progress.best.value:.4f}"
     spent = f"{progress.cost:.1f} of {progress.budget:g} evaluations"
     measured = progress.num_finalists
     total = measured + progress.num_finalists_left
-    schemes = f" · closed-form schemes: {measured} of {total}" if measured else ""
+    schemes = f" · comparison with closed-form schemes: {measured} of {total}" if measured else ""
     left = clock(progress.seconds_left)
     return f"{best} · trial {progress.num_trials} · {spent}{schemes} · {left} left"
 

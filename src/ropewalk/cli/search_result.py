@@ -78,7 +78,15 @@ def _about_searched(found: "SearchResult") -> list[str]:
         f"  found by {found.identity['strategy']} as trial {outcome.best.index + 1} of {len(outcome.trials)}"
         f"{failed}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
         f"{STOPPED_BY[outcome.stopped_by]}",
+        *([] if found.identity["exact"] else [f"  {_about_kept_keys(found)}"]),
     ]
+
+
+def _about_kept_keys(found: "SearchResult") -> str:
+    """How wrong values of the search documents were where they could be checked."""
+    error = found.outcome.largest_error
+    about = "never checked" if error is None else f"wrong by at most {error:.4f} nats when checked"
+    return f"values of the search documents are from kept keys, {about}; --exact reads every document in full"
 
 
 def _published(found: "SearchResult") -> list[str]:

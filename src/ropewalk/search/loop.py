@@ -244,23 +244,32 @@ class SearchLoop:
         timed = self.trials[-NUM_TIMED:]
         seconds_each = sum(t.seconds for t in timed) / max(sum(t.total_cost for t in timed), ROUNDING)
         num_finalists = sum(t.kind in AFTER_THE_SEARCH for t in self.trials)
-        finalists_left = max(0, len(self.closed_forms) - num_finalists)
+        left = self._costs_after_the_search()[num_finalists:]
         seconds_left = 0.0
         if not num_finalists:
             seconds_left = max(0.0, self.budget - self._cost) * seconds_each
             if self.max_minutes is not None:
                 seconds_left = min(seconds_left, max(0.0, 60 * self.max_minutes - self._seconds))
-        cost_of_one = self.objective.cost if self.early_stopping is None else self.early_stopping.cost
         return SearchProgress(
             trial=trial,
             best=self.best,
             num_trials=len(self.trials) - num_finalists,
             cost=self._cost,
             budget=self.budget,
-            seconds_left=seconds_left + finalists_left * cost_of_one * seconds_each,
+            seconds_left=seconds_left + sum(left) * seconds_each,
             num_finalists=num_finalists,
-            num_finalists_left=finalists_left,
+            num_finalists_left=len(left),
         )
+
+    def _costs_after_the_search(self) -> list[float]:
+        """What the trials that compare closed forms cost, one after another."""
+        share = self._share_of_search("finalist")
+        in_full, from_kept = (share * sum(c) for c in (self._deciding.full_costs, self._deciding.kept_costs))
+        num_forms = len(self.closed_forms)
+        if self.region is None:
+            return [in_full] * num_forms
+        screened = [in_full, *[from_kept] * num_forms] if num_forms else []
+        return screened + [in_full] * min(NUM_SCREENED, num_forms)
 
     def _nothing_found(self) -> EvaluationError:
         """Why no trial can be the best."""

@@ -20,7 +20,8 @@ class SearchProgress:
         cost, budget: spent and available, in forward passes over all search documents. Finalists, which
             are evaluated after the search, are in neither.
         seconds_left: an estimate, with the finalists.
-        num_finalists, num_finalists_left: how many were evaluated, and how many closed forms are left.
+        num_finalists, num_finalists_left: trials after the search, which compare closed forms: those that
+            ended, and those that are left.
     """
 
     trial: Trial

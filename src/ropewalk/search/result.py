@@ -127,6 +127,7 @@ class SearchResult:
             "num_trials": len(self.outcome.trials),
             "num_failed": self.outcome.num_failed,
             "cost": self.outcome.cost,
+            "largest_error": self.outcome.largest_error,
             "seconds": self.outcome.seconds,
             "stopped_by": self.outcome.stopped_by,
             "reproducible": self.reproducible,
