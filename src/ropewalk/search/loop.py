@@ -69,6 +69,7 @@ class SearchLoop:
         self._cost = 0.0
         self._seconds = 0.0
         self._strategy_cost = 0.0
+        self._centre: Candidate | None = None  # of kept keys, once the search has ended
 
     def run(self) -> SearchOutcome:
         """Search.
@@ -132,7 +133,7 @@ class SearchLoop:
         index, state = len(self.trials), self.strategy.generator_state()
         evaluator = self._evaluator_of(kind)
         recorded = self._replay.trial(index, query, kind, state, evaluator)
-        best = None if self.best is None or kind == "screen" else self.best.candidate
+        best = self._centre or (None if self.best is None else self.best.candidate)
         if recorded is None:
             trial = self._evaluate(index, query, kind, best)
         else:
@@ -237,7 +238,7 @@ class SearchLoop:
 
     def _screened(self, best: Trial, forms: tuple[ClosedForm, ...]) -> list[tuple[ClosedForm, Trial]]:
         """Judges the closed forms from keys that are kept under the best candidate."""
-        self._try(Query(candidate=best.candidate), "screen")
+        self._centre = best.candidate
         return [(form, self._try(Query(candidate=form.candidate), "screen")) for form in forms]
 
     def _progress(self, trial: Trial) -> SearchProgress:

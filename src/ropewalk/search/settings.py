@@ -20,7 +20,10 @@ _AS_THE_PAPER = {
     "attention_factor": 1.0,
     "start_tokens": "search",
     "budget": PAPER_BUDGET,
+    "exact": True,
 }
+# What a search needs where documents are read in full, or where a strategy follows values alone.
+LARGE_BUDGET = 27
 
 SearchEngine = Literal["any", "transformers", "vllm", "llama.cpp", "ropewalk"]
 SpaceName = Literal["full", "spline", "longrope2"]
@@ -60,10 +63,10 @@ class SearchSettings(Settings):
     """How to search.
 
     Some defaults follow from other fields. The reference strategies (evolution, random) search as the paper
-    does: every pair, n-hat from its list, attention factor 1, 1344 evaluations. Other strategies search the
-    attention factor too, and n-hat only for `ropewalk`, the one engine that has it; `start_tokens: search`
-    implies this engine. The reference strategies keep attention factor 1 for every engine, unless another is
-    given. None as a value means "not given".
+    does: every pair, n-hat from its list, attention factor 1, 1344 evaluations that read documents in full.
+    Other strategies search the attention factor too, and n-hat only for `ropewalk`, the one engine that has
+    it; `start_tokens: search` implies this engine. The reference strategies keep attention factor 1 for every
+    engine, unless another is given. None as a value means "not given".
 
     Raises:
         SettingError: a value out of its range, an unknown name, or two values that contradict each other.
@@ -77,10 +80,10 @@ class SearchSettings(Settings):
         "random, or package.module:Name.",
     )
     budget: Annotated[int | Literal["paper"], BeforeValidator(_budget)] = Field(
-        default=27,
+        default=6,
         title="N",
         description="Evaluations of all search documents, in forward passes, or paper: 1344, the default of "
-        "evolution and random.",
+        "evolution and random. Other strategies than gradient, and exact searches, have 27.",
     )
     seed: int = Field(
         default=0, ge=0, le=LARGEST_SEED, description="Seed of the generator of all random numbers."
@@ -213,6 +216,8 @@ def _following_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults that depend on the given values."""
     is_reference = given.get("strategy") in REFERENCE_STRATEGIES
     defaults: dict[str, Any] = dict(_AS_THE_PAPER) if is_reference else {}
+    if not is_reference and (given.get("exact") or given.get("strategy", "gradient") != "gradient"):
+        defaults["budget"] = LARGE_BUDGET
     if given.get("start_tokens") == "search":
         defaults["serve_with"] = "ropewalk"
     if "serve_with" in given:
