@@ -199,7 +199,10 @@ def documents(loaded, tmp_path):
 
 
 def search(loaded, documents, **changes):
-    settings = {"target_length": TARGET, "strategy": "evolution", "budget": 12, "seed": 3, **changes}
+    settings = {
+        "target_length": TARGET, "objective": "perplexity", "exact": True, "strategy": "evolution",
+        "budget": 12, "seed": 3, **changes,
+    }  # fmt: skip
     return search_factors(loaded, documents.part(0, 2), validation_documents=documents.part(2, 4), **settings)
 
 
@@ -322,7 +325,7 @@ def test_readjustment_keeps_the_attention_factor_of_the_long_factors(loaded, doc
     for strategy in ("gradient", "evolution"):
         result = readjust(
             loaded, documents.part(0, 2), length=TARGET, long_factors=longer, budget=9, strategy=strategy,
-            validation_documents=documents.part(2, 4),
+            objective="perplexity", exact=True, validation_documents=documents.part(2, 4),
         )  # fmt: skip
         choice = result.found.outcome.choice
         assert {one.trial.candidate.attention_factor for one in choice.closed_forms} == {1.2}

@@ -69,7 +69,7 @@ def scaled(tiny_model, tiny_model_folder):
 
 def test_a_search_is_refused_before_anything_is_measured_or_done_where_the_base_is_named(scaled, tmp_path):
     documents = make_texts(tmp_path, scaled.tokenizer, length=512)
-    settings = {"target_length": 512, "budget": 9, "strategy": "random"}
+    settings = {"target_length": 512, "budget": 9, "strategy": "random", "exact": True}
     with pytest.raises(SettingError, match="already reads 1024"):
         search_factors(scaled, documents, **settings)
     result = search_factors(scaled, documents, base="native", **settings)
@@ -112,7 +112,7 @@ def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_s
     documents = make_texts(tmp_path, loaded.tokenizer, length=256)
     result = search_factors(
         loaded, documents, target_length=256, strategy=strategy, budget=int(16 * cost),
-        serve_with="ropewalk", start_tokens="none", **settings,
+        serve_with="ropewalk", start_tokens="none", exact=True, **settings,
     )  # fmt: skip
     trials = result.outcome.trials
     last_step = max(trial.index for trial in trials if trial.gradient is not None)

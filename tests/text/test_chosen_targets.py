@@ -27,7 +27,7 @@ def test_a_share_is_scored_in_blocks_at_evenly_spread_depths(length: int, share:
     blocks = text.view(num_blocks, 16)
     assert bool((blocks.diff(dim=1) == 1).all())
     starts = blocks[:, 0]
-    assert 1 <= int(starts[0])
+    assert int(starts[0]) >= 1
     assert int(text[-1]) <= length - 11
     gaps = starts.diff().tolist()
     assert max(gaps, default=0) - min(gaps, default=0) <= 1

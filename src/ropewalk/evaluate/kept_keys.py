@@ -74,6 +74,16 @@ class KeptKeys:
         return is_query.nonzero().squeeze(1)
 
 
+def require_keys_kept(model: Model, num_tokens: int) -> None:
+    """Refuse a model whose keys can't be kept for texts of this length.
+
+    Raises:
+        ModelError: it rotates keys in another way than pair by pair, or some layers see fewer tokens.
+    """
+    _require_full_attention(model, num_tokens)
+    model.key_rotation  # noqa: B018  learnt on first use, where this is checked
+
+
 def keep(
     model: Any,
     ids: Tensor,
@@ -94,8 +104,8 @@ def keep(
         FactorsError, ModelError: as `Model.install`; or the keys of this model can't be kept.
     """
     model = Model.wrap(model)
+    require_keys_kept(model, len(ids))
     rotation = model.key_rotation
-    _require_full_attention(model, len(ids))
     columns_of = _exact_columns(model, factors, len(ids), inverse=True)
     layers: list[LayerPair] = []
 

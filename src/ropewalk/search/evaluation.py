@@ -86,6 +86,7 @@ class Evaluator:
         if before is not None:
             read = objective.measure(centre, known, query.draw, kept=lambda _: kept)
             error = abs(math.log(before / objective.value([measure.sums for measure in read])))
+            error = error if math.isfinite(error) else None  # the centre has no value
         renewal = Renewal(documents=documents, cost=cost, error=error)
         self._record(renewal, centre, query.draw)
         return renewal
