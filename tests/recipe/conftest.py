@@ -23,7 +23,7 @@ def texts(tmp_path):
 
 @pytest.fixture
 def recipe_of(tiny_model_folder, texts):
-    """A recipe for the tiny model (window 64), from its stages as YAML."""
+    """A recipe for the tiny model, from its stages as YAML; its window of 64 tokens holds no facts."""
 
     def recipe(stages, *changes, more=""):
         text = f"""\
@@ -34,7 +34,7 @@ text:
   num_documents: 2
   num_validation_documents: 1
   num_test_documents: 4
-search: {{budget: 9, seed: 1}}
+search: {{budget: 9, seed: 1, objective: perplexity}}
 finetune: {{batch_size: 2}}
 data: {{sources: [{{name: all, text: {texts / "searched.jsonl"}}}]}}
 {more}

@@ -94,7 +94,7 @@ def test_a_damaged_renewal_is_refused(loaded, documents, tmp_path, damage):
         search(loaded, documents, Journal(path))
 
 
-def test_a_model_whose_keys_can_not_be_kept_is_searched_exactly_and_one_warning_says_so(
+def test_a_model_whose_keys_can_not_be_kept_is_searched_exactly_and_the_result_says_so(
     loaded, documents, monkeypatch, tmp_path
 ):
     def refuse(model):
@@ -103,9 +103,8 @@ def test_a_model_whose_keys_can_not_be_kept_is_searched_exactly_and_one_warning_
     monkeypatch.setattr("ropewalk.models.model.learn_key_rotation", refuse)
     settings = SearchSettings(budget=12, seed=3)
     path = tmp_path / "journal.jsonl"
-    with pytest.warns(UserWarning, match="no keys") as warned:
-        result = search(loaded, documents, Journal(path), settings)
-    assert len(warned) == 1
+    result = search(loaded, documents, Journal(path), settings)
+    assert result.exact_because == "no keys"
     assert result.identity["exact"] is True
     assert json.loads(path.read_bytes().splitlines()[0])["identity"]["exact"] is True
     assert not any(renewals(result))

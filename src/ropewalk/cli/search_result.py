@@ -78,15 +78,19 @@ def _about_searched(found: "SearchResult") -> list[str]:
         f"  found by {found.identity['strategy']} as trial {outcome.best.index + 1} of {len(outcome.trials)}"
         f"{failed}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
         f"{STOPPED_BY[outcome.stopped_by]}",
-        *([] if found.identity["exact"] else [f"  {_about_kept_keys(found)}"]),
+        *(f"  {line}" for line in _about_kept_keys(found)),
     ]
 
 
-def _about_kept_keys(found: "SearchResult") -> str:
-    """How wrong values of the search documents were where they could be checked."""
+def _about_kept_keys(found: "SearchResult") -> list[str]:
+    """How wrong values from kept keys were at renewals, or why there were none."""
+    if found.exact_because is not None:
+        return [f"every document was read in full: {found.exact_because}"]
+    if found.identity["exact"]:
+        return []
     error = found.outcome.largest_error
     about = "never checked" if error is None else f"wrong by at most {error:.4f} nats when checked"
-    return f"values of the search documents are from kept keys, {about}; --exact reads every document in full"
+    return [f"values on the search documents are from kept keys, {about} (--exact reads all in full)"]
 
 
 def _published(found: "SearchResult") -> list[str]:

@@ -63,7 +63,8 @@ class KeptKeys:
     def queries(self, reading: Reading) -> Tensor:
         """The positions of a reading that run through the model, ascending, on the CPU.
 
-        They are the tokens before scored ones, and those that differ from the kept text or come after it.
+        They are the tokens before scored ones, those that differ from the kept text or come after it, and
+        those that the reading names.
         Tokens after the last target run in no case.
         """
         last = int(reading.targets[-1])
@@ -71,17 +72,8 @@ class KeptKeys:
         num_known = min(last, len(self.ids))
         is_query[:num_known] = reading.ids[:num_known].cpu() != self.ids[:num_known]
         is_query[reading.targets - 1] = True
+        is_query[reading.fresh[reading.fresh < last]] = True
         return is_query.nonzero().squeeze(1)
-
-
-def require_keys_kept(model: Model, num_tokens: int) -> None:
-    """Refuse a model whose keys can't be kept for texts of this length.
-
-    Raises:
-        ModelError: it rotates keys in another way than pair by pair, or some layers see fewer tokens.
-    """
-    _require_full_attention(model, num_tokens)
-    model.key_rotation  # noqa: B018  learnt on first use, where this is checked
 
 
 def keep(
@@ -104,8 +96,8 @@ def keep(
         FactorsError, ModelError: as `Model.install`; or the keys of this model can't be kept.
     """
     model = Model.wrap(model)
-    require_keys_kept(model, len(ids))
     rotation = model.key_rotation
+    _require_full_attention(model, len(ids))
     columns_of = _exact_columns(model, factors, len(ids), inverse=True)
     layers: list[LayerPair] = []
 
@@ -230,6 +222,16 @@ def _will_checkpoint(model: Model, kept: KeptKeys, reading: Reading) -> bool:
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
+
+
+def refusal_to_keep(model: Model, num_tokens: int) -> str | None:
+    """Why the keys of a model can't be kept for texts of this length; None if they can."""
+    try:
+        _require_full_attention(model, num_tokens)
+        _ = model.key_rotation  # it is learnt here
+    except ModelError as error:
+        return str(error)
+    return None
 
 
 def _require_full_attention(model: Model, num_tokens: int) -> None:

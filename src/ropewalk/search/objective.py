@@ -228,6 +228,7 @@ class Objective:
 def _num_queries(kept: Reading, reading: Reading) -> int:
     is_query = kept.ids != reading.ids
     is_query[choose_targets(reading, draw=1).targets - 1] = True
+    is_query[reading.fresh] = True
     return int(is_query.sum())
 
 

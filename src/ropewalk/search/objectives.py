@@ -59,7 +59,7 @@ def facts(task: ObjectiveTask) -> TermReadings:
     def reading(document: int, draw: int) -> Reading:
         found = text_with_facts(task, document, draw, encode)
         scored = {PERPLEXITY: torch.tensor(found.text), ANSWERS: _answers(found)}
-        return Reading(ids=torch.tensor(found.ids), scored=scored)
+        return Reading(ids=torch.tensor(found.ids), scored=scored, fresh=_fresh(found))
 
     return _drawn(task, terms, reading)
 
@@ -86,7 +86,8 @@ def needle(task: ObjectiveTask) -> TermReadings:
 
     def reading(document: int, draw: int) -> Reading:
         found = text_with_facts(task, document, draw, encode)
-        return Reading(ids=torch.tensor(found.ids), scored={ANSWERS: _answers(found)})
+        scored = {ANSWERS: _answers(found)}
+        return Reading(ids=torch.tensor(found.ids), scored=scored, fresh=_fresh(found))
 
     return _drawn(task, (Term(name=ANSWERS, weight=1.0),), reading)
 
@@ -183,6 +184,13 @@ def text_with_facts(task: ObjectiveTask, document: int, draw: int, encode: Encod
 
 def _answers(found: FactText) -> torch.Tensor:
     return torch.tensor([position for answer in found.answers for position in answer])
+
+
+def _fresh(found: FactText) -> torch.Tensor:
+    """Everything but the text: statements, questions and answers."""
+    is_text = torch.zeros(len(found.ids), dtype=torch.bool)
+    is_text[[0, *found.text]] = True
+    return (~is_text).nonzero().squeeze(1)
 
 
 def _drawn(

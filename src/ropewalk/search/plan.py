@@ -4,14 +4,13 @@ plan = plan_search(description, 32768, SearchSettings(budget=100))
 result = plan.run(model, documents, validation_documents=others)
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ropewalk.errors import ModelError, SettingError
-from ropewalk.evaluate.kept_keys import require_keys_kept
+from ropewalk.errors import SettingError
+from ropewalk.evaluate.kept_keys import refusal_to_keep
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
@@ -85,8 +84,6 @@ class SearchPlan:
     ) -> SearchResult:
         """Runs the search, or resumes it from a journal; the model is unchanged afterwards.
 
-        Where keys of the model can't be kept, the search warns, and reads the documents in full (`exact`).
-
         Args:
             documents: of at least `target_length` tokens each; the search follows these.
             validation_documents: other documents, for early stopping and for the choice of the result.
@@ -100,8 +97,10 @@ class SearchPlan:
             EvaluationError: every candidate failed.
             RunFolderError: the journal is in use, of another run, damaged, or can't be written.
         """
-        settings, space = self._settings_for(model), self.space
-        objective = self.objective(model, documents, workers, from_kept=not settings.exact)
+        settings, space = self.settings, self.space
+        refusal = None if settings.exact else refusal_to_keep(model, space.target_length)
+        is_exact = settings.exact or refusal is not None
+        objective = self.objective(model, documents, workers, from_kept=not is_exact)
         early_stopping = None
         if validation_documents is not None:
             require_disjoint(documents, validation_documents, space.target_length)
@@ -127,6 +126,7 @@ class SearchPlan:
             "objective": objective.name,
             "space": {"name": settings.space, **space.as_dict()},
             **settings.identity(),
+            "exact": is_exact,
             "strategy_settings": asdict(strategy.settings),
             **self.more_identity,
         }
@@ -148,18 +148,8 @@ class SearchPlan:
             on_search=objective,
             on_validation=None if early_stopping is None else early_stopping.objective,
             reproducible=settings.max_minutes is None and same_throughout,
+            exact_because=refusal,
         )
-
-    def _settings_for(self, model: Model) -> SearchSettings:
-        """The settings, with exact evaluation where the keys of the model can't be kept."""
-        if self.settings.exact:
-            return self.settings
-        try:
-            require_keys_kept(model, self.space.target_length)
-        except ModelError as error:
-            warnings.warn(f"{error} This search reads the documents in full.", stacklevel=3)
-            return self.settings.model_copy(update={"exact": True})
-        return self.settings
 
     def objective(
         self,

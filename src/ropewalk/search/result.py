@@ -26,6 +26,8 @@ class SearchResult:
         identity, environment: what was run, and with which versions on which machine, as JSON values.
         reproducible: whether the same settings and versions give the same factors again.
         not_written: the best searched candidate's factors, where a closed-form scheme is written.
+        exact_because: why every document was read in full although kept keys are the default; None where that
+            is not so.
     """
 
     factors: RescaleFactors
@@ -35,6 +37,7 @@ class SearchResult:
     environment: dict[str, Any]
     reproducible: bool
     not_written: RescaleFactors | None = None
+    exact_because: str | None = None
 
     @property
     def searched_factors(self) -> RescaleFactors:
@@ -176,11 +179,13 @@ def result_of(
     on_search: Objective,
     on_validation: Objective | None,
     reproducible: bool,
+    exact_because: str | None = None,
 ) -> SearchResult:
     """The result of a search, its factors with their provenance.
 
     Args:
         on_search, on_validation: what was minimised, on the search and on the validation documents.
+        exact_because: as in `SearchResult`.
     """
     choice = outcome.choice
 
@@ -212,6 +217,7 @@ def result_of(
         environment=environment,
         reproducible=reproducible,
         not_written=None if factors is best else best,
+        exact_because=exact_because,
     )
 
 

@@ -8,7 +8,7 @@ A text with facts is read once; its own tokens and the answers at its end are sc
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -29,10 +29,14 @@ class Reading:
         ids: shape (n,), int64.
         scored: for each term, the positions of its tokens in `ids`, int64, ascending and above 0; terms share
             no position.
+        fresh: positions of tokens that always run through the model, where a text is scored from kept keys:
+            the statements of facts. What makes an answer out of them is computed in several layers, and kept
+            keys would show only the last one's change.
     """
 
     ids: Tensor
     scored: Mapping[str, Tensor]
+    fresh: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def __post_init__(self) -> None:
         assert self.scored, "a reading scores something"
@@ -100,6 +104,7 @@ def choose_targets(
             term: positions[_chosen(len(positions), allowed, block, shift)]
             for term, positions in reading.scored.items()
         },
+        fresh=reading.fresh,
     )
 
 
