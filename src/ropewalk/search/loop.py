@@ -269,7 +269,9 @@ class SearchLoop:
         num_forms = len(self.closed_forms)
         if self.region is None:
             return [in_full] * num_forms
-        screened = [in_full, *[from_kept] * num_forms] if num_forms else []
+        screened = [from_kept] * num_forms
+        if screened:
+            screened[0] += in_full  # it keeps the keys
         return screened + [in_full] * min(NUM_SCREENED, num_forms)
 
     def _nothing_found(self) -> EvaluationError:
