@@ -126,13 +126,14 @@ def test_a_searched_candidate_that_is_better_there_is_written(search, monkeypatc
 
 
 def test_json_is_one_object_on_stdout(search):
-    ended, run = search("--json")
+    ended, run = search("--json", "--objective", "perplexity", "--exact")
     document = json.loads(ended.out)
-    reported = [record for record in document["records"] if record["documents"] == "report"]
+    perplexities = perplexities_of(document)
+    reported = [record for record in perplexities if record["documents"] == "report"]
     written = document["search"]["choice"]["written"]
     also = [written] if written and written not in CLOSED_FORMS else []
     assert [record["factors"] for record in reported] == ["untouched", *CLOSED_FORMS, *also, "searched"]
-    searched = {r["documents"]: r for r in document["records"] if r["factors"] == "searched"}
+    searched = {r["documents"]: r for r in perplexities if r["factors"] == "searched"}
     assert searched["search"]["value"] == pytest.approx(document["search"]["value"], rel=1e-6)
     assert searched["stop"]["value"] == pytest.approx(document["search"]["stop_value"], rel=1e-6)
     assert {role: record["n"] for role, record in searched.items()} == {"search": 2, "stop": 3, "report": 5}
@@ -153,7 +154,7 @@ def test_json_is_one_object_on_stdout(search):
     run_id = json.loads((run / "run.json").read_text())["run_id"]
     written = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     assert written == document["records"]
-    for record in written:
+    for record in perplexities:
         assert len(record["by_document"]) == record["n"]
         of = [record[key] for key in ("run_id", "strategy", "search_seed", "budget")]
         assert of == [run_id, "gradient", 3, 10]
@@ -161,6 +162,21 @@ def test_json_is_one_object_on_stdout(search):
     assert document["search"]["nats_of_limits"] >= 0
     assert document["files"]["factors"] == str(run / "factors.json")
     assert Path(document["files"]["run"]).is_file()
+
+
+def perplexities_of(document):
+    """The records of `--json` without those of facts."""
+    return [record for record in document["records"] if record["metric"] == "perplexity"]
+
+
+def test_facts_are_measured_on_the_test_documents(search):
+    ended, _ = search("--json")
+    document = json.loads(ended.out)
+    facts = [record for record in document["records"] if record["metric"] == "retrieval"]
+    assert "searched" in {record["factors"] for record in facts}
+    assert {record["documents"] for record in facts} == {"report"}
+    assert document["search"]["largest_error"] is None or document["search"]["largest_error"] >= 0
+    assert json.loads(search("--exact", "--json", out="b")[0].out)["search"]["largest_error"] is None
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(search):
@@ -248,7 +264,7 @@ def test_sets_can_be_left_out_and_the_report_come_from_elsewhere(search, books, 
         "--num-validation-documents", "0", "--test-text", books, "--num-test-documents", "2", "--json"
     )
     assert ended.code == 0, ended.err
-    records = json.loads(ended.out)["records"]
+    records = perplexities_of(json.loads(ended.out))
     assert {(r["documents"], r["source"] == str(books)) for r in records} == {
         ("search", False), ("report", True),
     }  # fmt: skip
@@ -397,10 +413,13 @@ def test_the_default_folder_is_named_after_model_and_target(ropewalk, model, she
     assert (tmp_path / "runs" / "tiny-4x" / "factors.json").is_file()
 
 
-@pytest.mark.parametrize("strategy", ["gradient", "evolution"])
-def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(start, model, shelf, tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "budget"), [("gradient", 60), ("evolution", 200)])
+def test_ctrl_c_then_a_kill_then_resume_ends_with_the_same_factors(
+    start, model, shelf, tmp_path, strategy, budget
+):
+    """By default the first has kept keys, and the second none."""
     by = [] if strategy == "gradient" else ["--strategy", strategy]
-    settings = ["search", model, "--text", shelf, *SETTINGS, "--budget", "300", *by]
+    settings = ["search", model, "--text", shelf, *SETTINGS, "--budget", str(budget), *by]
     ends_well(start(*settings, "--out", "whole"))
 
     interrupted = start(*settings, "--out", "broken run")
