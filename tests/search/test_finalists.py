@@ -14,13 +14,14 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
 from ropewalk.search.early_stopping import EarlyStopping
-from ropewalk.search.finalists import closed_form_candidates
+from ropewalk.search.finalists import Choice, Finalist, closed_form_candidates
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
 from ropewalk.search.plan import plan_search, search_space
 from ropewalk.search.readjust import readjust
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import SearchSettings
+from ropewalk.search.trial import Trial
 from ropewalk.text.windows import truncate
 
 TARGET = 256  # 4 times the tiny model's window
@@ -161,6 +162,35 @@ def test_the_best_with_n_hat_0_is_chosen_on_the_same_documents():
     assert choice.searched.value == 1.0
     assert choice.searched_plain.kind == "finalist", "it was not measured on the stop documents before"
     assert choice.closed_form_plain.label == "yarn"
+
+
+def of_two_terms(answers, *, text=2.0, value=5.0, kind="finalist"):
+    """A trial with these nats per token, of 1000 tokens of text and 10 of answers in two documents."""
+    return Trial(
+        index=0, candidate=YARN, value=value, failure=None, seconds=0.0, cost=1.0, kind=kind,
+        parts={"perplexity": (600 * text, 400 * text), "answers": (4 * answers, 6 * answers)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("nats", "worse"),
+    [
+        ({"answers": 1.0}, []), ({"answers": 1.019}, []), ({"answers": 1.021}, ["answers"]),
+        ({"answers": 0.5, "text": 2.0019}, []), ({"answers": 0.5, "text": 2.0021}, ["perplexity"]),
+    ],
+)  # fmt: skip
+def test_a_candidate_that_is_worse_in_one_term_beyond_the_limit_is_not_written(nats, worse):
+    """Though its value is lower."""
+    searched, scheme = of_two_terms(**nats, value=4.0), of_two_terms(1.0)
+    yarn = Finalist(label="yarn", trial=scheme)
+    choice = Choice(
+        decided_by="stop", searched=searched, searched_plain=searched, closed_forms=(yarn,),
+        num_scored={"perplexity": 1000, "answers": 10},
+    )  # fmt: skip
+    assert choice.worse_terms(searched) == worse
+    assert choice.closed_form == choice.closed_form_plain == (yarn if worse else None)
+    assert choice.as_dict()["written"] == ("yarn" if worse else None)
+    assert choice.mean_nats(scheme) == pytest.approx({"perplexity": 2.0, "answers": 1.0})
 
 
 def test_the_published_attention_factor_is_measured_where_it_may_not_be_written():
