@@ -36,13 +36,17 @@ class EarlyStopping:
             1 if search_objective.from_kept else 2,
             min(MOST_CHECKS, int(SHARE_OF_BUDGET * budget / self.cost)),
         )
+        # Values from kept keys are approximate, so a runner-up is checked at the end too.
+        self._num_final = 2 if search_objective.from_kept else 1
         self._interval = budget / self.num_checks
         self._checked: list[tuple[Trial, Trial]] = []  # (in the search, on the validation documents)
         self._last_cost = 0.0
 
     def is_due(self, best: Trial | None, cost: float) -> bool:
         """Whether to check the best candidate after this many forward passes."""
-        is_early = cost - self._last_cost < self._interval or len(self._checked) + 1 >= self.num_checks
+        is_early = (
+            cost - self._last_cost < self._interval or len(self._checked) + self._num_final >= self.num_checks
+        )
         return not is_early and self.is_new(best)
 
     def is_new(self, best: Trial | None) -> bool:

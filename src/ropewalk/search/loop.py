@@ -13,7 +13,7 @@ from ropewalk.search.finalists import Choice, ClosedForm, DecidedBy, Finalist, c
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
 from ropewalk.search.outcome import SearchOutcome, SearchProgress, StoppedBy
-from ropewalk.search.renewal import TrustRegion
+from ropewalk.search.renewal import TrustRegion, distance
 from ropewalk.search.replay import Replay
 from ropewalk.search.space import Candidate
 from ropewalk.search.strategies.base import Strategy
@@ -21,6 +21,7 @@ from ropewalk.search.trial import OF_THE_SEARCH, Query, Trial, TrialKind
 
 AFTER_THE_SEARCH: tuple[TrialKind, ...] = ("screen", "finalist")
 NUM_SCREENED = 2  # closed forms that are read in full where the others are judged from kept keys
+NEIGHBOURS = 0.05  # the largest distance of candidates that count as one
 NUM_TIMED = 16  # the last trials, from which the remaining time is estimated: a machine's load changes
 
 
@@ -83,6 +84,9 @@ class SearchLoop:
             raise self._nothing_found()
         if self.early_stopping is not None and self.early_stopping.is_new(self.best):
             self._validate(self.early_stopping, self.best)
+        runner_up = None if self.region is None else self._runner_up(self.best)
+        if self.early_stopping is not None and runner_up is not None:
+            self._validate(self.early_stopping, runner_up)
         validated = self.early_stopping.best if self.early_stopping is not None else None
         best, on_validation = validated or (self.best, None)
         self._try_without_start_tokens(best)
@@ -184,6 +188,17 @@ class SearchLoop:
     def _validate(self, early_stopping: EarlyStopping, best: Trial) -> None:
         checked = self._try(Query(candidate=best.candidate), "stop")
         early_stopping.record(best, checked, self._cost)
+
+    def _runner_up(self, best: Trial) -> Trial | None:
+        """The best trial that is no neighbour of the best one, and has not been checked."""
+        others = [
+            trial
+            for trial in self.trials
+            if trial.kind in OF_THE_SEARCH and distance(trial.candidate, best.candidate) > NEIGHBOURS
+        ]
+        found = best_of(others)
+        is_new = found is not None and (self.early_stopping is None or self.early_stopping.is_new(found))
+        return found if is_new else None
 
     def _try_without_start_tokens(self, best: Trial) -> None:
         plain = best.candidate.without_start_tokens()

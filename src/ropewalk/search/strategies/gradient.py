@@ -50,7 +50,7 @@ class GradientSettings:
         SettingError: a value out of its range.
     """
 
-    schemes: tuple[str, ...] = INITIAL_SCHEMES
+    schemes: tuple[str, ...] = (*INITIAL_SCHEMES, "mrrope-pro")
     learning_rate: float = 0.1
     full_rate_turns: float = 2.0
     attention_rate: float = 0.3
