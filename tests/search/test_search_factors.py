@@ -36,7 +36,10 @@ def linear(tiny_model, tiny_model_folder):
 
 def search(loaded, documents, **changes):
     """Without closed forms, which may be better than what so short a search finds; see test_finalists."""
-    settings = {"target_length": TARGET, "strategy": "evolution", "budget": 12, "seed": 3, **changes}
+    settings = {
+        "target_length": TARGET, "objective": "perplexity", "exact": True, "strategy": "evolution",
+        "budget": 12, "seed": 3, **changes,
+    }  # fmt: skip
     return search_factors(loaded, documents, closed_forms=False, **settings)
 
 

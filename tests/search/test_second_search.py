@@ -38,7 +38,10 @@ def own(loaded):
 
 
 def search(loaded, documents, own, **changes):
-    settings = {"target_length": TARGET, "strategy": "gradient", "budget": 12, "seed": 3, **changes}
+    settings = {
+        "target_length": TARGET, "objective": "perplexity", "exact": True, "strategy": "gradient",
+        "budget": 12, "seed": 3, **changes,
+    }  # fmt: skip
     return search_factors(loaded, documents, base_factors=own, **settings)
 
 
