@@ -85,7 +85,8 @@ def _about_searched(found: "SearchResult") -> list[str]:
 def _about_kept_keys(found: "SearchResult") -> list[str]:
     """How wrong values from kept keys were at renewals, or why there were none."""
     if found.exact_because is not None:
-        return [f"every document was read in full: {found.exact_because}"]
+        larger = "--exact has a larger default budget"
+        return [f"every document was read in full ({larger}): {found.exact_because}"]
     if found.identity["exact"]:
         return []
     error = found.outcome.largest_error
