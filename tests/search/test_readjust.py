@@ -18,6 +18,9 @@ from ropewalk.text.windows import truncate
 
 WINDOW, LONG = 64, 512
 
+# Facts do not fit into texts of these lengths.
+IN_FULL = {"objective": "perplexity", "exact": True}
+
 
 @pytest.fixture
 def loaded(tiny_model_folder):
@@ -54,8 +57,8 @@ def perplexity(loaded, documents, factors, length):
 def test_at_lengths_below_at_and_above_the_trained_window(loaded, longer, texts, length):
     search, stop = texts(length)
     result = readjust(
-        loaded, search, validation_documents=stop, length=length, long_factors=longer, budget=16
-    )
+        loaded, search, validation_documents=stop, length=length, long_factors=longer, budget=16, **IN_FULL,
+    )  # fmt: skip
     assert result.factors.target_length == length
     assert result.factors.geometry == loaded.geometry
     assert max(result.found.factors.rescale_factors[0]) <= 0.5 * 8 + 1e-9, "a lower ceiling"
@@ -69,7 +72,9 @@ def test_it_is_never_worse_than_the_long_factors(loaded, longer, texts):
     """Where every start is hopeless the long ones stay: here the model was trained on them, in effect."""
     search, _ = texts(WINDOW)
     good = longer.replace(rescale_factors=((1.0, 1.0, 1.0, 1.0),), num_start_tokens=0)
-    result = readjust(loaded, search, length=WINDOW, long_factors=good, budget=9, attention_factor="3")
+    result = readjust(
+        loaded, search, length=WINDOW, long_factors=good, budget=9, attention_factor="3", **IN_FULL
+    )
     assert not result.is_better
     assert result.factors == good.replace(target_length=WINDOW)
     assert result.long_value < result.value
@@ -117,7 +122,7 @@ def test_a_journal_goes_on_and_knows_its_long_factors(loaded, longer, texts, tmp
         if progress.num_trials == 3:
             raise KeyboardInterrupt
 
-    again = {"length": WINDOW, "long_factors": longer, "budget": 12}
+    again = {"length": WINDOW, "long_factors": longer, "budget": 12, **IN_FULL}
     expected = readjust(loaded, search, **again)
     with pytest.raises(KeyboardInterrupt):
         readjust(loaded, search, journal=Journal(path), on_trial=stop, **again)
@@ -138,7 +143,7 @@ def test_the_model_is_left_as_it_was(loaded, longer, texts):
     ids = search.documents[0].ids[None]
     with torch.no_grad():
         before = loaded.model(input_ids=ids).logits
-        readjust(loaded, search, length=32, long_factors=longer, budget=8)
+        readjust(loaded, search, length=32, long_factors=longer, budget=8, **IN_FULL)
         assert torch.equal(loaded.model(input_ids=ids).logits, before)
 
 

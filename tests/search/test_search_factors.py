@@ -270,7 +270,7 @@ def test_a_misspelled_keyword_names_the_nearest(loaded, documents, keyword, near
 
 
 def test_settings_and_keywords_are_the_same_search(loaded, documents):
-    settings = SearchSettings(strategy="evolution", budget=12, seed=3)
+    settings = SearchSettings(strategy="evolution", budget=12, seed=3, objective="perplexity", exact=True)
     given = search_factors(loaded, documents, target_length=TARGET, settings=settings, closed_forms=False)
     assert given.factors.to_json() == search(loaded, documents).factors.to_json()
     with pytest.raises(SettingError, match="keyword"):
