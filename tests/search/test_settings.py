@@ -17,7 +17,8 @@ def chosen(**given):
 def test_the_default_serves_everywhere_with_a_searched_attention_factor():
     assert chosen() == ("any", "spline", "search", "none")
     settings = SearchSettings(budget=None, seed=None)
-    assert (settings.strategy, settings.num_evaluations) == ("gradient", 27)
+    assert (settings.strategy, settings.num_evaluations) == ("gradient", 6)
+    assert SearchSettings(exact=True).num_evaluations == SearchSettings(strategy="cma").num_evaluations == 27
 
 
 @pytest.mark.parametrize("strategy", ["evolution", "random"])
