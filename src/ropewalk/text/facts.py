@@ -187,7 +187,7 @@ def fact_text(
     if num_kept < 2:
         raise SettingError(
             f"{len(facts)} facts and {len(questions)} questions need {num_added} tokens, but the text has "
-            f"{length}: give a longer length, fewer facts, or a search another objective."
+            f"{length}: give a longer length, fewer facts, or, for a search, another objective."
         )
     ids: list[int] = []
     text: list[int] = []

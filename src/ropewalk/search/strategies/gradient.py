@@ -183,12 +183,13 @@ class Gradient(Strategy):
         if not self._documents:
             self._documents = self.generator.permutation(self.task.num_documents).tolist()
         documents = (self._documents[-1],) if self.task.num_documents > 1 else None
-        # Facts are drawn again for each step, so that the descent can't fit those of one draw.
+        # Facts are drawn again for each step, so that the descent can't fit those of one draw; but a step that
+        # reads everything has a value that counts, and only values of draw 0 can be compared.
         return Query(
             candidate=self.space.nearest(descent.at),
             documents=documents,
             gradient=True,
-            draw=descent.num_done + 1,
+            draw=0 if documents is None else descent.num_done + 1,
         )
 
     def _advance(self, trial: Trial) -> None:
