@@ -4,19 +4,24 @@
     python benchmarks/facts.py --model benchmarks/today-model --out FOLDER --seeds 0,1,2,3,4
 
 Searches read documents of `stdlib:search`; everything is measured on `stdlib:held-out`. Each measurement is
-saved as it ends; the same command continues.
+saved as it ends; the same command continues. In the end `results/DATE-facts-NAME.md` and `.json` are written.
 """
 
 import argparse
+import datetime
 import sys
 import time
-from functools import partial
+from functools import partial, reduce
+from importlib.metadata import version
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import ropewalk
+from evaluator import processor
 from measurements import Measurements, default_folder, surroundings
-from ropewalk.evaluate.nll import score_windows
+from ropewalk.evaluate.intervals import paired_difference
+from ropewalk.evaluate.nll import NllSum, score_windows
 from ropewalk.evaluate.retrieval import measure_retrieval
 from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.factors.rescale_factors import RescaleFactors
@@ -41,6 +46,15 @@ RAMPS = tuple(
     f"yarn:beta_fast={fast:g},beta_slow={slow:g}"
     for fast, slow in ((16, 0.5), (16, 1), (8, 1), (64, 1), (32, 2))
 )
+FAR_BEHIND = (
+    "none",
+    "pi",
+    "ntk",
+    "dynamic-ntk",
+    "yarn-paper",
+    "llama3",
+    "yarn:attention_factor=1",
+)  # see the demo
 WEIGHTS = (0.05, 0.1, 0.2, 0.4)
 
 
@@ -107,14 +121,58 @@ class Bench:
             sums = [score_windows(self.model.model, truncate(d, TARGET)) for d in self.test.documents]
         return [[one.nll_sum_nats, one.num_tokens] for one in sums]
 
-    def _found(
-        self, factors: RescaleFactors | None, length: int, settings: dict[str, Any]
-    ) -> list[list[bool]]:
+    def _found(self, factors: RescaleFactors | None, length: int, settings: dict[str, Any]) -> Any:
         asked = RetrievalSettings(num_questions=self.num_questions, seed=1, **settings)
         (record,) = measure_retrieval(
             self.model, self.many, [length], factors={"x": lambda _: factors}, settings=asked
         )
         return record.as_json()["by_question"]
+
+    def _right(self, label: str, kind: str, length: int) -> int:
+        """How many questions were answered."""
+        return sum(one["is_found"] for one in self.kept.measured[f"found {label} / {kind} / {length}"])
+
+    def page(self, name: str, command: str) -> list[str]:
+        """The table of everything measured at the target, and the searches."""
+        measured = self.kept.measured
+        labels = [key.removeprefix("nats ") for key in measured if key.startswith("nats ")]
+        sums = {
+            label: [NllSum(nll_sum_nats=n, num_tokens=t) for n, t in measured[f"nats {label}"]]
+            for label in labels
+        }
+        total = {label: reduce(add, of_documents).perplexity for label, of_documents in sums.items()}
+        closed = [label for label in labels if label in CLOSED_FORMS]
+        best = min(closed, key=lambda label: total[label])
+        head = ["factors", "perplexity", f"against {best}", *KINDS]
+        lines = [
+            f"# Perplexity and facts, {name}, {datetime.date.today()}",
+            "",
+            f"`{command}`; torch {version('torch')}, transformers {version('transformers')}, {processor()},",
+            f"one thread. {WINDOW} to {TARGET} tokens. Perplexity on {NUM_DOCUMENTS} documents, with its difference",
+            f"paired by document (Student's interval, 95%); answers right of {self.num_questions} questions. Ramps",
+            "are closed forms with other parameters, whose choice on these documents would be a fit to them.",
+            "",
+            "| " + " | ".join(head) + " |",
+            "| --- | ---: | --- |" + " ---: |" * len(KINDS),
+        ]
+        for label in labels:
+            against = "" if label == best else str(paired_difference(sums[label], sums[best]))
+            found = [self._right(label, kind, TARGET) for kind in KINDS]
+            lines.append(
+                f"| {label} | {total[label]:.3f} | {against} | " + " | ".join(map(str, found)) + " |"
+            )
+        base = [self._right("base model", kind, WINDOW) for kind in KINDS]
+        lines += ["", f"The base model inside its window answers {', '.join(map(str, base))}.", ""]
+        lines += [
+            "| search | what was chosen | evaluations | largest error of kept keys, nats |",
+            "| --- | --- | ---: | ---: |",
+        ]
+        for key, made in measured.items():
+            if key.startswith("search "):
+                error = "-" if made["largest_error"] is None else f"{made['largest_error']:.4f}"
+                cost = f"{made['cost']:.2f} + {made['cost_of_choice']:.2f}"
+                lines.append(f"| {key.removeprefix('search ')} | {made['about']} | {cost} | {error} |")
+        return lines
 
 
 def main() -> None:
@@ -137,7 +195,7 @@ def main() -> None:
     bench = Bench(model, Measurements(args.out, about), args.questions)
     bench.measure("base model", None, (WINDOW,))
     for scheme in (*CLOSED_FORMS, *RAMPS):
-        if scheme not in ("none", "pi", "ntk", "llama3"):
+        if scheme not in FAR_BEHIND:
             bench.measure(scheme, scheme_factors(scheme, model.geometry, TARGET), lengths)
     for seed in map(int, args.seeds.split(",")):
         for weight in map(float, args.weights.split(",")):

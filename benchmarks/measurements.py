@@ -45,6 +45,11 @@ class Measurements:
             write_atomically(self.path, (json.dumps(document, indent=1) + "\n").encode())
         return self._measured[name]
 
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Everything so far, by name."""
+        return self._measured
+
     def forget(self) -> None:
         """Once all is published; the next run measures anew."""
         self.path.unlink(missing_ok=True)
