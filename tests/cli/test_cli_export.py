@@ -84,8 +84,12 @@ def test_the_card_shows_what_a_search_measured_on_its_report_documents(
     ended = ropewalk(*export, tmp_path / "out", "--factors", run / "factors.json")
     assert ended.code == 0, ended.err
     card = (tmp_path / "out" / "README.md").read_text()
-    rows = dict(line.strip("| ").split(" | ") for line in card.splitlines() if line.count("|") == 3)
-    reported = {r["factors"]: r for r in records if r["documents"] == "report"}
+    rows = {}
+    for line in card.splitlines():
+        if line.count("|") == 3:  # the first such table has the perplexities
+            label, shown = line.strip("| ").split(" | ")
+            rows.setdefault(label, shown)
+    reported = {r["factors"]: r for r in records if (r["metric"], r["documents"]) == ("perplexity", "report")}
     assert len(reported) > 5
     beyond = {label.partition(":")[0] for label, record in reported.items() if "note" in record}
     assert beyond == {"none", "untouched"}

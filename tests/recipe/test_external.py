@@ -153,7 +153,7 @@ def other_window(config):
         (lose_scaling, ModelError, "scaling"),
         (set_both(long_factor=[1.0, 1.0, 1.0, 1.0]), ModelError, "pair"),
         (set_both(short_factor=[1.0, 1.0, 1.0, 1.0]), ModelError, "pair"),
-        (set_both(attention_factor=1.0), ModelError, "attention factor 1, not"),
+        (set_both(attention_factor=1.7), ModelError, "longrope scaling"),
         (other_window, FactorsError, "original_length is 64,"),
     ],
 )  # fmt: skip

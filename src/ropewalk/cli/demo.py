@@ -136,6 +136,7 @@ def _measure(
     loaded: "Model", split: "DocumentSplit", found: "SearchResult", target: int
 ) -> "list[EvalRecord]":
     """Perplexities and facts on the report documents, and passkeys."""
+    from ropewalk.errors import SettingError
     from ropewalk.evaluate.passkey import measure_passkey
     from ropewalk.evaluate.perplexity import measure_perplexity
     from ropewalk.evaluate.retrieval import measure_retrieval
@@ -155,10 +156,14 @@ def _measure(
         f"{NUM_PASSKEYS} passkeys."
     )
     settings = RetrievalSettings(num_facts=NUM_FACTS, num_questions=NUM_QUESTIONS)
-    retrieval = measure_retrieval(
-        loaded, documents, lengths, factors=factors, settings=settings, on_record=tell
-    )
-    records += [replace(record, documents="report") for record in retrieval]
+    for length in lengths:
+        try:
+            retrieval = measure_retrieval(
+                loaded, documents, [length], factors=factors, settings=settings, on_record=tell
+            )
+            records += [replace(record, documents="report") for record in retrieval]
+        except SettingError as error:
+            say(f"left out: {error}")
     return records + measure_passkey(
         loaded, lengths, factors=factors, num_trials=NUM_PASSKEYS, seed=0, on_record=tell
     )
@@ -211,8 +216,9 @@ def _report(
     title = f"Perplexity of {loaded.name} on held-out documents ({how_read(perplexities[0])})"
     result(perplexity_table(perplexities, title))
     result(paired_table([r for r in perplexities if r.length == found.factors.target_length], SEARCHED))
-    result(share_table(facts, facts_title(facts)))
-    result(paired_shares_table([r for r in facts if r.length == found.factors.target_length], SEARCHED))
+    if facts:
+        result(share_table(facts, facts_title(facts)))
+        result(paired_shares_table([r for r in facts if r.length == found.factors.target_length], SEARCHED))
     result(share_table(passkeys, f"Passkeys found by {loaded.name}, out of {NUM_PASSKEYS}"))
     result(gap_table(gaps))
     result(comparison_sentence(records, length=found.factors.target_length, documents="held-out"))

@@ -27,6 +27,7 @@ from ropewalk.text.windows import TokenWindow, truncate
 
 PERPLEXITY, ANSWERS = "perplexity", "answers"
 TOKENS_PER_FACT, MOST_FACTS = 512, 8
+FEWEST_TOKENS = 256  # a fact with its question takes up to 130 tokens, if a token is a byte
 NUM_CACHED = 64
 
 
@@ -52,7 +53,9 @@ ObjectiveMaker = Callable[[ObjectiveTask], TermReadings]
 
 
 def facts(task: ObjectiveTask) -> TermReadings:
-    """Every token of the text, and answers about facts in it."""
+    """Every token of the text, and answers about facts in it; below 256 tokens the text alone."""
+    if not num_facts(task.target_length):
+        return perplexity(task)
     encode = Encoder(task.tokenizer)
     terms = (Term(name=PERPLEXITY, weight=1.0), Term(name=ANSWERS, weight=task.answer_weight))
 
@@ -158,7 +161,7 @@ def from_windows(term: Term, windows: Sequence[Sequence[TokenWindow]]) -> TermRe
 
 def num_facts(length: int) -> int:
     """How many facts a text of this length has: they take about a tenth of its tokens, or fewer."""
-    return max(1, min(MOST_FACTS, length // TOKENS_PER_FACT))
+    return 0 if length < FEWEST_TOKENS else max(1, min(MOST_FACTS, length // TOKENS_PER_FACT))
 
 
 def text_with_facts(task: ObjectiveTask, document: int, draw: int, encode: Encoder) -> FactText:
@@ -172,7 +175,7 @@ def text_with_facts(task: ObjectiveTask, document: int, draw: int, encode: Encod
     """
     seed = f"facts-{task.seed}-{task.documents.data_sha256}-{document}"
     rng = random.Random(seed)
-    count = num_facts(task.target_length)
+    count = max(1, num_facts(task.target_length))
     hidden = draw_facts(count, rng)
     depths = [(index + rng.random()) / count for index in range(count)]
     order = rng.sample(range(count), count)

@@ -183,8 +183,8 @@ class Gradient(Strategy):
         if not self._documents:
             self._documents = self.generator.permutation(self.task.num_documents).tolist()
         documents = (self._documents[-1],) if self.task.num_documents > 1 else None
-        # Facts are drawn again for each step, so that the descent can't fit those of one draw; but a step that
-        # reads everything has a value that counts, and only values of draw 0 can be compared.
+        # Facts are drawn again for each step, so that the descent can't fit those of one draw. But the value
+        # of a step that reads everything counts, and only values of draw 0 can be compared.
         return Query(
             candidate=self.space.nearest(descent.at),
             documents=documents,
