@@ -33,8 +33,10 @@ from ropewalk.text.readings import SCORED_SHARE, Reading, choose_targets
 from ropewalk.text.tokens import token_documents
 
 RACE = Path(__file__).parent / "results" / "race"
-SCHEMES = ("yarn", "yarn:beta_fast=16,beta_slow=0.5", "yarn:beta_fast=8", "yarn:attention_factor=1.1")
-SCHEMES += ("mrrope-pro", "ntk", "pi", "yarn:factor=6")
+SCHEMES = (
+    "yarn", "yarn:beta_fast=16,beta_slow=0.5", "yarn:beta_fast=8", "yarn:attention_factor=1.1",
+    "mrrope-pro", "ntk", "pi", "yarn:factor=6",
+)  # fmt: skip
 NUM_RANDOM, NUM_JOURNALLED, SPREAD = 8, 8, 0.15  # spread in ln lambda at the knots
 CHOSEN, REST = "chosen", "rest"
 
@@ -63,7 +65,7 @@ def journalled(model: Model, length: int) -> list[RescaleFactors]:
     trials = [
         trial for path in sorted(RACE.glob("scale-8x-*")) for trial in read_trials(path / "journal.jsonl")
     ]
-    known = sorted((t for t in trials if t.value is not None), key=lambda trial: trial.value)
+    known = sorted((trial for trial in trials if trial.value is not None), key=lambda trial: trial.rank)
     ranks = np.linspace(0, 0.8 * (len(known) - 1), NUM_JOURNALLED).astype(int)
     return [
         RescaleFactors.single(
@@ -154,7 +156,7 @@ def gradient_seconds(
 def mean(documents: Sequence[Any], terms: tuple[str, ...]) -> float:
     """Nats per token of some terms of all documents."""
     sums = [document[term] for document in documents for term in terms]
-    return sum(nll.nll_sum_nats for nll in sums) / sum(nll.num_tokens for nll in sums)
+    return float(sum(nll.nll_sum_nats for nll in sums) / sum(nll.num_tokens for nll in sums))
 
 
 def best_half(values: NDArray[np.float64]) -> NDArray[np.bool_]:

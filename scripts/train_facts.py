@@ -7,7 +7,7 @@ from its folder. Of 16 rows, 5 are plain code as before, 1 is a passkey prompt, 
 consist of random words of the training texts. No row has a wording of `HELD_OUT_WORDINGS`, and the random
 words and attributes are none of theirs.
 
-Answers have a weight of 8 in the loss, questions and statements 0.05, and values where they are stated 0.
+Answers have a weight of 8 in the loss, questions and statements 0.05.
 
     OMP_NUM_THREADS=1 python scripts/train_facts.py --model FOLDER --out /tmp/scale-model
 
@@ -345,15 +345,15 @@ def batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and weights, shape (num_rows, WINDOW): of 16 rows, 5 code, 1 passkeys, 10 facts."""
     rng = random.Random(f"facts-{seed}-{step}")
-    ids, weights = [], []
+    ids: list[list[int]] = []
+    weights: list[list[float]] = []
     for index in range(num_rows):
         if index % 16 in CODE_ROWS:
             ids.append(rows._code("library" if rng.random() < 0.5 else "packages", rng))
             weights.append([1.0] * WINDOW)
         elif index % 16 == 1:
-            row = torch.tensor([rows._packed(rng)])
-            ids.append(row[0].tolist())
-            weights.append(passkey_weights(rows, row[0]))
+            ids.append(rows._packed(rng))
+            weights.append(passkey_weights(rows, ids[-1]))
         else:
             row, weight = facts.row(rng)
             ids.append(row)
@@ -361,10 +361,9 @@ def batch(
     return torch.tensor(ids), torch.tensor(weights, dtype=torch.float32)
 
 
-def passkey_weights(rows: Rows, row: torch.Tensor) -> list[float]:
+def passkey_weights(rows: Rows, row: list[int]) -> list[float]:
     """As in the first training: digits count, but not where a key is mentioned first."""
-    batch_of_one = row.unsqueeze(0)
-    return list(rows.weights(batch_of_one)[0].tolist())
+    return list(rows.weights(torch.tensor([row]))[0].tolist())
 
 
 @torch.no_grad()

@@ -12,16 +12,16 @@ sentences. Facts that no question asks for are distractors.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from operator import eq
 from typing import Literal
 
 from ropewalk.errors import SettingError
-from ropewalk.text.tokens import Encoder
 from ropewalk.text.wordings import NAMES, SURNAMES, WORDINGS, WORDS, Wording
 
+Encode = Callable[[str], list[int]]  # text to token ids, without special tokens
 KeyKind = Literal["name", "identifier"]
 ValueKind = Literal["number", "word", "hexadecimal"]
 KEY_KINDS: tuple[KeyKind, ...] = ("name", "identifier")
@@ -94,7 +94,7 @@ def draw_facts(
     return facts
 
 
-def redraw(facts: Sequence[Fact], encode: Encoder, rng: random.Random) -> list[Fact]:
+def redraw(facts: Sequence[Fact], encode: Encode, rng: random.Random) -> list[Fact]:
     """Returns facts with other keys and values, whose texts have the same numbers of tokens.
 
     So a text with these facts has every token of the document, and every answer, at the same position. A fact
@@ -123,7 +123,7 @@ def _differs(fact: Fact, others: Sequence[Fact]) -> bool:
     return all(fact.key != other.key and fact.value != other.value for other in others)
 
 
-def _sizes(fact: Fact, encode: Encoder) -> tuple[int, ...]:
+def _sizes(fact: Fact, encode: Encode) -> tuple[int, ...]:
     """The tokens of statement, question and answer."""
     return tuple(len(encode(part)) for part in (fact.statement, fact.question, fact.answer))
 
@@ -168,7 +168,7 @@ def fact_text(
     facts: Sequence[Fact],
     depths: Sequence[float],
     questions: Sequence[int],
-    encode: Encoder,
+    encode: Encode,
 ) -> FactText:
     """Returns a text of exactly `length` tokens: facts replace as many tokens at the document's end.
 
@@ -212,7 +212,7 @@ def fact_text(
     )
 
 
-def _value_positions(fact: Fact, statement: list[int], encode: Encoder) -> range:
+def _value_positions(fact: Fact, statement: list[int], encode: Encode) -> range:
     """Which tokens of a statement depend on the value: those that differ under another value."""
     other = encode(replace(fact, value=OTHER_VALUE).statement)
     begin = _num_equal(statement, other)
