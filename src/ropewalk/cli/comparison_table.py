@@ -133,7 +133,8 @@ def _measure_facts(
     choice = found.outcome.choice
     if split.test is None or choice is None:
         return []
-    labels = [one.label for one in choice.closed_forms if one.label in factors]
+    best_first = sorted(choice.closed_forms, key=lambda one: one.trial.rank)
+    labels = [one.label for one in best_first if one.label in factors]
     settings = RetrievalSettings(
         num_facts=NUM_FACTS, num_questions=NUM_FACTS * len(split.test.documents), seed=found.identity["seed"]
     )
