@@ -280,11 +280,10 @@ class SearchLoop:
     def _costs_after_the_search(self) -> list[float]:
         """What the trials that compare closed forms cost, one after another."""
         share = self._share_of_search("finalist")
-        in_full, from_kept = (share * sum(c) for c in (self._deciding.full_costs, self._deciding.kept_costs))
-        num_forms = len(self.closed_forms)
+        in_full, num_forms = share * sum(self._deciding.full_costs), len(self.closed_forms)
         if self.region is None:
             return [in_full] * num_forms
-        screened = [from_kept] * num_forms
+        screened = [share * sum(self._deciding.kept_costs)] * num_forms
         if screened:
             screened[0] += in_full  # it keeps the keys
         return screened + [in_full] * min(NUM_SCREENED, num_forms)

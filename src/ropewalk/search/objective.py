@@ -13,6 +13,7 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,9 +128,14 @@ class Objective:
         self._judged = readings.judged()
         self.from_kept = from_kept
         self.full_costs = tuple(readings.num_read(d) / one_pass for d in documents)
-        self.kept_costs = tuple(readings.num_queries(d) / one_pass for d in documents)
         self.costs = self.kept_costs if from_kept else self.full_costs
         self.gradient_cost = gradient_cost(will_checkpoint(model.model, space.target_length))
+
+    @cached_property
+    def kept_costs(self) -> tuple[float, ...]:
+        """As `full_costs`, from kept keys; it needs a second draw, which exact searches never make."""
+        one_pass = self.readings.num_documents * self.space.target_length
+        return tuple(self.readings.num_queries(d) / one_pass for d in range(self.readings.num_documents))
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ from ropewalk.errors import SettingError
 from ropewalk.plugins import find_named
 from ropewalk.search.objective import Term, TermReadings
 from ropewalk.text.facts import FactText, draw_facts, fact_text, redraw
-from ropewalk.text.readings import Reading
+from ropewalk.text.readings import Reading, readings_of
 from ropewalk.text.tokens import DocumentSet, Encoder
 from ropewalk.text.windows import TokenWindow, truncate
 
@@ -153,7 +153,7 @@ def _check_scored(name: str, readings: TermReadings) -> None:
 
 def from_windows(term: Term, windows: Sequence[Sequence[TokenWindow]]) -> TermReadings:
     """One term that scores the windows of each document."""
-    readings = [tuple(Reading.of_window(window, term.name) for window in of_one) for of_one in windows]
+    readings = [readings_of(of_one, term.name) for of_one in windows]
     return TermReadings(
         terms=(term,), num_documents=len(readings), readings_of=lambda document, draw: readings[document]
     )
@@ -207,7 +207,7 @@ def _drawn(
 def _together(first: TermReadings, second: TermReadings) -> TermReadings:
     """The terms of both; each document has the readings of both."""
 
-    def readings_of(document: int, draw: int) -> tuple[Reading, ...]:
+    def both(document: int, draw: int) -> tuple[Reading, ...]:
         return (*first.readings_of(document, draw), *second.readings_of(document, draw))
 
-    return replace(first, terms=first.terms + second.terms, readings_of=readings_of)
+    return replace(first, terms=first.terms + second.terms, readings_of=both)
