@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ropewalk.errors import FactorsError, ModelError
-from ropewalk.evaluate.kept_keys import keep, kept_gradient, score_kept
+from ropewalk.evaluate.kept_keys import keep, kept_gradient, score_and_keep, score_kept
 from ropewalk.evaluate.nll import NllSum, score_reading
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models import key_cache
@@ -96,6 +96,18 @@ def test_under_their_own_factors_the_score_is_exact(family: str, attention: str)
     assert_equal(score_kept(model, kept, reading(), factors), exact(model, reading(), factors))
     assert model.config._attn_implementation == attention
     assert Model.wrap(model).factors is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_pass_scores_in_full_and_keeps_the_same_keys(family: str) -> None:
+    model = build(family)
+    factors = factors_for(model)
+    sums, kept = score_and_keep(model, reading(), factors)
+
+    assert_equal(sums, exact(model, reading(), factors))
+    expected = keep(model, ids(), factors)
+    for layer, of_layer in zip(kept.layers, expected.layers, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(layer, of_layer, strict=True))
 
 
 def test_under_other_factors_a_model_of_one_layer_is_exact() -> None:

@@ -14,7 +14,7 @@ from ropewalk.search.settings import SearchSettings
 
 TARGET = 256  # 4 times the tiny model's window
 # Steps that are long enough to leave the trust region.
-SETTINGS = SearchSettings(budget=9, seed=3, strategy_settings={"learning_rate": 0.5})
+SETTINGS = SearchSettings(budget=10, seed=3, strategy_settings={"learning_rate": 0.5})
 
 
 @pytest.fixture
@@ -58,6 +58,18 @@ def test_kept_trials_cost_less_and_renewals_are_within_the_budget(loaded, docume
     assert len(outcome.trials) > SETTINGS.budget
     assert outcome.cost == pytest.approx(sum(trial.total_cost for trial in outcome.trials))
     assert outcome.cost <= SETTINGS.budget + 1e-9
+
+
+@pytest.mark.parametrize("budget", [5, 6, 7, 12])
+def test_no_search_costs_more_than_its_budget(loaded, documents, budget):
+    settings = SearchSettings(budget=budget, seed=budget, strategy_settings={"learning_rate": 0.5})
+    assert search(loaded, documents, settings=settings).outcome.cost <= budget + 1e-9
+
+
+def test_closed_forms_are_judged_from_keys_that_the_last_check_has_kept(loaded, documents):
+    choice = search(loaded, documents).outcome.choice
+    assert len(choice.screened) > 2
+    assert not any(one.trial.renewal for one in choice.screened)
 
 
 def test_what_decides_is_read_in_full(loaded, documents):

@@ -57,6 +57,25 @@ def num_kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return kept
 
 
+def test_an_exact_task_that_keeps_keys_spares_the_reading_of_later_ones(
+    model: Model, num_kept: list[int]
+) -> None:
+    yarn, other = factors_for(model), factors_for(model, "ntk")
+    fresh, spared = (DocumentMeter(model, TERMS, readings_of) for _ in range(2))
+    later = DocumentTask(factors=other, document=1, kept=Kept(factors=yarn))
+    expected = fresh.measure(later)
+    assert len(num_kept) == 1
+
+    exact = spared.measure(DocumentTask(factors=yarn, document=1, keep=True))
+    assert exact.num_tokens == LENGTH
+    in_full = fresh.measure(DocumentTask(factors=yarn, document=1)).sums
+    for term in TERMS:
+        assert exact.sums[term].nll_sum_nats == pytest.approx(in_full[term].nll_sum_nats, rel=1e-5)
+    assert spared.measure(later).sums == expected.sums
+    assert len(num_kept) == 1, "its keys were kept by the exact task"
+    assert spared.num_kept_bytes == fresh.num_kept_bytes > 0
+
+
 def test_an_exact_task_reads_all_tokens(model: Model) -> None:
     factors = factors_for(model)
     meter = DocumentMeter(model, TERMS, readings_of)

@@ -95,7 +95,34 @@ def keep(
     Raises:
         FactorsError, ModelError: as `Model.install`; or the keys of this model can't be kept.
     """
+    return _read(Model.wrap(model), ids, factors, dtype, device)[0]
+
+
+def score_and_keep(
+    model: Any,
+    reading: Reading,
+    factors: RescaleFactors,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[dict[str, NllSum], KeptKeys]:
+    """`score_reading` under these factors, and `keep`, from one forward pass; arguments as there."""
     model = Model.wrap(model)
+    kept, hidden = _read(model, reading.ids, factors, dtype, device)
+    targets = reading.targets.to(hidden.device)
+    with evaluating(model.model):
+        nll = scored_nll(Reader(model), hidden[targets - 1], reading.ids.to(hidden.device)[targets])
+    return sums_by_term(reading, nll.cpu()), kept
+
+
+def _read(
+    model: Model,
+    ids: Tensor,
+    factors: RescaleFactors,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[KeptKeys, Tensor]:
+    """Kept keys, and the last hidden states, shape (n, hidden_size)."""
     rotation = model.key_rotation
     _require_full_attention(model, len(ids))
     columns_of = _exact_columns(model, factors, len(ids), inverse=True)
@@ -110,8 +137,8 @@ def keep(
 
     with torch.inference_mode(False), evaluating(model.model), model.using(factors):
         on_device = ids.to(model.model.device).unsqueeze(0)
-        model.decoder(input_ids=on_device, past_key_values=RecordingCache(record), use_cache=True)
-    return KeptKeys(ids=ids.cpu(), factors=factors, layers=tuple(layers))
+        output = model.decoder(input_ids=on_device, past_key_values=RecordingCache(record), use_cache=True)
+    return KeptKeys(ids=ids.cpu(), factors=factors, layers=tuple(layers)), output.last_hidden_state[0]
 
 
 def score_kept(model: Any, kept: KeptKeys, reading: Reading, factors: RescaleFactors) -> dict[str, NllSum]:

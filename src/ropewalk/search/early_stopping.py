@@ -32,10 +32,7 @@ class EarlyStopping:
         self.objective = objective
         self.patience = patience
         self.cost = objective.cost * objective.num_documents / search_objective.num_documents
-        self.num_checks = max(
-            1 if search_objective.from_kept else 2,
-            min(MOST_CHECKS, int(SHARE_OF_BUDGET * budget / self.cost)),
-        )
+        self.num_checks = max(2, min(MOST_CHECKS, int(SHARE_OF_BUDGET * budget / self.cost)))
         # Values from kept keys are approximate, so a runner-up is checked at the end too.
         self._num_final = 2 if search_objective.from_kept else 1
         self._interval = budget / self.num_checks

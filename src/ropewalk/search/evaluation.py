@@ -100,7 +100,7 @@ class Evaluator:
         documents = self._documents(query)
         kept = None if self.region is None else self.region.kept
         for measure in self.objective.measure(
-            query.candidate, documents, query.draw, gradient=query.gradient, kept=kept
+            query.candidate, documents, query.draw, gradient=query.gradient, kept=kept, keep=query.keep
         ):
             measures.append(measure)
             nats = sum(found.nll_sum_nats for found in measure.sums.values())

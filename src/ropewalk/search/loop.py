@@ -11,9 +11,10 @@ from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.evaluation import Evaluator
 from ropewalk.search.finalists import Choice, ClosedForm, DecidedBy, Finalist, choose
 from ropewalk.search.journal import Journal
+from ropewalk.search.meter import Kept
 from ropewalk.search.objective import Objective
 from ropewalk.search.outcome import SearchOutcome, SearchProgress, StoppedBy
-from ropewalk.search.renewal import TrustRegion, distance
+from ropewalk.search.renewal import Renewal, TrustRegion, distance
 from ropewalk.search.replay import Replay
 from ropewalk.search.space import Candidate
 from ropewalk.search.strategies.base import Strategy
@@ -65,12 +66,13 @@ class SearchLoop:
         self._replay = Replay(self.journal)
         self._evaluator = Evaluator(self.objective, self.region)
         self._deciding = self.early_stopping.objective if self.early_stopping else self.objective
-        # A closed form is first judged from the keys that the best candidate's are kept with.
-        self._screening = Evaluator(self._deciding, TrustRegion(budget=0.0))
+        # A closed form is first judged from the keys that the last check of the search has kept.
+        self._screening_region = TrustRegion(budget=0.0)
+        self._screening = Evaluator(self._deciding, self._screening_region)
         self._cost = 0.0
         self._seconds = 0.0
         self._strategy_cost = 0.0
-        self._centre: Candidate | None = None  # of kept keys, once the search has ended
+        self._last_kept: Candidate | None = None  # on the documents that decide
 
     def run(self) -> SearchOutcome:
         """Search.
@@ -137,7 +139,9 @@ class SearchLoop:
         index, state = len(self.trials), self.strategy.generator_state()
         evaluator = self._evaluator_of(kind)
         recorded = self._replay.trial(index, query, kind, state, evaluator)
-        best = self._centre or (None if self.best is None else self.best.candidate)
+        best = None if self.best is None else self.best.candidate
+        if kind == "screen":
+            best = self._last_kept or best
         if recorded is None:
             trial = self._evaluate(index, query, kind, best)
         else:
@@ -145,6 +149,8 @@ class SearchLoop:
             evaluator.replay(query, trial.renewal, best)
         if recorded is None and self.journal is not None:
             self.journal.append(trial, state)
+        if query.keep and trial.value is not None:
+            self._record_kept(query.candidate)
         self.trials.append(trial)
         if kind not in AFTER_THE_SEARCH:
             self._cost += trial.total_cost
@@ -173,6 +179,13 @@ class SearchLoop:
             renewal=made.renewal and replace(made.renewal, cost=made.renewal.cost * share),
         )
 
+    def _record_kept(self, candidate: Candidate) -> None:
+        """Closed forms are judged from the keys of the documents that decide, read under this candidate."""
+        self._last_kept = candidate
+        documents = tuple(range(self._deciding.num_documents))
+        kept = Kept(factors=self._deciding.factors(candidate))
+        self._screening_region.record(Renewal(documents=documents, cost=0.0), candidate, kept)
+
     def _evaluator_of(self, kind: TrialKind) -> Evaluator:
         """On the documents that decide for the kinds of trial that decide."""
         if kind == "screen":
@@ -186,7 +199,7 @@ class SearchLoop:
         return self._deciding.num_documents / self.objective.num_documents
 
     def _validate(self, early_stopping: EarlyStopping, best: Trial) -> None:
-        checked = self._try(Query(candidate=best.candidate), "stop")
+        checked = self._try(Query(candidate=best.candidate, keep=self.region is not None), "stop")
         early_stopping.record(best, checked, self._cost)
 
     def _runner_up(self, best: Trial) -> Trial | None:
@@ -226,12 +239,13 @@ class SearchLoop:
 
         forms = self.closed_forms
         decided_by: DecidedBy = "search" if self.early_stopping is None else "stop"
-        searched, searched_plain = self._as_decided(best, measure), plain
+        searched, searched_plain = self._as_decided(best), plain
         if plain is not None:
             same = plain.candidate == best.candidate
-            searched_plain = searched if same else self._as_decided(plain, measure)
-        judged = () if self.region is None else self._screened(best, forms)
-        if judged:
+            searched_plain = searched if same else self._as_decided(plain)
+        judged = []
+        if self.region is not None:
+            judged = [(form, self._try(Query(candidate=form.candidate), "screen")) for form in forms]
             forms = tuple(form for form, _ in sorted(judged, key=lambda one: one[1].rank)[:NUM_SCREENED])
         num_scored = self._deciding.readings.num_scored(range(self._deciding.num_documents))
         return choose(
@@ -244,17 +258,14 @@ class SearchLoop:
             screened=tuple(Finalist(label=form.label, trial=trial) for form, trial in judged),
         )
 
-    def _as_decided(self, trial: Trial, measure: Callable[[Candidate], Trial]) -> Trial:
+    def _as_decided(self, trial: Trial) -> Trial:
         """The trial of the same candidate on the documents that decide, read in full."""
         if self.early_stopping is None and self.region is None:
             return trial
         known = {other.candidate: other for other in self.trials if other.kind in ("stop", "finalist")}
-        return known.get(trial.candidate) or measure(trial.candidate)
-
-    def _screened(self, best: Trial, forms: tuple[ClosedForm, ...]) -> list[tuple[ClosedForm, Trial]]:
-        """Judges the closed forms from keys that are kept under the best candidate."""
-        self._centre = best.candidate
-        return [(form, self._try(Query(candidate=form.candidate), "screen")) for form in forms]
+        if trial.candidate in known:
+            return known[trial.candidate]
+        return self._try(Query(candidate=trial.candidate, keep=self.region is not None), "finalist")
 
     def _progress(self, trial: Trial) -> SearchProgress:
         timed = self.trials[-NUM_TIMED:]
@@ -284,9 +295,8 @@ class SearchLoop:
         if self.region is None:
             return [in_full] * num_forms
         screened = [share * sum(self._deciding.kept_costs)] * num_forms
-        if screened:
-            screened[0] += in_full  # it keeps the keys
-        return screened + [in_full] * min(NUM_SCREENED, num_forms)
+        keeps = [in_full] if self.early_stopping is None else []  # else the last check has kept the keys
+        return keeps + screened + [in_full] * min(NUM_SCREENED, num_forms)
 
     def _nothing_found(self) -> EvaluationError:
         """Why no trial can be the best."""

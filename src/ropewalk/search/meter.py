@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ropewalk.evaluate.gradient import ReadingGradient, reading_gradient
-from ropewalk.evaluate.kept_keys import KeptKeys, keep, kept_gradient, score_kept
+from ropewalk.evaluate.kept_keys import KeptKeys, keep, kept_gradient, score_and_keep, score_kept
 from ropewalk.evaluate.nll import NllSum, score_reading
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
@@ -46,6 +46,7 @@ class DocumentTask:
         weights: of a nat of each term in the gradient; None if no gradient is needed.
         kept: score the document from keys that are kept under these; None to read it in full. Terms with
             many tokens then score fewer (`text.readings.choose_targets`).
+        keep: keep the keys of a document that is read in full, without a gradient.
     """
 
     factors: RescaleFactors
@@ -53,6 +54,7 @@ class DocumentTask:
     draw: int = 0
     weights: Mapping[str, float] | None = None
     kept: Kept | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,6 +108,7 @@ class DocumentMeter:
         self._readings_of = readings_of
         self._scored_share = scored_share
         self._keep = partial(keep, model, dtype=kept_dtype, device=kept_device)
+        self._score_and_keep = partial(score_and_keep, model, dtype=kept_dtype, device=kept_device)
         self._kept: dict[int, _KeptDocument] = {}
 
     @property
@@ -116,6 +119,8 @@ class DocumentMeter:
     def measure(self, task: DocumentTask) -> DocumentMeasure:
         """Measures one document, all its readings in turn."""
         readings = self._readings_of(task.document, task.draw)
+        if task.keep:
+            return self._exact_and_keep(task, readings)
         if task.kept is None:
             found = [self._exact(task, reading) for reading in readings]
         else:
@@ -132,6 +137,17 @@ class DocumentMeter:
             return DocumentMeasure(
                 sums=score_reading(self._model.model, reading), num_tokens=len(reading.ids)
             )
+
+    def _exact_and_keep(self, task: DocumentTask, readings: Sequence[Reading]) -> DocumentMeasure:
+        assert task.kept is None, task
+        assert task.weights is None, task
+        self._kept.pop(task.document, None)  # before the next are made, so that both never exist at once
+        found = [self._score_and_keep(reading, task.factors) for reading in readings]
+        keys = tuple(kept for _, kept in found)
+        self._kept[task.document] = _KeptDocument(
+            kept=Kept(factors=task.factors, draw=task.draw), readings=keys
+        )
+        return self._sum([DocumentMeasure(sums=sums, num_tokens=len(kept.ids)) for sums, kept in found])
 
     def _from_kept(self, task: DocumentTask, kept: KeptKeys, reading: Reading) -> DocumentMeasure:
         chosen = choose_targets(reading, self._scored_share, draw=task.draw)

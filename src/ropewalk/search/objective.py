@@ -178,12 +178,14 @@ class Objective:
         *,
         gradient: bool = False,
         kept: Callable[[int], Kept | None] | None = None,
+        keep: bool = False,
     ) -> Iterator[DocumentMeasure]:
         """Yields the measure of each document, in their order.
 
         Args:
             gradient: whether to measure derivatives, which add up to those of ln value.
             kept: for each document, what its keys were kept under; None reads all documents in full.
+            keep: whether to keep their keys then.
         """
         readings = self.readings if kept is None else self._judged
         weights = self._weights(readings, documents, draw) if gradient else None
@@ -195,6 +197,7 @@ class Objective:
                 draw=draw,
                 weights=weights,
                 kept=None if kept is None else kept(document),
+                keep=keep,
             )
             for document in documents
         )

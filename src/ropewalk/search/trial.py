@@ -30,12 +30,14 @@ class Query:
         documents: indices of the documents to read; None for all, which the best candidate needs.
         gradient: whether to compute the gradient with the value.
         draw: the number of the draw of what an objective draws (facts); values of draw 0 can be compared.
+        keep: keep the keys of its documents, which are read in full; without a gradient.
     """
 
     candidate: Candidate
     documents: tuple[int, ...] | None = None
     gradient: bool = False
     draw: int = 0
+    keep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
