@@ -1,212 +1,184 @@
-"""Perplexity against retrieval: closed forms, tuned ramps and searches with several weights, at 8x.
+"""Perplexity against retrieval at 8x: closed forms, tuned ramps, the default search, its rivals.
 
     python benchmarks/facts.py --model scale-model --out FOLDER
-    python benchmarks/facts.py --model benchmarks/today-model --out FOLDER --seeds 0,1,2,3,4
+    python benchmarks/facts.py --model benchmarks/today-model --out FOLDER --only closed,default
 
-Searches read documents of `stdlib:search`; everything is measured on `stdlib:held-out`. Each measurement is
-saved as it ends; the same command continues. In the end `results/DATE-facts-NAME.md` and `.json` are written.
+Searches read documents of `stdlib:search`; everything is measured on `stdlib:held-out`, with the factors of
+2048 tokens at every length. Closed forms and the default search are asked at each length; ramps, other
+weights and evolutions at 2048 tokens alone, with fewer kinds of questions. The closed forms of `SCREENED`
+first answer 50 questions at each length, and all of them where they answer as many of the 50 as the best of
+the others.
+
+Parts, in this order: closed, default, ramps, weights, kept (the evolution from kept keys), exact (the same,
+every candidate read in full). Each measurement is saved as it ends, and the same folder is continued, by
+other parts too. Every run ends with `results/DATE-facts-NAME.md`, `.json` and `.png` of all that the folder
+has.
 """
 
 import argparse
 import datetime
-import sys
-import time
-from functools import partial, reduce
-from importlib.metadata import version
-from operator import add
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ropewalk
-from evaluator import processor
+import facts_bench
+from evaluator import RESULTS
+from facts_bench import Bench
+from facts_measured import (
+    BASE,
+    CLOSED,
+    DEFAULT,
+    FOUR,
+    LENGTHS,
+    RAMPS,
+    SEEN,
+    TARGET,
+    WEIGHTS,
+    WINDOW,
+    Measured,
+)
+from facts_page import page, points_of
+from frontier_figure import draw_frontier
 from measurements import Measurements, default_folder, surroundings
-from ropewalk.evaluate.intervals import paired_difference
-from ropewalk.evaluate.nll import NllSum, score_windows
-from ropewalk.evaluate.retrieval import measure_retrieval
-from ropewalk.evaluate.settings import RetrievalSettings
-from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.models.model import Model, load_model
-from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
+from ropewalk.models.model import load_model
+from ropewalk.rope.schemes import CLOSED_FORMS
 from ropewalk.search.settings import SearchSettings
-from ropewalk.text.tokens import token_documents
-from ropewalk.text.windows import truncate
 
-RESULTS = Path(__file__).parent / "results"
-WINDOW, TARGET = 256, 2048
-LENGTHS = (256, 512, 1024, 2048)
-NUM_DOCUMENTS, NUM_SEARCH, NUM_VALIDATION = 10, 5, 3
-NUM_QUESTIONS = 200
-SEEN, UNSEEN, FOUR = "one, known wordings", "one, unseen wordings", "four, unseen wordings"
-KINDS = {
-    SEEN: {"num_facts": 1, "wordings": "known"},
-    UNSEEN: {"num_facts": 1, "wordings": "held-out"},
-    FOUR: {"num_facts": 4, "wordings": "held-out"},
-}
-RAMPS = tuple(
+TUNED_RAMPS = tuple(
     f"yarn:beta_fast={fast:g},beta_slow={slow:g}"
     for fast, slow in ((16, 0.5), (16, 1), (8, 1), (64, 1), (32, 2))
 )
-FAR_BEHIND = (
-    "none",
-    "pi",
-    "ntk",
-    "dynamic-ntk",
-    "yarn-paper",
-    "llama3",
-    "yarn:attention_factor=1",
-)  # see the demo
-WEIGHTS = (0.05, 0.1, 0.2, 0.4)
+SCREENED = ("pi", "ntk", "dynamic-ntk", "yarn-paper", "llama3", "yarn:attention_factor=1")
+OTHER_WEIGHTS = (0.05, 0.1, 0.2, 0.4)
 
 
-class Bench:
-    """Measures factors of one model."""
+def closed(bench: Bench, args: argparse.Namespace) -> None:
+    """The base model in its window, and every closed form."""
+    bench.ask(bench.add(BASE, BASE, None), None, [WINDOW])
+    asked = [scheme for scheme in CLOSED_FORMS if scheme not in (*SCREENED, "none")]
+    names = []
+    for scheme in asked:
+        name, factors = bench.closed_form(scheme, CLOSED)
+        bench.perplexity(name, factors)
+        bench.ask(name, factors, args.lengths)
+        names.append(name)
+    for scheme in SCREENED:
+        name, factors = bench.closed_form(scheme, CLOSED)
+        bench.perplexity(name, factors)
+        if name in names:
+            continue
+        bench.screen(name, factors, args.lengths)
+        for length in args.lengths:
+            best = max(sum(bench.seen.screened(other, length)) for other in names)
+            if sum(bench.seen.screened(name, length)) >= best:
+                bench.ask(name, factors, [length])
 
-    def __init__(self, model: Model, kept: Measurements, num_questions: int) -> None:
-        self.model, self.kept, self.num_questions = model, kept, num_questions
-        read = partial(token_documents, tokenizer=model.tokenizer, length=TARGET)
-        self.search = read("stdlib:search", num_documents=NUM_SEARCH + NUM_VALIDATION)
-        self.test = read("stdlib:held-out", num_documents=NUM_DOCUMENTS)
-        self.many = read("stdlib:held-out", num_documents=num_questions)
 
-    def searched(self, label: str, **settings: Any) -> RescaleFactors:
-        """The factors of a search, and its cost, once."""
+def default(bench: Bench, args: argparse.Namespace) -> None:
+    """The default search with each seed."""
+    for seed in args.seeds:
+        name, factors = bench.search_once(f"default, seed {seed}", DEFAULT, seed=seed, budget=args.budget)
+        bench.perplexity(name, factors)
+        bench.ask(name, factors, args.lengths)
+        bench.exact_values(name, factors)
 
-        def run() -> dict[str, Any]:
-            started = time.perf_counter()
-            found = ropewalk.search_factors(
-                self.model,
-                self.search.part(0, NUM_SEARCH),
-                validation_documents=self.search.part(NUM_SEARCH, NUM_SEARCH + NUM_VALIDATION),
-                target_length=TARGET,
-                **settings,
-            )
-            choice = found.outcome.choice
-            assert choice is not None
-            return {
-                "written": found.factors.as_values(),
-                "searched": found.searched_factors.as_values(),
-                "closed_form": None if found.closed_form is None else found.closed_form.label,
-                "about": found.about_choice,
-                "cost": found.outcome.cost,
-                "cost_of_choice": choice.cost,
-                "largest_error": found.outcome.largest_error,
-                "seconds": time.perf_counter() - started,
-            }
 
-        made = self.kept.measure(f"search {label}", run)
-        print(label, made["about"], f"{made['cost']:.2f} + {made['cost_of_choice']:.2f}", file=sys.stderr)
-        return self.of_values(made["written"])
+def ramps(bench: Bench, args: argparse.Namespace) -> None:
+    """YaRN with other parameters."""
+    for scheme in TUNED_RAMPS:
+        name, factors = bench.closed_form(scheme, RAMPS)
+        bench.perplexity(name, factors)
+        bench.ask(name, factors, [TARGET], [SEEN])
 
-    def of_values(self, values: dict[str, Any]) -> RescaleFactors:
-        return RescaleFactors.single(
-            geometry=self.model.geometry,
-            target_length=TARGET,
-            rescale_factors=values["rescale_factors"][0],
-            num_start_tokens=values["num_start_tokens"],
-            attention_factor=values["attention_factor"],
-        )
 
-    def measure(self, label: str, factors: RescaleFactors | None, lengths: tuple[int, ...] = LENGTHS) -> None:
-        """Perplexity at the target and retrieval at every length."""
-        if factors is not None:
-            self.kept.measure(f"nats {label}", partial(self._nats, factors))
-        for kind, settings in KINDS.items():
-            for length in lengths:
-                self.kept.measure(
-                    f"found {label} / {kind} / {length}", partial(self._found, factors, length, settings)
-                )
+def weights(bench: Bench, args: argparse.Namespace) -> None:
+    """The default search with other weights of answers, from none to answers alone."""
+    searches: dict[str, dict[str, Any]] = {"perplexity alone": {"objective": "perplexity"}}
+    for weight in args.weights:
+        if weight != SearchSettings().answer_weight:
+            searches[f"weight {weight:g}"] = {"answer_weight": weight}
+    searches["answers alone"] = {"objective": "needle"}
+    for label, settings in searches.items():
+        name, factors = bench.search_once(label, WEIGHTS, budget=args.budget, **settings)
+        bench.perplexity(name, factors)
+        bench.ask(name, factors, [TARGET], [SEEN, FOUR])
 
-    def _nats(self, factors: RescaleFactors) -> list[list[float]]:
-        with self.model.using(factors):
-            sums = [score_windows(self.model.model, truncate(d, TARGET)) for d in self.test.documents]
-        return [[one.nll_sum_nats, one.num_tokens] for one in sums]
 
-    def _found(self, factors: RescaleFactors | None, length: int, settings: dict[str, Any]) -> Any:
-        asked = RetrievalSettings(num_questions=self.num_questions, seed=1, **settings)
-        (record,) = measure_retrieval(
-            self.model, self.many, [length], factors={"x": lambda _: factors}, settings=asked
-        )
-        return record.as_json()["by_question"]
+def evolution(bench: Bench, args: argparse.Namespace, *, exact: bool) -> None:
+    """The evolution, its candidates read in full or judged from kept keys."""
+    how = "exact" if exact else "kept keys"
+    label = f"evolution, {how}, {args.candidates} candidates"
+    name, factors = bench.evolve(label, args.candidates, exact=exact)
+    bench.perplexity(name, factors)
+    bench.ask(name, factors, [TARGET], [SEEN, FOUR])
+    bench.exact_values(name, factors)
 
-    def _right(self, label: str, kind: str, length: int) -> int:
-        """How many questions were answered."""
-        return sum(one["is_found"] for one in self.kept.measured[f"found {label} / {kind} / {length}"])
 
-    def page(self, name: str, command: str) -> list[str]:
-        """The table of everything measured at the target, and the searches."""
-        measured = self.kept.measured
-        labels = [key.removeprefix("nats ") for key in measured if key.startswith("nats ")]
-        sums = {
-            label: [NllSum(nll_sum_nats=n, num_tokens=t) for n, t in measured[f"nats {label}"]]
-            for label in labels
-        }
-        total = {label: reduce(add, of_documents).perplexity for label, of_documents in sums.items()}
-        closed = [label for label in labels if label in CLOSED_FORMS]
-        best = min(closed, key=lambda label: total[label])
-        head = ["factors", "perplexity", f"against {best}", *KINDS]
-        lines = [
-            f"# Perplexity and facts, {name}, {datetime.date.today()}",
-            "",
-            f"`{command}`; torch {version('torch')}, transformers {version('transformers')}, {processor()},",
-            f"one thread. {WINDOW} to {TARGET} tokens. Perplexity on {NUM_DOCUMENTS} documents, with its",
-            "difference paired by document (Student's interval, 95%); answers right of",
-            f"{self.num_questions} questions. Ramps are closed forms with other parameters, whose choice on",
-            "these documents would be a fit to them.",
-            "",
-            "| " + " | ".join(head) + " |",
-            "| --- | ---: | --- |" + " ---: |" * len(KINDS),
-        ]
-        for label in labels:
-            against = "" if label == best else str(paired_difference(sums[label], sums[best]))
-            found = [self._right(label, kind, TARGET) for kind in KINDS]
-            lines.append(
-                f"| {label} | {total[label]:.3f} | {against} | " + " | ".join(map(str, found)) + " |"
-            )
-        base = [self._right("base model", kind, WINDOW) for kind in KINDS]
-        lines += ["", f"The base model inside its window answers {', '.join(map(str, base))}.", ""]
-        lines += [
-            "| search | what was chosen | evaluations | largest error of kept keys, nats |",
-            "| --- | --- | ---: | ---: |",
-        ]
-        for key, made in measured.items():
-            if key.startswith("search "):
-                error = "-" if made["largest_error"] is None else f"{made['largest_error']:.4f}"
-                cost = f"{made['cost']:.2f} + {made['cost_of_choice']:.2f}"
-                lines.append(f"| {key.removeprefix('search ')} | {made['about']} | {cost} | {error} |")
-        return lines
+PARTS: dict[str, Callable[[Bench, argparse.Namespace], None]] = {
+    "closed": closed,
+    "default": default,
+    "ramps": ramps,
+    "weights": weights,
+    "kept": partial(evolution, exact=False),
+    "exact": partial(evolution, exact=True),
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    numbers = partial(str.split, sep=",")
+    parser.add_argument("--model", default="scale-model")
+    parser.add_argument("--out", type=Path, default=default_folder("facts"), help="one folder per model")
+    parser.add_argument("--only", type=numbers, default=[*PARTS], help=f"of {','.join(PARTS)}")
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="of the default search")
+    parser.add_argument("--weights", default=",".join(map(str, OTHER_WEIGHTS)))
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
+    parser.add_argument("--questions", type=int, default=200, help="of each kind at each length")
+    parser.add_argument("--documents", type=int, default=30, help="for perplexity")
+    parser.add_argument("--candidates", type=int, default=1344, help="of the evolution")
+    parser.add_argument("--budget", type=int, help="of the searches that descend; else the default")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the page")
+    args = parser.parse_args()
+    args.seeds, args.lengths = ([int(n) for n in text.split(",")] for text in (args.seeds, args.lengths))
+    args.weights = [float(weight) for weight in args.weights.split(",") if weight]
+    if unknown := [part for part in args.only if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}: use {', '.join(PARTS)}")
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="scale-model")
-    parser.add_argument("--out", type=Path, default=default_folder("facts"))
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--weights", default=",".join(map(str, WEIGHTS)))
-    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)))
-    parser.add_argument("--questions", type=int, default=NUM_QUESTIONS)
-    parser.add_argument("--budget", type=int, default=SearchSettings().num_evaluations)
-    args = parser.parse_args()
-    model = load_model(args.model)
-    lengths = tuple(map(int, args.lengths.split(",")))
+    args = arguments()
+    model, name = load_model(args.model), Path(args.model).name
     about = {
-        **surroundings(("ropewalk", "torch", "transformers"), __file__),
+        **surroundings(("ropewalk", "torch", "transformers"), facts_bench.__file__),
         "model": model.weights_sha256,
         "questions": args.questions,
+        "documents": args.documents,
     }
-    bench = Bench(model, Measurements(args.out, about), args.questions)
-    bench.measure("base model", None, (WINDOW,))
-    for scheme in (*CLOSED_FORMS, *RAMPS):
-        if scheme not in FAR_BEHIND:
-            bench.measure(scheme, scheme_factors(scheme, model.geometry, TARGET), lengths)
-    for seed in map(int, args.seeds.split(",")):
-        for weight in map(float, args.weights.split(",")):
-            label = f"searched, weight {weight:g}, seed {seed}"
-            factors = bench.searched(label, seed=seed, answer_weight=weight, budget=args.budget)
-            bench.measure(label, factors, lengths)
-        label = f"searched, perplexity, seed {seed}"
-        bench.measure(
-            label, bench.searched(label, seed=seed, objective="perplexity", budget=args.budget), lengths
-        )
+    bench = Bench(model, Measurements(args.out, about), args.questions, args.documents)
+    for part, measure in PARTS.items():
+        if part in args.only:
+            measure(bench, args)
+    sizes = f"--questions {args.questions} --documents {args.documents}"
+    budget = "" if args.budget is None else f" --budget {args.budget}"
+    publish(
+        bench.seen, args.results, name, about, f"python benchmarks/facts.py --model {name} {sizes}{budget}"
+    )
+
+
+def publish(seen: Measured, folder: Path, name: str, about: dict[str, Any], command: str) -> None:
+    """The page, the numbers and the drawing of everything measured so far."""
+    stem = folder / f"{datetime.date.today()}-facts-{name}"
+    lines = page(seen, name, about, command)
+    stem.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    document = {"about": {**about, "model_name": name}, "measured": seen.values}
+    stem.with_suffix(".json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+    stem.with_suffix(".png").write_bytes(
+        draw_frontier(points_of(seen), title=f"{name}: {WINDOW} to {TARGET} tokens")
+    )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
