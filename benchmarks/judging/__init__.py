@@ -1,0 +1,1 @@
+"""What `kept_keys.py` measures: candidates judged from kept keys, and read exactly."""
