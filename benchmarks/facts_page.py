@@ -78,7 +78,8 @@ def _retrieval_table(seen: Measured, num_questions: int) -> list[str]:
         "## Answers by length",
         "",
         f"Right answers to {num_questions} questions. The range is over {len(seen.labels(DEFAULT))} seeds;",
-        "the difference is that of the seed with the median number.",
+        "the difference is that of the seed with the median number. Texts with one fact in an unseen wording",
+        "are the most expensive and have two lengths; texts with four ask for unseen wordings at each.",
         f"The base model inside its window of {WINDOW} tokens: {'; '.join(base) or '-'}.",
         "",
         *table(head, rows),
@@ -108,9 +109,9 @@ def _perplexity_table(seen: Measured) -> list[str]:
         "kind",
         "perplexity",
         f"against {closed}",
-        "",
+        "verdict",
         f"against {ramp}",
-        "",
+        "verdict",
         *(SEEN, UNSEEN, FOUR),
     ]
     rows = []
@@ -218,6 +219,6 @@ def points_of(seen: Measured) -> list[Point]:
 
 
 def _short(label: str) -> str:
-    """A label for the drawing: `ramp 16 to 0.5`, `seed 0`."""
+    """A label for the drawing: `ramp 16 to 0.5`, `seed 0`, `evolution, exact`."""
     ramp = re.fullmatch(r"yarn:beta_fast=(.+),beta_slow=(.+)", label)
-    return f"ramp {ramp[1]} to {ramp[2]}" if ramp else label.removeprefix("default, ")
+    return f"ramp {ramp[1]} to {ramp[2]}" if ramp else re.sub(r"^default, |, \d+ candidates$", "", label)
