@@ -3,6 +3,7 @@ import json
 import pytest
 
 from ropewalk.errors import DataError, SettingError
+from ropewalk.text import splits
 from ropewalk.text.settings import TextSplit
 from ropewalk.text.splits import (
     find_boundary,
@@ -98,6 +99,25 @@ def test_one_source_is_divided_the_same_at_every_length(mixed, tiny_tokenizer):
     )
     assert len(search.documents) == 7
     assert validation is None
+
+
+@pytest.mark.parametrize(
+    ("given", "counts"),
+    [
+        ({"num_test_documents": 2}, [10, 6, 2]),
+        ({"num_test_documents": 4}, [10, 6, 4]),
+        ({"num_test_documents": 5}, [5, 3, 5]),
+        ({"num_test_documents": 2, "num_validation_documents": 0}, [15, 2]),
+        ({"num_test_documents": 2, "num_documents": 5}, [5, 3, 2]),
+    ],
+)
+def test_short_documents_are_more_where_their_number_is_open(
+    mixed, tiny_tokenizer, monkeypatch, given, counts
+):
+    """20 documents have 16 tokens; by default 5 are followed, and these have fewer than 240 tokens."""
+    monkeypatch.setattr(splits, "SEARCH_TOKENS", 240)
+    split = split_documents(TextSplit(search=mixed, **given), tiny_tokenizer, 16)
+    assert [len(documents.documents) for documents in split.by_role.values()] == counts
 
 
 def test_at_one_length_the_sets_are_consecutive_and_shrink_from_the_end(mixed, tiny_tokenizer):

@@ -74,7 +74,7 @@ class Evaluator:
         if self.region is None:
             return None
         objective, centre = self.objective, _centre(query, best)
-        documents = self.region.due(self._documents(query), centre, objective.full_costs)
+        documents = self.region.due(self._documents(query), centre, objective.renewal_costs)
         if not documents:
             return None
         known = [document for document in documents if self.region.kept(document) is not None]

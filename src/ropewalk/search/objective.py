@@ -138,6 +138,11 @@ class Objective:
         return tuple(self.readings.num_queries(d) / one_pass for d in range(self.readings.num_documents))
 
     @property
+    def renewal_costs(self) -> tuple[float, ...]:
+        """Of renewing the kept keys of each document: it is judged with the old ones, and read in full."""
+        return tuple(sum(both) for both in zip(self.full_costs, self.kept_costs, strict=True))
+
+    @property
     def name(self) -> str:
         shape = f"{self.num_documents} documents of {self.space.target_length} tokens"
         weights = [f"{term.weight:g} x {term.name}" if term.weight != 1 else term.name for term in self.terms]

@@ -71,7 +71,7 @@ class TrustRegion:
         """The documents whose keys are renewed now.
 
         Args:
-            costs: of reading each document of the search in full.
+            costs: of renewing the keys of each document of the search.
         """
         left, due = self.budget - self.spent, []
         for document in documents:

@@ -37,7 +37,14 @@ class TextSplit(Settings):
         description="Source of the test documents; by default the documents after the search and validation "
         "documents, for stdlib its held-out part.",
     )
-    num_documents: int = Field(default=5, ge=1, le=MOST, title="N", description="Number of search documents.")
+    num_documents: int = Field(
+        default=5,
+        ge=1,
+        le=MOST,
+        title="N",
+        description="Number of search documents. By default at least 5; at short targets "
+        "some times as many, so that they have 24576 tokens, if the text has them.",
+    )
     num_validation_documents: int = Field(
         default=3,
         title="N",

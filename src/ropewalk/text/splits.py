@@ -17,6 +17,10 @@ from ropewalk.errors import DataError, SettingError
 from ropewalk.text.settings import TextSplit
 from ropewalk.text.tokens import DocumentSet, token_documents
 
+# What the search documents have in all, if their number is not given: at short targets the default number is
+# too few to tell candidates apart.
+SEARCH_TOKENS = 24576
+
 Role = Literal["search", "stop", "report"]  # what records and journals call the sets
 ROLE_NAMES: dict[Role, str] = {"search": "search", "stop": "validation", "report": "test"}
 
@@ -60,6 +64,10 @@ class DocumentSplit:
 def split_documents(text: TextSplit, tokenizer: Any, length: int) -> DocumentSplit:
     """The documents of a search and its report at one length.
 
+    Where `text` leaves the number of search documents open, and the default number has fewer than
+    `SEARCH_TOKENS` tokens, there are some times as many search and validation documents, if the source has
+    them.
+
     Args:
         length: tokens of each document.
 
@@ -68,7 +76,13 @@ def split_documents(text: TextSplit, tokenizer: Any, length: int) -> DocumentSpl
             share a source that has no document left for tests, there are no test documents.
         SettingError: a document is in two of the sets.
     """
-    search, validation = read_search_documents(text, tokenizer, length)
+    search, validation = read_search_documents(
+        text,
+        tokenizer,
+        length,
+        num_tokens=0 if "num_documents" in text.model_fields_set else SEARCH_TOKENS,
+        reserve=text.num_test_documents if text.shares_source else 0,
+    )
     test = None
     if text.num_test_documents:
         boundary = search.num_read if text.shares_source else None
@@ -87,6 +101,7 @@ def read_search_documents(
     num_documents: int | None = None,
     num_validation: int | None = None,
     num_tokens: int = 0,
+    reserve: int = 0,
     boundary: int | None = None,
 ) -> tuple[DocumentSet, DocumentSet | None]:
     """The documents that a search follows, and those that it validates on (None where none are left).
@@ -96,6 +111,7 @@ def read_search_documents(
         num_documents, num_validation: instead of those of `text`.
         num_tokens: take as many times more documents as the followed ones need to have this number of tokens,
             if there are enough.
+        reserve: documents of the source that stay for others, where there are more than `text` says.
         boundary: from `find_boundary`.
 
     Raises:
@@ -103,13 +119,18 @@ def read_search_documents(
     """
     count = text.num_documents if num_documents is None else num_documents
     others = text.num_validation_documents if num_validation is None else num_validation
+
+    def read(most: int) -> DocumentSet:
+        return token_documents(
+            text.search, tokenizer, length=length, num_documents=most, split="search", stop=boundary
+        )
+
     times = max(1, math.ceil(num_tokens / (count * length)))
-    whole = token_documents(
-        text.search, tokenizer, length=length, num_documents=times * (count + others), split="search",
-        stop=boundary,
-    )  # fmt: skip
-    found = len(whole.documents)
-    count *= max(1, min(times, found // (count + others)))
+    if times > 1:
+        found = len(read(times * (count + others) + reserve).documents)
+        times = max(1, min(times, (found - reserve) // (count + others)))
+    whole = read(times * (count + others))
+    count, found = times * count, len(whole.documents)
     validation = whole.part(count, found) if found > count else None
     return whole.part(0, min(count, found)), validation
 
