@@ -42,14 +42,15 @@ class Reader:
     def read(self, ids: Tensor, *, keep: bool) -> Tensor:
         """Last hidden states of the next tokens, shape (batch, n, hidden_size), for ids of shape (batch, n).
 
-        With `keep`, the next tokens see these and all before them.
+        With `keep`, the next tokens see these and all before them. The states are on the device of the ids,
+        wherever the last layer is.
         """
         earlier = {} if self._cache is None else {"past_key_values": self._cache}
         is_later_piece = bool(earlier) and ids.shape[1] > 1
         with piecewise_attention(self._model) if is_later_piece else nullcontext():
             output = self._head.decoder(input_ids=ids, use_cache=keep, **earlier)
         self._cache = output.past_key_values if keep else None
-        return output.last_hidden_state  # type: ignore[no-any-return]
+        return output.last_hidden_state.to(ids.device)  # type: ignore[no-any-return]
 
     def go_back_to(self, num_tokens: int) -> int:
         """Forget all but the first `num_tokens` tokens, and return how many are still known.

@@ -38,7 +38,8 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's own logits, shape (n, vocabulary), for hidden states of shape (n, hidden_size)."""
         if self.is_plain:
-            return self.model.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
+            logits: Tensor = self.model.get_output_embeddings()(hidden)
+            return logits.to(hidden.device)
         return _finished_by(self.model, self.decoder)(hidden)
 
     @property
@@ -63,7 +64,7 @@ def find_head(model: Any) -> Head:
         own = model(input_ids=ids, use_cache=False).logits
         for decoder in _candidates(model):
             try:
-                hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[0]
+                hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[0].to(ids.device)
                 finished = _finished_by(model, decoder)
                 if not _equal(finished(hidden), own[0]):
                     continue
@@ -135,5 +136,6 @@ def _finished_by(model: Any, decoder: nn.Module) -> Callable[[Tensor], Tensor]:
 def _equal(ours: Tensor, theirs: Tensor) -> bool:
     if ours.shape != theirs.shape:
         return False
+    theirs = theirs.to(ours.device)
     largest = float(theirs.abs().nan_to_num().max())
     return torch.allclose(ours.float(), theirs.float(), rtol=0, atol=1e-6 * largest, equal_nan=True)

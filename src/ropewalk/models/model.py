@@ -32,6 +32,7 @@ from ropewalk.models.rotary import Installable, OneSet, RotaryHook, guard_hooks
 from ropewalk.models.tokenizer import read_tokenizer, require_embeddings
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+ALL_GPUS = "cuda:all"  # a device of `load_model`
 
 
 class Model:
@@ -271,7 +272,8 @@ def load_model(
     configuration is checked first, so that a model that can't be extended is refused before its weights load.
 
     Args:
-        device: as torch names it, or `auto` for an accelerator if there is one, else the CPU.
+        device: as torch names it, or `auto` for an accelerator if there is one, else the CPU; `cuda:all`
+            divides the layers among all GPUs that are visible.
         dtype: float32, bfloat16, float16, or `auto` for the checkpoint's own.
         attn_implementation: as transformers names it.
         revision: branch, tag or commit on the hub.
@@ -299,10 +301,11 @@ def load_model(
             attn_implementation=attn_implementation,
             use_safetensors=True,
             output_loading_info=True,
+            device_map="balanced" if device == ALL_GPUS else None,
             **options,
         )
         require_complete(report, name)
-        model = model.to(torch_device).eval()
+        model = (model if device == ALL_GPUS else model.to(torch_device)).eval()
     require_embeddings(model, tokenizer, name)
     loaded = Model(
         model,
@@ -313,10 +316,11 @@ def load_model(
         full_attention=full_attention,
     )
     loaded.weights_sha256 = hash_weights(model)  # before factors or training change the model
-    loaded.where |= {"device": str(torch_device), "attn_implementation": attn_implementation}  # as given
+    where = device if device == ALL_GPUS else str(torch_device)
+    loaded.where |= {"device": where, "attn_implementation": attn_implementation}  # as given
     loaded.load_options = {
         "name": name,
-        "device": str(torch_device),
+        "device": where,
         "dtype": dtype,
         "attn_implementation": attn_implementation,
         "revision": commit,
@@ -331,7 +335,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda" if name == ALL_GPUS else name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
         raise ModelError(

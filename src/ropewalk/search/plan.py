@@ -184,7 +184,13 @@ class SearchPlan:
 
         Raises:
             RopewalkError: as `ray_workers.open_workers`.
+            SettingError: a model on several GPUs is to keep keys, which it can't.
         """
+        if (workers.gpus_per_worker or 0) > 1 and not self.settings.exact:
+            raise SettingError(
+                f"Each worker has {workers.gpus_per_worker:g} GPUs, but a model on several GPUs keeps no "
+                f"keys: give --exact, or one GPU per worker."
+            )
         sets = {SEARCH: documents, VALIDATION: validation_documents}
         tasks = {which: self._objective_task(found) for which, found in sets.items() if found is not None}
         return open_workers(

@@ -72,10 +72,10 @@ def open_workers(
     if not settings.uses_ray:
         yield None
         return
-    setup = setup_of(model, objective, short_weight, sets)
     num_gpus = settings.gpus_per_worker
     if num_gpus is None:
         num_gpus = float(model.model.device.type == "cuda")
+    setup = setup_of(model, objective, short_weight, sets, num_gpus)
     with _connected(settings) as ray:
         num_threads = settings.threads_per_worker or _num_threads(ray.nodes(), settings.num_workers, num_gpus)
         setup = replace(setup, num_threads=num_threads)
@@ -132,10 +132,16 @@ def _connect(ray: Any, settings: WorkerSettings) -> None:
 
 def _num_threads(nodes: Sequence[Mapping[str, Any]], num_workers: int, num_gpus: float) -> int:
     """The most threads with which all workers have cores of their own; at least 1."""
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    cores = [int(found.get("CPU", 0)) for found in alive if found.get("GPU", 0) >= num_gpus]
-    fitting = [n for n in range(1, max(cores, default=0) + 1) if sum(c // n for c in cores) >= num_workers]
-    return max(fitting, default=1)
+    places = [
+        (int(found.get("CPU", 0)), found.get("GPU", 0) // num_gpus if num_gpus else num_workers)
+        for found in (node["Resources"] for node in nodes if node["Alive"])
+    ]
+    most = max((cores for cores, _ in places), default=0)
+
+    def fits(num_threads: int) -> bool:
+        return sum(min(cores // num_threads, by_gpus) for cores, by_gpus in places) >= num_workers
+
+    return max(filter(fits, range(1, most + 1)), default=1)
 
 
 @contextmanager

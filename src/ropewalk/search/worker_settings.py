@@ -47,10 +47,10 @@ class WorkerSettings(Settings):
     gpus_per_worker: float | None = Field(
         default=None,
         ge=0,
-        le=1,
-        title="SHARE",
-        description="The share of a GPU that each worker reserves, 0.5 if two workers use one; by default 1 "
-        "if the device is cuda, otherwise 0.",
+        le=MOST,
+        title="N",
+        description="GPUs that each worker reserves: 0.5 if two workers use one, 2 to divide the layers of a "
+        "model among two (with `--exact`); by default 1 if the device is cuda, otherwise 0.",
     )
 
     @model_validator(mode="after")
@@ -61,6 +61,9 @@ class WorkerSettings(Settings):
                     f"{name} is {getattr(self, name)}, but one worker runs in this process: leave it out, or "
                     f"give more workers or a ray_address"
                 )
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_worker is {gpus:g}, but must be a share of one GPU or a whole number")
         if self.uses_ray and find_spec("ray") is None:
             raise ValueError(
                 "more than one worker, or a ray_address, needs Ray, which is not installed: install "

@@ -20,7 +20,7 @@ import torch
 
 from ropewalk.errors import EvaluationError, ModelError, SettingError
 from ropewalk.models.fingerprint import hash_weights
-from ropewalk.models.model import Model, load_model
+from ropewalk.models.model import ALL_GPUS, Model, load_model
 from ropewalk.search.meter import DocumentMeasure, DocumentMeter, DocumentTask
 from ropewalk.search.objective import MeasureAll, out_of_memory
 from ropewalk.search.objectives import ObjectiveTask, make_readings
@@ -111,9 +111,16 @@ class DocumentWorker:
 
 
 def setup_of(
-    model: Model, objective: str, short_weight: float, sets: Mapping[str, ObjectiveTask]
+    model: Model,
+    objective: str,
+    short_weight: float,
+    sets: Mapping[str, ObjectiveTask],
+    num_gpus: float = 0.0,
 ) -> WorkerSetup:
     """The setup of workers that load the same model.
+
+    Args:
+        num_gpus: those that a worker sees; more than one share the layers of the model.
 
     Raises:
         SettingError: the model was not loaded by name, or is another one now.
@@ -134,7 +141,7 @@ def setup_of(
     found = {
         **options,
         "name": str(Path(name).resolve()) if Path(name).exists() else name,  # for another working directory
-        "device": "cuda" if device.startswith("cuda") else device,  # a worker sees its own GPU only
+        "device": ALL_GPUS if num_gpus > 1 else "cuda" if device.startswith("cuda") else device,
     }
     return WorkerSetup(
         load_options=found,
