@@ -22,6 +22,7 @@ SPACES_FOR = {
     "only complete values are best": KINDS,
     "same seed, same queries": DRAWS,
     "another seed differs": DRAWS,
+    "known queries come next": KINDS,
     "inputs are not changed": DRAWS,
     "generator state is JSON": DRAWS,
     "global generators are not used": DRAWS,

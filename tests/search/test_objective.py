@@ -214,7 +214,7 @@ def test_documents_are_measured_elsewhere_in_the_order_of_the_tasks(loaded, task
     here = objective_of(loaded, task)
     tasks = []
 
-    def measure_all(given):
+    def measure_all(given, ahead=()):
         for one in given:
             tasks.append(one)
             yield from here._measure_all([one])

@@ -9,12 +9,13 @@ from ropewalk.errors import EvaluationError, ModelError, SettingError
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.models.model import Model
 from ropewalk.rope.schemes import scheme_factors
-from ropewalk.search.meter import DocumentMeasure, DocumentTask
+from ropewalk.search.meter import DocumentMeasure, DocumentTask, Kept
 from ropewalk.search.objective import out_of_memory
 from ropewalk.search.objectives import ObjectiveTask, make_readings
 from ropewalk.search.workers import (
     MOST_ENDS,
     SEARCH,
+    VALIDATION,
     DocumentWorker,
     LoadedModel,
     WorkerEndedError,
@@ -93,11 +94,52 @@ def measured(task_of):
     return measure
 
 
-def test_measures_come_in_order_and_a_document_goes_to_the_same_worker(fakes, measured):
+def test_measures_come_in_order_from_workers_in_turn(fakes, measured):
     pool = fakes.pool()
-    assert measured(pool, [4, 0, 3, 1, 2]) == [4, 0, 3, 1, 2]
+    assert measured(pool, [4, 0, 3]) == [4, 0, 3]
     assert measured(pool, [3, 2]) == [3, 2]
+    assert [worker.asked for worker in fakes.started] == [[4, 3, 2], [0, 3]]
+
+
+def test_a_document_is_measured_where_its_keys_are(fakes, task_of, factors):
+    pool = fakes.pool()
+    for documents in ([4, 0, 3, 1, 2], [3, 2]):
+        tasks = [task_of(document, kept=Kept(factors=factors)) for document in documents]
+        assert len(list(pool.measure_all(SEARCH)(tasks))) == len(documents)
     assert [worker.asked for worker in fakes.started] == [[4, 0, 2, 2], [3, 1, 3]]
+
+
+def test_what_comes_next_is_begun_once_and_used_if_it_comes(fakes, task_of):
+    pool = fakes.pool()
+    measure_all = pool.measure_all(SEARCH)
+    tasks = [task_of(document) for document in range(9)]
+
+    def documents(now, ahead):
+        found = measure_all(tasks[now : now + 1], tasks[ahead:])
+        return [int(one.sums["nats"].nll_sum_nats) for one in found]
+
+    assert documents(0, ahead=1) == [0]
+    assert [worker.asked for worker in fakes.started] == [[0, 2, 4], [1, 3]], "two for each worker"
+    assert documents(1, ahead=2) == [1]
+    assert [worker.asked for worker in fakes.started] == [[0, 2, 4], [1, 3, 5]]
+    assert list(pool.measure_all(VALIDATION)([tasks[2]])), "of another set"
+    assert documents(2, ahead=4) == [2]
+    assert fakes.answered == [0, 1, 2, 2], "3 is dropped, without a wait for it"
+    assert documents(3, ahead=9) == [3]
+    asked = [document for worker in fakes.started for document in worker.asked]
+    assert sorted(asked) == [0, 1, 2, 2, 3, 3, 4, 5, 6, 7]
+
+
+def test_what_was_begun_by_a_worker_that_ended_is_measured_again(fakes, task_of):
+    pool = fakes.pool()
+    measure_all = pool.measure_all(SEARCH)
+    tasks = [task_of(document) for document in range(4)]
+    assert list(measure_all(tasks[:1], tasks[1:]))
+    fakes.started[1].is_ended = True
+    with pytest.warns(UserWarning, match="document 1") as warned:
+        assert len(list(measure_all(tasks[1:]))) == 3
+    assert len(warned) == 1
+    assert sorted(fakes.answered, key=str) == [0, 1, 2, 3, None]
 
 
 def test_a_new_worker_measures_what_one_that_ended_did_not(fakes, measured):
@@ -109,7 +151,7 @@ def test_a_new_worker_measures_what_one_that_ended_did_not(fakes, measured):
     assert sorted(fakes.answered, key=str) == [0, 1, 2, 3, 4, None]
     assert [worker.slot for worker in fakes.started] == [0, 1, 1]
     assert measured(pool, range(5)) == [0, 1, 2, 3, 4]
-    assert fakes.started[2].asked == [1, 3, 1, 3]
+    assert fakes.started[2].asked == [1, 3, 0, 2, 4]
 
 
 def test_the_others_measure_it_where_no_new_worker_starts(fakes, measured):

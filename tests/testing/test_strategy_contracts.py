@@ -53,6 +53,17 @@ class LearnsFromItsClass(RandomSearch):
             self.generator.random()
 
 
+class DrawsAfterFailures(RandomSearch):
+    def tell(self, trial):
+        if trial.value is None:
+            self.generator.random()
+
+
+class DrawsAhead(RandomSearch):
+    def ask_ahead(self):
+        yield self.ask()
+
+
 class ChangesTrials(RandomSearch):
     def tell(self, trial):
         trial.parts.clear()
@@ -92,6 +103,8 @@ class HasAStateOfTuples(RandomSearch):
         (IgnoresItsSeed, "another seed differs"),
         (NeedsAValue, "failures are survived"),
         (LearnsFromItsClass, "resumed equals uninterrupted"),
+        (DrawsAfterFailures, "known queries come next"),
+        (DrawsAhead, "known queries come next"),
         (ChangesTrials, "inputs are not changed"),
         (ChangesItsBudget, "the budget is kept"),
         (HasAStateOfTuples, "generator state is JSON"),

@@ -1,10 +1,10 @@
 """Evaluator: computes the value of a query, document by document."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ropewalk.search.meter import DocumentMeasure, Kept
+from ropewalk.search.meter import DocumentMeasure, DocumentTask, Kept
 from ropewalk.search.objective import Objective, TrialFailure, out_of_memory
 from ropewalk.search.renewal import Renewal, TrustRegion
 from ropewalk.search.space import Candidate
@@ -49,15 +49,18 @@ class Evaluator:
         names = {term.name for term in objective.terms}
         return set(trial.parts) == names and all(len(nats) == num_read for nats in trial.parts.values())
 
-    def evaluate(self, query: Query, best: Candidate | None = None) -> Evaluation:
+    def evaluate(
+        self, query: Query, best: Candidate | None = None, ahead: Iterable[Query] = ()
+    ) -> Evaluation:
         """Evaluates a query. Running out of memory is an outcome; any other error is raised.
 
         Args:
             best: the best candidate so far.
+            ahead: later queries, with which workers that have nothing to do may begin.
         """
         try:
             renewal = self._renew(query, best)
-            return replace(self._evaluate(query), renewal=renewal)
+            return replace(self._evaluate(query, ahead), renewal=renewal)
         except (RuntimeError, MemoryError) as error:
             failure = out_of_memory(error)
             if failure is None:
@@ -95,13 +98,12 @@ class Evaluator:
         assert self.region is not None
         self.region.record(renewal, centre, Kept(factors=self.objective.factors(centre), draw=draw))
 
-    def _evaluate(self, query: Query) -> Evaluation:
+    def _evaluate(self, query: Query, ahead: Iterable[Query]) -> Evaluation:
         measures: list[DocumentMeasure] = []
-        documents = self._documents(query)
-        kept = None if self.region is None else self.region.kept
         for measure in self.objective.measure(
-            query.candidate, documents, query.draw, gradient=query.gradient, kept=kept, keep=query.keep
-        ):
+            query.candidate, self._documents(query), query.draw, gradient=query.gradient, kept=self._kept,
+            keep=query.keep, ahead=self._tasks(ahead),
+        ):  # fmt: skip
             measures.append(measure)
             nats = sum(found.nll_sum_nats for found in measure.sums.values())
             if not math.isfinite(nats):
@@ -112,6 +114,18 @@ class Evaluator:
         if not all(map(math.isfinite, gradient)):
             return self._failed(query, TrialFailure("the gradient is not finite"))
         return self._finished(query, measures, gradient=gradient)
+
+    def _tasks(self, queries: Iterable[Query]) -> Iterator[DocumentTask]:
+        """The documents of later queries, if no keys are renewed before them."""
+        for query in queries:
+            yield from self.objective.tasks_of(
+                query.candidate, self._documents(query), query.draw, gradient=query.gradient, kept=self._kept,
+                keep=query.keep,
+            )  # fmt: skip
+
+    @property
+    def _kept(self) -> Callable[[int], Kept | None] | None:
+        return None if self.region is None else self.region.kept
 
     def _finished(
         self, query: Query, measures: Sequence[DocumentMeasure], gradient: tuple[float, ...] | None

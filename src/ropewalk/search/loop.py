@@ -1,7 +1,7 @@
 """SearchLoop: ask the strategy, evaluate, record, tell the strategy, stop. All searches run through it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, replace
 
 from ropewalk.errors import EvaluationError
@@ -120,9 +120,9 @@ class SearchLoop:
             query = self.strategy.ask()
             if query is None:
                 return "nothing new"
-            if not self._can_pay(self.objective.cost_of(query.documents, gradient=query.gradient)):
+            if not self._can_pay(self._cost_of(query)):
                 return "budget"
-            trial = self._try(query, "trial")
+            trial = self._try(query, "trial", self._ahead(query))
             self._strategy_cost += trial.cost
             self.strategy.tell(trial)
             if self.early_stopping is not None and self.early_stopping.is_due(self.best, self._cost):
@@ -134,7 +134,19 @@ class SearchLoop:
     def _can_pay(self, cost: float) -> bool:
         return self._strategy_cost + cost <= self.strategy.task.budget + ROUNDING
 
-    def _try(self, query: Query, kind: TrialKind) -> Trial:
+    def _ahead(self, query: Query) -> Iterator[Query]:
+        """The strategy's queries after this one that are known, and that the budget pays for."""
+        cost = self._cost_of(query)
+        for later in self.strategy.ask_ahead():
+            cost += self._cost_of(later)
+            if not self._can_pay(cost):
+                return
+            yield later
+
+    def _cost_of(self, query: Query) -> float:
+        return self.objective.cost_of(query.documents, gradient=query.gradient)
+
+    def _try(self, query: Query, kind: TrialKind, ahead: Iterable[Query] = ()) -> Trial:
         """The recorded trial, or a new one, which is recorded."""
         index, state = len(self.trials), self.strategy.generator_state()
         evaluator = self._evaluator_of(kind)
@@ -143,7 +155,7 @@ class SearchLoop:
         if kind == "screen":
             best = self._last_kept or best
         if recorded is None:
-            trial = self._evaluate(index, query, kind, best)
+            trial = self._evaluate(index, query, kind, best, ahead)
         else:
             trial = recorded
             evaluator.replay(query, trial.renewal, best)
@@ -161,9 +173,11 @@ class SearchLoop:
             self.on_trial(self._progress(trial))
         return trial
 
-    def _evaluate(self, index: int, query: Query, kind: TrialKind, best: Candidate | None) -> Trial:
+    def _evaluate(
+        self, index: int, query: Query, kind: TrialKind, best: Candidate | None, ahead: Iterable[Query]
+    ) -> Trial:
         start = time.perf_counter()
-        made = self._evaluator_of(kind).evaluate(query, best)
+        made = self._evaluator_of(kind).evaluate(query, best, ahead)
         share = self._share_of_search(kind)
         return Trial(
             index=index,

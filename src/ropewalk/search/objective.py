@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +33,15 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate", "not enough memory", "alloc_
 LONGEST_REASON = 200
 
 GradientArray = NDArray[np.float64]
-# Measures documents, in this process or in others; results come in the order of the tasks.
-MeasureAll = Callable[[Iterable[DocumentTask]], Iterator[DocumentMeasure]]
+
+
+class MeasureAll(Protocol):
+    """Measures documents, in this process or in others."""
+
+    def __call__(
+        self, tasks: Iterable[DocumentTask], ahead: Iterable[DocumentTask] = (), /
+    ) -> Iterator[DocumentMeasure]:
+        """Yields the measures of `tasks` in their order, and may begin with `ahead`, which comes next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +192,7 @@ class Objective:
         gradient: bool = False,
         kept: Callable[[int], Kept | None] | None = None,
         keep: bool = False,
+        ahead: Iterable[DocumentTask] = (),
     ) -> Iterator[DocumentMeasure]:
         """Yields the measure of each document, in their order.
 
@@ -191,11 +200,26 @@ class Objective:
             gradient: whether to measure derivatives, which add up to those of ln value.
             kept: for each document, what its keys were kept under; None reads all documents in full.
             keep: whether to keep their keys then.
+            ahead: tasks of later calls, with which workers that have nothing to do may begin.
         """
+        tasks = self.tasks_of(candidate, documents, draw, gradient=gradient, kept=kept, keep=keep)
+        return self._measure_all(tasks, ahead)
+
+    def tasks_of(
+        self,
+        candidate: Candidate,
+        documents: Sequence[int],
+        draw: int = 0,
+        *,
+        gradient: bool = False,
+        kept: Callable[[int], Kept | None] | None = None,
+        keep: bool = False,
+    ) -> Iterator[DocumentTask]:
+        """The tasks of `measure`, whose arguments it has."""
         readings = self.readings if kept is None else self._judged
         weights = self._weights(readings, documents, draw) if gradient else None
         factors = self.factors(candidate)
-        return self._measure_all(
+        return (
             DocumentTask(
                 factors=factors,
                 document=document,
@@ -247,7 +271,7 @@ def _num_queries(kept: Reading, reading: Reading) -> int:
 
 
 def _one_by_one(meter: DocumentMeter) -> MeasureAll:
-    return lambda tasks: map(meter.measure, tasks)
+    return lambda tasks, ahead=(): map(meter.measure, tasks)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,19 @@
     Worker            one process, as the pool sees it; `ray_workers` has those of Ray
     DocumentWorker    what runs in that process: a model, and the documents that it can measure
 
-A document goes to the same worker every time, which may keep what it computed of it. If a worker ends, a new
-one takes its place, and the tasks without an answer are given again. A task has one answer, and an answer is
-used once, so that no document is lost or counted twice.
+Workers get tasks in turn, but a document that is judged from kept keys goes to the same worker every time,
+which has them. If a worker ends, a new one takes its place, and the tasks without an answer are given again.
+A task has one answer, and an answer is used once, so that no document is lost or counted twice.
+
+Workers that have nothing to do begin with tasks that come next. A measure depends on its task alone, and the
+answer is used only if an equal task is given later, so that no value depends on what was begun ahead.
 """
 
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +32,7 @@ from ropewalk.search.provenance import describe_environment
 from ropewalk.store import differences
 
 MOST_ENDS = 3  # workers that may end with one document, before the search does
+TASKS_AHEAD = 2  # for each worker, begun before they are needed: one that runs, and one that waits
 SEARCH, VALIDATION = "search", "validation"
 
 Answer = Callable[[], DocumentMeasure]
@@ -183,6 +188,8 @@ class WorkerPool:
         self._num_workers = num_workers
         self._weights_sha256 = weights_sha256
         self._workers: dict[int, Worker] = {}
+        self._turns = count()
+        self._ahead: list[_Asked] = []
 
     def open(self) -> None:
         """Starts all workers and waits for them.
@@ -206,22 +213,43 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
+        self._ahead.clear()
 
     def measure_all(self, which: str) -> MeasureAll:
         """What measures the documents of a set (`SEARCH` or `VALIDATION`), for an `Objective`."""
 
-        def measure(tasks: Iterable[DocumentTask]) -> Iterator[DocumentMeasure]:
-            asked = deque([self._ask(which, task) for task in tasks])
+        def measure(
+            tasks: Iterable[DocumentTask], ahead: Iterable[DocumentTask] = ()
+        ) -> Iterator[DocumentMeasure]:
+            asked = deque([self._begun(which, task) for task in tasks])
+            self._begin_ahead(which, ahead)
             while asked:
                 yield self._answer(asked.popleft())
 
         return measure
 
-    def _ask(self, which: str, task: DocumentTask) -> _Asked:
-        slot = task.document % self._num_workers
+    def _begin_ahead(self, which: str, tasks: Iterable[DocumentTask]) -> None:
+        """Begins with what comes next, and drops what was begun and does not come next."""
+        begun = [self._begun(which, task) for task in islice(tasks, TASKS_AHEAD * self._num_workers)]
+        if begun:  # otherwise the tasks in between are of other documents, or renew keys
+            self._ahead = begun
+
+    def _begun(self, which: str, task: DocumentTask) -> _Asked:
+        """The task as it was begun ahead, or begun now."""
+        for asked in self._ahead:
+            if (asked.which, asked.task) == (which, task):
+                self._ahead.remove(asked)
+                return asked
+        return self._ask(which, task, self._slot_of(task))
+
+    def _slot_of(self, task: DocumentTask) -> int:
+        turn = next(self._turns) if task.kept is None else task.document
+        return turn % self._num_workers
+
+    def _ask(self, which: str, task: DocumentTask, slot: int) -> _Asked:
         if slot not in self._workers:
             others = sorted(self._workers)
-            slot = others[task.document % len(others)]
+            slot = others[slot % len(others)]
         worker = self._workers[slot]
         return _Asked(which=which, task=task, slot=slot, worker=worker, answer=worker.ask(which, task))
 
@@ -238,7 +266,7 @@ class WorkerPool:
                         f"the memory of their machines, or give fewer workers."
                     ) from None
                 self._replace(asked, str(error))
-            asked = self._ask(asked.which, asked.task)
+            asked = self._ask(asked.which, asked.task, asked.slot)
 
     def _replace(self, asked: _Asked, reason: str) -> None:
         """Starts a worker instead of one that ended; if that fails too, the others take its documents."""

@@ -56,7 +56,7 @@ class QuadraticObjective(Objective):
         self.costs = self.full_costs = self.kept_costs = (cost / num_documents,) * num_documents
         self.gradient_cost = 3.0
         self._base_factors = None
-        self._measure_all = lambda tasks: map(self.measure_document, tasks)
+        self._measure_all = lambda tasks, ahead=(): map(self.measure_document, tasks)
         pairs = np.arange(space.num_pairs)
         shifts = spread * np.cos(pairs + 2.0 * np.arange(num_documents)[:, None])
         self._shifts = shifts - shifts.mean(axis=0)

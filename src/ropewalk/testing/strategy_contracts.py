@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ropewalk.testing.strategy_driver import (
 )
 
 BUDGET = 40.0  # of a search in a check, in forward passes over all documents
+NUM_AHEAD = 5  # queries that are compared with those that `ask_ahead` returned
 
 
 def check_strategy(strategy: str | type[Strategy], settings: Mapping[str, Any] | None = None) -> None:
@@ -140,6 +142,26 @@ def _timeless(trial: Trial) -> Trial:
     return replace(trial, seconds=0.0)
 
 
+def _known_queries_come_next(case: ContractCase) -> None:
+    for spoil in (every_third_failed, failed):
+        _require_known_next(case, spoil)
+
+
+def _require_known_next(case: ContractCase, spoil: Callable[[Trial, Query], Trial]) -> None:
+    strategy, known = case.make(), list[list[Query]]()
+
+    def look_ahead(trial: Trial, query: Query) -> Trial:
+        state = strategy.generator_state()
+        known.append(list(islice(strategy.ask_ahead(), NUM_AHEAD)))
+        assert strategy.generator_state() == state, "`ask_ahead` drew from the generator"
+        return spoil(trial, query)
+
+    queries = [step.query for step in case.drive(strategy, look_ahead)]
+    for index, ahead in enumerate(known):
+        next_ones = queries[index + 1 : index + 1 + len(ahead)]
+        assert ahead[: len(next_ones)] == next_ones, f"after query {index}, `ask_ahead` returned others"
+
+
 def _inputs_are_not_changed(case: ContractCase) -> None:
     strategy, task = case.make(), case.task()
     seen: list[tuple[Trial, Trial]] = []
@@ -217,6 +239,7 @@ CONTRACTS: Mapping[str, Callable[[ContractCase], None]] = {
     "another seed differs": _another_seed_differs,
     "failures are survived": _failures_are_survived,
     "resumed equals uninterrupted": _resumed_equals_uninterrupted,
+    "known queries come next": _known_queries_come_next,
     "inputs are not changed": _inputs_are_not_changed,
     "the budget is kept": _the_budget_is_kept,
     "generator state is JSON": _generator_state_is_json,

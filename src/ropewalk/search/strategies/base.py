@@ -1,7 +1,7 @@
 """Strategy: `ask` returns the next query, `tell` takes its trial. It sees no model and no text."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,6 +66,13 @@ class Strategy(ABC):
     @abstractmethod
     def tell(self, trial: Trial) -> None:
         """Take the trial of the last query."""
+
+    def ask_ahead(self) -> Iterable[Query]:
+        """The queries that `ask` returns after the last one whatever the trials are; none unless overridden.
+
+        They are read before the next `tell`, as far as workers have time for them, and change nothing.
+        """
+        return ()
 
     def generator_state(self) -> dict[str, Any]:
         """The generator's state as JSON values; its 128-bit numbers are text."""

@@ -17,7 +17,7 @@ is left out of that iteration.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -88,6 +88,10 @@ class Evolution(Strategy):
         if not self._waiting:
             self._waiting.extend(self._children())
         return Query(candidate=self._waiting.popleft()) if self._waiting else None
+
+    def ask_ahead(self) -> Iterable[Query]:
+        """The rest of the generation."""
+        return (Query(candidate=candidate) for candidate in self._waiting)
 
     def tell(self, trial: Trial) -> None:
         if trial.value is not None:

@@ -20,6 +20,7 @@ gradient can't find in the rugged part of the loss, but their values show it.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -150,6 +151,10 @@ class Gradient(Strategy):
         if not self._waiting and self._phase == "ends":
             self._try_start_tokens()
         return Query(candidate=self._waiting[0]) if self._waiting else None
+
+    def ask_ahead(self) -> Iterable[Query]:
+        """The rest of the initial candidates, of the two ends, or of the n-hats."""
+        return (Query(candidate=candidate) for candidate in self._waiting[1:])
 
     def tell(self, trial: Trial) -> None:
         self._cost += trial.cost

@@ -6,6 +6,7 @@ that the gradient of one document at a time can't distinguish from noise.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -72,6 +73,10 @@ class Hybrid(Strategy):
             return None
         candidate = self._fresh(self._draw)
         return None if candidate is None else Query(candidate=candidate)
+
+    def ask_ahead(self) -> Iterable[Query]:
+        """Those of the descent."""
+        return () if self._polishing else self._gradient.ask_ahead()
 
     def tell(self, trial: Trial) -> None:
         better = trial.is_complete and (self._best is None or trial.rank < self._best.rank)

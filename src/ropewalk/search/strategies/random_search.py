@@ -1,5 +1,7 @@
 """Uniform draws from the space: the baseline that a strategy must beat."""
 
+from collections.abc import Iterable
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +25,12 @@ class RandomSearch(Strategy):
     def ask(self) -> Query | None:
         candidate = self._fresh(self._draw)
         return None if candidate is None else Query(candidate=candidate)
+
+    def ask_ahead(self) -> Iterable[Query]:
+        """All that follow."""
+        ahead = copy(self)
+        ahead.generator, ahead._seen = deepcopy(self.generator), set(self._seen)
+        yield from iter(ahead.ask, None)
 
     def tell(self, trial: Trial) -> None:
         """Does nothing: draws do not depend on trials."""
