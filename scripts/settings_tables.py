@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ropewalk.cli.from_settings import option_name, value_type
+from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.finetune.data.settings import MixtureSettings, SourceSettings
 from ropewalk.finetune.settings import FinetuneSettings, LoraSettings
 from ropewalk.models.settings import ModelSettings
@@ -32,7 +33,7 @@ CLASSES: dict[str, type[BaseModel]] = {
     settings.__name__: settings
     for settings in (
         Recipe, ModelSettings, TextSplit, SearchSettings, Accept, PasskeyLimit, FinetuneSettings,
-        LoraSettings, MixtureSettings, SourceSettings, WorkerSettings,
+        LoraSettings, MixtureSettings, SourceSettings, WorkerSettings, RetrievalSettings,
     )
 }  # fmt: skip
 STAGES: dict[str, type[Stage]] = {

@@ -15,7 +15,8 @@ from ropewalk.recipe.reading import shipped_recipes
 STAGES = """\
   - {kind: search, length: 2x}
   - {kind: readjust, lengths: [1x]}
-  - {kind: evaluate, perplexity: [1x, 2x], passkey: [256], num_trials: 4}
+  - {kind: evaluate, perplexity: [1x, 2x], passkey: [256], num_trials: 4, retrieval: [2x],
+     retrieval_settings: {num_facts: 1}}
 """
 
 
@@ -43,6 +44,7 @@ def test_a_checkpoint_free_recipe_ends_with_tables_and_a_factor_set(ropewalk, re
     assert ended.code == 0
     assert "test documents" in ended.out
     assert "Passkeys found" in ended.out
+    assert "Facts found" in ended.out
     assert "base model" in ended.out
     assert "Stage 1/3, search-2x: begins" in ended.err
     assert "left in all" in ended.err
@@ -59,7 +61,9 @@ def test_json_and_a_missed_limit_ends_with_3(ropewalk, recipe, tmp_path):
     told = json.loads(ended.out)
     assert [verdict["is_held"] for verdict in told["verdicts"]] == [True, False]
     assert told["accepted"] is False
-    assert {record["metric"] for record in told["records"]} == {"perplexity", "passkey", "nll_increase"}
+    assert {record["metric"] for record in told["records"]} == {
+        "perplexity", "passkey", "nll_increase", "retrieval",
+    }  # fmt: skip
     assert ropewalk("extend", recipe, "--out", tmp_path / "run").code == 0
     plain = ropewalk("extend", recipe, "--out", tmp_path / "run", *limits)
     assert plain.code == 3

@@ -115,13 +115,14 @@ def test_the_whole_method(recipe_of, tmp_path):
     assert measured == {
         ("perplexity", "extended", 64), ("perplexity", "extended", 512), ("nll_increase", "extended", 64),
         ("perplexity", "sliding window", 512), ("perplexity", "untouched", 64),
-        ("perplexity", "untouched", 512),
+        ("perplexity", "untouched", 512), ("retrieval", "extended", 512),
     }  # fmt: skip
     run_id = json.loads((tmp_path / "run" / "result.json").read_text())["run_id"]
     assert {record.run_id for record in result.records} == {run_id}
     searched = [record for record in result.records if record.factors == "extended"]
     assert all(record.strategy is not None and record.budget for record in searched)
-    assert all(len(record.by_document) == record.n for record in result.records)
+    assert all(len(r.by_document) == r.n for r in result.records if r.metric != "retrieval")
+    assert [r.n for r in result.records if r.metric == "retrieval"] == [16], "four facts in each document"
     assert result.is_accepted
     assert (
         json.loads((tmp_path / "run" / "result.json").read_text())["weights_sha256"] == tuned.weights_sha256
@@ -148,6 +149,7 @@ def the_card_of_the_result_tells_how_it_was_made(folder, result, base):
     assert f"{rise.value:+.4f} ({rise.low:+.4f} to {rise.high:+.4f})" in card
     captions = [line for line in card.splitlines() if "test documents" in line]
     assert ["sliding window" in caption for caption in captions] == [False, True, False]
+    assert "4 facts per text" in card
     assert all("n = 4" in caption for caption in captions)
     # The base model is another one, and what was measured on it is not of these weights.
     assert run_command(["export", "hf", base, *given[1:3], "--out", str(out) + "-base", *run]) == 0
@@ -201,8 +203,17 @@ def test_short_inputs_that_were_trained_with_the_original_rope_keep_it(recipe_of
     assert header["identity"]["text"]["num_documents"] == 4, "twice two, of six short documents"
 
 
-def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
-    recipe = recipe_of("  - {kind: search, length: 8x}\n  - {kind: evaluate, passkey: [8x], num_trials: 6}\n")
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "passkey: [8x], num_trials: 6",
+        "retrieval: [8x], retrieval_settings: {num_facts: 1, num_questions: 6}",
+    ],
+)
+def test_stopped_between_answers_it_asks_the_others(recipe_of, tmp_path, keys):
+    recipe = recipe_of(
+        f"  - {{kind: search, length: 8x}}\n  - {{kind: evaluate, {keys}, short_rise: false}}\n"
+    )
     whole = run_recipe(recipe, tmp_path / "whole")
     first, asked = [], []
 
@@ -218,6 +229,31 @@ def test_stopped_between_passkeys_it_asks_the_others(recipe_of, tmp_path):
     assert [progress.num_answered for progress in asked] == [3, 4, 5, 6]
     assert not {progress.answer.depth for progress in asked} & {answer.depth for answer in first}
     assert [(r.value, r.by_depth) for r in rest.records] == [(r.value, r.by_depth) for r in whole.records]
+
+
+def test_the_base_model_is_asked_at_the_lengths_that_it_reads(recipe_of, tmp_path):
+    recipe = recipe_of(
+        "  - {kind: search, length: 512}\n"
+        "  - {kind: evaluate, perplexity: [512], retrieval_settings: {num_facts: 1}}\n",
+        "model.original_length=256",
+    )
+    result = run_recipe(recipe, tmp_path / "run")
+    asked = [record for record in result.records if record.metric == "retrieval"]
+    assert [(record.factors, record.length) for record in asked] == [
+        ("untouched", 256), ("extended", 256), ("extended", 512),
+    ]  # fmt: skip
+    assert {(record.n, record.documents) for record in asked} == {(4, "report")}
+    assert asked[1].share_difference(asked[0]) is not None
+
+
+def test_a_length_without_room_for_facts_is_left_out_or_refused_if_it_was_given(recipe_of, tmp_path):
+    said, seen = [], Seen()
+    result = run_recipe(recipe_of(SHORT), tmp_path / "run", watch=Watch(say=said.append))
+    assert "retrieval" not in {record.metric for record in result.records}
+    assert any("retrieval" in line for line in said)
+    with pytest.raises(SettingError, match="facts"):
+        run_recipe(recipe_of(SHORT, "stages.1.retrieval=[1x]"), tmp_path / "given", watch=seen.watch())
+    assert seen.stages == []
 
 
 def test_what_a_folder_holds_is_not_done_again(recipe_of, tmp_path):

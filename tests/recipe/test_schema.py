@@ -48,6 +48,7 @@ def test_stages_take_what_they_do_not_say_from_above_and_every_length_is_tokens(
     assert (first.budget, second.budget, first.seed, readjust.budget) == (12, 9, 5, 12)
     assert (first.num_documents, second.num_documents, last.num_validation_documents) == (5, 2, 0)
     assert (readjust.lengths, evaluate.passkey) == ((256, 512), (131072,))
+    assert evaluate.retrieval_lengths(256) == (256, 131072)
     assert readjust.num_documents is None, "it follows more documents where these are short"
     assert recipe.accept.passkey[0].length == 131072
     settings = recipe.finetune_settings(tune)
@@ -59,8 +60,20 @@ def test_stages_take_what_they_do_not_say_from_above_and_every_length_is_tokens(
     ]  # fmt: skip
 
 
+def test_the_questions_of_an_evaluation_have_the_defaults_of_their_stage():
+    given = "stages.7.retrieval_settings={num_facts: 2, wordings: held-out}"
+    *_, evaluate = parse(WHOLE, given, "stages.7.seed=3", "stages.7.retrieval=[4x]").resolved(256).stages
+    settings = evaluate.questions(num_documents=5)
+    assert (settings.num_facts, settings.num_questions, settings.wordings) == (2, 10, "held-out")
+    assert settings.seed == 3
+    assert evaluate.retrieval_lengths(256) == (1024,)
+    *_, evaluate = parse(WHOLE, "stages.7.retrieval=[]").resolved(256).stages
+    assert evaluate.retrieval_lengths(256) == ()
+    assert evaluate.questions(num_documents=5).num_questions == 20
+
+
 def test_a_resolved_recipe_reads_back_as_itself():
-    recipe = parse(WHOLE).resolved(256)
+    recipe = parse(WHOLE, "stages.7.retrieval_settings={num_facts: 2}").resolved(256)
     again = type(recipe).model_validate(recipe.as_dict())
     assert again.as_dict() == recipe.as_dict()
     assert "accept" not in recipe.as_dict()
@@ -131,6 +144,9 @@ def test_a_wrong_set_is_named_by_itself():
         ("stages.6.lengths=[512x]", "131072 tokens"),
         ("stages.6.lengths=[1x, 1x]", "names a length twice"),
         ("stages.7.perplexity=[513x]", "131328 tokens"),
+        ("stages.7.retrieval=[513x]", "131328 tokens"),
+        ("stages.7.retrieval_settings={num_fact: 1}", "'num_facts'"),
+        ("stages.7.retrieval_settings={num_distractors: 62}", "stages.7.retrieval_settings: "),
         ("stages.more.name=tune", "'tune'"),
         ("stages.more.name=../up", "it should match"),
         ("stages.7.short_rise=false", "accept.short_nll_rise: "),

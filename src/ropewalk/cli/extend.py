@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ropewalk.cli import options
-from ropewalk.cli.evaluate import how_read, paired_table, perplexity_table, share_table, tell
+from ropewalk.cli.comparison_table import facts_title
+from ropewalk.cli.evaluate import (
+    how_read,
+    paired_shares_table,
+    paired_table,
+    perplexity_table,
+    share_table,
+    tell,
+)
 from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import clock, interruptible, result, result_json, say
 from ropewalk.cli.progress import show_progress
@@ -15,6 +23,7 @@ from ropewalk.search.worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
     from ropewalk.evaluate.records import EvalRecord
+    from ropewalk.evaluate.settings import RetrievalSettings
     from ropewalk.recipe.run import Extended
     from ropewalk.recipe.schema import Recipe
 
@@ -162,6 +171,10 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
         made.append(perplexity_table(perplexities, f"Perplexity on the test documents ({how_read(read[0])})"))
         if len({record.factors for record in perplexities}) > 1:
             made.append(paired_table(perplexities, EXTENDED))
+    for answers in same_questions(records):
+        made.append(share_table(answers, facts_title(answers)))
+        if len({record.factors for record in answers}) > 1:
+            made.append(paired_shares_table(answers, EXTENDED))
     if passkeys:
         made.append(share_table(passkeys, "Passkeys found"))
     made += [
@@ -170,6 +183,15 @@ def tables(records: "tuple[EvalRecord, ...]") -> list[str]:
         if record.metric == "nll_increase"
     ]
     return made
+
+
+def same_questions(records: "tuple[EvalRecord, ...]") -> "list[list[EvalRecord]]":
+    """The records of retrieval, those with the same questions together."""
+    groups: dict[RetrievalSettings | None, list[EvalRecord]] = {}
+    for record in records:
+        if record.metric == "retrieval":
+            groups.setdefault(record.retrieval, []).append(record)
+    return list(groups.values())
 
 
 def _rise(record: "EvalRecord") -> str:

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ropewalk.evaluate.intervals import wilson
 from ropewalk.evaluate.records import QuestionResult, checked_json
@@ -20,6 +20,8 @@ class PasskeyAnswer:
         length, key, depth: of the prompt, which they identify.
         text: the answer up to its first complete integer.
     """
+
+    METRIC: ClassVar = "passkey"
 
     factors: str
     length: int
@@ -67,6 +69,8 @@ class RetrievalAnswer:
         wording, key, value, depth: of the fact.
         text: the answer, up to the first token that is not one of the true answer, or longer.
     """
+
+    METRIC: ClassVar = "retrieval"
 
     factors: str
     length: int

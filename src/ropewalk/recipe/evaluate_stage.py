@@ -1,14 +1,17 @@
 """The stage `evaluate`: the extended model and the base model, measured on the test documents."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from ropewalk.errors import EvaluationError
-from ropewalk.evaluate.answers import AnswerProgress, PasskeyAnswer
+from ropewalk.errors import EvaluationError, SettingError
+from ropewalk.evaluate.answers import Answer, AnswerProgress, PasskeyAnswer, RetrievalAnswer
 from ropewalk.evaluate.nll_increase import document_sums, increase_record
 from ropewalk.evaluate.passkey import measure_passkey
 from ropewalk.evaluate.perplexity import measure_perplexity
-from ropewalk.evaluate.records import EvalRecord, found_by
+from ropewalk.evaluate.records import EvalRecord, FactorsAtLength, found_by
+from ropewalk.evaluate.retrieval import Asking, measure_retrieval
 from ropewalk.models.model import Model
 from ropewalk.recipe.stage_context import Run, StageOutput
 from ropewalk.recipe.stage_folder import StageFolder
@@ -22,7 +25,8 @@ EXTENDED = "extended"  # the label of the extended model in records
 
 def report_lengths(run: Run, stage: EvaluateStage) -> list[int]:
     """The lengths at which an evaluation reads the test documents, in tokens."""
-    return [*map(int, stage.perplexity), *([run.window] if stage.short_rise else [])]
+    short = [run.window] if stage.short_rise else []
+    return [*map(int, stage.perplexity), *stage.retrieval_lengths(run.window), *short]
 
 
 def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
@@ -35,18 +39,43 @@ def _report_documents(run: Run, stage: EvaluateStage) -> DocumentSet | None:
 
 
 def evaluate_texts(run: Run, stage: EvaluateStage) -> StageOutput:
-    """Reads the test documents, and returns their hash."""
+    """Reads the test documents, and returns their hash.
+
+    Raises:
+        SettingError: the facts do not fit into a length that the recipe gives.
+        DataError: the questions are for a chat, and the tokenizer has no template that can be used.
+    """
     documents = _report_documents(run, stage)
-    run.reported += [] if documents is None else [documents]
-    return {"report": None if documents is None else documents.data_sha256}
+    if documents is None:
+        return {"report": None}
+    run.reported.append(documents)
+    _retrieval_lengths(run, stage, documents)  # so a mistake is found before the first stage runs
+    return {"report": documents.data_sha256}
+
+
+def _retrieval_lengths(run: Run, stage: EvaluateStage, documents: DocumentSet) -> list[int]:
+    """Returns the lengths of retrieval; those of the default only where the facts fit."""
+    asking = Asking(run.models.base(), documents, stage.questions(len(documents.documents)))
+    lengths = []
+    for length in stage.retrieval_lengths(run.window):
+        try:
+            asking.require_fit(length)
+            lengths.append(length)
+        except SettingError:
+            if stage.retrieval is not None:
+                raise
+    return lengths
 
 
 class _Records:
-    """Records of a stage and its passkey answers, each written at once, so that none is measured again."""
+    """Records of a stage and its answers, each written at once, so that none is measured again."""
 
     def __init__(self, folder: StageFolder, run: Run) -> None:
         self.all = folder.read_records()
-        self.answers = folder.read_answers()
+        self._answers: dict[type[Any], list[Any]] = {
+            PasskeyAnswer: folder.read_answers(PasskeyAnswer),
+            RetrievalAnswer: folder.read_answers(RetrievalAnswer),
+        }
         self._folder, self._watch, self._run_id = folder, run.watch, run.run_id
 
     def has(self, metric: str, label: str, length: int) -> bool:
@@ -58,9 +87,13 @@ class _Records:
         self._folder.write_records(self.all)
         self._watch.on_record(record)
 
-    def add_answer(self, progress: AnswerProgress[PasskeyAnswer]) -> None:
-        self.answers.append(progress.answer)
-        self._folder.write_answers(self.answers)
+    def answers(self, kind: type[Answer]) -> list[Answer]:
+        return self._answers[kind]
+
+    def add_answer(self, progress: AnswerProgress[Any]) -> None:
+        kind = type(progress.answer)
+        self._answers[kind].append(progress.answer)
+        self._folder.write_answers(kind, self._answers[kind])
         self._watch.on_answer(progress)
 
 
@@ -69,17 +102,23 @@ def evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> StageOutput
     documents, records = _report_documents(run, stage), _Records(folder, run)
     factors = {EXTENDED: run.state.factor_set().for_length}
     if documents is not None:
-        _against_the_base(run, stage, documents, records)
+        lengths = _retrieval_lengths(run, stage, documents)
+        for length in stage.retrieval_lengths(run.window):
+            if length not in lengths:
+                run.watch.say(f"left out: retrieval at {length} tokens, where the facts do not fit")
+        _against_the_base(run, stage, documents, lengths, records)
         for length in map(int, stage.perplexity):
             if not records.has("perplexity", EXTENDED, length):
                 measure_perplexity(
                     run.models.current(run.state), documents, [length], factors=factors, on_record=records.add
                 )
+        for length in lengths:
+            _ask(run, stage, documents, length, factors, records)
     for length in map(int, stage.passkey):
         if not records.has("passkey", EXTENDED, length):
             measure_passkey(
                 run.models.current(run.state), [length], factors=factors, num_trials=stage.num_trials,
-                seed=stage.seed, answered=records.answers, on_answer=records.add_answer,
+                seed=stage.seed, answered=records.answers(PasskeyAnswer), on_answer=records.add_answer,
                 on_record=records.add,
             )  # fmt: skip
     if not records.all:
@@ -87,10 +126,39 @@ def evaluate(run: Run, stage: EvaluateStage, folder: StageFolder) -> StageOutput
     return {"outputs": [folder.records_path]}
 
 
-def _against_the_base(run: Run, stage: EvaluateStage, documents: DocumentSet, records: _Records) -> None:
-    """Measures the base model: unchanged, with a sliding window, and its NLL on short inputs."""
+def _ask(
+    run: Run,
+    stage: EvaluateStage,
+    documents: DocumentSet,
+    length: int,
+    factors: Mapping[str, FactorsAtLength],
+    records: _Records,
+) -> None:
+    """Asks the questions about facts, with one label of factors."""
+    (label,) = factors
+    if records.has("retrieval", label, length):
+        return
+    loaded = run.models.current(run.state) if label == EXTENDED else run.models.base()
+    measure_retrieval(
+        loaded, documents, [length], factors=factors, settings=stage.questions(len(documents.documents)),
+        answered=records.answers(RetrievalAnswer), on_answer=records.add_answer, on_record=records.add,
+    )  # fmt: skip
+
+
+def _against_the_base(
+    run: Run, stage: EvaluateStage, documents: DocumentSet, retrieval: list[int], records: _Records
+) -> None:
+    """Measures the base model: unchanged, with a sliding window, and its NLL on short inputs.
+
+    Args:
+        retrieval: lengths; the base model is asked at those that it reads.
+    """
+    description = run.recipe.model.describe()
     for length in map(int, stage.perplexity):
         _as_it_is(run, documents, length, records)
+    for length in retrieval:
+        if length <= description.own_reach:
+            _ask(run, stage, documents, length, {base_label(description): without_factors}, records)
     if stage.sliding_window:
         for length in map(int, stage.perplexity):
             if length > run.window and not records.has("perplexity", "sliding window", length):

@@ -94,6 +94,8 @@ def _follow(state: _State, recipe: Recipe, stage: Stage, at: KeyPath) -> Found:
             yield from _need_factors(state, at)
             yield from _within(state, stage.perplexity, (*at, "perplexity"), "measure")
             yield from _within(state, stage.passkey, (*at, "passkey"), "measure")
+            yield from _within(state, stage.retrieval or (), (*at, "retrieval"), "measure")
+            yield from _questions(stage, (*at, "retrieval_settings"))
 
 
 def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: KeyPath) -> Found:
@@ -102,6 +104,14 @@ def _settings(recipe: Recipe, stage: SearchStage | ReadjustStage, at: KeyPath) -
         settings = SearchSettings.checked(recipe.search_values(stage))
         strategy_settings(settings.strategy, settings.strategy_settings)
         objective_maker(settings.objective)
+    except RopewalkError as error:
+        yield at, str(error)
+
+
+def _questions(stage: EvaluateStage, at: KeyPath) -> Found:
+    """The settings of retrieval, with the defaults of the stage."""
+    try:
+        stage.questions(num_documents=1)
     except RopewalkError as error:
         yield at, str(error)
 

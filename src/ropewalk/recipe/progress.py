@@ -23,7 +23,7 @@ class Watch:
     Attributes:
         on_stage: a stage begins. Gets its number from 0, its title, whether it is complete already, and an
             estimate of the seconds left for it and all after it (None before anything was timed).
-        on_trial, on_step, on_answer, on_record: of searches, trainings, passkeys and evaluations.
+        on_trial, on_step, on_answer, on_record: of searches, trainings, answers and evaluations.
         say: gets a message.
     """
 
@@ -42,8 +42,8 @@ class Clock:
     equals that of all the rest at the length c, about 8 hidden sizes.
     """
 
-    def __init__(self, stages: Sequence[Stage], hidden_size: int) -> None:
-        self._costs = [work(stage, 8 * hidden_size) for stage in stages]
+    def __init__(self, stages: Sequence[Stage], window: int, hidden_size: int) -> None:
+        self._costs = [work(stage, window, 8 * hidden_size) for stage in stages]
         self._done_cost = self._done_seconds = 0.0
 
     def took(self, index: int, seconds: float) -> None:
@@ -63,8 +63,13 @@ def forward_work(length: int, doubling: float) -> float:
     return length * (1 + length / doubling)
 
 
-def work(stage: Stage, doubling: float) -> float:
-    """The cost of a resolved stage, in forward passes over one token."""
+def work(stage: Stage, window: int, doubling: float) -> float:
+    """The cost of a resolved stage, in forward passes over one token.
+
+    Args:
+        window: L, tokens.
+        doubling: as in `forward_work`.
+    """
 
     def passes(count: float, length: Any) -> float:
         return count * forward_work(int(length), doubling)
@@ -79,8 +84,13 @@ def work(stage: Stage, doubling: float) -> float:
             segments = stage.num_steps * int((stage.model_extra or {}).get("batch_size", 1))
             return TRAINING_COST * passes(segments, stage.length)
         case EvaluateStage():
-            perplexities = sum(passes(stage.num_documents or 1, length) for length in stage.perplexity)
-            return perplexities + sum(passes(stage.num_trials, length) for length in stage.passkey)
+            count = stage.num_documents or 1
+            num_texts = stage.questions(count).num_texts
+            return (
+                sum(passes(count, length) for length in stage.perplexity)
+                + sum(passes(stage.num_trials, length) for length in stage.passkey)
+                + sum(passes(num_texts, length) for length in stage.retrieval_lengths(window))
+            )
     return 0.0
 
 

@@ -97,7 +97,7 @@ def run_recipe(
         # All text is read first: a text too short for the last stage is an error before the first one runs.
         texts = [STAGE_FUNCTIONS[type(stage)].texts(run, stage) for stage in recipe.stages]
         require_unseen_tests(run)
-        clock = Clock(recipe.stages, run.hidden_size)
+        clock = Clock(recipe.stages, run.window, run.hidden_size)
         try:
             for index, stage in enumerate(recipe.stages):
                 _do(run, clock, index, stage, folder.stage(index, stage.title), texts[index])

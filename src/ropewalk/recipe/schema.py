@@ -84,7 +84,7 @@ class Recipe(_Strict):
 
     def _resolve(self, stage: Stage, window: int) -> Stage:
         changes: dict[str, Any] = {"name": stage.title}
-        for field in ("length", "lengths", "perplexity", "passkey"):
+        for field in ("length", "lengths", "perplexity", "passkey", "retrieval"):
             value = getattr(stage, field, None)
             if isinstance(value, tuple):
                 changes[field] = tuple(sorted(_tokens(entry, window) for entry in value))

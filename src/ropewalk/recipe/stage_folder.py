@@ -7,6 +7,7 @@ stages/01-search-8x/
 ├── start/                       of external training: the checkpoint to start from
 ├── records.jsonl                of an evaluation
 ├── passkey-answers.jsonl        the answer to each passkey prompt
+├── retrieval-answers.jsonl      the answer to each question about a fact
 └── done.json                    what the stage made, with hashes; written last
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.errors import RunFolderError
-from ropewalk.evaluate.answers import PasskeyAnswer
+from ropewalk.evaluate.answers import Answer
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.search.journal import Journal
 from ropewalk.store import (
@@ -66,9 +67,9 @@ class StageFolder:
     def records_path(self) -> Path:
         return self.path / "records.jsonl"
 
-    @property
-    def answers_path(self) -> Path:
-        return self.path / "passkey-answers.jsonl"
+    def answers_path(self, kind: type[Answer]) -> Path:
+        """Of the answers of one class."""
+        return self.path / f"{kind.METRIC}-answers.jsonl"
 
     @property
     def done_path(self) -> Path:
@@ -187,13 +188,13 @@ class StageFolder:
             return []
         return _lines_or_none(self.records_path, EvalRecord.from_json)
 
-    def write_answers(self, answers: Iterable[PasskeyAnswer]) -> None:
-        """Writes passkey answers, each of which may have taken minutes."""
-        write_lines(self.answers_path, (answer.as_json() for answer in answers))
+    def write_answers(self, kind: type[Answer], answers: Iterable[Answer]) -> None:
+        """Writes the answers of one class, each of which may have taken minutes."""
+        write_lines(self.answers_path(kind), (answer.as_json() for answer in answers))
 
-    def read_answers(self) -> list[PasskeyAnswer]:
-        """The passkey answers; none if there are none, or if they can't be read."""
-        return _lines_or_none(self.answers_path, PasskeyAnswer.from_json)
+    def read_answers(self, kind: type[Answer]) -> list[Answer]:
+        """The answers of one class; none if there are none, or if they can't be read."""
+        return _lines_or_none(self.answers_path(kind), kind.from_json)
 
 
 def _lines_or_none(path: Path, make: Any) -> list[Any]:

@@ -5,7 +5,7 @@
     finetune    train with one set of factors installed
     swap        take the factors of an earlier search
     readjust    factors for short lengths
-    evaluate    perplexity, passkeys and the NLL increase on short inputs
+    evaluate    perplexity, retrieval, passkeys and the NLL increase on short inputs
     external    write a checkpoint for another trainer, stop, and continue with the trained one
 
 Lengths are written as tokens (32768), in units of 1024 (32k), or of the model's window (8x).
@@ -13,12 +13,15 @@ Lengths are written as tokens (32768), in units of 1024 (32k), or of the model's
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_serializer
 
 from ropewalk.errors import SettingError, shown
+from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.search.readjust import CEILING
 from ropewalk.search.settings import SearchSettings
 from ropewalk.units import LARGEST_SEED, MOST, parse_length
+
+NUM_FACTS = 4  # in each test document
 
 
 def _readable(value: int | str) -> int | str:
@@ -170,6 +173,17 @@ class EvaluateStage(Stage):
     perplexity: Lengths = Field(default=(), description="Lengths; all read the same documents.")
     passkey: Lengths = Field(default=(), description="Lengths.")
     num_trials: int = Field(default=20, ge=1, le=MOST, description="Passkey prompts at each length.")
+    retrieval: Lengths | None = Field(
+        default=None,
+        description="Lengths at which questions about facts in the test documents are asked, which costs one "
+        "more reading of the documents at each. By default the trained window and the longest of "
+        "`perplexity`, where the facts fit; `[]` asks none.",
+    )
+    retrieval_settings: RetrievalSettings | None = Field(
+        default=None,
+        description="The questions: [their keys](#retrieval_settings). By default `num_facts` is 4, "
+        "`num_questions` asks for all facts of each test document once, and `seed` is that of the stage.",
+    )
     num_documents: int | None = Field(
         default=None, ge=1, le=MOST, description="As `text.num_test_documents`."
     )
@@ -182,11 +196,37 @@ class EvaluateStage(Stage):
         description="Measure the base model's window, slid over the same text (stride: a quarter of it, at "
         "most 64).",
     )
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of the passkeys.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of passkeys and facts.")
 
     @property
     def at_lengths(self) -> tuple[int | str, ...]:
-        return (*self.perplexity, *self.passkey)
+        return (*self.perplexity, *self.passkey, *(self.retrieval or ()))
+
+    def retrieval_lengths(self, window: int) -> tuple[int, ...]:
+        """The lengths of `retrieval`, or its default, of a resolved stage.
+
+        Args:
+            window: L, tokens.
+        """
+        if self.retrieval is not None:
+            return tuple(map(int, self.retrieval))
+        longest = max(map(int, self.perplexity), default=None)
+        return () if longest is None else tuple(sorted({min(window, longest), longest}))
+
+    def questions(self, num_documents: int) -> RetrievalSettings:
+        """The settings of retrieval, with the defaults of a stage that has this number of test documents.
+
+        Raises:
+            SettingError: too many facts for one text.
+        """
+        given = {} if self.retrieval_settings is None else self.retrieval_settings.given()
+        values = {"num_facts": NUM_FACTS, "seed": self.seed, **given}
+        return RetrievalSettings(**{"num_questions": values["num_facts"] * num_documents, **values})
+
+    @field_serializer("retrieval_settings")
+    def _given(self, settings: RetrievalSettings | None) -> dict[str, Any] | None:
+        """Only the given fields, because the defaults are those of the stage."""
+        return None if settings is None else settings.given()
 
 
 AnyStage: TypeAlias = Annotated[
