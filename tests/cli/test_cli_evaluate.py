@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ropewalk.cli.progress import Callbacks
 from ropewalk.factors.rescale_factors import Provenance
 from ropewalk.models.model import load_model
 from ropewalk.rope.schemes import scheme_factors
@@ -322,3 +323,69 @@ def test_wrong_questions_are_refused_in_one_line(ropewalk, model, books, options
     assert ended.out == ""
     assert noun in ended.err_lines[-1]
     assert all(line.startswith("Text: ") for line in ended.err_lines[:-1])
+
+
+MEASUREMENTS = {
+    "passkey": ["--lengths", "128,256", "--num-trials", "5"],
+    "retrieval": ["--lengths", "256,512", "--num-questions", "5"],
+}
+
+
+def timeless(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.mark.parametrize("metric", MEASUREMENTS)
+def test_an_interrupted_measurement_asks_only_what_was_not_answered(
+    ropewalk, model, books, tmp_path, monkeypatch, metric
+):
+    text = ["--text", books] if metric == "retrieval" else []
+    given = ["evaluate", metric, model, *text, *MEASUREMENTS[metric], "--scheme", "yarn", "--scheme", "pi"]
+    whole = ropewalk(*given, "--json")
+    out, asked = tmp_path / "answers.jsonl", []
+
+    def count(self, progress, stop_at=None):
+        asked.append(progress.answer)
+        if len(asked) == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Callbacks, "on_answer", lambda *seen: count(*seen, stop_at=8))
+    stopped = ropewalk(*given, "--out", out)
+    assert stopped.code == 130
+    assert str(out) in stopped.err_lines[-1]
+    first = list(asked)
+    asked.clear()
+    monkeypatch.setattr(Callbacks, "on_answer", count)
+    ended = ropewalk(*given, "--out", out, "--json")
+    assert ended.code == 0, ended.err
+    assert (len(first), len(asked)) == (8, 12)
+    assert not [answer for answer in asked if answer in first]
+    ours, theirs = json.loads(ended.out), json.loads(whole.out)
+    assert timeless(ours["records"]) == timeless(theirs["records"])
+    assert ours["comparisons"] == theirs["comparisons"]
+    again = ropewalk(*given, "--out", out, "--json")
+    assert json.loads(again.out)["records"] == ours["records"]
+    assert len(asked) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "noun"),
+    [
+        (["--scheme", "pi", "--seed", "1"], "seed"),
+        (["--scheme", "yarn"], "factors"),
+        (["--scheme", "pi", "--lengths", "128"], "data_sha256"),
+        (["--scheme", "pi", "--dtype", "bfloat16"], "dtype"),
+    ],
+)
+def test_answers_of_another_measurement_are_refused_in_one_line(
+    ropewalk, model, books, tmp_path, options, noun
+):
+    out = tmp_path / "answers.jsonl"
+    given = ["evaluate", "retrieval", model, "--text", books, "--num-questions", "2", "--out", out]
+    assert ropewalk(*given, "--lengths", "256", "--scheme", "pi").code == 0
+    before = out.read_bytes()
+    ended = ropewalk(*given, "--lengths", "256", *options)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert noun in ended.err_lines[-1]
+    assert out.read_bytes() == before

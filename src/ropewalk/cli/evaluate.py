@@ -1,11 +1,11 @@
 """`ropewalk evaluate`: perplexity, passkeys and retrieval, for schemes and factors files alike."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ropewalk.cli import options
+from ropewalk.cli import answer_files, options
 from ropewalk.cli.from_settings import from_settings
 from ropewalk.cli.output import clock, interruptible, result, result_json, say, table
 from ropewalk.cli.progress import show_progress
@@ -26,7 +26,6 @@ app = typer.Typer(
 LengthsOption = Annotated[
     str, typer.Option(metavar="LENGTHS", help="Tokens, comma-separated: 256,512,8x,32k.")
 ]
-NOTHING_WRITTEN = "Nothing was written; run the same command again."
 
 
 @app.command()
@@ -66,7 +65,7 @@ def perplexity(
     Example:
         ropewalk evaluate perplexity scale-model --scheme yarn --scheme ntk --lengths 256,512,1024,2048
     """
-    with interruptible(NOTHING_WRITTEN):
+    with interruptible(answer_files.how_to_continue(None)):
         options.check_early(scheme, factors, text)
         from ropewalk.evaluate.perplexity import measure_perplexity
         from ropewalk.models.model import load_model
@@ -103,6 +102,7 @@ def passkey(
     ] = 20,
     seed: options.Seed = 0,
     base: options.BaseOption = "native",
+    out: answer_files.Out = None,
     json: options.Json = False,
     model: ModelSettings,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -115,20 +115,23 @@ def passkey(
     Example:
         ropewalk evaluate passkey scale-model --factors runs/mine/factors.json --lengths 256,2048
     """
-    with interruptible(NOTHING_WRITTEN):
+    with interruptible(answer_files.how_to_continue(out)):
         options.check_early(scheme, factors)
+        from ropewalk.evaluate.answers import PasskeyAnswer
         from ropewalk.evaluate.passkey import measure_passkey
         from ropewalk.models.model import load_model
 
         loaded = load_model(**model.model_dump(), trust_remote_code=trust_remote_code)
         tokens = options.parse_lengths(lengths, loaded.geometry.original_length)
         labelled = options.factors_by_label(loaded, scheme, factors, tokens[-1], base)
-        with show_progress() as progress:
-            records = measure_passkey(
-                loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed,
-                on_answer=progress.on_answer, on_record=tell,
+        asked = {"num_trials": num_trials, "seed": seed}
+        answers = answer_files.open_answers(out, PasskeyAnswer, loaded, labelled, tokens, asked)
+        with show_progress() as progress, answers as file:
+            measure_passkey(
+                loaded, tokens, factors=labelled, num_trials=num_trials, seed=seed, answered=file.answers,
+                on_answer=_each(file.add_answer, progress.on_answer), on_record=_each(file.add_record, tell),
             )  # fmt: skip
-        show_shares(records, f"Passkeys found by {loaded.name}, out of {num_trials}", json=json)
+        show_shares(file.records, f"Passkeys found by {loaded.name}, out of {num_trials}", json=json)
 
 
 @app.command()
@@ -141,6 +144,7 @@ def retrieval(
     text: options.Text = "stdlib",
     settings: RetrievalSettings,
     base: options.BaseOption = "native",
+    out: answer_files.Out = None,
     json: options.Json = False,
     model: ModelSettings,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -157,8 +161,9 @@ def retrieval(
     Example:
         ropewalk evaluate retrieval scale-model --scheme yarn --scheme ntk --lengths 256,2048
     """
-    with interruptible(NOTHING_WRITTEN):
+    with interruptible(answer_files.how_to_continue(out)):
         options.check_early(scheme, factors, text)
+        from ropewalk.evaluate.answers import RetrievalAnswer
         from ropewalk.evaluate.retrieval import measure_retrieval
         from ropewalk.models.model import load_model
         from ropewalk.text.tokens import token_documents
@@ -169,12 +174,25 @@ def retrieval(
         num_texts = settings.num_texts
         documents = token_documents(text, loaded.tokenizer, length=tokens[-1], num_documents=num_texts)
         say(options.about_documents(documents, num_texts))
-        with show_progress() as progress:
-            records = measure_retrieval(
-                loaded, documents, tokens, factors=labelled, settings=settings,
-                on_answer=progress.on_answer, on_record=tell,
+        answers = answer_files.open_answers(
+            out, RetrievalAnswer, loaded, labelled, tokens, settings.model_dump(), documents
+        )
+        with show_progress() as progress, answers as file:
+            measure_retrieval(
+                loaded, documents, tokens, factors=labelled, settings=settings, answered=file.answers,
+                on_answer=_each(file.add_answer, progress.on_answer), on_record=_each(file.add_record, tell),
             )  # fmt: skip
-        show_shares(records, f"Questions answered by {loaded.name} about {settings.in_words}", json=json)
+        show_shares(file.records, f"Questions answered by {loaded.name} about {settings.in_words}", json=json)
+
+
+def _each(*callbacks: "Callable[[Any], None]") -> "Callable[[Any], None]":
+    """One callback that calls all of these."""
+
+    def call(value: Any) -> None:
+        for callback in callbacks:
+            callback(value)
+
+    return call
 
 
 def show_shares(records: "Sequence[EvalRecord]", title: str, *, json: bool) -> None:

@@ -23,16 +23,30 @@ def identify(
 ) -> dict[str, Any]:
     """The model and the texts of a search; a resumed search must have the same."""
     return {
-        "model": {
-            "name": loaded.name,
-            "revision": loaded.revision,
-            "weights_sha256": loaded.weights_sha256,
-            "geometry": loaded.geometry.as_dict(),
-            "full_attention": loaded.full_attention,
-            "where": dict(loaded.where),
-        },
-        "text": _identify_text(documents),
-        "stop_text": None if validation_documents is None else _identify_text(validation_documents),
+        "model": identify_model(loaded),
+        "text": identify_text(documents),
+        "stop_text": None if validation_documents is None else identify_text(validation_documents),
+    }
+
+
+def identify_model(loaded: Model) -> dict[str, Any]:
+    """The model of an identity, as JSON values."""
+    return {
+        "name": loaded.name,
+        "revision": loaded.revision,
+        "weights_sha256": loaded.weights_sha256,
+        "geometry": loaded.geometry.as_dict(),
+        "full_attention": loaded.full_attention,
+        "where": dict(loaded.where),
+    }
+
+
+def identify_text(documents: DocumentSet) -> dict[str, Any]:
+    """A text of an identity, as JSON values."""
+    return {
+        "source": documents.source,
+        "num_documents": len(documents.documents),
+        "data_sha256": documents.data_sha256,
     }
 
 
@@ -51,14 +65,6 @@ def search_fields(identity: Mapping[str, Any]) -> dict[str, Any]:
         "strategy": identity["strategy"],
         "search_seed": identity["seed"],
         "budget": identity["budget"],
-    }
-
-
-def _identify_text(documents: DocumentSet) -> dict[str, Any]:
-    return {
-        "source": documents.source,
-        "num_documents": len(documents.documents),
-        "data_sha256": documents.data_sha256,
     }
 
 
