@@ -13,7 +13,7 @@ from ropewalk.errors import DataError, SettingError
 from ropewalk.evaluate.answers import RetrievalAnswer, begins_with
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.evaluate.retrieval import measure_retrieval
-from ropewalk.evaluate.retrieval_texts import Framing, draw_hidden_facts, prompts
+from ropewalk.evaluate.retrieval_texts import CHAT_QUESTION, Framing, draw_hidden_facts, prompts
 from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.models.model import Model, load_model
 from ropewalk.report.comparison import constant, share_differences_to, without_factors
@@ -73,6 +73,7 @@ class CopyingReader:
 
     def next_token(self, ids: torch.Tensor) -> int:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = text.replace("?</user><model>", "? ")  # in a chat, the model's turn begins there
         return int(self.tokenizer(next_character(text, self.sight), add_special_tokens=False).input_ids[0])
 
 
@@ -228,7 +229,9 @@ def test_prompt_and_answer_have_exactly_the_length(loaded: Model, documents: Doc
             assert len(prompt.ids) + len(encode(fact.answer)) == LENGTH
             text = loaded.tokenizer.decode(prompt.ids, skip_special_tokens=True)
             assert all(other.statement in text for other in hidden.facts)
-            assert text.endswith("</user><model>" + fact.question.lstrip() if chat else fact.question)
+            question, _, begun = fact.question.strip().rpartition("? ")
+            asked = f"{question}?" if question else CHAT_QUESTION.format(key=fact.key)
+            assert text.endswith(f"{asked}</user><model>{begun}" if chat else fact.question)
             assert text.startswith("<user>line 0" if chat and hidden.depths[0] > 0 else "<user>" * chat)
 
 

@@ -20,7 +20,7 @@ from ropewalk.text.facts import KEY_KINDS, VALUE_KINDS, Fact, draw_facts, hide
 from ropewalk.text.tokens import Encoder
 from ropewalk.text.wordings import HELD_OUT_WORDINGS, WORDINGS
 
-CHAT_REQUEST = "\n\nContinue this line with what the text above says:"
+CHAT_QUESTION = "What does the text above say about {key}?"  # for a wording without a question
 PLACE = "TEXT-AND-QUESTION"  # where the user's message is in a rendered template
 
 
@@ -102,11 +102,21 @@ class Framing:
         return list(document[len(self._encode.start) if self._is_chat else 1 :])
 
     def question(self, fact: Fact) -> list[int]:
-        """The ids between the text and the answer. In a chat, the model's turn begins with the question."""
+        """The ids between the text and the answer.
+
+        In a chat these are the end of the user's message and the beginning of the model's turn:
+
+            What is the secret of Ulla Berg? <end of turn> It is
+            What does the text above say about Ulla Berg? <end of turn> The code of Ulla Berg is
+
+        The message does not have the beginning of the answer: a model that repeats what followed it before
+        would repeat the end of the user's turn.
+        """
         if not self._is_chat:
             return self._encode(fact.question)
-        request = self._encode(CHAT_REQUEST + fact.question)
-        return request + self._encode(self._after + fact.question.lstrip("\n"))
+        question, mark, begun = fact.question.strip().rpartition("? ")
+        request = f"{question}?" if mark else CHAT_QUESTION.format(key=fact.key)
+        return self._encode(f"\n\n{request}") + self._encode(self._after + begun)
 
 
 def prompts(
