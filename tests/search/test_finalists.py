@@ -14,7 +14,7 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
 from ropewalk.search.early_stopping import EarlyStopping
-from ropewalk.search.finalists import Choice, Finalist, closed_form_candidates
+from ropewalk.search.finalists import TRAINED, Choice, Finalist, closed_form_candidates
 from ropewalk.search.journal import Journal
 from ropewalk.search.objective import Objective
 from ropewalk.search.plan import plan_search, search_space
@@ -337,7 +337,8 @@ def test_a_second_search_compares_with_closed_forms_on_top_of_what_the_model_was
     )
     result = search(loaded, documents, base_factors=own, strategy="gradient", attention_factor="longrope")
     forms = {one.label.partition(":")[0]: one.trial.candidate for one in result.outcome.choice.closed_forms}
-    assert forms["none"].rescale_factors == (1.0,) * 4, "what it was tuned with, kept"
+    assert forms[TRAINED].rescale_factors == (1.0,) * 4, "what it was tuned with, kept"
+    assert "none" not in forms, "the same candidate"
     assert forms["pi"].rescale_factors == (2.0,) * 4, "256 is twice 128"
     engine = math.sqrt(1 + math.log(4) / math.log(64))
     assert result.factors.attention_factor == pytest.approx(engine)
@@ -361,3 +362,52 @@ def test_readjustment_keeps_the_attention_factor_of_the_long_factors(loaded, doc
         assert {one.trial.candidate.attention_factor for one in choice.closed_forms} == {1.2}
         assert result.value == min(choice.searched.value, choice.best_closed_form.trial.value)
         assert result.factors.attention_factor == 1.2
+
+
+def away_from(rescale_factors):
+    """A measure of documents: the nearer to these lambdas in all, the better."""
+
+    def nats_of(objective, candidate):
+        total = objective.factors(candidate).rescale_factors[0]
+        return 100 * (1 + sum(abs(a - b) for a, b in zip(total, rescale_factors, strict=True)))
+
+    return measured_by(nats_of)
+
+
+# No space of a search holds them: lambda falls from pair to pair.
+TUNED = (2.5, 2.0, 1.5, 1.0)
+
+
+def test_a_second_search_keeps_the_factors_of_the_training_where_they_are_best(
+    loaded, documents, monkeypatch
+):
+    own = RescaleFactors.single(
+        geometry=loaded.geometry, target_length=128, rescale_factors=TUNED, attention_factor=1.13
+    )
+    monkeypatch.setattr(Objective, "measure", away_from(TUNED))
+    result = search(loaded, documents, base_factors=own, strategy="random", space="full")
+    assert result.closed_form.is_trained
+    assert result.factors.provenance.strategy == TRAINED
+    assert result.factors.array()[0] == pytest.approx(TUNED)
+    assert result.factors.attention_factor == pytest.approx(1.13)
+    assert result.factors.target_length == TARGET
+
+
+@pytest.mark.parametrize(("best", "is_kept"), [(TUNED, True), ((1.0, 2.0, 2.5, 3.0), False)])
+def test_readjustment_compares_the_factors_of_the_training(loaded, documents, monkeypatch, best, is_kept):
+    longer = RescaleFactors.single(
+        geometry=loaded.geometry, target_length=512, rescale_factors=[1.0, 2.0, 4.0, 8.0]
+    )
+    tuned = longer.replace(target_length=384, rescale_factors=(TUNED,), attention_factor=1.1)
+    monkeypatch.setattr(Objective, "measure", away_from(best))
+    result = readjust(
+        loaded, documents.part(0, 2), length=TARGET, long_factors=longer, trained_factors=tuned, budget=9,
+        strategy="random", objective="perplexity", exact=True, validation_documents=documents.part(2, 4),
+        attention_factor="search",
+    )  # fmt: skip
+    known = {one.label: one.trial.value for one in result.found.outcome.choice.closed_forms}
+    assert known[TRAINED] >= result.value
+    assert (result.factors.provenance.strategy == TRAINED) == is_kept
+    if is_kept:
+        assert result.factors.rescale_factors == (TUNED,)
+        assert result.factors.attention_factor == 1.1

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+from measured_by import measured_by
 from quadratic import journal_values, write_journal
 from tiny import make_texts
 
 from ropewalk.errors import ModelError, RunFolderError
+from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.search.finalists import TRAINED
 from ropewalk.search.journal import Journal
+from ropewalk.search.objective import Objective
 from ropewalk.search.plan import plan_search
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import SearchSettings
@@ -83,6 +87,21 @@ def test_what_decides_is_read_in_full(loaded, documents):
     assert len(choice.closed_forms) == 2 < len(choice.screened)
     ranked = sorted(choice.screened, key=lambda one: one.trial.rank)
     assert [one.label for one in choice.closed_forms] == [one.label for one in ranked[:2]]
+
+
+def test_the_factors_of_a_training_are_read_in_full_wherever_they_rank(loaded, documents, monkeypatch):
+    def nats_of(objective, candidate):  # the farther from lambda 1, the better
+        return 1000 - sum(candidate.rescale_factors)
+
+    monkeypatch.setattr(Objective, "measure", measured_by(nats_of))
+    own = RescaleFactors.single(
+        geometry=loaded.geometry, target_length=128, rescale_factors=[1.0, 1.3, 1.7, 2.0]
+    )
+    settings = SearchSettings(budget=9, strategy="random", exact=False, objective="perplexity")
+    choice = search(loaded, documents, settings=settings, base_factors=own).outcome.choice
+    ranked = sorted(choice.screened, key=lambda one: one.trial.rank)
+    assert ranked[-1].label == TRAINED
+    assert [one.label for one in choice.closed_forms] == [*(one.label for one in ranked[:2]), TRAINED]
 
 
 def test_without_validation_documents_the_result_is_read_in_full_on_those_of_the_search(loaded, documents):

@@ -17,6 +17,7 @@ from ropewalk.search.plan import plan_search
 from ropewalk.search.search import search_factors
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import attention_choices
+from ropewalk.search.strategies.initial_candidates import first_candidates
 from ropewalk.text.windows import truncate
 
 FIRST, TARGET = 128, 512  # 2 and 8 times the tiny model's window
@@ -43,6 +44,14 @@ def search(loaded, documents, own, **changes):
         "budget": 12, "seed": 3, **changes,
     }  # fmt: skip
     return search_factors(loaded, documents, base_factors=own, **settings)
+
+
+def test_the_first_candidate_leaves_the_factors_of_the_training_as_they_are(loaded, own):
+    plan = plan_search(loaded.description, TARGET, base_factors=own)
+    first, *others = first_candidates(plan.space, ("yarn",))
+    assert first.rescale_factors == (1.0,) * 4
+    assert first.attention_factor * own.attention_factor == pytest.approx(own.attention_factor, abs=0.005)
+    assert others
 
 
 def test_the_total_is_the_product_and_gives_the_value_again_on_the_plain_base(loaded, documents, own):

@@ -55,8 +55,9 @@ def _about_written(found: "SearchResult", folder: "RunFolder") -> list[str]:
         why = [f"  {found.about_choice} ({cost})"]
     if found.closed_form is None:
         return [f"Searched factors: {folder.factors_path}", *why]
+    what = "the training" if found.closed_form.is_trained else "a closed-form scheme"
     return [
-        f"Factors of a closed-form scheme, NOT searched ones: {folder.factors_path}",
+        f"Factors of {what}, NOT searched ones: {folder.factors_path}",
         *why,
         f"The best searched candidate: {folder.searched_factors_path}",
     ]

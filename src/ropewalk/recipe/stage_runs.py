@@ -85,7 +85,8 @@ def _search(run: Run, stage: SearchStage, folder: StageFolder) -> StageOutput:
         base_factors=run.state.tuned_with, workers=run.workers,
     )  # fmt: skip
     if found.closed_form is not None:
-        run.watch.say(f"The factors are those of a closed-form scheme, {found.about_choice}.")
+        what = "the training" if found.closed_form.is_trained else "a closed-form scheme"
+        run.watch.say(f"The factors are those of {what}, {found.about_choice}.")
     folder.write(folder.factors_path(), found.factors.to_json())
     return {"outputs": [folder.factors_path()], "search": found.as_dict()}
 

@@ -5,6 +5,9 @@ that, because they are those of the search documents. So the last step evaluates
 the search's objective on the validation documents, and the lowest value there is the result. Without
 validation documents the search documents decide, which favours searched candidates.
 
+A model that was trained with factors may need no others: a second search and readjustment compare the factors
+of the training in the same way.
+
 An objective of several terms (the text, answers about facts) must not buy one with another: a searched
 candidate that is worse than the best closed form in any term, by more than the limit, is not the result.
 
@@ -30,6 +33,7 @@ from ropewalk.search.space import DECIMALS, Candidate, SearchSpace
 from ropewalk.search.trial import Trial
 
 DecidedBy = Literal["stop", "search"]
+TRAINED = "trained factors"
 # By how much a searched candidate may be worse than the best closed form in one term, nats per token. Answers
 # are few tokens, so that their means differ more by chance.
 LIMITS: Mapping[str, float] = {"perplexity": 0.002}
@@ -41,7 +45,8 @@ class ClosedForm:
     """A closed-form scheme as a candidate.
 
     Attributes:
-        label: as `parse_scheme` reads it, or `own TYPE` for the scaling in the model's configuration.
+        label: as `parse_scheme` reads it, `own TYPE` for the scaling in the model's configuration, or
+            `TRAINED` for the factors of the training.
         published: with the scheme's own attention factor, where `candidate` has another; else None.
         published_label: its label.
         is_own: whether it is the scaling in the model's configuration.
@@ -53,17 +58,26 @@ class ClosedForm:
     published_label: str = ""
     is_own: bool = False
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is the factors that the model was trained with."""
+        return self.label.startswith(TRAINED)
+
 
 def closed_form_candidates(
     space: SearchSpace, settings: SearchSettings, own: RescaleFactors | None = None
 ) -> tuple[ClosedForm, ...]:
-    """Every closed-form scheme as a candidate that may be written; those that coincide come once.
+    """The factors of the training, if the space has some, and every closed-form scheme, as candidates that
+    may be written; those that coincide come once.
 
     Args:
         own: the scaling in the model's configuration, where the search replaces it.
     """
     attention_factor = _attention_factor(space, settings)
     schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in CLOSED_FORMS}
+    trained = space.trained_factors
+    if trained is not None and not trained.per_layer:
+        schemes = {TRAINED: trained, **schemes}
     forms = [
         _with_attention_factor(attention_factor, label, _as_candidate(factors))
         for label, factors in schemes.items()
@@ -112,11 +126,15 @@ def _with_attention_factor(attention_factor: float | None, label: str, published
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
-    """A closed form as measured on the documents that decide; `is_own` as in `ClosedForm`."""
+    """A closed form as measured on the documents that decide; `is_own`, `is_trained` as in `ClosedForm`."""
 
     label: str
     trial: Trial
     is_own: bool = False
+
+    @property
+    def is_trained(self) -> bool:
+        return self.label.startswith(TRAINED)
 
 
 @dataclass(frozen=True, kw_only=True)

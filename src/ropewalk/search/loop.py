@@ -21,7 +21,7 @@ from ropewalk.search.strategies.base import Strategy
 from ropewalk.search.trial import OF_THE_SEARCH, Query, Trial, TrialKind
 
 AFTER_THE_SEARCH: tuple[TrialKind, ...] = ("screen", "finalist")
-NUM_SCREENED = 2  # closed forms that are read in full where the others are judged from kept keys
+NUM_SCREENED = 2  # closed forms that are read in full, of all that kept keys judged
 NEIGHBOURS = 0.05  # the largest distance of candidates that count as one
 NUM_TIMED = 16  # the last trials, from which the remaining time is estimated: a machine's load changes
 
@@ -260,7 +260,8 @@ class SearchLoop:
         judged = []
         if self.region is not None:
             judged = [(form, self._try(Query(candidate=form.candidate), "screen")) for form in forms]
-            forms = tuple(form for form, _ in sorted(judged, key=lambda one: one[1].rank)[:NUM_SCREENED])
+            ranked = [form for form, _ in sorted(judged, key=lambda one: one[1].rank)]
+            forms = (*ranked[:NUM_SCREENED], *(form for form in ranked[NUM_SCREENED:] if form.is_trained))
         num_scored = self._deciding.readings.num_scored(range(self._deciding.num_documents))
         return choose(
             forms,

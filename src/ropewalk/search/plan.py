@@ -274,6 +274,10 @@ def _space_onto(
     if onto is None:
         return search_space(geometry, target_length, settings)
     space = search_space(onto.as_window(), target_length, settings)
+    unchanged = RescaleFactors.single(
+        geometry=space.geometry, target_length=target_length, rescale_factors=[1.0] * space.num_pairs
+    )
+    space = replace(space, trained_factors=unchanged)
     if not is_given and not isinstance(settings.attention_factor, str):
         return space
     total = attention_choices(settings.attention_factor, onto.geometry, target_length)

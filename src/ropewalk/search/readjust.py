@@ -12,8 +12,9 @@ Three things differ from a search that extends:
     attention    the factor of the long length, unless the caller gives another: engines that switch between
                  two sets of factors multiply both by one number
 
-The result, searched or a closed form, must have a lower value than the long factors at the short length, on
-the validation documents if there are any; otherwise the long factors stay.
+The result is the best of searched candidates, closed forms and the factors of the training. It must have a
+lower value than the long factors at the short length, on the validation documents if there are any; otherwise
+the long factors stay.
 """
 
 from collections.abc import Callable
@@ -83,7 +84,7 @@ def readjust(
         model: the extended model, trained or not.
         documents, validation_documents: of at least `length` tokens each.
         long_factors: those of the model at its longest.
-        trained_factors: those that it was trained with, if it was: an initial candidate.
+        trained_factors: those that it was trained with, if it was: an initial candidate, and a finalist.
         ceiling: the largest lambda, in units of the ratio of `long_factors`; at most 1.
         settings: how to search. Its fields may be given as keywords instead.
         workers: as for `search_factors`.

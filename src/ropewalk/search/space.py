@@ -99,8 +99,8 @@ class SearchSpace:
             have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
         monotone: whether lambda may never fall from pair to pair.
         long_factors: for readjustment: factors of this model at a longer length, an initial candidate.
-        trained_factors: for readjustment: those that the model was trained with, if known; an initial
-            candidate too.
+        trained_factors: those that the model was trained with, if known: an initial candidate too, and a
+            finalist. A second search is relative to them, so there they have lambda 1 for every pair.
 
     Raises:
         SettingError: the target is not above the window (with `long_factors`: not below theirs), or the

@@ -20,9 +20,9 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     constant vector leaves mutations no values between those of two pairs. Vectors that rise evenly from the
     smallest lambda are added there.
 
-    For readjustment, the factors of the model at its longest come first, then those that it was trained with.
-    Within the trained window every scheme leaves each pair as it is, so the search starts from the best of
-    three candidates.
+    The factors of the model at its longest (for readjustment) come first, then those that it was trained
+    with. Within the trained window every scheme leaves each pair as it is, so readjustment starts from the
+    best of three candidates.
 
     Raises:
         SettingError: no such scheme.
