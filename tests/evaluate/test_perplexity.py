@@ -9,7 +9,7 @@ import torch
 from token_nll import token_nll
 
 from ropewalk.errors import EvaluationError, SettingError
-from ropewalk.evaluate.nll import score_windows
+from ropewalk.evaluate.nll import score_windows, window_nlls
 from ropewalk.evaluate.perplexity import measure_perplexity, nll_by_position
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.rescale_factors import RescaleFactors
@@ -61,6 +61,10 @@ def test_a_record_is_what_the_windows_sum_to(loaded: Model, documents: DocumentS
     each = [score_windows(loaded.model, truncate(d, 150)) for d in documents.documents]
     assert [s.nll_sum_nats for s in record.by_document] == pytest.approx([s.nll_sum_nats for s in each])
     assert [s.num_tokens for s in record.by_document] == [149] * 4
+    of_tokens = [torch.cat(list(window_nlls(loaded.model, truncate(d, 150)))) for d in documents.documents]
+    late = [float(nll[74:].sum()) for nll in of_tokens]
+    assert [s.nll_sum_nats for s in record.last_half_by_document] == pytest.approx(late, rel=1e-5)
+    assert [s.num_tokens for s in record.last_half_by_document] == [75] * 4
     assert (record.source, record.data_sha256) == ("numbers", "0123")
     assert record.where["dtype"] == "float32"
     assert record.seconds > 0

@@ -241,7 +241,7 @@ def test_the_paper_s_numbers(name, length):
 def test_the_way_to_512x():
     recipe = load_recipe("scale-model-512x", window=256).resolved(256)
     last = [stage for stage in recipe.stages if isinstance(stage, SearchStage)][-1]
-    assert (last.length, last.num_documents, last.num_validation_documents, last.budget) == (131072, 2, 0, 6)
+    assert (last.length, last.num_documents, last.num_validation_documents, last.budget) == (131072, 2, 1, 3)
     assert wilson(27, 30)[0] >= recipe.accept.passkey[0].at_least > wilson(26, 30)[0]
 
 

@@ -176,4 +176,5 @@ def _summary(nll: list[Tensor], label: str, length: int) -> dict[str, Any]:
         "num_tokens": total.num_tokens,
         "nll_by_position": tuple(nll_by_position(nll)),
         "by_document": sums,
+        "last_half_by_document": tuple(NllSum.of(values[len(values) // 2 :]) for values in nll),
     }

@@ -62,6 +62,7 @@ class EvalRecord:
         by_question: of `passkey` and `retrieval`, each result, in an order that is the same for all factors.
         retrieval: of `retrieval`, the settings of its questions.
         by_document: nats and tokens of each document, in the order of the text.
+        last_half_by_document: of a perplexity, the same of the tokens in each document's last half.
         base_by_document: of `nll_increase`, the same under the base model.
         note: a restriction of the value, e.g. that the length is above the factors' target length.
         run_id, strategy, search_seed, budget: of the search that found the factors.
@@ -92,6 +93,7 @@ class EvalRecord:
     by_question: tuple[QuestionResult, ...] | None = None
     retrieval: RetrievalSettings | None = None
     by_document: tuple[NllSum, ...] | None = None
+    last_half_by_document: tuple[NllSum, ...] | None = None
     base_by_document: tuple[NllSum, ...] | None = None
     note: str | None = None
     run_id: str | None = None

@@ -154,11 +154,12 @@ def _against_the_base(
         retrieval: lengths; the base model is asked at those that it reads.
     """
     description = run.recipe.model.describe()
-    for length in map(int, stage.perplexity):
-        _as_it_is(run, documents, length, records)
-    for length in retrieval:
-        if length <= description.own_reach:
-            _ask(run, stage, documents, length, {base_label(description): without_factors}, records)
+    if stage.base_model:
+        for length in map(int, stage.perplexity):
+            _as_it_is(run, documents, length, records)
+        for length in retrieval:
+            if length <= description.own_reach:
+                _ask(run, stage, documents, length, {base_label(description): without_factors}, records)
     if stage.sliding_window:
         for length in map(int, stage.perplexity):
             if length > run.window and not records.has("perplexity", "sliding window", length):

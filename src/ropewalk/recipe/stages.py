@@ -187,6 +187,11 @@ class EvaluateStage(Stage):
     num_documents: int | None = Field(
         default=None, ge=1, le=MOST, description="As `text.num_test_documents`."
     )
+    base_model: bool = Field(
+        default=True,
+        description="Measure the perplexity of the base model at the same lengths, which takes long far "
+        "beyond its window.",
+    )
     short_rise: bool = Field(
         default=True,
         description="Measure the NLL increase on inputs of the trained window against the base model.",

@@ -6,7 +6,7 @@ the bundled scale model was never trained on a text that it is searched or evalu
     train      the training data of the scale model, which also read the test suites; two files that copy
                held-out ones are left out here, though the scale model did read them
     search     for searches
-    held_out   for evaluations, never for searches
+    held_out   for evaluations, never for searches; with CPython 3.11 six documents of 131072 tokens
     unread     tables and translations instead of prose or code: `encodings`, `pydoc_data`, the `test` suite
 """
 
