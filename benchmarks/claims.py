@@ -9,7 +9,9 @@ cell it was in; searches and trainings go on from their own journals and checkpo
 unfinished) run of `ropewalk extend scale-model-512x`, which is only read; without it the tables of the tuned
 model are missing. `report` writes what there is, says what is missing, and measures nothing. `list` counts.
 Sizes that were said to `run` are noted in FOLDER, and hold until others are said; more documents later
-measure only those that are new.
+measure only those that are new. A perplexity that RUN measured on the same documents is taken from its
+records. `--schemes` and `--on-top` name the closed forms; each of the second interpolation reads every long
+document.
 """
 
 import argparse
@@ -203,14 +205,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="claims", help="of the result files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where a report goes")
     for entry in fields(Settings):
-        kind = _numbers if isinstance(entry.default, tuple) else type(entry.default)
+        kind = _many if isinstance(entry.default, tuple) else type(entry.default)
         option = f"--{entry.name.replace('_', '-')}"
         parser.add_argument(option, dest=entry.name, type=kind, help=f"{entry.default} at first")
     return parser.parse_args(arguments)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _many(text: str) -> tuple[int | str, ...]:
+    """Numbers, or names of schemes."""
+    return tuple(int(part) if part.isdecimal() else part for part in text.split(","))
 
 
 if __name__ == "__main__":

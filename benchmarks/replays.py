@@ -13,6 +13,7 @@ For each journal below `results/` whose strategy is `gradient` (or `--strategy N
                 candidate of the recorded factors file. Unconstrained candidates are the recorded ones.
 
 What it does not show: that a model gives the recorded values and gradients. It takes these from the journal.
+Searches that judge candidates from kept keys are left out, because their budget depends on what was renewed.
 
 The journals in `AS_ONE_DOCUMENT` have `documents: [0]` where a step reads the only search document. Newer
 ones have `documents: null`, because such a value is complete and may be the best. The script converts them
@@ -150,10 +151,11 @@ def _as_written_now(trial: Trial) -> Trial:
 
 
 def journals(strategy: str) -> Iterator[Path]:
-    """The journals below `results/` of one strategy, or of `all`."""
+    """The journals below `results/` of one strategy, or of `all`, whose candidates were read in full."""
     for path in sorted(RESULTS.rglob("*journal*.jsonl")):
         with path.open(encoding="utf-8") as file:
-            if strategy in ("all", json.loads(file.readline())["identity"]["strategy"]):
+            identity = json.loads(file.readline())["identity"]
+            if strategy in ("all", identity["strategy"]) and identity.get("exact", True):
                 yield path
 
 

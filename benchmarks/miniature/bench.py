@@ -31,7 +31,7 @@ from ropewalk.finetune.training_folder import MODEL, RESULT
 from ropewalk.models.model import Model as LoadedModel
 from ropewalk.models.model import load_model
 from ropewalk.recipe.progress import TRAINING_COST, forward_work
-from ropewalk.report.comparison import measure_sliding_window
+from ropewalk.report.comparison import SLIDING, measure_sliding_window
 from ropewalk.search.run_folder import RunFolder
 from ropewalk.search.search import search_factors
 from ropewalk.text.tokens import DocumentSet, token_documents
@@ -153,17 +153,34 @@ class Bench:
 
         return self._reading(model, label, factors, length, {"mode": "truncate"}, measure)
 
+    def reading_of_run(self, label: str, of_run: str, length: int) -> Reading | None:
+        """The run's own measurement of the same documents, so that they are not read twice; None without one.
+
+        Args:
+            of_run: the label in the run's records.
+        """
+        data = self.documents(length).data_sha256
+        record = None if self.run is None else self.run.perplexity(of_run, length, data)
+        if record is None or record.by_document is None or record.last_half_by_document is None:
+            return None
+        self.used[self.table][f"run-perplexity-{of_run}-{length}"] = {"record": record.as_json()}
+        return Reading(
+            label=label, length=length, sums=record.by_document, last_halves=record.last_half_by_document
+        )
+
     def sliding(self, length: int) -> Reading | None:
         """The base model's window slid over the text; up to the window it reads as it stands."""
         if length <= self.window:
-            return self.reading(self.base, "sliding window", None, length, plain=True)
+            return self.reading(self.base, SLIDING, None, length, plain=True)
+        if (found := self.reading_of_run(SLIDING, SLIDING, length)) is not None:
+            return found
 
         def measure(part: DocumentSet) -> EvalRecord:
             (record,) = measure_sliding_window(self.base_loaded, part, [length])
             return record
 
         how = {"mode": "sliding", "window": self.window}
-        return self._reading(self.base, "sliding window", None, length, how, measure)
+        return self._reading(self.base, SLIDING, None, length, how, measure)
 
     def passkeys(
         self, model: Model | None, label: str, factors: RescaleFactors | None, length: int

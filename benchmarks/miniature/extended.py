@@ -139,6 +139,20 @@ class ExtensionRun:
         ]
         return max(found, key=lambda record: record.n, default=None)
 
+    def perplexity(self, label: str, length: int, data_sha256: str) -> EvalRecord | None:
+        """The record of these documents at a length, with what a `Reading` needs."""
+        records = (record for _, folder in self._stages(EvaluateStage) for record in folder.read_records())
+        wanted = ("perplexity", label, length, data_sha256)
+        return next(
+            (
+                record
+                for record in records
+                if (record.metric, record.factors, record.length, record.data_sha256) == wanted
+                and record.last_half_by_document is not None
+            ),
+            None,
+        )
+
     def _done(self, kind: type[StageKind]) -> Iterator[tuple[StageKind, StageFolder]]:
         return ((stage, folder) for stage, folder in self._stages(kind) if folder.done() is not None)
 

@@ -6,12 +6,13 @@ from miniature.page import Claim, Grid, Page, Rows, curve, draw_shares
 from miniature.readings import Reading, Share, against, cell, lowest, verdict
 from miniature.tuned import lengths_to
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.recipe.evaluate_stage import EXTENDED
 from ropewalk.report.comparison import SLIDING, scheme_at_lengths
 from ropewalk.report.figures import SEARCHED, draw_perplexity
 from ropewalk.rope.schemes import scheme_factors
 
-ON_TOP = ("pi", "ntk", "yarn")
 PAPERS_SHARE = 0.9
+KEPT = "the factors of the tuning"
 
 
 def run_of(bench: Bench) -> ExtensionRun:
@@ -29,21 +30,33 @@ def tuned_factors(run: ExtensionRun) -> RescaleFactors | None:
     return None if run.last_tuned is None else run.last_tuned.factors
 
 
+def extended_reading(bench: Bench, label: str, factors: RescaleFactors | None, length: int) -> Reading | None:
+    """The tuned model under some factors: the run's own record where it measured just that."""
+    run = run_of(bench)
+    served = None if run.readjusted is None else run.readjusted.for_length(length)
+    if factors is not None and served is not None and _turn_alike(factors, served):
+        found = bench.reading_of_run(label, EXTENDED, length)
+        if found is not None:
+            return found
+    return bench.reading(tuned_model(run), label, factors, length)
+
+
 # ---------------------------------------------------------------- second interpolation
 
 
 def second_interpolation(bench: Bench) -> Page:
     """What is multiplied onto the tuned factors to reach the longest length."""
     run = run_of(bench)
-    model, own, longest = tuned_model(run), tuned_factors(run), run.target_length
-    labels = (*ON_TOP, SEARCHED)
+    own, longest = tuned_factors(run), run.target_length
+    on_top = bench.settings.on_top
+    labels = (*on_top, SEARCHED)
     lengths = [longest]
     factors = {SEARCHED: run.second}
-    for scheme in ON_TOP:
+    for scheme in on_top:
         made = None if own is None else scheme_at_lengths(scheme, bench.geometry, longest, own)(longest)
         factors[scheme] = made
     found = {
-        (label, length): bench.reading(model, label, factors[label], length)
+        (label, length): extended_reading(bench, label, factors[label], length)
         for length in lengths
         for label in labels
     }
@@ -54,11 +67,11 @@ def second_interpolation(bench: Bench) -> Page:
             f"searched against {_on_top(label, times)}",
             *(against(found[SEARCHED, length], found[label, length]) for length in lengths),
         ]
-        for label in ON_TOP
+        for label in on_top
     ]
     verdicts = []
     for length in lengths:
-        best = lowest([found[label, length] for label in ON_TOP])
+        best = lowest([found[label, length] for label in on_top])
         difference = against(found[SEARCHED, length], best)
         name = "the best scheme" if best is None else _on_top(best.label, times)
         verdicts.append(
@@ -71,13 +84,20 @@ def second_interpolation(bench: Bench) -> Page:
         verdicts=verdicts,
         notes=(
             f"On the run's model, tuned at {run.tuned_length} tokens; each is multiplied onto the factors "
-            f"that it was tuned with, and made for {longest} tokens."
+            f"that it was tuned with, and made for {longest} tokens. `searched` are "
+            f"{'not known yet' if run.second is None else _origin(run.second)}."
         ),
     )
 
 
 def _on_top(label: str, times: int) -> str:
-    return label if label == SEARCHED else f"{label} times {times}"
+    return {SEARCHED: label, "none": KEPT}.get(label, f"{label} times {times}")
+
+
+def _origin(factors: RescaleFactors) -> str:
+    """What the factors are: searched, or of a finalist that was better on the validation documents."""
+    made = factors.provenance
+    return f"those of `{made.strategy}`" if made.seed is None else f"searched by {made.strategy}"
 
 
 # ---------------------------------------------------------------- readjustment
@@ -91,34 +111,57 @@ def readjustment(bench: Bench) -> Page:
     lengths = [bench.window]
     while lengths[-1] < longest:
         lengths.append(min(2 * lengths[-1], longest))
-    rows, keys, verdicts = [], [], []
-    for length in lengths:
-        off = bench.reading(model, "off", run.second, length)
+    own = tuned_factors(run)
+    of_schemes = {
+        label: [bench.reading(model, label, scheme_factors(label, bench.geometry, n), n) for n in lengths]
+        for label in bench.settings.schemes
+    }
+    rows, keys, verdicts, against_best = [], [], [], list[object]()
+    for index, length in enumerate(lengths):
         short = None if factors is None else factors.for_length(length)
-        on = bench.reading(model, "on", short, length)
+        tried = {"off": run.second, KEPT: own, "on": short}
         base = bench.reading(bench.base, "base", None, length, plain=True)
-        difference = against(on, off)
-        rows.append([str(length), base, off, on, difference])
-        found = [bench.passkeys(model, name, at, length) for name, at in (("off", run.second), ("on", short))]
+        off, kept, on = (bench.reading(model, name, at, length) for name, at in tried.items())
+        found = [bench.passkeys(model, name, at, length) for name, at in tried.items()]
+        best = lowest([readings[index] for readings in of_schemes.values()])
+        rows.append([str(length), base, off, kept, on, against(on, off), against(on, kept)])
         keys.append([str(length), *found])
-        kept = run.second is not None and short is not None and _turn_alike(short, run.second)
+        against_best.append(against(on, best))
+        name = "the best closed form" if best is None else f"{best.label}, the best closed form,"
         verdicts.append(
-            f"{verdict(difference)} at {length}, that readjusted factors read short inputs better: "
-            f"{cell(difference)}; passkeys {_or_missing(found[0])} before, {_or_missing(found[1])} after."
-            + (" (Nothing better was found there, so the long factors serve it.)" if kept else "")
+            f"{verdict(against(on, off))} at {length}, that readjusted factors read short inputs better than "
+            f"the long ones: {cell(against(on, off))}; against {KEPT} {cell(against(on, kept))}, against "
+            f"{name} {cell(against_best[-1])}; passkeys {_or_missing(found[0])} before, "
+            f"{_or_missing(found[2])} after. The factors there are {_origin_at(short, run.second)}."
         )
+    header = ["factors", *map(str, lengths)]
+    closed: Rows = [[label, *readings] for label, readings in of_schemes.items()]
     return Page(
         grids=[
             Grid(
                 "Perplexity (95% interval):",
-                ["tokens", "base model", "off", "on", "on against off"],
+                ["tokens", "base model", "off", KEPT, "on", "on against off", f"on against {KEPT}"],
                 rows,
             ),
-            Grid("Passkeys found (95% interval):", ["tokens", "off", "on"], keys),
+            Grid("Passkeys found (95% interval):", ["tokens", "off", KEPT, "on"], keys),
+            Grid(
+                "Closed forms on the tuned model, each made for the length:",
+                header,
+                [*closed, ["on against the best of them", *against_best]],
+            ),
         ],
         verdicts=verdicts,
-        notes="The base model reads each length as it stands, without any factors.",
+        notes=(
+            "The base model reads each length as it stands, without any factors. `on` are the factors that "
+            "the run's set has for the length. Within the window every closed form leaves each pair as it is."
+        ),
     )
+
+
+def _origin_at(short: RescaleFactors | None, long: RescaleFactors | None) -> str:
+    if short is None or long is None:
+        return "not known yet"
+    return "the long ones" if _turn_alike(short, long) else _origin(short)
 
 
 def _turn_alike(one: RescaleFactors, other: RescaleFactors) -> bool:
@@ -179,7 +222,7 @@ def _by_whom(from_run: bool) -> str:
 def by_length(bench: Bench) -> Page:
     """Chosen paths from the window to the longest length."""
     run = run_of(bench)
-    model, longest = tuned_model(run), run.target_length
+    longest = run.target_length
     untuned = f"yarn at {longest // bench.window}x, untuned"
     tuned_only = f"tuned at {run.tuned_length}, its own factors"
     second = "tuned + second search"
@@ -191,9 +234,9 @@ def by_length(bench: Bench) -> Page:
     for length in lengths:
         short = None if run.readjusted is None else run.readjusted.for_length(length)
         paths[untuned].append(bench.reading(bench.base, untuned, yarn, length))
-        paths[tuned_only].append(bench.reading(model, tuned_only, tuned_factors(run), length))
-        paths[second].append(bench.reading(model, second, run.second, length))
-        paths[readjusted].append(bench.reading(model, readjusted, short, length))
+        paths[tuned_only].append(extended_reading(bench, tuned_only, tuned_factors(run), length))
+        paths[second].append(extended_reading(bench, second, run.second, length))
+        paths[readjusted].append(extended_reading(bench, readjusted, short, length))
         paths[SLIDING].append(bench.sliding(length))
     names = {readjusted: "tuned + second search + readjusted"}
     header = ["path", *map(str, lengths)]
@@ -269,7 +312,7 @@ def straight_search(bench: Bench) -> Page:
     yarn = scheme_factors("yarn", bench.geometry, longest)
     found["yarn"] = bench.reading(bench.base, "yarn", yarn, longest)
     found[straight] = bench.reading(bench.base, straight, found_factors, longest)
-    found[staged] = bench.reading(tuned_model(run), staged, run.second, longest)
+    found[staged] = extended_reading(bench, staged, run.second, longest)
     found[SLIDING] = bench.sliding(longest)
     rows = [
         [

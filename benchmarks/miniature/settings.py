@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ropewalk.rope.schemes import CLOSED_FORMS
 from ropewalk.search.settings import SearchSettings
 from ropewalk.store import write_atomically
 
@@ -22,6 +23,10 @@ class Settings:
         num_documents: of a perplexity at lengths up to `long_from`, where the text has so many.
         num_long_documents: of a longer one; below 3 there is no interval.
         long_from: the ratio above which a length is long.
+        schemes: closed forms, compared with searched factors without tuning, tuned alike, and with readjusted
+            ones; `none` leaves every pair as it is.
+        on_top: those of the second interpolation, each of which reads every long document; `none` keeps the
+            factors that the model was tuned with.
         ratios: of the untuned schemes.
         sweep_ratios, start_tokens: where n-hat is tried, and which.
         tuned_ratio, tuning_steps, tuning_batch, learning_rate: of the tunings of a table of their own.
@@ -36,8 +41,10 @@ class Settings:
     report_text: str = "stdlib:held-out"
     training_text: str = "stdlib"
     num_documents: int = 20
-    num_long_documents: int = 3
+    num_long_documents: int = 6
     long_from: int = 64
+    schemes: tuple[str, ...] = CLOSED_FORMS
+    on_top: tuple[str, ...] = ("none", "pi", "yarn", "mrrope-pro")
     ratios: tuple[int, ...] = (2, 4, 8)
     sweep_ratios: tuple[int, ...] = (4, 8)
     start_tokens: tuple[int, ...] = (0, 2, 4, 8, 16, 32, 64, 128, 256)

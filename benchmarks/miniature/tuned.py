@@ -8,7 +8,7 @@ from ropewalk.finetune.data.mixture import MixtureSettings, SourceSettings
 from ropewalk.finetune.settings import FinetuneSettings
 from ropewalk.report.figures import SEARCHED
 
-TUNED_SCHEMES = ("pi", "ntk", "yarn", SEARCHED)
+AS_ANOTHER = ("none", "dynamic-ntk")  # no extension, and NTK's factors at one length
 SHORTEST_TEXT = 8  # training documents have at least an eighth of a segment
 
 
@@ -17,11 +17,12 @@ def tuned_alike(bench: Bench) -> Page:
     settings = bench.settings
     length = settings.tuned_ratio * bench.window
     before, after = {}, {}
-    for label in TUNED_SCHEMES:
+    schemes = [label for label in settings.schemes if label not in AS_ANOTHER]
+    for label in (*schemes, SEARCHED):
         factors = factors_of(bench, label, length)
         before[label] = bench.reading(bench.base, label, factors, length)
         tuned = bench.tuning(
-            f"{length}-{label}-steps-{settings.tuning_steps}-batch-{settings.tuning_batch}",
+            f"{length}-{label.replace(':', '-')}-steps-{settings.tuning_steps}-batch-{settings.tuning_batch}",
             factors,
             FinetuneSettings(
                 length=length, num_steps=settings.tuning_steps, batch_size=settings.tuning_batch,
@@ -39,11 +40,11 @@ def tuned_alike(bench: Bench) -> Page:
             against(before[SEARCHED], before[label]) if label != SEARCHED else "",
             against(after[SEARCHED], after[label]) if label != SEARCHED else "",
         ]
-        for label in TUNED_SCHEMES
+        for label in (*schemes, SEARCHED)
     ]
     verdicts = []
     for when, found in (("untuned", before), ("tuned", after)):
-        best = lowest([found[label] for label in TUNED_SCHEMES if label != SEARCHED])
+        best = lowest([found[label] for label in schemes])
         difference = against(found[SEARCHED], best)
         name = "the best scheme" if best is None else best.label
         verdicts.append(

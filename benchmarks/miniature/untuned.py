@@ -13,7 +13,6 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.report.figures import SEARCHED, draw_perplexity
 from ropewalk.rope.schemes import scheme_factors
 
-SCHEMES = ("none", "pi", "ntk", "dynamic-ntk", "yarn", "yarn-paper", "mrrope-pro")
 # The paper searches with attention factor 1; these two differ in n-hat alone.
 LAMBDA: dict[str, Any] = {"attention_factor": "1", "start_tokens": "none", "serve_with": "ropewalk"}
 LAMBDA_AND_START: dict[str, Any] = {"attention_factor": "1", "start_tokens": "search"}
@@ -41,7 +40,7 @@ def untuned_reading(bench: Bench, label: str, length: int) -> Reading | None:
 def by_ratio(bench: Bench) -> Page:
     """Perplexity of every scheme at each ratio, its factors made for that ratio."""
     ratios, window = bench.settings.ratios, bench.window
-    labels = (*SCHEMES, SEARCHED)
+    labels = (*bench.settings.schemes, SEARCHED)
     found = {
         (label, ratio): untuned_reading(bench, label, ratio * window) for label in labels for ratio in ratios
     }
@@ -93,7 +92,7 @@ def by_ratio(bench: Bench) -> Page:
         notes=(
             f"At its window of {window} the model has {at_window}. `dynamic-ntk` follows the length of the "
             f"text, which here is the length that the factors are made for, so it is `ntk`. `searched` is "
-            f"Ropewalk's default (attention factor sqrt(1 + ln s / ln L), n-hat 0)."
+            f"the best searched candidate of Ropewalk's default (attention factor searched, n-hat 0)."
         ),
         figure=figure,
     )  # fmt: skip

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ropewalk.evaluate.nll import NllSum
+from ropewalk.evaluate.records import EvalRecord
 from ropewalk.models.model import load_model
+from ropewalk.report.comparison import SLIDING
 from ropewalk.text.tokens import TokenDocument
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -16,7 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import claims
 import restated
 from miniature.attention import attention_on_first
+from miniature.bench import Bench
 from miniature.readings import Reading, against, verdict
+from miniature.settings import Settings
 
 
 @pytest.fixture
@@ -24,7 +28,8 @@ def command(tiny_model_folder, tmp_path):
     """The script at its smallest, on the tiny model (window 64)."""
     sizes = ["--ratios", "2", "--sweep-ratios", "2", "--start-tokens", "0,4", "--num-documents", "3",
              "--budget", "6", "--search-documents", "1", "--stop-documents", "1",
-             "--tuned-ratio", "4"]  # fmt: skip
+             "--tuned-ratio", "4",
+             "--schemes", "none,pi,ntk,dynamic-ntk,yarn,yarn-paper,mrrope-pro"]  # fmt: skip
     for name in ("searched", "reported"):
         rows = [{"text": f"{name} {n}: " + f"line {n} of {name}, and more. " * 24} for n in range(3)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -96,6 +101,32 @@ def test_an_unknown_table_and_a_folder_without_a_run_are_refused(command, tmp_pa
 def reading(*nats):
     sums = tuple(NllSum(nll_sum_nats=float(value), num_tokens=10) for value in nats)
     return Reading(label="some", length=11, sums=sums, last_halves=sums)
+
+
+def test_what_the_run_measured_on_the_same_documents_is_not_measured_again(tiny_model_folder, tmp_path):
+    text = tmp_path / "reported.jsonl"
+    text.write_text(
+        "".join(json.dumps({"text": f"{n}: " + "line, and more. " * 20}) + "\n" for n in range(3))
+    )
+    sums = tuple(NllSum(nll_sum_nats=nats, num_tokens=10) for nats in (20.0, 21.0, 22.0))
+    record = EvalRecord(
+        metric="perplexity", value=8.2, length=128, factors=SLIDING, n=3, low=None, high=None, seconds=1.0,
+        model="base", by_document=sums, last_half_by_document=sums[::-1],
+    )  # fmt: skip
+    known = {}
+
+    class Run:
+        def perplexity(self, label, length, data_sha256):
+            return known.get((label, length, data_sha256))
+
+    settings = Settings(model=str(tiny_model_folder), report_text=str(text))
+    bench = Bench(settings, tmp_path / "out", Run())
+    bench.begin("show", "some")
+    assert bench.sliding(128) is None, "the run measured other documents"
+    known[SLIDING, 128, bench.documents(128).data_sha256] = record
+    found = bench.sliding(128)
+    assert (found.sums, found.last_halves) == (sums, sums[::-1])
+    assert list(bench.used["some"].values()) == [{"record": record.as_json()}]
 
 
 @pytest.mark.parametrize(
