@@ -46,12 +46,12 @@ def search(loaded, documents, own, **changes):
     return search_factors(loaded, documents, base_factors=own, **settings)
 
 
-def test_the_first_candidate_leaves_the_factors_of_the_training_as_they_are(loaded, own):
+def test_the_last_initial_candidate_leaves_the_factors_of_the_training_as_they_are(loaded, own):
     plan = plan_search(loaded.description, TARGET, base_factors=own)
-    first, *others = first_candidates(plan.space, ("yarn",))
-    assert first.rescale_factors == (1.0,) * 4
-    assert first.attention_factor * own.attention_factor == pytest.approx(own.attention_factor, abs=0.005)
-    assert others
+    first, last = first_candidates(plan.space, ("yarn",))
+    assert max(first.rescale_factors) == pytest.approx(4.0), "keys are kept under YaRN"
+    assert last.rescale_factors == (1.0,) * 4
+    assert last.attention_factor * own.attention_factor == pytest.approx(own.attention_factor, abs=0.005)
 
 
 def test_the_total_is_the_product_and_gives_the_value_again_on_the_plain_base(loaded, documents, own):

@@ -20,9 +20,10 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     constant vector leaves mutations no values between those of two pairs. Vectors that rise evenly from the
     smallest lambda are added there.
 
-    The factors of the model at its longest (for readjustment) come first, then those that it was trained
-    with. Within the trained window every scheme leaves each pair as it is, so readjustment starts from the
-    best of three candidates.
+    For readjustment, the factors of the model at its longest come first, then those that it was trained with.
+    Within the trained window every scheme leaves each pair as it is, so the search starts from the best of
+    three candidates. In a second search the factors of the training come last: they are made for a shorter
+    length, and the first candidate is the one that keys are kept under.
 
     Raises:
         SettingError: no such scheme.
@@ -33,7 +34,8 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     known = [
         space.snap(factors) for factors in (space.long_factors, space.trained_factors) if factors is not None
     ]
-    return list(dict.fromkeys([*known, *found]))
+    in_order = [*found, *known] if space.long_factors is None else [*known, *found]
+    return list(dict.fromkeys(in_order))
 
 
 def _climbing(space: SearchSpace, share: float, attention_factor: float) -> Candidate:
