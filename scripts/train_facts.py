@@ -1,11 +1,13 @@
 """Teach a bundled-size model to answer questions about facts, and train it further on code.
 
 `train_scale_model.py` gives a model that knows code and one memorised passkey prompt. This script continues
-from its folder. Of 16 rows, 5 are plain code as before, 1 is a passkey prompt, and the others hide
-1 to 6 facts in code and ask for 1 to 5 of them. One wording in seven is one of
-`ropewalk.text.wordings.WORDINGS`; the others are drawn from the frames, attributes and questions below, or
-consist of random words of the training texts. No row has a wording of `HELD_OUT_WORDINGS`, and the random
-words and attributes are none of theirs.
+from its folder. Of 16 rows, 5 are plain code (2 of them the beginnings of documents), 1 is a passkey prompt,
+and the others hide facts in code: half of them 1 to 6 facts of which up to 5 are asked for, half as many
+facts, all asked for, as fit. One wording in four is one of `ropewalk.text.wordings.WORDINGS`; the others are
+drawn from the frames, attributes and questions below, or consist of random words of the training texts. Many
+questions repeat words of the statement in another order, so that the model learns to follow the key rather
+than the words before the value. No row has a wording of `HELD_OUT_WORDINGS`, and the random words and
+attributes are none of theirs.
 
 Answers have a weight of 8 in the loss, questions and statements 0.05.
 
@@ -47,7 +49,9 @@ from train_scale_model import (
 )
 
 ANSWER_WEIGHT, FRAME_WEIGHT = 8.0, 0.05
-CODE_ROWS = (0, 3, 6, 9, 12)  # of 16
+CODE_ROWS = (0, 6, 12)  # of 16
+BEGINNING_ROWS = (3, 9)
+MOST_FACTS = 10
 FEWEST_TEXT_TOKENS = 4
 
 # fmt: off
@@ -222,34 +226,49 @@ class Words:
 def framed_wording(rng: random.Random) -> Wording:
     """A frame with its attribute and object filled in; half of them with another question."""
     statement, question = rng.choice(FRAMES)
-    if rng.random() < 0.5:
-        other = rng.choice(FRAMES)[1]
-        question = other if rng.random() < 0.4 else f"{rng.choice(ASKING)} {lead(rng)}"
     thing = rng.choice(OBJECTS if rng.random() < 0.5 else Words.pool)
     attribute = rng.choice(ATTRIBUTES if rng.random() < 0.5 else Words.pool)
     fill = {"a": attribute, "o": thing, "key": "{key}", "value": "{value}"}
+    kind = rng.random()
+    if kind < 0.2:
+        question = rng.choice(FRAMES)[1]
+    elif kind < 0.5:
+        own = WORD.findall(statement.format(**{**fill, "key": "", "value": ""}))
+        question = f"{rng.choice(ASKING)} {lead(own, rng)}"
     return Wording(name="frame", statement=statement.format(**fill), question=question.format(**fill))
 
 
-def lead(rng: random.Random) -> str:
-    """What an answer begins with: a phrase, or random words."""
+def lead(own: list[str], rng: random.Random) -> str:
+    """What an answer begins with: a phrase, random words, or words of the statement (`own`)."""
     kind = rng.random()
-    if kind < 0.3:
-        return rng.choice(LEADS)
+    if kind < 0.4 and own:
+        words = rng.sample(own, min(len(own), rng.randint(1, 2)))
+        return " ".join([*Words.some(0, 2, rng), *words]).capitalize()
     if kind < 0.6:
+        return rng.choice(LEADS)
+    if kind < 0.8:
         return f"{rng.choice(SUBJECTS)} {' '.join(Words.some(1, 2, rng))}"
     return " ".join(Words.some(1, 4, rng)).capitalize()
 
 
 def random_wording(rng: random.Random) -> Wording:
-    """Random words around the key and the value; the question shares some of them, or none."""
-    between, before, after = Words.some(0, 4, rng), Words.some(0, 3, rng), Words.some(0, 2, rng)
-    parts = ["{key}", "{value}"] if rng.random() < 0.7 else ["{value}", "{key}"]
+    """Random words around the key and the value; the question has some of them, or none."""
+    between, before, after = Words.some(0, 4, rng), Words.some(0, 3, rng), Words.some(0, 3, rng)
+    parts = ["{key}", "{value}"] if rng.random() < 0.65 else ["{value}", "{key}"]
     statement = " ".join([*before, parts[0], *between, parts[1], *after])
-    others = [*Words.some(0, 3, rng), "{key}", *Words.some(0, 4, rng)]
-    asked = rng.choice([[*before, "{key}", *between], others, [*between, "{key}"]])
-    if rng.random() < 0.4:
-        asked = [*asked, "?", lead(rng)]
+    own = [*before, *between, *after]
+    kind = rng.random()
+    if kind < 0.25:
+        asked = [*before, "{key}", *between]
+    elif kind < 0.65:
+        asked = [*rng.sample(own, rng.randint(0, len(own))), *Words.some(0, 2, rng)]
+        asked.insert(rng.randint(0, len(asked)), "{key}")
+    elif kind < 0.75:
+        asked = [*between, "{key}"]
+    else:
+        asked = [*Words.some(0, 3, rng), "{key}", *Words.some(0, 4, rng)]
+    if rng.random() < 0.5:
+        asked = [*asked, "?", lead(own, rng)]
     return Wording(
         name="random",
         statement=statement + rng.choice((".", "", ";")),
@@ -259,7 +278,7 @@ def random_wording(rng: random.Random) -> Wording:
 
 def make_wording(rng: random.Random) -> Wording:
     kind = rng.random()
-    if kind < 0.15:
+    if kind < 0.25:
         return rng.choice(WORDINGS)
     return framed_wording(rng) if kind < 0.6 else random_wording(rng)
 
@@ -308,18 +327,35 @@ def make_facts(count: int, rng: random.Random) -> list[Fact]:
     return list(facts.values())
 
 
+class Beginnings:
+    """Rows from the first token of a document."""
+
+    def __init__(self, stream: np.ndarray, bos: int) -> None:
+        starts = np.flatnonzero(stream == bos)
+        self.stream, self.starts = stream, starts[starts < len(stream) - WINDOW]
+
+    def row(self, rng: random.Random) -> list[int]:
+        start = int(self.starts[rng.randrange(len(self.starts))])
+        row: list[int] = self.stream[start : start + WINDOW].tolist()
+        return row
+
+
 class FactRows:
     """Rows of `WINDOW` tokens with facts, and the weight of each token in the loss."""
 
     def __init__(self, encode: Encoder, streams: dict[str, np.ndarray]) -> None:
         self.encode, self.streams = encode, streams
+        self.beginnings = {name: Beginnings(stream, encode.bos) for name, stream in streams.items()}
 
-    def row(self, rng: random.Random) -> tuple[list[int], list[float]]:
+    def row(self, dense: bool, rng: random.Random) -> tuple[list[int], list[float]]:
+        """As many facts as fit, all asked for (`dense`), or 1 to 6 of which up to 5 are asked for."""
+        facts = make_facts(MOST_FACTS if dense else rng.randint(1, 6), rng)
+        most_asked = len(facts) if dense else rng.randint(1, 5)
         while True:
-            facts = make_facts(rng.randint(1, 6), rng)
-            asked = rng.sample(range(len(facts)), min(len(facts), rng.randint(1, 5)))
+            asked = rng.sample(range(len(facts)), min(len(facts), most_asked))
             if self._num_tokens(facts, asked) <= WINDOW - FEWEST_TEXT_TOKENS:
                 return self._place(facts, asked, rng)
+            facts.pop()
 
     def _num_tokens(self, facts: list[Fact], asked: list[int]) -> int:
         stated = sum(len(self.encode(fact.statement)) for fact in facts)
@@ -328,9 +364,12 @@ class FactRows:
     def _place(
         self, facts: list[Fact], asked: list[int], rng: random.Random
     ) -> tuple[list[int], list[float]]:
-        stream = self.streams["library" if rng.random() < 0.5 else "packages"]
-        start = rng.randrange(len(stream) - WINDOW)
-        document = [self.encode.bos, *stream[start : start + WINDOW - 1].tolist()]
+        name = "library" if rng.random() < 0.5 else "packages"
+        if rng.random() < 0.4:
+            document = self.beginnings[name].row(rng)
+        else:
+            start = rng.randrange(len(self.streams[name]) - WINDOW)
+            document = [self.encode.bos, *self.streams[name][start : start + WINDOW - 1].tolist()]
         depths = sorted(rng.random() for _ in facts)
         placed = fact_text(document, WINDOW, facts, depths, asked, self.encode)
         weights = np.full(WINDOW, FRAME_WEIGHT)
@@ -348,14 +387,16 @@ def batch(
     ids: list[list[int]] = []
     weights: list[list[float]] = []
     for index in range(num_rows):
-        if index % 16 in CODE_ROWS:
-            ids.append(rows._code("library" if rng.random() < 0.5 else "packages", rng))
+        name = "library" if rng.random() < 0.5 else "packages"
+        if index % 16 in CODE_ROWS + BEGINNING_ROWS:
+            plain = index % 16 in CODE_ROWS
+            ids.append(rows._code(name, rng) if plain else facts.beginnings[name].row(rng))
             weights.append([1.0] * WINDOW)
         elif index % 16 == 1:
             ids.append(rows._packed(rng))
             weights.append(passkey_weights(rows, ids[-1]))
         else:
-            row, weight = facts.row(rng)
+            row, weight = facts.row(index % 2 == 0, rng)
             ids.append(row)
             weights.append(weight)
     return torch.tensor(ids), torch.tensor(weights, dtype=torch.float32)
