@@ -23,7 +23,8 @@ from ropewalk.search.settings import SearchSettings
 from ropewalk.text.tokens import DocumentSet, token_documents
 from ropewalk.text.windows import truncate
 
-NUM_SEARCH, NUM_VALIDATION = 5, 3
+NUM_SEARCH, NUM_VALIDATION = 24, 8  # what `ropewalk search` takes at this target
+NUM_EVOLVED = 5  # an evolution reads every one of them in full for each candidate
 KINDS = {
     SEEN: {"num_facts": 1, "wordings": "known"},
     UNSEEN: {"num_facts": 1, "wordings": "held-out"},
@@ -126,7 +127,7 @@ class Bench:
 
     def evolve(self, label: str, num_candidates: int, *, exact: bool) -> tuple[str, RescaleFactors]:
         """An evolution without validation documents and closed forms, which would end it earlier."""
-        documents = self.search.part(0, NUM_SEARCH)
+        documents = self.search.part(0, NUM_EVOLVED)
 
         def run() -> dict[str, Any]:
             started = time.perf_counter()

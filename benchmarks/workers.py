@@ -75,9 +75,10 @@ def measure(length: int, num_documents: int, budget: int, rounds: int) -> dict[s
         for number in NUM_WORKERS:
             # With an address even a single worker is a process of Ray.
             workers = WorkerSettings(num_workers=number, ray_address="local", threads_per_worker=1)
-            pools[number] = stack.enter_context(plan.open_workers(workers, model, documents))
+            pool = stack.enter_context(plan.open_workers(workers, model, documents))
+            assert pool is not None, "there are workers"
+            pools[number] = pool
         for pool in pools.values():
-            assert pool is not None
             searched(first, model, documents, pool)  # the first reading is slower
         start_seconds = time.perf_counter() - started
         for turn in range(rounds):

@@ -1,6 +1,7 @@
 """The runs of `many_sources.py`: which there are, their documents, and their measurements."""
 
 import itertools
+import math
 import random
 import sys
 import time
@@ -19,7 +20,7 @@ from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
-from ropewalk.text.splits import DocumentSplit
+from ropewalk.text.splits import SEARCH_TOKENS, VALIDATION_TOKENS, DocumentSplit
 from ropewalk.text.tokens import DocumentSet, token_documents
 from ropewalk.text.windows import truncate
 from sources.texts import CORPORA
@@ -35,7 +36,7 @@ LEFT_OUT = (
     ("today-model", "packages", 4),
     ("today-model", "library", 16),
 )
-NUM_SEARCH, NUM_VALIDATION, NUM_FACTS = 5, 3, 4
+FEWEST_SEARCH, FEWEST_VALIDATION, NUM_FACTS = 5, 3, 4
 RETURNED = "returned"
 NEAR = 1.1  # a closed form is near if its perplexity is at most this multiple of the lowest of closed forms
 Nats = list[list[float]]  # nats and tokens of each document
@@ -72,7 +73,6 @@ def selected_runs() -> list[Run]:
 def draw_documents(run: Run, tokenizer: Any, texts: Path, num_unseen: int) -> DocumentSplit:
     """Search, validation and unseen documents of a run, disjoint, drawn with its seed."""
     rng = random.Random(f"many-sources-{run.seed}")
-    num_searched = NUM_SEARCH + NUM_VALIDATION
 
     def shuffled(source: str) -> DocumentSet:
         whole = token_documents(source, tokenizer, length=run.target_length)
@@ -82,13 +82,27 @@ def draw_documents(run: Run, tokenizer: Any, texts: Path, num_unseen: int) -> Do
         searched, unseen = shuffled("stdlib:search"), shuffled("stdlib:held-out").part(0, num_unseen)
     else:
         searched = shuffled(str(texts / run.source))
-        unseen = searched.part(num_searched, num_searched + num_unseen)
+        unseen = searched.part(0, num_unseen)
+        searched = searched.part(num_unseen, len(searched.documents))
+    num_search, num_validation = default_numbers(run.target_length, len(searched.documents))
     assert len(unseen.documents) == num_unseen, f"{run.label} has {len(unseen.documents)} unseen documents"
     return DocumentSplit(
-        search=searched.part(0, NUM_SEARCH),
-        validation=searched.part(NUM_SEARCH, num_searched),
+        search=searched.part(0, num_search),
+        validation=searched.part(num_search, num_search + num_validation),
         test=unseen,
     )
+
+
+def default_numbers(length: int, found: int) -> tuple[int, int]:
+    """The search and validation documents that `ropewalk search` takes of a text with this number of them."""
+    wanted = [
+        max(fewest, math.ceil(tokens / length))
+        for fewest, tokens in ((FEWEST_SEARCH, SEARCH_TOKENS), (FEWEST_VALIDATION, VALIDATION_TOKENS))
+    ]
+    share = min(1.0, found / sum(wanted))
+    search, validation = (int(share * number) for number in wanted)
+    enough = search >= FEWEST_SEARCH and validation >= FEWEST_VALIDATION
+    return (search, validation) if enough else (FEWEST_SEARCH, FEWEST_VALIDATION)
 
 
 def distinct_closed_forms(run: Run, model: Model) -> dict[str, RescaleFactors]:

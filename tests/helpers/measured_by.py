@@ -8,7 +8,7 @@ from ropewalk.search.meter import DocumentMeasure
 def measured_by(nats_of):
     """Measures every document as `nats_of(objective, candidate)` nats of each term."""
 
-    def measure(objective, candidate, documents, draw=0, *, gradient=False, kept=None):
+    def measure(objective, candidate, documents, draw=0, *, gradient=False, kept=None, keep=False, ahead=()):
         assert not gradient
         nats = nats_of(objective, candidate)
         readings = objective.readings if kept is None else objective.readings.judged()

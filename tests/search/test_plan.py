@@ -105,7 +105,7 @@ def test_a_plan_runs_on_documents_as_search_factors_does(tiny_model_folder, tmp_
     ("settings", "cost"),
     [({"objective": "needle"}, 1.0), ({"short_weight": 0.5}, 1.25), ({"objective": "facts"}, 1.0)],
 )
-@pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 4)])
+@pytest.mark.parametrize(("strategy", "num_steps"), [("gradient", 8), ("hybrid", 5)])
 def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_steps, settings, cost):
     """What the descent found is read on all documents, and the budget is in forward passes all the same."""
     loaded = load_model(tiny_model_folder)
@@ -118,7 +118,7 @@ def test_a_descent_comes_to_its_end(tiny_model_folder, tmp_path, strategy, num_s
     last_step = max(trial.index for trial in trials if trial.gradient is not None)
     assert sum(trial.gradient is not None for trial in trials) == num_steps
     ends = trials[last_step + 1 :]
-    assert len(ends) >= 2, "the mean and the last iterate"
+    assert ends, "the last iterate"
     assert all(trial.cost == pytest.approx(cost) for trial in ends)
     assert all(trial.is_complete for trial in ends)
     assert result.outcome.cost <= 16 * cost + 1e-9

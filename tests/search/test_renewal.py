@@ -99,3 +99,8 @@ def test_distances_are_symmetric_and_grow_with_either_difference(one, other, att
     scaled = replace(second, attention_factor=attention_factor)
     assert distance(first, scaled) >= distance(first, second)
     assert distance(second, scaled) == pytest.approx(3 * math.log(attention_factor), abs=1e-12)
+
+
+def test_many_start_tokens_are_far_from_none_and_few_are_not():
+    none, few, many = (replace(at(0.1), num_start_tokens=count) for count in (0, 4, 256))
+    assert 0 < distance(none, few) < FIRST_RADIUS < distance(none, many) == distance(many, none)

@@ -104,18 +104,20 @@ def test_one_source_is_divided_the_same_at_every_length(mixed, tiny_tokenizer):
 @pytest.mark.parametrize(
     ("given", "counts"),
     [
-        ({"num_test_documents": 2}, [10, 6, 2]),
-        ({"num_test_documents": 4}, [10, 6, 4]),
-        ({"num_test_documents": 5}, [5, 3, 5]),
-        ({"num_test_documents": 2, "num_validation_documents": 0}, [15, 2]),
-        ({"num_test_documents": 2, "num_documents": 5}, [5, 3, 2]),
+        ({"num_test_documents": 5}, [10, 4, 5]),
+        ({"num_test_documents": 8}, [8, 3, 8]),
+        ({"num_test_documents": 15}, [5, 3, 12]),
+        ({"num_test_documents": 5, "num_validation_documents": 0}, [10, 5]),
+        ({"num_test_documents": 5, "num_validation_documents": 2}, [10, 2, 5]),
+        ({"num_test_documents": 5, "num_documents": 5}, [5, 3, 5]),
     ],
 )
 def test_short_documents_are_more_where_their_number_is_open(
     mixed, tiny_tokenizer, monkeypatch, given, counts
 ):
-    """20 documents have 16 tokens; by default 5 are followed, and these have fewer than 240 tokens."""
-    monkeypatch.setattr(splits, "SEARCH_TOKENS", 240)
+    """20 documents have 16 tokens; 10 and 4 are wanted instead of 5 and 3."""
+    monkeypatch.setattr(splits, "SEARCH_TOKENS", 160)
+    monkeypatch.setattr(splits, "VALIDATION_TOKENS", 64)
     split = split_documents(TextSplit(search=mixed, **given), tiny_tokenizer, 16)
     assert [len(documents.documents) for documents in split.by_role.values()] == counts
 

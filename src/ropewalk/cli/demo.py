@@ -98,7 +98,7 @@ def own_command(found: "SearchResult") -> str:
     budget = found.identity["budget"]
     return (
         f"ropewalk search YOUR-MODEL --target-length {RATIO}x --text YOUR-TEXT --budget {budget} "
-        f"--num-documents {TextSplit().num_documents} --out runs/mine"
+        f"--out runs/mine"
     )
 
 

@@ -6,7 +6,7 @@ from ropewalk.search.engine_constraints import UnconstrainedCandidates
 from ropewalk.search.objective import Objective
 from ropewalk.search.space import SearchSpace
 
-RENEWAL_SHARE = 0.2
+RENEWAL_SHARE = 0.1
 ROUNDING = 1e-9  # of sums of costs
 
 

@@ -78,6 +78,8 @@ class Evaluator:
             return None
         objective, centre = self.objective, _centre(query, best)
         documents = self.region.due(self._documents(query), centre, objective.renewal_costs)
+        if best is None and not query.gradient:  # initial candidates: none is known to be better than another
+            documents = tuple(document for document in documents if self.region.kept(document) is None)
         if not documents:
             return None
         known = [document for document in documents if self.region.kept(document) is not None]

@@ -37,7 +37,7 @@ TRAINED = "trained factors"
 # By how much a searched candidate may be worse than the best closed form in one term, nats per token. Answers
 # are few tokens, so that their means differ more by chance.
 LIMITS: Mapping[str, float] = {"perplexity": 0.002}
-OTHER_LIMIT = 0.1
+OTHER_LIMIT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from ropewalk.text.tokens import DocumentSet, Encoder
 from ropewalk.text.windows import TokenWindow, truncate
 
 PERPLEXITY, ANSWERS = "perplexity", "answers"
-TOKENS_PER_FACT, MOST_FACTS = 512, 8
+TOKENS_PER_FACT, MOST_FACTS = 256, 8
 FEWEST_TOKENS = 256  # a fact with its question takes up to 130 tokens, if a token is a byte
 NUM_CACHED = 64
 

@@ -24,6 +24,7 @@ TOLERANCE = 0.005  # of ln value
 FIRST_RADIUS = 0.3
 MOST_CHANGE = 2.0  # of the radius at a renewal
 ATTENTION_WEIGHT = 3.0  # a score has the square of the attention factor, and every pair
+START_WEIGHT = 0.1  # of ln(1 + n-hat): from 0 to 256 start tokens, values were wrong by 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +74,12 @@ class TrustRegion:
         Args:
             costs: of renewing the keys of each document of the search.
         """
-        left, due = self.budget - self.spent, []
+        first = sum(cost for document, cost in enumerate(costs) if document not in self._kept)
+        left, due = self.budget - self.spent - first, []
         for document in documents:
-            is_far = document in self._kept and self._distance(document, centre) > self.radius
-            if document not in self._kept or (is_far and costs[document] <= left):
+            if document not in self._kept:
+                due.append(document)
+            elif self._distance(document, centre) > self.radius and costs[document] <= left:
                 due.append(document)
                 left -= costs[document]
         return tuple(due)
@@ -101,7 +104,10 @@ class TrustRegion:
 
 
 def distance(one: Candidate, other: Candidate) -> float:
-    """The root mean square difference in ln lambda, or the weighted one in ln attention if that is larger."""
+    """The largest of: the root mean square difference in ln lambda, and the weighted ones in ln attention and
+    in ln(1 + n-hat)."""
     by_pair = np.log(one.rescale_factors) - np.log(other.rescale_factors)
     attention = abs(np.log(one.attention_factor / other.attention_factor))
-    return float(max(np.sqrt(np.mean(by_pair**2)), ATTENTION_WEIGHT * attention))
+    start_tokens = abs(np.log1p(one.num_start_tokens) - np.log1p(other.num_start_tokens))
+    weighted = ATTENTION_WEIGHT * attention, START_WEIGHT * start_tokens
+    return float(max(np.sqrt(np.mean(by_pair**2)), *weighted))

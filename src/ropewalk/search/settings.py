@@ -126,7 +126,7 @@ class SearchSettings(Settings):
         "tail (tokens beyond the window), needle (answers alone), or package.module:Name.",
     )
     answer_weight: float = Field(
-        default=0.2,
+        default=0.3,
         gt=0,
         le=100,
         description="Weight of a nat per token of answers in the objective facts; the text has 1.",

@@ -243,7 +243,8 @@ class WorkerPool:
         return self._ask(which, task, self._slot_of(task))
 
     def _slot_of(self, task: DocumentTask) -> int:
-        turn = next(self._turns) if task.kept is None else task.document
+        needs_keys = task.kept is not None or task.keep
+        turn = task.document if needs_keys else next(self._turns)
         return turn % self._num_workers
 
     def _ask(self, which: str, task: DocumentTask, slot: int) -> _Asked:

@@ -42,8 +42,8 @@ class TextSplit(Settings):
         ge=1,
         le=MOST,
         title="N",
-        description="Number of search documents. By default at least 5; at short targets "
-        "some times as many, so that they have 24576 tokens, if the text has them.",
+        description="Number of search documents. If it is not given, `ropewalk search` takes more at short "
+        "targets, 49152 tokens in all, if the text has them.",
     )
     num_validation_documents: int = Field(
         default=3,
@@ -51,7 +51,8 @@ class TextSplit(Settings):
         ge=0,
         le=MOST,
         description="Number of validation documents, for early stopping and the choice of the result; 0 for "
-        "none.",
+        "none. If neither number is given, `ropewalk search` takes more at short targets, 16384 tokens "
+        "in all.",
     )
     num_test_documents: int = Field(
         default=10,

@@ -17,9 +17,9 @@ from ropewalk.errors import DataError, SettingError
 from ropewalk.text.settings import TextSplit
 from ropewalk.text.tokens import DocumentSet, token_documents
 
-# What the search documents have in all, if their number is not given: at short targets the default number is
-# too few to tell candidates apart.
-SEARCH_TOKENS = 24576
+# What search and validation documents have in all, if their numbers are not given and the source has as many:
+# at short targets the default numbers are too few to tell candidates apart.
+SEARCH_TOKENS, VALIDATION_TOKENS = 49152, 16384
 
 Role = Literal["search", "stop", "report"]  # what records and journals call the sets
 ROLE_NAMES: dict[Role, str] = {"search": "search", "stop": "validation", "report": "test"}
@@ -64,9 +64,8 @@ class DocumentSplit:
 def split_documents(text: TextSplit, tokenizer: Any, length: int) -> DocumentSplit:
     """The documents of a search and its report at one length.
 
-    Where `text` leaves the number of search documents open, and the default number has fewer than
-    `SEARCH_TOKENS` tokens, there are some times as many search and validation documents, if the source has
-    them.
+    Where `text` leaves their numbers open, and the default numbers have fewer than `SEARCH_TOKENS` and
+    `VALIDATION_TOKENS`, there are more, if the source has them.
 
     Args:
         length: tokens of each document.
@@ -76,12 +75,9 @@ def split_documents(text: TextSplit, tokenizer: Any, length: int) -> DocumentSpl
             share a source that has no document left for tests, there are no test documents.
         SettingError: a document is in two of the sets.
     """
+    count, others = _open_numbers(text, tokenizer, length)
     search, validation = read_search_documents(
-        text,
-        tokenizer,
-        length,
-        num_tokens=0 if "num_documents" in text.model_fields_set else SEARCH_TOKENS,
-        reserve=text.num_test_documents if text.shares_source else 0,
+        text, tokenizer, length, num_documents=count, num_validation=others
     )
     test = None
     if text.num_test_documents:
@@ -93,6 +89,26 @@ def split_documents(text: TextSplit, tokenizer: Any, length: int) -> DocumentSpl
     return DocumentSplit(search=search, validation=validation, test=test)
 
 
+def _open_numbers(text: TextSplit, tokenizer: Any, length: int) -> tuple[int, int]:
+    """The numbers of search and validation documents; those that are not given grow with the source."""
+    count, others = text.num_documents, text.num_validation_documents
+    if "num_documents" in text.model_fields_set:
+        return count, others
+    most, most_others = max(count, math.ceil(SEARCH_TOKENS / length)), others
+    if "num_validation_documents" not in text.model_fields_set:
+        most_others = max(others, math.ceil(VALIDATION_TOKENS / length))
+    if (most, most_others) == (count, others):
+        return count, others
+    reserve = text.num_test_documents if text.shares_source else 0
+    wanted = most + most_others
+    found = token_documents(
+        text.search, tokenizer, length=length, num_documents=wanted + reserve, split="search"
+    )
+    share = min(1.0, (len(found.documents) - reserve) / wanted)
+    most, most_others = int(share * most), int(share * most_others)
+    return (most, most_others) if most >= count and most_others >= others else (count, others)
+
+
 def read_search_documents(
     text: TextSplit,
     tokenizer: Any,
@@ -101,7 +117,6 @@ def read_search_documents(
     num_documents: int | None = None,
     num_validation: int | None = None,
     num_tokens: int = 0,
-    reserve: int = 0,
     boundary: int | None = None,
 ) -> tuple[DocumentSet, DocumentSet | None]:
     """The documents that a search follows, and those that it validates on (None where none are left).
@@ -111,7 +126,6 @@ def read_search_documents(
         num_documents, num_validation: instead of those of `text`.
         num_tokens: take as many times more documents as the followed ones need to have this number of tokens,
             if there are enough.
-        reserve: documents of the source that stay for others, where there are more than `text` says.
         boundary: from `find_boundary`.
 
     Raises:
@@ -119,18 +133,13 @@ def read_search_documents(
     """
     count = text.num_documents if num_documents is None else num_documents
     others = text.num_validation_documents if num_validation is None else num_validation
-
-    def read(most: int) -> DocumentSet:
-        return token_documents(
-            text.search, tokenizer, length=length, num_documents=most, split="search", stop=boundary
-        )
-
     times = max(1, math.ceil(num_tokens / (count * length)))
-    if times > 1:
-        found = len(read(times * (count + others) + reserve).documents)
-        times = max(1, min(times, (found - reserve) // (count + others)))
-    whole = read(times * (count + others))
-    count, found = times * count, len(whole.documents)
+    whole = token_documents(
+        text.search, tokenizer, length=length, num_documents=times * (count + others), split="search",
+        stop=boundary,
+    )  # fmt: skip
+    found = len(whole.documents)
+    count *= max(1, min(times, found // (count + others)))
     validation = whole.part(count, found) if found > count else None
     return whole.part(0, min(count, found)), validation
 

@@ -12,10 +12,11 @@ each):
                      what the result must generalize over anyway. If there is only one document, a step
                      reads everything, and its value counts like any other
     Adam             knots differ in slope by orders of magnitude, but need steps of alike size in ln lambda
-    two ends         the mean of the last iterates is evaluated after the last one, and the better one
-                     counts; that is seldom the mean
+    the ends         the last iterate is evaluated on all documents, and so is the start, if it was compared
+                     with other closed forms on some of them only. The mean of the last iterates can be tried
+                     too; it is seldom the best
 
-Closed forms are evaluated first, and the descent starts from the best of them: where a ramp should begin, a
+Closed forms are compared first, and the descent starts from the best of them: where a ramp should begin, a
 gradient can't find in the rugged part of the loss, but their values show it.
 """
 
@@ -27,7 +28,7 @@ from typing import ClassVar
 import numpy as np
 
 from ropewalk.errors import SettingError
-from ropewalk.search.space import Coordinates
+from ropewalk.search.space import Candidate, Coordinates
 from ropewalk.search.strategies.base import Strategy, Task
 from ropewalk.search.strategies.initial_candidates import INITIAL_SCHEMES, first_candidates, with_start_tokens
 from ropewalk.search.trial import Query, Trial
@@ -39,6 +40,8 @@ class GradientSettings:
 
     Attributes:
         schemes: closed forms that are evaluated first.
+        start_documents: the number of documents on which they are compared, so that more of the budget is
+            left for steps; 0 for all documents.
         learning_rate: the first steps' size in ln lambda.
         full_rate_turns: over the window; pairs that turn more often take steps shorter by the square root.
         attention_rate: that of ln attention, in units of `learning_rate`.
@@ -51,14 +54,15 @@ class GradientSettings:
         SettingError: a value out of its range.
     """
 
-    schemes: tuple[str, ...] = (*INITIAL_SCHEMES, "mrrope-pro")
-    learning_rate: float = 0.1
+    schemes: tuple[str, ...] = (*INITIAL_SCHEMES, "yarn:beta_fast=16", "mrrope-pro")
+    start_documents: int = 8
+    learning_rate: float = 0.08
     full_rate_turns: float = 2.0
     attention_rate: float = 0.3
     decay_share: float = 0.5
     beta1: float = 0.8
     beta2: float = 0.95
-    average_share: float = 0.3
+    average_share: float = 0.0
     start_token_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -134,6 +138,7 @@ class Gradient(Strategy):
         super().__init__(task, settings)
         self._starts = first_candidates(task.space, settings.schemes)
         self._waiting = list(self._starts)
+        self._start: Trial | None = None  # the best initial candidate
         self._best: Trial | None = None
         self._cost = 0.0
         self._descent: Descent | None = None
@@ -150,11 +155,17 @@ class Gradient(Strategy):
             self._end(self._descent)
         if not self._waiting and self._phase == "ends":
             self._try_start_tokens()
-        return Query(candidate=self._waiting[0]) if self._waiting else None
+        return self._query(self._waiting[0]) if self._waiting else None
+
+    def _query(self, candidate: Candidate) -> Query:
+        """Of a candidate whose value is compared with others'."""
+        few = self.settings.start_documents if self._phase == "starts" else 0
+        documents = tuple(range(few)) if 0 < few < self.task.num_documents else None
+        return Query(candidate=candidate, documents=documents)
 
     def ask_ahead(self) -> Iterable[Query]:
         """The rest of the initial candidates, of the two ends, or of the n-hats."""
-        return (Query(candidate=candidate) for candidate in self._waiting[1:])
+        return map(self._query, self._waiting[1:])
 
     def tell(self, trial: Trial) -> None:
         self._cost += trial.cost
@@ -162,13 +173,15 @@ class Gradient(Strategy):
             self._advance(trial)
         else:
             self._waiting.pop(0)
+        if self._phase == "starts" and trial.value is not None:
+            self._start = min(self._start or trial, trial, key=lambda one: one.rank)
         if trial.is_complete and (self._best is None or trial.rank < self._best.rank):
             self._best = trial
 
     def _begin(self) -> None:
         """Starts from the best initial candidate, with as many steps as the rest of the budget allows."""
-        start = self._best.candidate if self._best else self._starts[0]
-        num_ends = 2
+        start = self._start.candidate if self._start else self._starts[0]
+        num_ends = len(self._ends(start, start))
         for_start_tokens = self._num_start_token_trials()
         spent = self._cost / self.task.evaluation_cost
         left = self.task.num_evaluations - spent - num_ends - for_start_tokens
@@ -205,9 +218,14 @@ class Gradient(Strategy):
         self._descent.arrive(self.space.clip(self._descent.step(gradient)))
 
     def _end(self, descent: Descent) -> None:
-        ends = [self.space.nearest(descent.average()), self.space.nearest(descent.at)]
+        ends = self._ends(self.space.nearest(descent.average()), self.space.nearest(descent.at))
         self._waiting = list(dict.fromkeys(ends))
         self._phase = "ends"
+
+    def _ends(self, average: Candidate, last: Candidate) -> list[Candidate]:
+        """What is evaluated after the descent, also the start if it was not evaluated on all documents."""
+        ends = [average, last] if self.settings.average_share else [last]
+        return ends if self._best or self._start is None else [*ends, self._start.candidate]
 
     def _num_start_token_trials(self) -> int:
         searched = self.space.searches_start_tokens
