@@ -173,9 +173,9 @@ def main() -> None:
             measure(bench, args)
     sizes = f"--questions {args.questions} --documents {args.documents}"
     budget = "" if args.budget is None else f" --budget {args.budget}"
-    publish(
-        bench.seen, args.results, name, about, f"python benchmarks/facts.py --model {name} {sizes}{budget}"
-    )
+    shown = name if Path(args.model).is_absolute() else args.model
+    command = f"python benchmarks/facts.py --model {shown} {sizes}{budget}"
+    publish(bench.seen, args.results, name, about, command)
 
 
 def publish(seen: Measured, folder: Path, name: str, about: dict[str, Any], command: str) -> None:
