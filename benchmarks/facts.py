@@ -171,7 +171,11 @@ def main() -> None:
     for part, measure in PARTS.items():
         if part in args.only:
             measure(bench, args)
-    sizes = f"--questions {args.questions} --documents {args.documents}"
+    weights = ",".join(f"{weight:g}" for weight in args.weights)
+    sizes = (
+        f"--questions {args.questions} --documents {args.documents} --weights {weights} "
+        f"--candidates {args.candidates}"
+    )
     budget = "" if args.budget is None else f" --budget {args.budget}"
     shown = name if Path(args.model).is_absolute() else args.model
     command = f"python benchmarks/facts.py --model {shown} {sizes}{budget}"

@@ -147,7 +147,7 @@ class Bench:
         return self.add(label, EVOLUTION, factors), factors
 
     def _budget_of(self, num_candidates: int, documents: DocumentSet, *, exact: bool) -> int:
-        """Evaluations that pay for N candidates: renewals have a fifth of them, the rest needs two."""
+        """Evaluations that pay for N candidates: a fifth is left for renewals, and the rest needs two."""
         plan = plan_search(self.model.description, TARGET, SearchSettings())
         each = plan.objective(self.model, documents, from_kept=not exact).cost
         return math.ceil((num_candidates * each + 2) / (1.0 if exact else 0.8))

@@ -19,6 +19,8 @@ from judging.arithmetic import (
     shortest,
 )
 from judging.judge import ALL, SAME, log_values
+from ropewalk.search.objectives import MOST_FACTS
+from ropewalk.search.objectives import TOKENS_PER_FACT as TOKENS_OF_A_FACT
 
 FULL_PRECISION = "float32"
 YARN, PUBLISHED, BEST = "YaRN in the space", "YaRN as published", "the best candidate"
@@ -170,7 +172,7 @@ def arithmetic_section() -> Iterator[str]:
         "tokens, as the product counts, or by floating-point operations for the shape of Llama 3.1 8B "
         "(products of matrices; scored tokens see half of the text on average, facts all of it). Scored are "
         f"an eighth of the tokens, and at most the given number; facts are {TOKENS_PER_FACT} more tokens "
-        "each, one per 512 tokens and at most 8."
+        f"each, one per {TOKENS_OF_A_FACT} tokens and at most {MOST_FACTS}."
     )
     yield ""
     yield from _head(["most scored", "objective", "counted by", *(f"{n} tokens" for n in LENGTHS)])

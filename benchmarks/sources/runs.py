@@ -94,7 +94,7 @@ def draw_documents(run: Run, tokenizer: Any, texts: Path, num_unseen: int) -> Do
 
 
 def default_numbers(length: int, found: int) -> tuple[int, int]:
-    """The search and validation documents that `ropewalk search` takes of a text with this number of them."""
+    """Search and validation documents as `ropewalk search` takes them, in proportion if there are fewer."""
     wanted = [
         max(fewest, math.ceil(tokens / length))
         for fewest, tokens in ((FEWEST_SEARCH, SEARCH_TOKENS), (FEWEST_VALIDATION, VALIDATION_TOKENS))

@@ -94,7 +94,7 @@ def test_trials_are_the_same_for_any_number_of_workers(name):
     ("num_workers", "num_documents", "seconds"), [(1, 3, 72), (2, 3, 36), (4, 1, 6), (8, 1, 3), (8, 3, 9)]
 )
 def test_a_generation_occupies_all_workers(num_workers, num_documents, seconds):
-    """Three generations of 8: so many documents by the workers, rounded up in each generation."""
+    """Three generations of 8: their documents divided by the workers, rounded up in each generation."""
     trials, clock = search(
         "evolution", num_workers, num_documents, kind=RecordingObjective, budget=24, stops=False
     )

@@ -105,7 +105,7 @@ def test_one_source_is_divided_the_same_at_every_length(mixed, tiny_tokenizer):
     ("given", "counts"),
     [
         ({"num_test_documents": 5}, [10, 4, 5]),
-        ({"num_test_documents": 8}, [8, 3, 8]),
+        ({"num_test_documents": 8}, [9, 3, 8]),
         ({"num_test_documents": 15}, [5, 3, 12]),
         ({"num_test_documents": 5, "num_validation_documents": 0}, [10, 5]),
         ({"num_test_documents": 5, "num_validation_documents": 2}, [10, 2, 5]),

@@ -175,9 +175,9 @@ class EvaluateStage(Stage):
     num_trials: int = Field(default=20, ge=1, le=MOST, description="Passkey prompts at each length.")
     retrieval: Lengths | None = Field(
         default=None,
-        description="Lengths at which questions about facts in the test documents are asked, which costs one "
-        "more reading of the documents at each. By default the trained window and the longest of "
-        "`perplexity`, where the facts fit; `[]` asks none.",
+        description="Lengths of retrieval: questions about facts in the test documents. Each costs one more "
+        "reading of these documents. By default the trained window and the longest of `perplexity`, where "
+        "the facts fit; `[]` is none.",
     )
     retrieval_settings: RetrievalSettings | None = Field(
         default=None,
@@ -190,7 +190,7 @@ class EvaluateStage(Stage):
     base_model: bool = Field(
         default=True,
         description="Measure the perplexity of the base model at the same lengths, which takes long far "
-        "beyond its window.",
+        "beyond its window, and its answers about facts at those that it reads.",
     )
     short_rise: bool = Field(
         default=True,

@@ -10,7 +10,8 @@ from ropewalk.search.objective import Objective
 from ropewalk.search.trial import Trial
 
 MOST_CHECKS = 8
-SHARE_OF_BUDGET = 0.05  # for checks; at least two are made, one of them at the end
+# For checks. At least two are reserved: with kept keys both are at the end, otherwise one.
+SHARE_OF_BUDGET = 0.05
 PATIENCE = 2
 
 

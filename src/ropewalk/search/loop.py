@@ -253,10 +253,10 @@ class SearchLoop:
 
         forms = self.closed_forms
         decided_by: DecidedBy = "search" if self.early_stopping is None else "stop"
-        searched, searched_plain = self._as_decided(best), plain
+        searched, searched_plain = self._as_decided(best, keep=self.region is not None), plain
         if plain is not None:
             same = plain.candidate == best.candidate
-            searched_plain = searched if same else self._as_decided(plain)
+            searched_plain = searched if same else self._as_decided(plain, keep=False)
         judged = []
         if self.region is not None:
             judged = [(form, self._try(Query(candidate=form.candidate), "screen")) for form in forms]
@@ -273,14 +273,14 @@ class SearchLoop:
             screened=tuple(Finalist(label=form.label, trial=trial) for form, trial in judged),
         )
 
-    def _as_decided(self, trial: Trial) -> Trial:
-        """The trial of the same candidate on the documents that decide, read in full."""
+    def _as_decided(self, trial: Trial, *, keep: bool) -> Trial:
+        """The trial of the candidate on the documents that decide, read in full; `keep` as in `Query`."""
         if self.early_stopping is None and self.region is None:
             return trial
         known = {other.candidate: other for other in self.trials if other.kind in ("stop", "finalist")}
         if trial.candidate in known:
             return known[trial.candidate]
-        return self._try(Query(candidate=trial.candidate, keep=self.region is not None), "finalist")
+        return self._try(Query(candidate=trial.candidate, keep=keep), "finalist")
 
     def _progress(self, trial: Trial) -> SearchProgress:
         timed = self.trials[-NUM_TIMED:]
@@ -311,7 +311,8 @@ class SearchLoop:
             return [in_full] * num_forms
         screened = [share * sum(self._deciding.kept_costs)] * num_forms
         keeps = [in_full] if self.early_stopping is None else []  # else the last check has kept the keys
-        return keeps + screened + [in_full] * min(NUM_SCREENED, num_forms)
+        num_read = NUM_SCREENED + any(form.is_trained for form in self.closed_forms)
+        return keeps + screened + [in_full] * min(num_read, num_forms)
 
     def _nothing_found(self) -> EvaluationError:
         """Why no trial can be the best."""

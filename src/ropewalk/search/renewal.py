@@ -72,7 +72,8 @@ class TrustRegion:
         """The documents whose keys are renewed now.
 
         Args:
-            costs: of renewing the keys of each document of the search.
+            costs: of renewing the keys of each document of the search. First keys are reserved at this cost
+                too, which is more than they cost.
         """
         first = sum(cost for document, cost in enumerate(costs) if document not in self._kept)
         left, due = self.budget - self.spent - first, []

@@ -106,6 +106,8 @@ class SearchResult:
         theirs = _shown(best.trial)
         if choice.closed_form is None:
             schemes = f"the best of {choice.num_compared} closed-form schemes, {best.label},"
+            if best.is_trained:
+                schemes = "the factors of the training"
             return f"{where}: {name} {ours}; {schemes} has {theirs}"
         worse = [
             term for term in choice.worse_terms(choice.searched) if choice.searched.rank < best.trial.rank

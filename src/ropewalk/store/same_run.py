@@ -44,7 +44,7 @@ def require_same_run(
     if found:
         raise error(
             f"{path} contains another run: {'; '.join(found)} there. Repeat the settings it began with, or "
-            f"choose another place."
+            f"choose another folder or file."
         )
 
 

@@ -100,13 +100,14 @@ def _open_numbers(text: TextSplit, tokenizer: Any, length: int) -> tuple[int, in
     if (most, most_others) == (count, others):
         return count, others
     reserve = text.num_test_documents if text.shares_source else 0
-    wanted = most + most_others
+    num_all = most + most_others
     found = token_documents(
-        text.search, tokenizer, length=length, num_documents=wanted + reserve, split="search"
+        text.search, tokenizer, length=length, num_documents=num_all + reserve, split="search"
     )
-    share = min(1.0, (len(found.documents) - reserve) / wanted)
-    most, most_others = int(share * most), int(share * most_others)
-    return (most, most_others) if most >= count and most_others >= others else (count, others)
+    left = len(found.documents) - reserve
+    most_others = max(others, int(min(1.0, left / num_all) * most_others))
+    most = min(most, left - most_others)
+    return (most, most_others) if most >= count else (count, others)
 
 
 def read_search_documents(

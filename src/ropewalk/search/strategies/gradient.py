@@ -70,6 +70,8 @@ class GradientSettings:
             raise SettingError("No scheme is given for the descent to start from: name at least one.")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise SettingError(f"The learning rate is {self.learning_rate}, but must be above 0.")
+        if self.start_documents < 0:
+            raise SettingError(f"`start_documents` is {self.start_documents}, but must be at least 0.")
         if not self.full_rate_turns > 0:
             raise SettingError(f"`full_rate_turns` is {self.full_rate_turns}, but must be above 0.")
         for name in ("attention_rate", "decay_share", "average_share", "start_token_share"):
@@ -129,7 +131,7 @@ class Descent:
 
 
 class Gradient(Strategy):
-    """Initial candidates, descent, the last and the mean iterate, then n-hat where it is searched."""
+    """Initial candidates, descent, last iterate and start on all documents, then n-hat if it is searched."""
 
     Settings: ClassVar[type] = GradientSettings
     settings: GradientSettings
@@ -164,7 +166,7 @@ class Gradient(Strategy):
         return Query(candidate=candidate, documents=documents)
 
     def ask_ahead(self) -> Iterable[Query]:
-        """The rest of the initial candidates, of the two ends, or of the n-hats."""
+        """The rest of the initial candidates, of the ends, or of the n-hats."""
         return map(self._query, self._waiting[1:])
 
     def tell(self, trial: Trial) -> None:
