@@ -337,7 +337,7 @@ def test_a_second_search_compares_with_closed_forms_on_top_of_what_the_model_was
     )
     result = search(loaded, documents, base_factors=own, strategy="gradient", attention_factor="longrope")
     forms = {one.label.partition(":")[0]: one.trial.candidate for one in result.outcome.choice.closed_forms}
-    assert forms[TRAINED].rescale_factors == (1.0,) * 4, "what it was tuned with, kept"
+    assert forms[TRAINED].rescale_factors == (1.0,) * 4, "the factors of the training"
     assert "none" not in forms, "the same candidate"
     assert forms["pi"].rescale_factors == (2.0,) * 4, "256 is twice 128"
     engine = math.sqrt(1 + math.log(4) / math.log(64))

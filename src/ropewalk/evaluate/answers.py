@@ -5,14 +5,31 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from ropewalk.evaluate.intervals import wilson
 from ropewalk.evaluate.records import QuestionResult, checked_json
 
 
+@dataclass(frozen=True)
+class _AsJson:
+    def as_json(self) -> dict[str, Any]:
+        """Returns JSON values that `from_json` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Returns the answer that `as_json` was called on.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type.
+        """
+        answer: Self = checked_json(cls, values)
+        return answer
+
+
 @dataclass(frozen=True, kw_only=True)
-class PasskeyAnswer:
+class PasskeyAnswer(_AsJson):
     """A model's answer to one prompt.
 
     Attributes:
@@ -42,23 +59,9 @@ class PasskeyAnswer:
     def result(self) -> QuestionResult:
         return QuestionResult(depth=self.depth, is_found=self.is_found)
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns JSON values that `from_json` reads."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "PasskeyAnswer":
-        """Returns the answer that `as_json` was called on.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type.
-        """
-        answer: PasskeyAnswer = checked_json(cls, values)
-        return answer
-
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalAnswer:
+class RetrievalAnswer(_AsJson):
     """A model's answer to one question about a fact.
 
     Attributes:
@@ -99,20 +102,6 @@ class RetrievalAnswer:
     @property
     def result(self) -> QuestionResult:
         return QuestionResult(depth=self.depth, is_found=self.is_found, document=self.document)
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns JSON values that `from_json` reads."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "RetrievalAnswer":
-        """Returns the answer that `as_json` was called on.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type.
-        """
-        answer: RetrievalAnswer = checked_json(cls, values)
-        return answer
 
 
 Answer = TypeVar("Answer", PasskeyAnswer, RetrievalAnswer)

@@ -50,6 +50,7 @@ class ClosedForm:
         published: with the scheme's own attention factor, where `candidate` has another; else None.
         published_label: its label.
         is_own: whether it is the scaling in the model's configuration.
+        is_trained: whether it is the factors that the model was trained with.
     """
 
     label: str
@@ -57,11 +58,7 @@ class ClosedForm:
     published: Candidate | None = None
     published_label: str = ""
     is_own: bool = False
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether it is the factors that the model was trained with."""
-        return self.label.startswith(TRAINED)
+    is_trained: bool = False
 
 
 def closed_form_candidates(
@@ -75,13 +72,14 @@ def closed_form_candidates(
     """
     attention_factor = _attention_factor(space, settings)
     schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in CLOSED_FORMS}
-    trained = space.trained_factors
-    if trained is not None and not trained.per_layer:
-        schemes = {TRAINED: trained, **schemes}
     forms = [
         _with_attention_factor(attention_factor, label, _as_candidate(factors))
         for label, factors in schemes.items()
     ]
+    trained = space.trained_factors
+    if trained is not None and not trained.per_layer:
+        form = _with_attention_factor(attention_factor, TRAINED, _as_candidate(trained))
+        forms.insert(0, dataclasses.replace(form, is_trained=True))  # of equal candidates the first stays
     if own is not None and not own.per_layer:
         form = _with_attention_factor(attention_factor, own.provenance.strategy or "own", _as_candidate(own))
         forms.append(dataclasses.replace(form, is_own=True))
@@ -131,10 +129,7 @@ class Finalist:
     label: str
     trial: Trial
     is_own: bool = False
-
-    @property
-    def is_trained(self) -> bool:
-        return self.label.startswith(TRAINED)
+    is_trained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,11 +254,19 @@ def choose(
         num_scored, screened: as in `Choice`.
     """
     measured = tuple(
-        Finalist(label=form.label, trial=measure(form.candidate), is_own=form.is_own) for form in forms
+        Finalist(
+            label=form.label, trial=measure(form.candidate), is_own=form.is_own, is_trained=form.is_trained
+        )
+        for form in forms
     )
     best = _lowest(measured)
     published = tuple(
-        Finalist(label=form.published_label, trial=measure(form.published), is_own=form.is_own)
+        Finalist(
+            label=form.published_label,
+            trial=measure(form.published),
+            is_own=form.is_own,
+            is_trained=form.is_trained,
+        )
         for form in forms
         if form.published is not None and (form.is_own or (best is not None and form.label == best.label))
     )
