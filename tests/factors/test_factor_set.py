@@ -145,6 +145,7 @@ def other_theta(document):
         (lambda d: d.update({"entries": []}), "no entry"),
         (lambda d: d.update({"note": 1}), "note"),
         (lambda d: d.update({"version": 2}), "version"),
+        (lambda d: d.update({"version": 3}), "version"),
         (lambda d: d.update({"version": None}), "version"),
     ],
 )  # fmt: skip
@@ -168,3 +169,41 @@ def test_every_truncation_is_refused():
     for end in itertools.chain(range(0, len(text) - 2, 97), [len(text) - 3]):
         with pytest.raises(FactorsError):
             FactorSet.from_json(text[:end], "cut.json")
+
+
+def near_far(length):
+    return entry(length, num_start_tokens=0, near_window=64)
+
+
+@pytest.mark.parametrize("others", [(), (128,)])
+def test_near_far_factors_serve_above_the_window_only(others, tmp_path):
+    factors = FactorSet.of([near_far(2048), *map(entry, others)])
+    assert factors.lengths == (*others, 256, 2048)
+    assert factors.for_length(256) == near_far(2048).unscaled
+    assert factors.for_length(257) == near_far(2048)
+    near_far(2048).save(tmp_path / "factors.json")
+    assert load_set(tmp_path / "factors.json").for_length(256) == near_far(2048).unscaled
+
+
+@pytest.mark.parametrize("length", [256, 512])
+def test_a_plain_entry_for_the_window_stays_the_only_one(length):
+    entries = (entry(length), near_far(2048))
+    assert FactorSet.of(entries) == FactorSet(entries=entries)
+
+
+@pytest.mark.parametrize("others", [(), (128,)])
+def test_a_set_with_near_far_factors_within_the_window_is_refused(others):
+    with pytest.raises(FactorsError, match="window"):
+        FactorSet(entries=(*map(entry, others), near_far(2048)))
+
+
+def test_a_set_with_near_far_factors_is_version_2(tmp_path):
+    factors = FactorSet.of([entry(256), near_far(2048)])
+    document = factors.as_document()
+    assert document["version"] == 2
+    assert [one["factors"]["version"] for one in document["entries"]] == [1, 2]
+    factors.save(tmp_path / "set.json")
+    assert FactorSet.load(tmp_path / "set.json") == factors
+    with pytest.raises(FactorsError, match="version"):
+        FactorSet.from_document({**document, "version": 1}, "set.json")
+    assert SET.as_document()["version"] == 1

@@ -89,6 +89,85 @@ def test_values_that_break_a_rule_are_refused(change, noun):
     assert noun in one_line(error)
 
 
+def near_far(**changes):
+    return make(**{"near_window": 64, "near_attention_factor": 1.2, "attention_factor": 1.1, **changes})
+
+
+def test_near_far_factors_have_a_plain_part_for_each_distance():
+    factors = near_far()
+    assert factors.is_near_far
+    assert factors.near == make(rescale_factors=[1.0] * 4, attention_factor=1.2)
+    assert factors.far == make(attention_factor=1.1)
+
+
+def test_the_parts_of_plain_factors_are_the_factors():
+    factors = make(num_start_tokens=4, attention_factor=1.1)
+    assert not factors.is_near_far
+    assert factors.near == factors.far == factors
+
+
+@pytest.mark.parametrize(
+    ("change", "noun"),
+    [
+        ({"near_window": 256}, "near_window"),
+        ({"near_window": -1}, "near_window"),
+        ({"near_window": 64.0}, "near_window"),
+        ({"near_window": True}, "near_window"),
+        ({"num_start_tokens": 4}, "num_start_tokens"),
+        ({"target_length": 256}, "target length"),
+        ({"near_attention_factor": 0.0}, "near_attention_factor"),
+        ({"near_attention_factor": math.nan}, "near_attention_factor"),
+        ({"near_window": 0}, "near_attention_factor"),
+    ],
+)
+def test_near_far_values_that_break_a_rule_are_refused(change, noun):
+    with pytest.raises(FactorsError) as error:
+        near_far(**change)
+    assert noun in one_line(error)
+
+
+@given(window=st.integers(1, 255), near=st.floats(0.01, 100), target=st.integers(257, 2**30))
+def test_a_near_far_file_reads_back_bit_for_bit(tmp_path_factory, window, near, target):
+    factors = near_far(near_window=window, near_attention_factor=near, target_length=target)
+    path = tmp_path_factory.mktemp("factors") / "factors.json"
+    factors.save(path)
+    assert RescaleFactors.load(path) == load_factors(path) == factors
+
+
+def test_only_near_far_factors_state_the_near_values():
+    for factors, version in ((make(), 1), (near_far(), 2)):
+        document = factors.as_document()
+        assert document["version"] == version
+        for values in (document, factors.as_values()):
+            assert ("near_window" in values) == ("near_attention_factor" in values) == (version == 2)
+
+
+@pytest.mark.parametrize("key", ["near_window", "near_attention_factor"])
+def test_a_file_has_the_near_values_of_its_version(key):
+    document = near_far().as_document()
+    with pytest.raises(FactorsError) as error:
+        RescaleFactors.from_document({**document, "version": 1}, "f.json")
+    assert "near" in one_line(error)
+    del document[key]
+    with pytest.raises(FactorsError) as error:
+        RescaleFactors.from_document(document, "f.json")
+    assert key in one_line(error)
+
+
+def test_a_near_window_of_0_is_written_as_version_1():
+    document = {**near_far().as_document(), "near_window": 0, "near_attention_factor": 1.0}
+    with pytest.raises(FactorsError, match="near_window"):
+        RescaleFactors.from_document(document, "f.json")
+
+
+def test_factors_within_the_window_leave_the_rotation_unchanged():
+    factors = near_far(provenance=Provenance(model="a model", objective_value=2.0)).unscaled
+    assert factors.target_length == 256
+    assert factors.array().tolist() == [[1.0] * 4]
+    assert (factors.attention_factor, factors.near_window) == (1.0, 0)
+    assert (factors.provenance.model, factors.provenance.objective_value) == ("a model", None)
+
+
 def test_two_vectors_for_three_layers_are_refused():
     with pytest.raises(FactorsError, match="3 layers"):
         RescaleFactors(geometry=GEOMETRY, target_length=512, rescale_factors=(tuple(ROW), tuple(ROW)))
@@ -105,7 +184,8 @@ def edited(**changes):
         ("[" * 100_000, "JSON"),
         ("[1, 2]", "factors file"),
         ("{}", "factors file"),
-        (edited(version=2), "version"),
+        (edited(version=2), "near_window"),
+        (edited(version=3), "version"),
         (edited(version="1"), "version"),
         (edited(rescale_factors=[1.0, 2.0]), "2 factors"),
         (edited(rescale_factors=[]), "0 "),

@@ -1,4 +1,5 @@
 import mpmath
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import RescaleFactors
-from ropewalk.rope.frequencies import angles, cos_sin, rescaled_angles
+from ropewalk.rope.frequencies import StackedFactors, angles, cos_sin, far_angles, rescaled_angles
 
 GEOMETRY = RopeGeometry(head_dim=128, rotary_dim=128, rope_theta=10000.0, original_length=4096, num_layers=2)
 LAST = 4_194_304
@@ -69,3 +70,63 @@ def test_the_formula_has_a_gradient_in_lambda():
     positions = torch.tensor([3, 100])
     rescaled_angles(positions, inverse, rescale, 8).sum().backward()
     torch.testing.assert_close(rescale.grad, -100 * inverse / 4)
+
+
+def near_far(window, length=32768, **changes):
+    return RescaleFactors.single(
+        **{
+            "geometry": GEOMETRY,
+            "target_length": length,
+            "rescale_factors": ramp().rescale_factors[0],
+            "near_window": window,
+            **changes,
+        }
+    )
+
+
+def score_angles(factors, query, key):
+    """The angle of the score of a query and a key in the far part, shape (num_pairs,)."""
+    positions = torch.tensor([query, key])
+    near = angles(factors.near, positions)
+    queries, keys = far_angles(factors, positions)
+    return (near[0] + queries[0] - near[1] - keys[1]).numpy()
+
+
+@given(window=st.integers(1, 4095), query=st.integers(0, LAST), key=st.integers(0, LAST))
+def test_the_far_part_rotates_by_the_rescaled_distance_beyond_the_window(window, query, key):
+    factors = near_far(window)
+    theta, lambdas = GEOMETRY.inverse_frequencies(), factors.array()[0]
+    expected = (query - key - window) * theta / lambdas + window * theta
+    np.testing.assert_allclose(score_angles(factors, query, key), expected, rtol=0, atol=1e-8)
+
+
+@given(window=st.integers(1, 4095), key=st.integers(0, LAST))
+def test_both_parts_have_the_same_angle_at_the_near_window(window, key):
+    factors = near_far(window)
+    near = window * GEOMETRY.inverse_frequencies()
+    np.testing.assert_allclose(score_angles(factors, window + key, key), near, rtol=0, atol=1e-8)
+
+
+def test_the_far_part_has_a_row_for_each_layer():
+    ones, row = (1.0,) * 64, ramp().rescale_factors[0]
+    factors = near_far(1024).replace(rescale_factors=(ones, row))
+    positions = torch.arange(10).reshape(2, 5)
+    for layer_index, same in enumerate((near_far(1024, rescale_factors=ones), near_far(1024))):
+        for ours, expected in zip(
+            far_angles(factors, positions, layer_index), far_angles(same, positions), strict=True
+        ):
+            assert ours.shape == (2, 5, 64)
+            assert ours.dtype == torch.float64
+            assert torch.equal(ours, expected)
+
+
+def test_one_rotation_is_not_computed_for_near_far_factors():
+    positions, factors = torch.arange(4), near_far(1024)
+    for compute in (
+        lambda: angles(factors, positions),
+        lambda: cos_sin(factors, positions),
+        lambda: StackedFactors.of([factors.far, factors], positions.device),
+        lambda: far_angles(factors.far, positions),
+    ):
+        with pytest.raises(AssertionError):
+            compute()

@@ -1,7 +1,7 @@
 """FactorSet: factors for several lengths of one model, and the rule that chooses among them."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,13 +9,13 @@ from typing import Any, Self
 from ropewalk.errors import FactorsError
 from ropewalk.factors.file import (
     FORMAT,
-    FORMAT_VERSION,
     SET_FORMAT,
     InFile,
     Serves,
     SetFile,
     check,
     check_document,
+    format_version,
     read_text,
 )
 from ropewalk.factors.geometry import RopeGeometry
@@ -34,11 +34,14 @@ class FactorSet(InFile):
         entries at            256          512                     2048
         serve          1 .. 256   257 .. 512            513 .. 2048        2049 and more: none
 
+    Near-far factors are for sequences above the model's window, so an entry of plain factors serves up to it.
+
     Attributes:
         entries: ascending by `target_length`.
 
     Raises:
-        FactorsError: no entry, two entries of one length, a wrong order, or different geometries.
+        FactorsError: no entry, two entries of one length, a wrong order, different geometries, or near-far
+            factors for lengths within the window.
     """
 
     entries: tuple[RescaleFactors, ...]
@@ -63,11 +66,24 @@ class FactorSet(InFile):
                     f"A factor set mixes geometries ({', '.join(differences)}), but must be for one model: "
                     f"remove the entries of other models."
                 )
+        if _has_near_far_within_window(self.entries):
+            raise FactorsError(
+                f"A factor set has no plain entry for up to {self.geometry.original_length} tokens, the "
+                f"model's window, where near-far factors do not apply: add an entry without scaling."
+            )
 
     @classmethod
-    def of(cls, entries: Iterable[RescaleFactors]) -> "FactorSet":
-        """A set of entries in any order."""
-        return cls(entries=tuple(sorted(entries, key=lambda entry: entry.target_length)))
+    def of(cls, entries: Iterable[RescaleFactors]) -> Self:
+        """A set of entries in any order.
+
+        If near-far factors would serve the model's window, an entry without scaling is added for it.
+        """
+        ascending = sorted(entries, key=lambda entry: entry.target_length)
+        if _has_near_far_within_window(ascending):
+            window = ascending[0].geometry.original_length
+            index = bisect_left([entry.target_length for entry in ascending], window)
+            ascending.insert(index, ascending[index].unscaled)
+        return cls(entries=tuple(ascending))
 
     @property
     def geometry(self) -> RopeGeometry:
@@ -82,6 +98,11 @@ class FactorSet(InFile):
     def longest(self) -> RescaleFactors:
         """The entry for the longest sequences."""
         return self.entries[-1]
+
+    @property
+    def has_near_far(self) -> bool:
+        """Whether an entry has near-far factors."""
+        return any(entry.is_near_far for entry in self.entries)
 
     def for_length(self, length: int) -> RescaleFactors:
         """The factors for a sequence of `length` tokens.
@@ -114,7 +135,8 @@ class FactorSet(InFile):
             serves = {"from": first, "to": entry.target_length}
             entries.append({"serves": serves, "factors": entry.as_document()})
             first = entry.target_length + 1
-        return {"format": SET_FORMAT, "version": FORMAT_VERSION, "entries": entries}
+        version = format_version(near_far=self.has_near_far)
+        return {"format": SET_FORMAT, "version": version, "entries": entries}
 
     @classmethod
     def from_document(cls, document: Any, source: str) -> Self:
@@ -122,15 +144,25 @@ class FactorSet(InFile):
 
         Entries may be for lengths within the model's window, except the longest one.
         """
-        is_plain = check_document(document, source)["format"] == FORMAT
-        plain = (RescaleFactors.from_document(document, source),) if is_plain else None
+        is_alone = check_document(document, source)["format"] == FORMAT
+        alone = RescaleFactors.from_document(document, source) if is_alone else None
         try:
-            factors = cls(entries=plain or _read_entries(check(SetFile, document)))
+            factors = cls.of([alone]) if alone else cls._from_file(check(SetFile, document))
             factors.longest.require_window()
             return factors
         except FactorsError as error:
-            kind = "factors file" if is_plain else "factor set"
+            kind = "factors file" if is_alone else "factor set"
             raise FactorsError(f"{source} is not a valid {kind}: {error}") from None
+
+    @classmethod
+    def _from_file(cls, file: SetFile) -> Self:
+        factors = cls(entries=_read_entries(file))
+        needed = format_version(near_far=factors.has_near_far)
+        if file.version != needed:
+            raise FactorsError(
+                f"its version is {file.version}, but its entries need version {needed}: correct the version."
+            )
+        return factors
 
 
 def load_set(
@@ -145,6 +177,13 @@ def load_set(
     if text.lstrip().startswith(("{", "[")):
         return FactorSet.from_json(text, str(path))
     return FactorSet(entries=(load_factors(path, geometry=geometry, target_length=target_length),))
+
+
+def _has_near_far_within_window(ascending: Sequence[RescaleFactors]) -> bool:
+    """Whether the entry for sequences of the model's whole window has near-far factors."""
+    within = (entry for entry in ascending if entry.target_length >= entry.geometry.original_length)
+    shortest = next(within, None)
+    return shortest is not None and shortest.is_near_far
 
 
 def _read_entries(file: SetFile) -> tuple[RescaleFactors, ...]:

@@ -1,7 +1,9 @@
 """The JSON files of factors: writing, reading and checking them.
 
-Two formats share one version: a factors file (`RescaleFactors`), and a factor set (`FactorSet`), whose
-entries are complete factors files. The public CSV form (one number per line) is read too.
+Two formats share their versions: a factors file (`RescaleFactors`), and a factor set (`FactorSet`), whose
+entries are complete factors files. Plain factors are written as version 1, and factors with a near window
+as version 2, so that a Ropewalk which does not know the near window refuses them. The public CSV form (one
+number per line) is read too.
 """
 
 import json
@@ -17,7 +19,7 @@ from ropewalk.store import JsonError, check_envelope, disk_errors, parse_json, r
 FORMAT = "ropewalk.factors"
 SET_FORMAT = "ropewalk.factor-set"
 FORMATS = (FORMAT, SET_FORMAT)
-FORMAT_VERSION = 1  # of both formats
+PLAIN_VERSION, NEAR_FAR_VERSION = 1, 2  # of both formats
 LARGEST_FILE_BYTES = 64 * 2**20
 
 
@@ -103,6 +105,13 @@ class FactorsFile(Strict):
     provenance: _Provenance
 
 
+class _NearFarFile(FactorsFile):
+    """Version 2 of a factors file."""
+
+    near_window: int = Field(ge=1)
+    near_attention_factor: float
+
+
 class Serves(Strict):
     """The lengths that an entry serves, in tokens."""
 
@@ -116,7 +125,7 @@ class _Entry(Strict):
 
 
 class SetFile(Strict):
-    """Version 1 of a factor set; the factors of each entry are a factors file."""
+    """Both versions of a factor set; the factors of each entry are a factors file."""
 
     format: Literal["ropewalk.factor-set"]
     version: int
@@ -156,8 +165,23 @@ def check_document(document: Any, source: str) -> dict[str, Any]:
     """
     remedy = "name a factors file, or create one from a model's configuration by `ropewalk factors convert`"
     return check_envelope(
-        document, source, FactorsError, formats=FORMATS, versions=(FORMAT_VERSION,), remedy=remedy
+        document,
+        source,
+        FactorsError,
+        formats=FORMATS,
+        versions=(PLAIN_VERSION, NEAR_FAR_VERSION),
+        remedy=remedy,
     )
+
+
+def check_factors(document: dict[str, Any]) -> FactorsFile:
+    """As `check`, for a factors file in the schema of its version."""
+    return check(_NearFarFile if document["version"] == NEAR_FAR_VERSION else FactorsFile, document)
+
+
+def format_version(*, near_far: bool) -> int:
+    """The version of a file that has near-far factors, or none."""
+    return NEAR_FAR_VERSION if near_far else PLAIN_VERSION
 
 
 # ---------------------------------------------------------------- reading text

@@ -18,12 +18,12 @@ from ropewalk.errors import FactorsError, ModelError, shown
 from ropewalk.factors.base import Base
 from ropewalk.factors.file import (
     FORMAT,
-    FORMAT_VERSION,
     SET_FORMAT,
     FactorsFile,
     InFile,
-    check,
     check_document,
+    check_factors,
+    format_version,
     parse_csv,
     read_text,
 )
@@ -33,6 +33,7 @@ from ropewalk.units import ATTENTION_FACTORS, LONGEST
 # No model needs larger values: a pair with the largest factor completes no turn at any length, and attention
 # logits are multiplied by the square of the attention factor.
 FACTORS = (0.01, float(LONGEST))
+_NUMBERS = {"target_length", "num_start_tokens", "attention_factor", "near_window", "near_attention_factor"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,21 @@ class RescaleFactors(InFile):
     Pair i rotates by n * theta_i / lambda_i at position n, and by n * theta_i where n < `num_start_tokens`
     (LongRoPE, arXiv 2402.13753, Eq. 3); cos and sin are multiplied by `attention_factor`.
 
+    With a `near_window` W the rotation depends on the distance (near-far factors). The score of a query at m
+    and a key at n has the angle
+
+        (m - n) * theta_i                              for m - n <  W, with `near_attention_factor`
+        (m - n - W) * theta_i / lambda_i + W * theta_i for m - n >= W, with `attention_factor`
+
     Attributes:
         rescale_factors: lambda_i, each within `FACTORS` (a few published ones are just below 1); one row of
             `num_pairs` for all layers (the usual case), or one row per layer.
         target_length: L', tokens, from 1 to `units.LONGEST`.
         num_start_tokens: n-hat, tokens, from 0 to `units.LONGEST`.
         attention_factor: within `ATTENTION_FACTORS`.
+        near_window: W, tokens, below the model's window; 0 for plain factors. Near-far factors have no start
+            tokens, and a target length above the model's window.
+        near_attention_factor: within `ATTENTION_FACTORS`; 1 in plain factors.
 
     Raises:
         FactorsError: a value breaks these rules.
@@ -85,6 +95,8 @@ class RescaleFactors(InFile):
     rescale_factors: tuple[tuple[float, ...], ...]
     num_start_tokens: int = 0
     attention_factor: float = 1.0
+    near_window: int = 0
+    near_attention_factor: float = 1.0
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
@@ -98,10 +110,32 @@ class RescaleFactors(InFile):
             _check_row(row, num_pairs)
         _check_tokens("num_start_tokens", self.num_start_tokens, 0)
         _check_tokens("target_length", self.target_length, 1)
-        least, most = ATTENTION_FACTORS
-        if not least <= self.attention_factor <= most:
+        _check_attention("attention_factor", self.attention_factor)
+        _check_attention("near_attention_factor", self.near_attention_factor)
+        self._check_near_window()
+
+    def _check_near_window(self) -> None:
+        window = self.geometry.original_length
+        _check_tokens("near_window", self.near_window, 0)
+        if self.near_window >= window:
             raise FactorsError(
-                f"`attention_factor` is {self.attention_factor}, but must be from {least:g} to {most:g}."
+                f"`near_window` is {self.near_window} tokens, but must be below the model's window of "
+                f"{window}: give at most {window - 1}."
+            )
+        if not self.near_window and self.near_attention_factor != 1:
+            raise FactorsError(
+                f"`near_attention_factor` is {self.near_attention_factor}, but must be 1 without a near "
+                f"window: give a `near_window`, or leave it out."
+            )
+        if self.near_window and self.num_start_tokens:
+            raise FactorsError(
+                f"`num_start_tokens` is {self.num_start_tokens}, but must be 0 with a near window: leave one "
+                f"of the two out."
+            )
+        if self.near_window and self.target_length <= window:
+            raise FactorsError(
+                f"the target length is {self.target_length} tokens, but factors with a near window are for "
+                f"more than the model's window of {window}: give a longer one, or leave the near window out."
             )
 
     @classmethod
@@ -113,6 +147,8 @@ class RescaleFactors(InFile):
         rescale_factors: Sequence[float] | NDArray[np.float64],
         num_start_tokens: int = 0,
         attention_factor: float = 1.0,
+        near_window: int = 0,
+        near_attention_factor: float = 1.0,
         provenance: Provenance | None = None,
     ) -> "RescaleFactors":
         """One vector of shape (num_pairs,) for all layers."""
@@ -122,6 +158,8 @@ class RescaleFactors(InFile):
             rescale_factors=(tuple(float(value) for value in rescale_factors),),
             num_start_tokens=num_start_tokens,
             attention_factor=float(attention_factor),
+            near_window=near_window,
+            near_attention_factor=float(near_attention_factor),
             provenance=provenance or Provenance(),
         )
 
@@ -129,6 +167,45 @@ class RescaleFactors(InFile):
     def per_layer(self) -> bool:
         """Whether layers have different factors."""
         return len(self.rescale_factors) > 1
+
+    @property
+    def is_near_far(self) -> bool:
+        """Whether the rotation depends on the distance between query and key."""
+        return self.near_window > 0
+
+    @property
+    def near(self) -> "RescaleFactors":
+        """The plain factors for distances below `near_window`: lambda 1; these factors if they are plain."""
+        if not self.is_near_far:
+            return self
+        return self.replace(
+            rescale_factors=((1.0,) * self.geometry.num_pairs,),
+            attention_factor=self.near_attention_factor,
+            near_window=0,
+            near_attention_factor=1.0,
+        )
+
+    @property
+    def far(self) -> "RescaleFactors":
+        """The plain factors for distances from `near_window` on; these factors if they are plain."""
+        return self.replace(near_window=0, near_attention_factor=1.0)
+
+    @property
+    def unscaled(self) -> "RescaleFactors":
+        """The factors for sequences within the model's window, which leave its rotation unchanged."""
+        made = self.provenance
+        return RescaleFactors.single(
+            geometry=self.geometry,
+            target_length=self.geometry.original_length,
+            rescale_factors=[1.0] * self.geometry.num_pairs,
+            provenance=Provenance(
+                model=made.model,
+                revision=made.revision,
+                weights_sha256=made.weights_sha256,
+                base="native",
+                strategy="none",
+            ),
+        )
 
     def require_window(self) -> None:
         """Refuse factors for less than the model's window, which can't be its only ones.
@@ -197,26 +274,34 @@ class RescaleFactors(InFile):
             )
 
     def as_values(self) -> dict[str, Any]:
-        """Factors, start tokens and attention factor as JSON values, without geometry and provenance."""
+        """All values but geometry and provenance, as JSON values."""
         return {
             "target_length": self.target_length,
             "rescale_factors": [list(row) for row in self.rescale_factors],
             "num_start_tokens": self.num_start_tokens,
             "attention_factor": self.attention_factor,
+            **self._near_values(),
         }
+
+    def _near_values(self) -> dict[str, Any]:
+        """Empty for plain factors, so that their files and hashes are the same as without these fields."""
+        if not self.is_near_far:
+            return {}
+        return {"near_window": self.near_window, "near_attention_factor": self.near_attention_factor}
 
     def as_document(self) -> dict[str, Any]:
         """The content of the file, as JSON values."""
         rows = self.rescale_factors
         return {
             "format": FORMAT,
-            "version": FORMAT_VERSION,
+            "version": format_version(near_far=self.is_near_far),
             "geometry": self.geometry.as_dict(),
             "geometry_fingerprint": self.geometry.fingerprint(),
             "target_length": self.target_length,
             "rescale_factors": list(map(list, rows)) if self.per_layer else list(rows[0]),
             "num_start_tokens": self.num_start_tokens,
             "attention_factor": self.attention_factor,
+            **self._near_values(),
             "provenance": dataclasses.asdict(self.provenance),
         }
 
@@ -229,7 +314,7 @@ class RescaleFactors(InFile):
                 f"needed: read it with FactorSet.load, and choose by length."
             )
         try:
-            return cls._from_file(check(FactorsFile, document))
+            return cls._from_file(check_factors(document))
         except (FactorsError, ModelError) as error:
             raise FactorsError(f"{source} is not a valid factors file: {error}") from None
 
@@ -242,11 +327,9 @@ class RescaleFactors(InFile):
         single = bool(rows) and not isinstance(rows[0], list)
         return cls(
             geometry=geometry,
-            target_length=file.target_length,
             rescale_factors=tuple(tuple(row) for row in ([rows] if single else rows)),  # type: ignore[arg-type]
-            num_start_tokens=file.num_start_tokens,
-            attention_factor=file.attention_factor,
             provenance=Provenance(**file.provenance.model_dump()),
+            **file.model_dump(include=_NUMBERS),
         )
 
 
@@ -296,6 +379,12 @@ def _check_tokens(name: str, value: object, least: int) -> None:
         raise FactorsError(
             f"`{name}` is {shown(value)}, but must be a whole number from {least} to {LONGEST} tokens."
         )
+
+
+def _check_attention(name: str, value: float) -> None:
+    least, most = ATTENTION_FACTORS
+    if not least <= value <= most:
+        raise FactorsError(f"`{name}` is {value}, but must be from {least:g} to {most:g}.")
 
 
 def _check_row(row: tuple[float, ...], num_pairs: int) -> None:

@@ -3,8 +3,12 @@
     angle(n, i) = n * theta_i                 for n <  num_start_tokens
                   n * theta_i / lambda_i      for n >= num_start_tokens
 
-This is LongRoPE's Eq. 3 (arXiv 2402.13753). Angles are float64: at position 4,194,304 a float32 angle has an
-error of up to 0.13 rad, a float64 angle one below 1e-8. cos and sin are cast to the model's dtype last.
+This is LongRoPE's Eq. 3 (arXiv 2402.13753). Near-far factors rotate by the angles of `near`. For distances of
+`near_window` W tokens or more, the query at m and the key at n are rotated once more (`far_angles`), so that
+their score has the angle (m - n - W) * theta_i / lambda_i + W * theta_i, which is continuous at W.
+
+Angles are float64: at position 4,194,304 a float32 angle has an error of up to 0.13 rad, a float64 angle one
+below 1e-8. cos and sin are cast to the model's dtype last.
 """
 
 from collections.abc import Sequence
@@ -20,16 +24,49 @@ def angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> 
     """Returns the angle of each position and pair.
 
     Args:
+        factors: plain ones; of near-far factors, `near` or `far`.
         positions: integer token positions from 0, of any shape.
         layer_index: the row to use if factors are per layer.
 
     Returns:
         Radians, float64, shape (*positions.shape, num_pairs), on the device of `positions`.
     """
-    row = factors.rescale_factors[layer_index if factors.per_layer else 0]
-    rescale_factors = torch.tensor(row, dtype=torch.float64, device=positions.device)
-    inverse = torch.from_numpy(factors.geometry.inverse_frequencies()).to(positions.device)
+    _assert_plain(factors)
+    inverse, rescale_factors = _by_pair(factors, layer_index, positions.device)
     return rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
+
+
+def far_angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns the further rotation of queries and keys that are `near_window` tokens or more apart.
+
+    It is added to the angles of `factors.near`: (m - W) * (theta_i / lambda_i - theta_i) for a query at m,
+    and n * (theta_i / lambda_i - theta_i) for a key at n.
+
+    Args:
+        factors: near-far factors.
+        positions: as in `angles`.
+        layer_index: as in `angles`.
+
+    Returns:
+        The angles of queries and of keys at `positions`, each as `angles`.
+    """
+    assert factors.is_near_far, "plain factors have no far part"
+    inverse, rescale_factors = _by_pair(factors, layer_index, positions.device)
+    per_token = inverse / rescale_factors - inverse
+    exact = positions.to(torch.float64).unsqueeze(-1)
+    return (exact - factors.near_window) * per_token, exact * per_token
+
+
+def _by_pair(factors: RescaleFactors, layer_index: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """theta_i and lambda_i of a layer, float64, each of shape (num_pairs,)."""
+    row = factors.rescale_factors[layer_index if factors.per_layer else 0]
+    inverse = torch.from_numpy(factors.geometry.inverse_frequencies()).to(device)
+    return inverse, torch.tensor(row, dtype=torch.float64, device=device)
+
+
+def _assert_plain(factors: RescaleFactors) -> None:
+    """A caller that knows one rotation only would ignore the near window."""
+    assert not factors.is_near_far, "near-far factors have two rotations: give `near` or `far`"
 
 
 def rescaled_angles(
@@ -77,7 +114,9 @@ class StackedFactors:
 
     @classmethod
     def of(cls, rows: Sequence[RescaleFactors], device: torch.device) -> "StackedFactors":
-        """Stacks factors. If some are per layer, the others are repeated for each layer."""
+        """Stacks plain factors. If some are per layer, the others are repeated for each layer."""
+        for factors in rows:
+            _assert_plain(factors)
         arrays = [torch.from_numpy(factors.array()) for factors in rows]
         num_layers = max(len(array) for array in arrays)
         starts = [factors.num_start_tokens for factors in rows]

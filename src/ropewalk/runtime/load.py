@@ -91,7 +91,7 @@ def load(
 
 def _as_set(factors: FactorSet | RescaleFactors | str | Path) -> FactorSet:
     if isinstance(factors, RescaleFactors):
-        return FactorSet(entries=(factors,))
+        return FactorSet.of([factors])
     return factors if isinstance(factors, FactorSet) else load_set(factors)
 
 
