@@ -22,6 +22,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
+from ropewalk.models.far_cache import FarKeysLayer
+
 NAME = "sdpa_piecewise"
 # Attention on a CPU, which returns (output, log-sum-exp); torch has no public name for it.
 _attend = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
@@ -51,7 +53,7 @@ def cut_back(cache: Any, num_tokens: int) -> bool:
     token.
     """
     layers = getattr(cache, "layers", ())
-    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+    if not layers or any(type(layer) not in (DynamicLayer, FarKeysLayer) for layer in layers):
         return False
     num_known = cache.get_seq_length()
     if not 0 < num_tokens <= num_known:

@@ -44,6 +44,18 @@ TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3}
 HALF_TOLERANCE = 0.05
 
 
+class KeyRotationError(ModelError):
+    """A model's keys can't be rotated by what is known of them.
+
+    Attributes:
+        reason: the reason, without the model's name.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The keys of {name} can't be kept: {reason}; use exact evaluation.")
+        self.reason = reason
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeyRotation:
     """The rotation of keys, by key dimension, and the layers whose keys rotate so.
@@ -104,12 +116,12 @@ def learn_key_rotation(model: "Model") -> KeyRotation:
     """The rotation of a model's keys.
 
     Raises:
-        ModelError: keys are not rotated pair by pair, layers rotate in different ways, or tokens that are
-            read again with recorded keys have other hidden states.
+        KeyRotationError: keys are not rotated pair by pair, layers rotate in different ways, or tokens that
+            are read again with recorded keys have other hidden states.
     """
     description = model.description
     if description.num_attention_layers < description.geometry.num_layers:
-        raise _refusal(
+        raise KeyRotationError(
             model.name,
             f"only {description.num_attention_layers} of its {description.geometry.num_layers} layers have "
             f"attention",
@@ -121,11 +133,7 @@ def learn_key_rotation(model: "Model") -> KeyRotation:
         raise
     except FOREIGN_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise _refusal(model.name, f"it does not run with recorded keys ({reason})") from None
-
-
-def _refusal(name: str, reason: str) -> ModelError:
-    return ModelError(f"The keys of {name} can't be kept: {reason}; use exact evaluation.")
+        raise KeyRotationError(model.name, f"it does not run with recorded keys ({reason})") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +182,8 @@ class _Learner:
         self._require_reproduced()
         return rotation
 
-    def refuse(self, reason: str) -> ModelError:
-        return _refusal(self.model.name, reason)
+    def refuse(self, reason: str) -> KeyRotationError:
+        return KeyRotationError(self.model.name, reason)
 
     def equal(self, first: Tensor, second: Tensor) -> bool:
         if first.shape != second.shape:

@@ -27,6 +27,7 @@ from ropewalk.models.model_files import (
     where_from,
 )
 from ropewalk.models.model_state import ATTRIBUTE, ModelState
+from ropewalk.models.near_far import NearFar, require_far_rotation
 from ropewalk.models.rope_config import RopeDescription, describe
 from ropewalk.models.rotary import Installable, OneSet, RotaryHook, guard_hooks
 from ropewalk.models.tokenizer import read_tokenizer, require_embeddings
@@ -125,12 +126,16 @@ class Model:
 
         Raises:
             FactorsError: the factors were made for another geometry.
-            ModelError: the family can't be extended, or every layer has a sliding window shorter than the
-                target and `full_attention` is off. Factors that were installed before then stay installed.
+            ModelError: the family can't be extended, or not by near-far factors; or every layer has a sliding
+                window shorter than the target and `full_attention` is off. Factors that were installed before
+                then stay installed.
         """
-        installed = OneSet(factors) if isinstance(factors, RescaleFactors) else factors
+        installed = self._installable(factors) if isinstance(factors, RescaleFactors) else factors
         self._state.require_suitable(self.model, installed)
         self._state.switch(self, installed)
+
+    def _installable(self, factors: RescaleFactors) -> Installable:
+        return NearFar(factors, self.far_rotation) if factors.is_near_far else OneSet(factors)
 
     def uninstall(self) -> None:
         """Restore the base model bit for bit; does nothing without installed factors."""
@@ -239,6 +244,18 @@ class Model:
         if self._state.key_rotation is None:
             self._state.key_rotation = learn_key_rotation(self)
         return self._state.key_rotation
+
+    @property
+    def far_rotation(self) -> KeyRotation:
+        """`key_rotation`, tried in the attention of near-far factors on first use.
+
+        Raises:
+            ModelError: as `require_far_rotation`.
+        """
+        if not self._state.has_far_rotation:
+            require_far_rotation(self)
+            self._state.has_far_rotation = True
+        return self.key_rotation
 
     def share_head_of(self, twin: "Model") -> None:
         """Use the head that was found in a smaller model of the same class, instead of searching for it."""

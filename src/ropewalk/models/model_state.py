@@ -37,6 +37,7 @@ class ModelState:
         full_attention: whether sliding windows are lifted while factors are installed.
         head: the decoder, and whether the output matrix alone gives the logits; None until it is found.
         key_rotation: how the model rotates its keys; None until it is learnt.
+        has_far_rotation: whether its attention was tried with near-far factors.
         attached: the hooks and attributes of what is installed; empty for the base model.
     """
 
@@ -53,6 +54,7 @@ class ModelState:
         self.full_attention = full_attention
         self.head: tuple[nn.Module, bool] | None = None
         self.key_rotation: KeyRotation | None = None
+        self.has_far_rotation = False
         self.attached: list[Attachment] = []
         self._description = description
         self._original_length = original_length

@@ -3,9 +3,13 @@
     angle(n, i) = n * theta_i                 for n <  num_start_tokens
                   n * theta_i / lambda_i      for n >= num_start_tokens
 
-This is LongRoPE's Eq. 3 (arXiv 2402.13753). Near-far factors rotate by the angles of `near`. For distances of
-`near_window` W tokens or more, the query at m and the key at n are rotated once more (`far_angles`), so that
-their score has the angle (m - n - W) * theta_i / lambda_i + W * theta_i, which is continuous at W.
+This is LongRoPE's Eq. 3 (arXiv 2402.13753). Near-far factors rotate by the angles of `near`. For distances
+of `near_window` W tokens or more, query and key are rotated once more (`far_angles`), so that the score of
+the query at m and the key at n has the angle
+
+    (m - n - W) * theta_i / lambda_i + W * theta_i
+
+which is that of `near` at the distance W.
 
 Angles are float64: at position 4,194,304 a float32 angle has an error of up to 0.13 rad, a float64 angle one
 below 1e-8. cos and sin are cast to the model's dtype last.
@@ -36,25 +40,21 @@ def angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> 
     return rescaled_angles(positions, inverse, rescale_factors, factors.num_start_tokens)
 
 
-def far_angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> tuple[Tensor, Tensor]:
-    """Returns the further rotation of queries and keys that are `near_window` tokens or more apart.
+def far_angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> Tensor:
+    """Returns by which angles the far part rotates keys once more, after the angles of `factors.near`.
 
-    It is added to the angles of `factors.near`: (m - W) * (theta_i / lambda_i - theta_i) for a query at m,
-    and n * (theta_i / lambda_i - theta_i) for a key at n.
+    These are n * (theta_i / lambda_i - theta_i) for the key at n. The query at m is rotated as the key at
+    m - W is.
 
     Args:
-        factors: near-far factors.
-        positions: as in `angles`.
-        layer_index: as in `angles`.
+        factors: near-far factors, or their plain `far`.
+        positions, layer_index: as in `angles`; positions before 0 are allowed.
 
     Returns:
-        The angles of queries and of keys at `positions`, each as `angles`.
+        As `angles`.
     """
-    assert factors.is_near_far, "plain factors have no far part"
     inverse, rescale_factors = _by_pair(factors, layer_index, positions.device)
-    per_token = inverse / rescale_factors - inverse
-    exact = positions.to(torch.float64).unsqueeze(-1)
-    return (exact - factors.near_window) * per_token, exact * per_token
+    return positions.to(torch.float64).unsqueeze(-1) * (inverse / rescale_factors - inverse)
 
 
 def _by_pair(factors: RescaleFactors, layer_index: int, device: torch.device) -> tuple[Tensor, Tensor]:
