@@ -32,7 +32,7 @@ from ropewalk.cli.progress import show_progress
 from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model, load_model
-from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
+from ropewalk.rope.schemes import NEAR_FAR, SCHEME_NAMES, scheme_factors
 from ropewalk.search.journal import read_trials
 from ropewalk.search.run_folder import RunFolder
 from ropewalk.search.search import search_factors
@@ -270,7 +270,7 @@ def closed_forms(entry: Entry, held_out: HeldOut) -> list[dict[str, Any]]:
     """Each as published, and YaRN and NTK with their own parameters tuned on the search documents."""
     geometry = model_of(entry.model, held_out.today).geometry
     rows = []
-    for name in [name for name in SCHEME_NAMES if name not in ("none", "dynamic-ntk")]:
+    for name in [name for name in SCHEME_NAMES if name not in ("none", "dynamic-ntk", NEAR_FAR)]:
         factors = scheme_factors(name, geometry, entry.target_length)
         value = held_out(entry, factors, "search")
         rows.append({"label": name, "cost": 1, "search": value, "held_out": held_out(entry, factors)})

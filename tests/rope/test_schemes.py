@@ -9,7 +9,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
-from ropewalk.rope.schemes import SCHEME_NAMES, parse_scheme, scheme_factors
+from ropewalk.rope.attention_factor import yarn_attention_factor
+from ropewalk.rope.schemes import CLOSED_FORMS, SCHEME_NAMES, parse_scheme, scheme_factors
 
 SHAPES = [
     (64, 625.0, 256, 8),
@@ -132,7 +133,7 @@ def test_the_two_yarn_ramps_differ():
 
 
 @given(
-    name=st.sampled_from(SCHEME_NAMES),
+    name=st.sampled_from([name for name in SCHEME_NAMES if name != "near-far"]),
     dim=st.sampled_from([2, 4, 16, 64, 128]),
     theta=st.floats(10, 1e7),
     length=st.integers(16, 131072),
@@ -145,6 +146,48 @@ def test_every_scheme_stays_between_1_and_interpolation_by_s(name, dim, theta, l
     assert np.all(values >= 1)
     assert np.all(values <= target / length * (1 + 1e-9))
     assert np.all(np.diff(values) >= -1e-12)
+
+
+@given(length=st.integers(8, 131072), target=st.integers(8, 2**24), data=st.data())
+def test_near_far_maps_every_distance_below_the_target_into_the_model_s_window(length, target, data):
+    window = data.draw(st.integers(1, length - 1))
+    geometry = geometry_of(8, 10000.0, length)
+    factors = scheme_factors(f"near-far:window={window}", geometry, length + target)
+    (factor,) = set(factors.rescale_factors[0])
+    distance = data.draw(st.integers(window, factors.target_length - 1))
+    assert factors.near_window == window
+    assert window <= window + (distance - window) / factor < length
+    assert window + (factors.target_length - window) / factor == pytest.approx(length)
+
+
+def test_near_far_has_the_window_and_the_attention_factors_that_are_given():
+    default = scheme_factors("near-far", SCALE, 2048)
+    assert default.near_window == 64
+    assert default.array()[0] == pytest.approx((2048 - 64) / (256 - 64))
+    attention_factors = (default.attention_factor, default.near_attention_factor)
+    assert attention_factors == (yarn_attention_factor(8), yarn_attention_factor(8))
+    given = "near-far:window=32,factor=4,attention_factor=1.5,near_attention_factor=1.25"
+    factors = scheme_factors(given, SCALE, 2048)
+    assert (factors.near_window, factors.attention_factor, factors.near_attention_factor) == (32, 1.5, 1.25)
+    assert factors.array()[0] == pytest.approx((4 * 256 - 32) / (256 - 32))
+    assert factors.provenance.strategy == given
+
+
+@pytest.mark.parametrize("text", ["near-far", "near-far:factor=8", "near-far:window=32,attention_factor=2"])
+def test_near_far_within_the_model_s_window_is_none(text):
+    none, factors = (scheme_factors(name, SCALE, 256) for name in ("none", text))
+    assert factors.replace(provenance=none.provenance) == none
+
+
+@pytest.mark.parametrize("window", [256, 300])
+def test_a_near_window_that_is_not_below_the_model_s_is_refused(window):
+    with pytest.raises(SettingError, match="window"):
+        scheme_factors(f"near-far:window={window}", SCALE, 2048)
+
+
+def test_closed_forms_of_a_search_are_plain():
+    assert not any(scheme_factors(name, SCALE, 2048).is_near_far for name in CLOSED_FORMS)
+    assert {name.partition(":")[0] for name in CLOSED_FORMS} == set(SCHEME_NAMES) - {"near-far"}
 
 
 def test_a_scheme_without_factor_takes_the_ratio_of_lengths():
@@ -170,6 +213,10 @@ def test_a_scheme_without_factor_takes_the_ratio_of_lengths():
         ("yarn:beta_fast=0", "beta_fast"),
         ("yarn:beta_fast=1,beta_slow=2", "beta_fast"),
         ("yarn:attention_factor=-1", "attention_factor"),
+        ("yarn:window=64", "window"),
+        ("near-far:window=0", "window"),
+        ("near-far:window=64.5", "window"),
+        ("near-far:near_attention_factor=0", "near_attention_factor"),
     ],
 )
 def test_unknown_schemes_and_parameters_are_named(text, said):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.rope.attention_factor import longrope_attention_factor, yarn_attention_factor
-from ropewalk.rope.schemes import SCHEME_NAMES, scheme_factors
+from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
 from ropewalk.search.space import (
     START_TOKENS,
     Candidate,
@@ -41,7 +41,7 @@ def test_levels_and_lambdas_are_one_to_one(ratio, level):
     assert 1 <= candidate.rescale_factors[0] <= 1.25 * ratio / 256 + 1e-6
 
 
-@pytest.mark.parametrize("name", SCHEME_NAMES)
+@pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_a_closed_form_snaps_to_the_nearest_grid_point(name):
     factors = scheme_factors(name, GEOMETRY, 2048)
     candidate = SPACE.snap(factors)

@@ -4,6 +4,9 @@ Notation: pair i rotates by theta_i radians per token and makes r_i = L theta_i 
 L; s = L' / L is the extension ratio (`factor`); d is the rotary dimension. Each scheme is a function from
 (geometry, s, parameters) to lambda, shape (num_pairs,), with its published attention factor.
 
+`near-far` keeps the rotation of the training for distances below a window W (`window`, by default L / 4), and
+maps the distances from W to L' onto those from W to L. At lengths within L it is `none`.
+
 A plugin scheme is named `package.module:Name`: a function from (geometry, s), and keyword parameters, to
 lambda. Its attention factor is 1, or the parameter `attention_factor`.
 """
@@ -12,6 +15,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +49,8 @@ class SchemeSpec:
 class _Scheme:
     rescale: Callable[[RopeGeometry, float, Parameters], Vector]
     defaults: Parameters = field(default_factory=dict)
-    attention: Callable[[float], float] = lambda _: 1.0
+    attention: Callable[[float], float] = lambda _: 1.0  # of both parts of near-far factors
+    is_near_far: bool = False
 
 
 def parse_scheme(text: str) -> SchemeSpec:
@@ -90,9 +95,11 @@ def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length
         target_length: tokens.
 
     Raises:
-        SettingError: see `parse_scheme`.
+        SettingError: see `parse_scheme`; or the `window` of `near-far` is not below the model's window.
     """
     spec = parse_scheme(spec) if isinstance(spec, str) else spec
+    if spec.name == NEAR_FAR and target_length <= geometry.original_length:
+        spec = SchemeSpec(name="none", text=spec.text)
     scheme = _SCHEMES.get(spec.name) or _plugin_scheme(spec.name)
     reached = max(1.0, target_length / geometry.original_length)
     parameters = {**scheme.defaults, **spec.parameters}
@@ -100,12 +107,19 @@ def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length
         parameters["factor"] = parameters.get("factor", 1.0) * reached - (parameters.get("factor", 1.0) - 1)
     extension_ratio = parameters.pop("factor", reached)
     attention_factor = parameters.pop("attention_factor", scheme.attention(extension_ratio))
+    near: dict[str, Any] = {}
+    if scheme.is_near_far:
+        near["near_window"] = _near_window(geometry, parameters)
+        near["near_attention_factor"] = parameters.get(
+            "near_attention_factor", scheme.attention(extension_ratio)
+        )
     rescale_factors = scheme.rescale(geometry, extension_ratio, parameters)
     return RescaleFactors.single(
         geometry=geometry,
         target_length=target_length,
         rescale_factors=_without_rounding(rescale_factors),
         attention_factor=attention_factor,
+        **near,
         provenance=Provenance(strategy=spec.text or spec.name, base="native"),
     )
 
@@ -117,7 +131,8 @@ def _without_rounding(rescale_factors: Vector) -> Vector:
 
 def _known_parameters(name: str) -> list[str]:
     if name in _SCHEMES:
-        return [*_COMMON, *_SCHEMES[name].defaults]
+        scheme = _SCHEMES[name]
+        return [*_COMMON, *(_OF_NEAR_FAR if scheme.is_near_far else ()), *scheme.defaults]
     if ":" not in name:
         raise unknown_name(name, _SCHEMES, "scheme", "schemes")
     return [*_COMMON, *_plugin_parameters(name)]
@@ -173,6 +188,8 @@ def _check_parameters(name: str, parameters: Parameters) -> None:
         is_own = is_plugin and key not in _COMMON
         if key not in ("factor", "truncate") and not is_own and value <= 0:
             raise SettingError(f"`{key}` of {name} is {value:g}, but must be above 0.")
+    if name == NEAR_FAR and parameters.get("window", 1) % 1:
+        raise SettingError(f"`window` of {name} is {parameters['window']:g}, but must be whole tokens.")
     merged = parameters if is_plugin else {**_SCHEMES[name].defaults, **parameters}
     for smaller, larger in (("beta_slow", "beta_fast"), ("low_freq_factor", "high_freq_factor")):
         if smaller in merged and merged[smaller] >= merged[larger]:
@@ -236,6 +253,25 @@ def _mrrope_pro(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vec
     return _mrrope(geometry, s, parameters, progressive=True)
 
 
+def _near_window(geometry: RopeGeometry, parameters: Parameters) -> int:
+    length = geometry.original_length
+    window = int(parameters.get("window", length // 4))
+    if not 1 <= window < length:
+        raise SettingError(
+            f"`window` of {NEAR_FAR} is {window} tokens, but must be from 1 to below the model's window of "
+            f"{length}: give another `window`."
+        )
+    return window
+
+
+def _near_far(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vector:
+    # lambda = (L' - W) / (L - W) for every pair: distance L' gets the angle of L
+    length, window = geometry.original_length, _near_window(geometry, parameters)
+    return np.full(geometry.num_pairs, (s * length - window) / (length - window))
+
+
+NEAR_FAR = "near-far"
+_OF_NEAR_FAR = ("window", "near_attention_factor")  # their defaults depend on the model and the ratio
 _COMMON = ("factor", "attention_factor")
 _BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
@@ -273,8 +309,15 @@ _SCHEMES = {
         defaults=_BETAS,
         attention=yarn_attention_factor,
     ),
+    NEAR_FAR: _Scheme(
+        rescale=_near_far,
+        # trained rotation below the window, position interpolation beyond it
+        attention=yarn_attention_factor,
+        is_near_far=True,
+    ),
 }
 
 SCHEME_NAMES = tuple(_SCHEMES)
-# Every scheme, and YaRN without its attention factor, because a search has none by default.
-CLOSED_FORMS = (*SCHEME_NAMES, "yarn:attention_factor=1")
+# Every scheme with plain factors, because a search evaluates and writes no others; and YaRN without its
+# attention factor, because a search has none by default.
+CLOSED_FORMS = (*(name for name in SCHEME_NAMES if name != NEAR_FAR), "yarn:attention_factor=1")
