@@ -164,6 +164,13 @@ def test_beyond_the_longest_entry_and_a_vector_for_each_layer(tmp_path):
         factors_for(ROTARY, started(tmp_path))
 
 
+def test_factors_with_a_near_window_stop_vllm(tmp_path):
+    near_far = LONG.replace(near_window=16, num_start_tokens=0)
+    FactorSet.of([near_far]).save(tmp_path / FACTORS_NAME)
+    with pytest.raises(FactorsError, match="near window"):
+        factors_for(ROTARY, started(tmp_path))
+
+
 def test_the_table_in_parts_is_the_formula(monkeypatch):
     monkeypatch.setattr("ropewalk.vllm_plugin.POSITIONS_AT_ONCE", 100)
     table = cos_sin_table(LONG, 512)

@@ -115,6 +115,7 @@ def factors_for(rotary: Any, vllm_config: Any) -> "RescaleFactors | None":
             f"model again, or remove the file."
         )
     factors = factor_set.for_length(model_config.max_model_len)
+    factors.require_plain("vLLM")
     if factors.per_layer:
         raise FactorsError(
             f"{path} has one vector per layer, but vLLM has one table for all layers: search one vector."

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ropewalk.cli.options import factors_by_label
 from ropewalk.cli.progress import Callbacks
 from ropewalk.factors.rescale_factors import Provenance
 from ropewalk.models.model import load_model
@@ -53,6 +54,43 @@ def test_every_scheme_and_file_at_every_length(ropewalk, model, books, geometry,
     # A scheme takes the ratio of the longest length at every length, so the file and the scheme are the same.
     assert all(by_label["yarn", n] == by_label[str(file), n] for n in (128, 256, 512))
     assert by_label["yarn", 512] != by_label["pi", 512]
+
+
+@pytest.mark.parametrize("scheme", ["near-far:window=0", "near-far:window=128", "near-far:window=300"])
+def test_a_near_window_that_is_not_below_the_model_s_is_one_line(ropewalk, model, books, scheme):
+    ended = ropewalk(
+        "evaluate",
+        "perplexity",
+        model,
+        "--text",
+        books,
+        "--lengths",
+        "512",
+        "--scheme",
+        "pi",
+        "--scheme",
+        scheme,
+    )
+    assert (ended.code, ended.out) == (2, "")
+    assert "window" in ended.err_lines[-1]
+
+
+def test_near_far_factors_of_a_file_are_for_lengths_above_the_window(model, geometry, tmp_path):
+    factors = scheme_factors("near-far", geometry, 512)
+    factors.save(tmp_path / "factors.json")
+    labelled = factors_by_label(load_model(model), None, [tmp_path / "factors.json"], 1024, "native")
+    (at,) = labelled.values()
+    assert at(geometry.original_length) is None
+    assert at(geometry.original_length + 1) == at(1024) == factors
+
+
+def test_near_far_reads_with_the_base_model_within_its_window(ropewalk, model, books):
+    records = perplexity(
+        ropewalk, model, books, "--lengths", "128,256", "--scheme", "none", "--scheme", "near-far"
+    )
+    by_label = {(r["factors"], r["length"]): r["value"] for r in records}
+    assert by_label["near-far", 128] == pytest.approx(by_label["none", 128])
+    assert by_label["near-far", 256] != pytest.approx(by_label["none", 256], rel=1e-4)
 
 
 def test_dynamic_ntk_takes_each_lengths_own_ratio(ropewalk, model, books):

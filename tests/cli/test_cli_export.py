@@ -136,6 +136,18 @@ def test_hf_refuses_in_one_line(refused, model, factors, tmp_path, changes, more
     assert not (tmp_path / "out").exists()
 
 
+def test_a_near_window_is_refused_in_one_line(refused, model, factors, tmp_path):
+    near_far = factors(near_window=16)
+    for arguments in (
+        ("export", "hf", model, "--factors", near_far, "--out", tmp_path / "out"),
+        ("export", "hf", model, "--factors", near_far, "--out", tmp_path / "out", "--with-runtime"),
+        ("export", "gguf", "scale-model", "--factors", near_far, "--out", tmp_path / "out"),
+        ("verify", model, "--model", model, "--factors", near_far),
+    ):
+        assert "near window" in refused(*arguments)
+        assert not (tmp_path / "out").exists()
+
+
 def test_what_is_no_checkpoint_or_stands_in_the_way(refused, model, factors, tmp_path):
     (tmp_path / "empty").mkdir()
     file = factors()

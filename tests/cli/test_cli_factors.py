@@ -57,6 +57,17 @@ def test_check_says_whether_it_fits(ropewalk, file, model):
     assert "original_length is 128" in ended.err
 
 
+def test_a_near_window_is_shown_with_both_attention_factors(ropewalk, tmp_path):
+    near_far = scheme_factors("near-far:attention_factor=1.25,near_attention_factor=1.125", GEOMETRY, 1024)
+    near_far.save(tmp_path / "factors.json")
+    lines = [line.split() for line in ropewalk("factors", "show", tmp_path / "factors.json").out.splitlines()]
+    for line in (["near_window", "32"], ["near_attention_factor", "1.125"], ["attention_factor", "1.25"]):
+        assert lines.count(line) == 1
+    (record,) = json.loads(ropewalk("factors", "show", tmp_path / "factors.json", "--json").out)["records"]
+    assert record == near_far.as_document()
+    assert "factors file" in ropewalk("factors", "check", tmp_path / "factors.json").out
+
+
 @pytest.mark.parametrize("by", ["model", "numbers"])
 def test_a_csv_becomes_a_file_with_the_geometry_of_the_command_line(ropewalk, column, model, tmp_path, by):
     out = tmp_path / "converted.json"

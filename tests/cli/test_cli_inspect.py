@@ -33,6 +33,19 @@ def test_json_is_on_stdout_alone_and_holds_the_factors(ropewalk, model):
     np.testing.assert_allclose(yarn["rescale_factors"], scheme_factors("yarn", GEOMETRY, 512).array()[0])
 
 
+def test_near_far_has_its_window_and_both_attention_factors(ropewalk, model):
+    near_far = scheme_factors("near-far", GEOMETRY, 512)
+    ended = ropewalk("inspect", model, "--target-length", "4x")
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert ["near", "window", "32"] in rows
+    assert ["near", "attention", f"{near_far.near_attention_factor:.3f}"] in rows
+    records = json.loads(ropewalk("inspect", model, "--target-length", "4x", "--json").out)["records"]
+    by_name = {record["factors"]: record for record in records}
+    assert by_name["near-far"]["near_window"] == 32
+    assert by_name["near-far"]["near_attention_factor"] == near_far.near_attention_factor
+    assert "near_window" not in by_name["yarn"]
+
+
 def test_the_picture_is_a_png(ropewalk, model, tmp_path):
     picture = tmp_path / "new" / "factors.png"
     ended = ropewalk("inspect", model, "--out", picture)

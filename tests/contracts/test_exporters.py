@@ -67,7 +67,8 @@ def test_it_refuses_what_it_can_not_do_and_leaves_nothing(tmp_path, export):
         [scheme_factors("yarn", RopeGeometry(**{**SCALE.as_dict(), "rope_theta": 1e4}), 2048)]
     )
     start = FactorSet.of([LONG.replace(num_start_tokens=4)])
-    for factor_set in (per_layer, other, start):
+    near_far = FactorSet.of([scheme_factors("near-far", SCALE, 2048)])
+    for factor_set in (per_layer, other, start, near_far):
         with pytest.raises((ExportError, FactorsError)):
             export(factor_set, tmp_path / "out", "pinned")
     assert list(tmp_path.iterdir()) == []

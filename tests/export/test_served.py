@@ -2,7 +2,7 @@
 
 import pytest
 
-from ropewalk.errors import ExportError
+from ropewalk.errors import ExportError, FactorsError
 from ropewalk.export import Served
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.geometry import RopeGeometry
@@ -31,6 +31,13 @@ def test_another_attention_factor_keeps_pinned_factors_the_same():
     switching = Served.of(THREE, "switching").with_attention_factor(1.5)
     assert switching.short.attention_factor == switching.long.attention_factor == 1.5
     assert switching.short.rescale_factors == SHORT.rescale_factors
+
+
+@pytest.mark.parametrize("others", [(), (LONG.replace(target_length=512),)])
+def test_an_entry_with_a_near_window_is_refused(others):
+    factor_set = FactorSet.of([scheme_factors("near-far", GEOMETRY, 256), *others])
+    with pytest.raises(FactorsError, match="near window"):
+        Served.of(factor_set, "pinned")
 
 
 @pytest.mark.parametrize(

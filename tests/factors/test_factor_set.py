@@ -197,6 +197,19 @@ def test_a_set_with_near_far_factors_within_the_window_is_refused(others):
         FactorSet(entries=(*map(entry, others), near_far(2048)))
 
 
+def test_a_set_of_one_file_is_alone():
+    assert FactorSet.of([near_far(2048)]).is_alone
+    assert FactorSet.of([entry(2048)]).is_alone
+    assert not SET.is_alone
+    assert not FactorSet.of([entry(256), near_far(2048)]).is_alone
+
+
+def test_one_near_far_entry_is_enough_to_refuse_a_set():
+    with pytest.raises(FactorsError, match="near window"):
+        FactorSet.of([near_far(512), entry(2048)]).require_plain("An export")
+    SET.require_plain("An export")
+
+
 def test_a_set_with_near_far_factors_is_version_2(tmp_path):
     factors = FactorSet.of([entry(256), near_far(2048)])
     document = factors.as_document()

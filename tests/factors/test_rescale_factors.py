@@ -160,6 +160,25 @@ def test_a_near_window_of_0_is_written_as_version_1():
         RescaleFactors.from_document(document, "f.json")
 
 
+def test_where_one_rotation_is_needed_near_far_factors_are_refused():
+    for refuse in (
+        lambda: near_far().require_plain("An export"),
+        lambda: near_far().as_window(),
+        lambda: near_far().compose(make()),
+        lambda: make().compose(near_far()),
+    ):
+        with pytest.raises(FactorsError) as error:
+            refuse()
+        assert "near window" in one_line(error)
+    make(num_start_tokens=4).require_plain("An export")
+
+
+def test_near_far_factors_apply_above_the_window_and_plain_ones_at_each_length():
+    assert near_far().at_length(256) is None
+    assert near_far().at_length(257) == near_far().at_length(4096) == near_far()
+    assert make().at_length(1) == make()
+
+
 def test_factors_within_the_window_leave_the_rotation_unchanged():
     factors = near_far(provenance=Provenance(model="a model", objective_value=2.0)).unscaled
     assert factors.target_length == 256

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from ropewalk.errors import RopewalkError
 from ropewalk.evaluate.nll import NllSum
 from ropewalk.evaluate.records import EvalRecord
 from ropewalk.factors.geometry import RopeGeometry
@@ -13,6 +14,7 @@ from ropewalk.report.comparison import (
     CLOSED_FORMS,
     closed_forms,
     comparison_sentence,
+    constant,
     factor_curves,
     perplexity_curves,
     scheme_at_lengths,
@@ -31,6 +33,21 @@ def record(factors, value, length=2048, **more):
 def test_every_scheme_with_plain_factors_is_a_baseline():
     assert set(SCHEME_NAMES) - {"near-far"} < set(CLOSED_FORMS)
     assert set(closed_forms(GEOMETRY, 2048)) == set(CLOSED_FORMS)
+
+
+def test_near_far_factors_are_for_lengths_above_the_window():
+    factors = scheme_factors("near-far", GEOMETRY, 2048)
+    for at in (scheme_at_lengths("near-far", GEOMETRY, 2048), constant(factors)):
+        assert at(GEOMETRY.original_length) is None
+        assert at(GEOMETRY.original_length + 1) == at(2048) == factors
+
+
+@pytest.mark.parametrize(
+    ("text", "own"), [("near-far:window=300", None), ("near-far", scheme_factors("pi", GEOMETRY, 512))]
+)
+def test_a_scheme_that_can_not_be_computed_is_refused_before_the_first_measurement(text, own):
+    with pytest.raises(RopewalkError, match="window"):
+        scheme_at_lengths(text, GEOMETRY, 2048, own)
 
 
 def test_a_scheme_keeps_the_ratio_of_the_longest_length_and_dynamic_ntk_does_not():

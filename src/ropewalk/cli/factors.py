@@ -34,7 +34,8 @@ def show(file: File, json: options.Json = False) -> None:
     """
     from ropewalk.factors.factor_set import FactorSet
 
-    entries = FactorSet.load(file).entries
+    factor_set = FactorSet.load(file)
+    entries = (factor_set.longest,) if factor_set.is_alone else factor_set.entries
     if json:
         result_json([factors.as_document() for factors in entries])
         return
@@ -68,7 +69,7 @@ def check(
     if json:
         result_json([{"file": str(file), "valid": True, "fits": model}])
     else:
-        kind = "factors file" if len(factors.entries) == 1 else "factor set"
+        kind = "factors file" if factors.is_alone else "factor set"
         result(f"{file} is a valid {kind}{fits}.")
 
 
@@ -187,6 +188,7 @@ def _described(name: str, factors: "RescaleFactors") -> str:
         f"{geometry.num_layers} layers ({geometry.fingerprint()[:16]})",
         f"  num_start_tokens   {factors.num_start_tokens}",
         f"  attention_factor   {factors.attention_factor:g}",
+        *(f"  {name:<18} {value:g}" for name, value in factors.near_values().items()),
         f"  made on            {provenance.model or 'unknown'}{commit}",
         f"  how                {how}",
     ]

@@ -93,6 +93,7 @@ def _records(schemes: "dict[str, RescaleFactors]") -> list[dict[str, Any]]:
             "target_length": factors.target_length,
             "rescale_factors": factors.array()[0].tolist(),
             "attention_factor": factors.attention_factor,
+            **factors.near_values(),
         }
         for name, factors in schemes.items()
     ]
@@ -165,9 +166,17 @@ def _table(schemes: "dict[str, RescaleFactors]", target: int) -> str:
         ]
         for pair in range(geometry.num_pairs)
     ]
-    rows.append(["attention", "", "", *(f"{factors.attention_factor:.3f}" for factors in schemes.values())])
+    rows += [
+        ["attention", "", "", *(f"{factors.attention_factor:.3f}" for factors in schemes.values())],
+        ["near window", "", "", *(f"{factors.near_window or ''}" for factors in schemes.values())],
+        ["near attention", "", "", *(_near_attention(factors) for factors in schemes.values())],
+    ]
     return table(
         f"Rescale factors at {target} tokens (* less than one turn inside the window)",
         ["pair", "tokens per turn", "turns", *schemes],
         rows,
     )
+
+
+def _near_attention(factors: "RescaleFactors") -> str:
+    return f"{factors.near_attention_factor:.3f}" if factors.is_near_far else ""

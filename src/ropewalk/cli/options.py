@@ -34,7 +34,7 @@ Schemes = Annotated[
         "--scheme",
         metavar="NAME",
         help="A closed-form scheme, e.g. yarn or yarn:factor=8,beta_fast=32; give it again for more. "
-        "Names: none, pi, ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro. "
+        "Names: none, pi, ntk, dynamic-ntk, yarn, yarn-paper, llama3, mrrope-uni, mrrope-pro, near-far. "
         "Or package.module:Name, your own function.",
     ),
 ]
@@ -159,8 +159,7 @@ def factors_by_label(
         factors = load_set(file, geometry=loaded.geometry, target_length=longest)
         factors.require_geometry(loaded.geometry, loaded.name)
         loaded.warn_if_other_weights(factors.longest, str(file))
-        one = len(factors.entries) == 1
-        labelled[str(file)] = constant(factors.longest) if one else factors.for_length
+        labelled[str(file)] = constant(factors.longest) if factors.is_alone else factors.for_length
     return labelled or as_it_is
 
 

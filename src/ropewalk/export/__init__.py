@@ -78,7 +78,9 @@ class Served:
 
         Raises:
             ExportError: as the class, or the mode is unknown.
+            FactorsError: an entry has a near window.
         """
+        factor_set.require_plain("An export")
         if mode not in EXPORT_MODES:
             raise ExportError(f"The mode is {mode!r}, but must be one of {', '.join(EXPORT_MODES)}.")
         long = factor_set.longest

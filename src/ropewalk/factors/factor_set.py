@@ -104,6 +104,11 @@ class FactorSet(InFile):
         """Whether an entry has near-far factors."""
         return any(entry.is_near_far for entry in self.entries)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether these are the factors of one factors file."""
+        return self.entries == FactorSet.of([self.longest]).entries
+
     def for_length(self, length: int) -> RescaleFactors:
         """The factors for a sequence of `length` tokens.
 
@@ -119,6 +124,11 @@ class FactorSet(InFile):
                 f"at most that, or extend the model further."
             )
         return self.entries[index]
+
+    def require_plain(self, purpose: str) -> None:
+        """As `RescaleFactors.require_plain`, for each entry."""
+        for entry in self.entries:
+            entry.require_plain(purpose)
 
     def require_geometry(self, geometry: RopeGeometry, model_name: str) -> None:
         """As `RescaleFactors.require_geometry`."""

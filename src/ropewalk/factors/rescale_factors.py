@@ -174,7 +174,7 @@ class RescaleFactors(InFile):
         return self.near_window > 0
 
     @property
-    def near(self) -> "RescaleFactors":
+    def near(self) -> Self:
         """The plain factors for distances below `near_window`: lambda 1; these factors if they are plain."""
         if not self.is_near_far:
             return self
@@ -186,18 +186,44 @@ class RescaleFactors(InFile):
         )
 
     @property
-    def far(self) -> "RescaleFactors":
+    def far(self) -> Self:
         """The plain factors for distances from `near_window` on; these factors if they are plain."""
         return self.replace(near_window=0, near_attention_factor=1.0)
 
+    def require_plain(self, purpose: str) -> None:
+        """Refuse near-far factors where one rotation of each position is needed.
+
+        Args:
+            purpose: what needs it, as the subject of a sentence: `An export`.
+
+        Raises:
+            FactorsError: the factors have a near window.
+        """
+        if self.is_near_far:
+            raise FactorsError(
+                f"{purpose} needs one rotation of each position, but these factors have a near window of "
+                f"{self.near_window} tokens: give factors without one, or serve these with ropewalk.load."
+            )
+
+    def at_length(self, length: int) -> Self | None:
+        """The factors for a sequence of `length` tokens.
+
+        None, the base model, for near-far factors if the length is within the model's window.
+        """
+        is_within = self.is_near_far and length <= self.geometry.original_length
+        return None if is_within else self
+
     @property
-    def unscaled(self) -> "RescaleFactors":
+    def unscaled(self) -> Self:
         """The factors for sequences within the model's window, which leave its rotation unchanged."""
         made = self.provenance
-        return RescaleFactors.single(
-            geometry=self.geometry,
+        return self.replace(
             target_length=self.geometry.original_length,
-            rescale_factors=[1.0] * self.geometry.num_pairs,
+            rescale_factors=((1.0,) * self.geometry.num_pairs,),
+            num_start_tokens=0,
+            attention_factor=1.0,
+            near_window=0,
+            near_attention_factor=1.0,
             provenance=Provenance(
                 model=made.model,
                 revision=made.revision,
@@ -229,14 +255,19 @@ class RescaleFactors(InFile):
         """The factors, shape (1 or num_layers, num_pairs)."""
         return np.array(self.rescale_factors, dtype=np.float64)
 
-    def replace(self, **changes: Any) -> "RescaleFactors":
+    def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)
 
     def compose(self, own: "RescaleFactors") -> "RescaleFactors":
         """Multiply lambdas and attention factors by those of a model's own scaling; the larger n-hat stays.
 
         The result has the geometry of `own`, with the original base frequencies.
+
+        Raises:
+            FactorsError: another number of pairs, or near-far factors.
         """
+        for factors in (self, own):
+            factors.require_plain("A scaling that is multiplied by another one")
         if own.geometry.num_pairs != self.geometry.num_pairs:
             raise FactorsError(
                 f"{self.geometry.num_pairs} factors can't be multiplied with the model's own "
@@ -255,7 +286,11 @@ class RescaleFactors(InFile):
         """The geometry of a model that was trained with these factors, for its next extension.
 
         For factors per layer, it has their geometric mean.
+
+        Raises:
+            FactorsError: near-far factors.
         """
+        self.require_plain("A second extension")
         geometry = {**self.geometry.as_dict(), "original_length": self.target_length}
         factors = np.exp(np.log(self.array()).mean(axis=0)) if self.per_layer else self.array()[0]
         return TunedGeometry(**geometry, rescale_factors=tuple(map(float, factors)))
@@ -280,11 +315,14 @@ class RescaleFactors(InFile):
             "rescale_factors": [list(row) for row in self.rescale_factors],
             "num_start_tokens": self.num_start_tokens,
             "attention_factor": self.attention_factor,
-            **self._near_values(),
+            **self.near_values(),
         }
 
-    def _near_values(self) -> dict[str, Any]:
-        """Empty for plain factors, so that their files and hashes are the same as without these fields."""
+    def near_values(self) -> dict[str, Any]:
+        """The near window and its attention factor as JSON values.
+
+        Empty for plain factors, so that their files and hashes are the same as without these fields.
+        """
         if not self.is_near_far:
             return {}
         return {"near_window": self.near_window, "near_attention_factor": self.near_attention_factor}
@@ -301,7 +339,7 @@ class RescaleFactors(InFile):
             "rescale_factors": list(map(list, rows)) if self.per_layer else list(rows[0]),
             "num_start_tokens": self.num_start_tokens,
             "attention_factor": self.attention_factor,
-            **self._near_values(),
+            **self.near_values(),
             "provenance": dataclasses.asdict(self.provenance),
         }
 

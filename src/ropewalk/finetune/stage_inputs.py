@@ -19,11 +19,12 @@ def require_trainable(
         The factors of short segments with `mixed_window`, else None.
 
     Raises:
-        FactorsError: the factors have another geometry.
+        FactorsError: the factors have another geometry, or a near window.
         ModelError: the weights are not float32.
         SettingError: the factors are for shorter segments, or `mixed_window` has no effect.
     """
     factors.require_geometry(loaded.geometry, loaded.name)
+    factors.require_plain("A training")
     if settings.length > factors.target_length:
         raise SettingError(
             f"length is {settings.length} tokens, but the factors are for {factors.target_length}: use "

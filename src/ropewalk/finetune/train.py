@@ -60,7 +60,7 @@ def finetune_model(
         Losses, and the folder and factors of the trained model.
 
     Raises:
-        FactorsError: the factors have another geometry.
+        FactorsError: the factors have another geometry, or a near window.
         ModelError: the model can't use these factors, or can't be trained.
         SettingError: this machine, or this number of processes, can't run the settings.
         DataError: no document is as long as a segment, or the text ends before the stage.

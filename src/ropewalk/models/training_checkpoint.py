@@ -22,11 +22,12 @@ def save_pinned(loaded: Model, factors: RescaleFactors, folder: Path) -> None:
     """Save model and tokenizer for transformers, with pinned factors in the configuration.
 
     Raises:
-        FactorsError: the factors are for another geometry.
+        FactorsError: the factors are for another geometry, or have a near window.
         ModelError: a configuration can't store the factors: start tokens, or one vector per layer.
         OSError: the folder can't be written.
     """
     factors.require_geometry(loaded.geometry, loaded.name)
+    factors.require_plain("A transformers configuration")
     if factors.num_start_tokens or factors.per_layer:
         num_start = factors.num_start_tokens
         what = f"{num_start} start tokens" if num_start else "one vector per layer"

@@ -41,8 +41,8 @@ def base_label(description: RopeDescription) -> str:
 
 
 def constant(factors: RescaleFactors) -> FactorsAtLength:
-    """Returns a function from any length to these factors."""
-    return lambda length: factors
+    """Returns a function from any length to these factors; see `RescaleFactors.at_length`."""
+    return factors.at_length
 
 
 def scheme_at_lengths(
@@ -51,6 +51,7 @@ def scheme_at_lengths(
     """Returns a function from a length to a scheme's factors.
 
     Every scheme has the extension ratio of `longest` at all lengths; `dynamic-ntk` that of each length.
+    `near-far` has no factors for lengths within the model's window.
 
     Args:
         text: see `parse_scheme`.
@@ -60,15 +61,17 @@ def scheme_at_lengths(
 
     Raises:
         SettingError: the scheme or a parameter is unknown.
+        FactorsError: `near-far` with `own`.
     """
     spec = parse_scheme(text)
     follows_length = spec.name == "dynamic-ntk"
     geometry = geometry if own is None else own.as_window()
 
-    def at(length: int) -> RescaleFactors:
+    def at(length: int) -> RescaleFactors | None:
         factors = scheme_factors(spec, geometry, length if follows_length else longest)
-        return factors if own is None else factors.compose(own)
+        return factors.at_length(length) if own is None else factors.compose(own)
 
+    at(longest)  # raises its errors before the first measurement
     return at
 
 

@@ -42,6 +42,7 @@ STYLES: dict[str, tuple[str, Any]] = {
     "llama3": (_ORANGE, _SOLID),
     "mrrope-uni": (_PURPLE, _DASHED),
     "mrrope-pro": (_PURPLE, _SOLID),
+    "near-far": (_SKY, _DASHED),
 }
 _OTHERS = [
     (colour, dashes) for dashes in (_DOTTED, _DASHED) for colour in (_BLACK, _VERMILION, _GREEN, _ORANGE)

@@ -24,3 +24,15 @@ def longrope_attention_factor(extension_ratio: float, original_length: int) -> f
     if extension_ratio <= 1:
         return 1.0
     return math.sqrt(1 + math.log(extension_ratio) / math.log(original_length))
+
+
+def near_far_attention_factor(extension_ratio: float) -> float:
+    """Returns 0.05 ln s + 1, half of what YaRN adds; 1 for s at most 1.
+
+    It is the default of both parts of near-far factors: the far part's logits are those of trained distances,
+    so that they need less than YaRN's.
+
+    Args:
+        extension_ratio: s = target length / original length.
+    """
+    return (1 + yarn_attention_factor(extension_ratio)) / 2

@@ -53,8 +53,13 @@ def far_angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0)
     Returns:
         As `angles`.
     """
-    inverse, rescale_factors = _by_pair(factors, layer_index, positions.device)
-    return positions.to(torch.float64).unsqueeze(-1) * (inverse / rescale_factors - inverse)
+    return rescaled_far_angles(positions, *_by_pair(factors, layer_index, positions.device))
+
+
+def rescaled_far_angles(positions: Tensor, inverse_frequencies: Tensor, rescale_factors: Tensor) -> Tensor:
+    """Returns `far_angles` for tensors of factors; arguments as for `rescaled_angles`."""
+    per_token = inverse_frequencies / rescale_factors - inverse_frequencies
+    return positions.to(torch.float64).unsqueeze(-1) * per_token
 
 
 def _by_pair(factors: RescaleFactors, layer_index: int, device: torch.device) -> tuple[Tensor, Tensor]:

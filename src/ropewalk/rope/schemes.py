@@ -24,7 +24,7 @@ from ropewalk.errors import SettingError
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.factors.rescale_factors import Provenance, RescaleFactors
 from ropewalk.plugins import load_named, unknown_name
-from ropewalk.rope.attention_factor import yarn_attention_factor
+from ropewalk.rope.attention_factor import near_far_attention_factor, yarn_attention_factor
 
 Vector = NDArray[np.float64]
 Parameters = Mapping[str, float]
@@ -99,6 +99,7 @@ def scheme_factors(spec: SchemeSpec | str, geometry: RopeGeometry, target_length
     """
     spec = parse_scheme(spec) if isinstance(spec, str) else spec
     if spec.name == NEAR_FAR and target_length <= geometry.original_length:
+        _near_window(geometry, spec.parameters)  # refuses a wrong one at each length
         spec = SchemeSpec(name="none", text=spec.text)
     scheme = _SCHEMES.get(spec.name) or _plugin_scheme(spec.name)
     reached = max(1.0, target_length / geometry.original_length)
@@ -255,7 +256,7 @@ def _mrrope_pro(geometry: RopeGeometry, s: float, parameters: Parameters) -> Vec
 
 def _near_window(geometry: RopeGeometry, parameters: Parameters) -> int:
     length = geometry.original_length
-    window = int(parameters.get("window", length // 4))
+    window = int(parameters.get("window", max(1, length // 4)))
     if not 1 <= window < length:
         raise SettingError(
             f"`window` of {NEAR_FAR} is {window} tokens, but must be from 1 to below the model's window of "
@@ -312,7 +313,7 @@ _SCHEMES = {
     NEAR_FAR: _Scheme(
         rescale=_near_far,
         # trained rotation below the window, position interpolation beyond it
-        attention=yarn_attention_factor,
+        attention=near_far_attention_factor,
         is_near_far=True,
     ),
 }
