@@ -123,11 +123,17 @@ Status = Literal["works", "refused", "not buildable", "fails"]
 
 @dataclasses.dataclass(frozen=True)
 class FamilyResult:
-    """One row of the table: the layout of a family that works, the reason of one that does not."""
+    """One row of the table.
+
+    Attributes:
+        detail: the layout of a family that works, the reason of one that does not.
+        near_far: of a family that works, `yes` or the reason why not.
+    """
 
     family: str
     status: Status
     detail: str
+    near_far: str = ""
 
 
 def families() -> list[str]:
@@ -161,14 +167,14 @@ def try_family(family: str) -> FamilyResult:
     It works if, with factors installed: factors of 1 give the logits of the untouched model; PI by 4 gives
     those of the same weights under transformers' own linear scaling by 4; other factors, start tokens and a
     vector for each layer change them as they should; lifted windows see everything; and if the untouched
-    logits are the same bits afterwards.
+    logits are the same bits afterwards. Near-far factors are tried too.
     """
     try:
         model = _buildable(family)
         if isinstance(model, FamilyResult):
             return model
         with torch.no_grad():
-            return FamilyResult(family, "works", _check(family, model))
+            return FamilyResult(family, "works", _check(family, model), _check_near_far(model))
     except ModelError as refusal:
         return FamilyResult(family, "refused", _reason(refusal))
     except AssertionError as failure:
@@ -201,6 +207,7 @@ def _buildable(family: str) -> nn.Module | FamilyResult:
 def table(results: list[FamilyResult]) -> str:
     """docs/families.md."""
     num = {status: sum(result.status == status for result in results) for status in ("works", "refused")}
+    num_near_far = sum(result.near_far == "yes" for result in results)
     rows = "\n".join(row(result) for result in results)
     return f"""# Model families
 
@@ -214,15 +221,21 @@ sliding windows stay or are lifted as specified, and uninstalling restores the s
 layout of cos and sin; the layer type that factors are for, if others keep a rotation of their own; and how
 many layers of the small model factors change, if others have no positions (NoPE) or no attention.
 
-| family | result | detail |
-| --- | --- | --- |
+*Near-far* states whether a family reads with near-far factors, or why not: {num_near_far} do. They need
+attention to all earlier tokens by `sdpa`, without sinks or caps on logits, and keys that rotate pair by pair
+before they are cached. *Yes* means: the hidden states are right with all keys far, and a text is read with a
+cache as it is without. Layers with a sliding window have no far part, so these factors change nothing in
+models in which only such layers rotate.
+
+| family | result | detail | near-far |
+| --- | --- | --- | --- |
 {rows}
 """
 
 
 def row(result: FamilyResult) -> str:
     """One line of the table."""
-    return f"| {result.family} | {result.status} | {result.detail} |"
+    return f"| {result.family} | {result.status} | {result.detail} | {result.near_far} |"
 
 
 def _small(config: Any, changes: dict[str, Any]) -> dict[str, Any]:
@@ -309,6 +322,22 @@ def _check(family: str, model: Any) -> str:
         notes.append("sliding windows")
     _require(torch.equal(untouched, _logits(model)), "taking the factors out leaves a trace")
     return ", ".join(notes)
+
+
+def _check_near_far(model: Any) -> str:
+    """`yes`, or why the model refuses near-far factors."""
+    owner, untouched = Model.wrap(model, original_length=ORIGINAL_LENGTH), _logits(model)
+    try:
+        with owner.using(scheme_factors("near-far", owner.geometry, TARGET_LENGTH)):
+            whole, rest = _logits(model), _logits_of_rest(model)
+    except ModelError as refusal:
+        _require(torch.equal(untouched, _logits(model)), "refused near-far factors leave a trace")
+        reason = str(refusal).partition(" can't read with near-far factors: ")[2] or str(refusal)
+        return reason.removesuffix("; use factors without a near window.")
+    _require(_difference(untouched, whole) > CHANGED, "near-far factors do not change the logits")
+    _require(_difference(whole[:, -rest.shape[1] :], rest) < SAME, "near-far factors mix with a cache")
+    _require(torch.equal(untouched, _logits(model)), "near-far factors leave a trace")
+    return "yes"
 
 
 def _check_windows(family: str, ones: RescaleFactors, wide_model: Any) -> None:

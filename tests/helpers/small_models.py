@@ -1,6 +1,7 @@
 """Small random models of several families, a factor set with two boundaries, and what is right for a row."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ from ropewalk.models.rope_config import describe
 from ropewalk.rope.schemes import scheme_factors
 
 WINDOW, BOUNDARY, LONGEST = 16, 24, 64
+# Of prompts: one stays short, one crosses both boundaries, one the second; one starts on a boundary, one is
+# long already.
+LENGTHS = (3, 12, 20, WINDOW, 30)
+NUM_NEW = 14
 SIZES: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
     "num_attention_heads": 2, "max_position_embeddings": WINDOW, "initializer_range": 0.2,
@@ -120,3 +125,27 @@ class Fresh:
                 by_entry[entry] = self.logits(ids, serving)
             steps.append(by_entry[entry][length - 1])
         return torch.stack(steps)
+
+
+def prompts(lengths: Sequence[int] = LENGTHS) -> list[Tensor]:
+    return [tokens(1, length, seed=length) for length in lengths]
+
+
+def generate(model: Any, num_new: int = NUM_NEW, **inputs: Any) -> Any:
+    """Greedy unless given otherwise, and never ended early."""
+    return model.generate(
+        **{"do_sample": False, "max_new_tokens": num_new, "min_new_tokens": num_new, **inputs},
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+
+
+def check_steps(
+    fresh: Fresh, output: Any, lengths: Sequence[int], policy: str, tolerance: float = 1e-4
+) -> None:
+    """Every new token of every row was chosen from the right logits."""
+    found = torch.stack(output.logits, dim=1)
+    for row, length in enumerate(lengths):
+        ids = output.sequences[row : row + 1]
+        own = ids[:, ids.shape[1] - found.shape[1] - length :]
+        assert difference(fresh.steps(own, length, policy), found[row]) < tolerance

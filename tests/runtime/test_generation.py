@@ -5,38 +5,28 @@ import threading
 
 import pytest
 import torch
-from small_models import BOUNDARY, FAMILIES, WINDOW, Fresh, build, difference, factor_set, padded, tokens
+from small_models import (
+    BOUNDARY,
+    FAMILIES,
+    LENGTHS,
+    NUM_NEW,
+    WINDOW,
+    Fresh,
+    build,
+    check_steps,
+    difference,
+    factor_set,
+    generate,
+    padded,
+    prompts,
+    tokens,
+)
 from transformers import DynamicCache, GenerationConfig, TextGenerationPipeline, TextIteratorStreamer
 
 import ropewalk
 from ropewalk.errors import FactorsError, ModelError, SettingError
 
 POLICIES = ("pin", "recompute")
-# One stays short, one crosses both boundaries, one the second; one starts on a boundary, one is long already.
-LENGTHS = (3, 12, 20, WINDOW, 30)
-NUM_NEW = 14
-
-
-def prompts(lengths=LENGTHS):
-    return [tokens(1, length, seed=length) for length in lengths]
-
-
-def generate(model, num_new=NUM_NEW, **inputs):
-    """Greedy unless told else, and never ended early."""
-    return model.generate(
-        **{"do_sample": False, "max_new_tokens": num_new, "min_new_tokens": num_new, **inputs},
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-
-
-def check_steps(fresh, output, lengths, policy, tolerance=1e-4):
-    """Every new token of every row was chosen from the right logits."""
-    found = torch.stack(output.logits, dim=1)
-    for row, length in enumerate(lengths):
-        ids = output.sequences[row : row + 1]
-        own = ids[:, ids.shape[1] - found.shape[1] - length :]
-        assert difference(fresh.steps(own, length, policy), found[row]) < tolerance
 
 
 @pytest.mark.parametrize("policy", POLICIES)

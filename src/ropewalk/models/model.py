@@ -135,7 +135,7 @@ class Model:
         self._state.switch(self, installed)
 
     def _installable(self, factors: RescaleFactors) -> Installable:
-        return NearFar(factors, self.far_rotation) if factors.is_near_far else OneSet(factors)
+        return NearFar.of(factors, self.far_rotation) if factors.is_near_far else OneSet(factors)
 
     def uninstall(self) -> None:
         """Restore the base model bit for bit; does nothing without installed factors."""

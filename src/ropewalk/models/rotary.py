@@ -70,8 +70,11 @@ class Installable(Protocol):
     @property
     def per_layer(self) -> bool: ...
 
-    def choose(self, positions: Tensor) -> CosSin:
-        """The source of cos and sin for tokens at these positions, of shape (rows or 1, tokens)."""
+    def choose(self, positions: Tensor) -> CosSin | None:
+        """The source of cos and sin for tokens at these positions, of shape (rows or 1, tokens).
+
+        None for what the model's own rotary returns.
+        """
         ...
 
     def attach(self, model: "Model") -> Iterable[Attachment]:
@@ -159,6 +162,8 @@ class RotaryHook:
             return output
         hidden_states, positions = inputs
         table = self._table_for(installed, hidden_states, self.layout.one_position(positions, self.name))
+        if table is None:
+            return output
         if not installed.per_layer:
             return table.outputs
         if self.calls.layer_indices:
@@ -183,8 +188,10 @@ class RotaryHook:
         # Computed when the layer runs, and not stored: the tables of all layers may not fit in memory.
         return self._fill(self._tables[leaf], layer_index)
 
-    def _table_for(self, installed: Installable, hidden_states: Tensor, positions: Tensor) -> "Table":
+    def _table_for(self, installed: Installable, hidden_states: Tensor, positions: Tensor) -> "Table | None":
         chosen, table = installed.choose(positions), self._table
+        if chosen is None:
+            return None
         if table is not None and table.chosen is chosen and table.serves(hidden_states, positions):
             return table
         # Not in inference mode: its tensors could not be used in training later.

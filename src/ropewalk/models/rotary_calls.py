@@ -47,7 +47,7 @@ class RotaryCalls:
     def inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """(hidden states, position ids) of a call, or None if factors do not apply to it."""
         module_class: Any = type(self.rotary)
-        names = _parameters(module_class)
+        names = forward_parameters(module_class)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         if self.layer_type is not None and given.get("layer_type") != self.layer_type:
             return None
@@ -109,11 +109,17 @@ def text_decoder(model: nn.Module) -> nn.Module:
 def is_rotary(module: nn.Module) -> bool:
     """Whether a module computes cos and sin from positions."""
     module_class: Any = type(module)
-    return "rotary" in module_class.__name__.lower() and "position_ids" in _parameters(module_class)
+    return "rotary" in module_class.__name__.lower() and "position_ids" in forward_parameters(module_class)
+
+
+def named_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a module, by the names of its parameters."""
+    module_class: Any = type(module)
+    return {**dict(zip(forward_parameters(module_class), args, strict=False)), **kwargs}
 
 
 @lru_cache(maxsize=256)
-def _parameters(module_class: Any) -> tuple[str, ...]:
+def forward_parameters(module_class: Any) -> tuple[str, ...]:
     """The names of a forward's parameters, without `self`."""
     return tuple(inspect.signature(module_class.forward).parameters)[1:]
 
@@ -131,7 +137,7 @@ def _layer(path: str) -> int:
 
 def _knows_layer_types(rotary: Any) -> bool:
     rotary_class: Any = type(rotary)
-    return "layer_type" in _parameters(rotary_class)
+    return "layer_type" in forward_parameters(rotary_class)
 
 
 def _theta(rotary: Any) -> float | None:

@@ -14,11 +14,12 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ropewalk.factors.rescale_factors import RescaleFactors
+from ropewalk.models.far_cache import FarKeysLayer
 from ropewalk.runtime.rows import Rows
 
 NOTE = "_ropewalk_note"
 # Layers whose rows can be replaced one by one: two tensors, their first dimension the rows.
-LAYERS_BY_ROW = (DynamicLayer, DynamicSlidingWindowLayer)
+LAYERS_BY_ROW = (DynamicLayer, DynamicSlidingWindowLayer, FarKeysLayer)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def empty_like(cache: Any, config: Any) -> Any:
     if type(cache) is not DynamicCache or cache.offloading:
         return None
     fresh = DynamicCache(config=config.get_text_config(decoder=True))
+    for index, (layer, _) in enumerate(zip(cache.layers, fresh.layers, strict=False)):
+        if isinstance(layer, FarKeysLayer):
+            fresh.layers[index] = layer.empty()
     if [type(layer) for layer in fresh.layers] != [type(layer) for layer in cache.layers]:
         return None
     is_by_row = all(
@@ -82,8 +86,13 @@ def empty_like(cache: Any, config: Any) -> Any:
 
 
 def replace_rows(cache: Any, indices: list[int], rows: Any) -> None:
-    """Replace the rows at `indices` by those of another cache with as many tokens."""
-    for layer, other in zip(cache.layers, rows.layers, strict=True):
+    """Replace the rows at `indices` by those of another cache with as many tokens.
+
+    If these are the first with far keys, the other rows have no far part.
+    """
+    for number, (layer, other) in enumerate(zip(cache.layers, rows.layers, strict=True)):
+        if isinstance(other, FarKeysLayer) and not isinstance(layer, FarKeysLayer):
+            layer = cache.layers[number] = other.of_plain(layer)
         index = torch.tensor(indices, device=layer.keys.device)
         layer.keys = layer.keys.index_copy(0, index, other.keys)
         layer.values = layer.values.index_copy(0, index, other.values)

@@ -1,6 +1,5 @@
 """Hooks on the decoder, which choose the factors of the rows that it reads."""
 
-import inspect
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from ropewalk.errors import FactorsError, ModelError
 from ropewalk.models.model import Model
 from ropewalk.models.rotary import Attachment, not_compiled
+from ropewalk.models.rotary_calls import forward_parameters, named_inputs
 from ropewalk.runtime.caches import is_filled_under, note, noted, num_cached
 from ropewalk.runtime.requests import Request, current
 from ropewalk.runtime.rows import Rows, is_row_mask, own_lengths, own_positions
@@ -29,8 +29,9 @@ class DecoderHooks:
     def __init__(self, factors: "FactorsByLength", model: Model) -> None:
         self.factors = factors
         self.decoder = model.decoder
-        self._names = list(inspect.signature(type(self.decoder).forward).parameters)[1:]
-        missing = [part for part in NEEDED if part not in self._names]
+        decoder_class: Any = type(self.decoder)
+        names = forward_parameters(decoder_class)
+        missing = [part for part in NEEDED if part not in names]
         if missing:
             raise ModelError(
                 f"{model.name} can't use a factor set: its decoder has no parameter {', '.join(missing)}, so "
@@ -49,7 +50,7 @@ class DecoderHooks:
         self, _decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         _reading.set(None)
-        inputs = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        inputs = named_inputs(self.decoder, args, kwargs)
         num_rows, num_tokens = _shape(inputs)
         cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
         cached = num_cached(cache)
@@ -90,10 +91,22 @@ class DecoderHooks:
             if cached:
                 _require_noted(cache, rows)
         elif cached:
-            rows = _noted_or_refuse(cache).for_batch(num_rows)
+            rows = self._noted(cache).for_batch(num_rows)
         else:
             rows = self.factors.rows_for(lengths)
         _require_served(rows, lengths)
+        return rows
+
+    def _noted(self, cache: Any) -> Rows:
+        """The factors that a cache was filled with.
+
+        Raises:
+            ModelError: they are unknown, or near-far factors that are no entry of the set.
+        """
+        rows = _noted_or_refuse(cache)
+        entries = self.factors.factor_set.entries
+        if any(factors.is_near_far and factors not in entries for factors in rows.factors):
+            raise _other_cache()
         return rows
 
 
@@ -122,12 +135,16 @@ def _of_generation(request: Request, cache: Any, num_rows: int, cached: int) -> 
 def _noted_or_refuse(cache: Any) -> Rows:
     rows = noted(cache)
     if rows is None:
-        raise ModelError(
-            "The cache was not filled with this factor set, or its rows have different factors and were "
-            "moved since: read the whole sequence again, or pin all rows to one length with ropewalk.pinned "
-            "from the first token on."
-        )
+        raise _other_cache()
     return rows
+
+
+def _other_cache() -> ModelError:
+    return ModelError(
+        "The cache was not filled with this factor set, or its rows have different factors and were moved "
+        "since: read the whole sequence again, or pin all rows to one length with ropewalk.pinned from the "
+        "first token on."
+    )
 
 
 def _require_noted(cache: Any, rows: Rows) -> None:

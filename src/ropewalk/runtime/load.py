@@ -37,7 +37,7 @@ def apply(
             entry and `full_attention` is off.
     """
     owner = Model.wrap(model, original_length=original_length, full_attention=full_attention)
-    owner.install(FactorsByLength(_as_set(factors)))
+    owner.install(FactorsByLength.of(_as_set(factors), owner))
     return model
 
 
@@ -85,7 +85,7 @@ def load(
     )
     factor_set.require_geometry(loaded.geometry, loaded.name)
     loaded.warn_if_other_weights(factor_set.longest)
-    loaded.install(FactorsByLength(factor_set))
+    loaded.install(FactorsByLength.of(factor_set, loaded))
     return loaded.model
 
 

@@ -32,6 +32,11 @@ class Rows:
         first = self.factors[0]
         return all(factors is first or factors == first for factors in self.factors)
 
+    @property
+    def distinct(self) -> tuple[RescaleFactors, ...]:
+        """One set per row; a single one if all are equal."""
+        return self.factors[:1] if self.is_uniform else self.factors
+
     def for_batch(self, num_rows: int) -> "Rows":
         """The same factors for a batch of `num_rows`.
 
@@ -57,7 +62,7 @@ class Rows:
         return [index for index, (a, b) in enumerate(pairs) if a is not b and a != b]
 
     def cos_sin(self, positions: Tensor, layer_index: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, float64, for positions of shape (rows or 1, tokens)."""
+        """cos and sin, float64, for positions of shape (rows or 1, tokens), of `near` of near-far factors."""
         return self.stacked(positions.device).cos_sin(positions, layer_index)
 
     def stacked(self, device: torch.device) -> StackedFactors:
@@ -66,7 +71,7 @@ class Rows:
         if found is None:
             # Not in inference mode, because its tensors can't be used in training later.
             with torch.inference_mode(False):
-                rows = self.factors[:1] if self.is_uniform else self.factors
+                rows = [factors.near for factors in self.distinct]
                 found = self._stacked[device] = StackedFactors.of(rows, device)
         return found
 
