@@ -194,6 +194,42 @@ def test_start_tokens_none_keeps_n_hat_0(search):
     assert {trial["candidate"]["num_start_tokens"] for trial in trials} == {0}
 
 
+def test_near_far_factors_are_searched_and_their_engine_is_said(search):
+    options = ("--near-window", "32", "--num-validation-documents", "1", "--num-test-documents", "1")
+    ended, run = search(*options, budget=7)
+    assert ended.code == 0, ended.err
+    factors = searched_of(run)
+    assert factors.near_window == 32
+    assert factors.provenance.settings["near_window"] == 32
+    trials = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()[1:]]
+    steps = [trial for trial in trials if trial.get("gradient")]
+    assert {len(trial["gradient"]) for trial in steps} == {num_knots_of(factors) + 2}
+    if RescaleFactors.load(run / "factors.json").is_near_far:
+        assert "runtime" in ended.out
+
+
+def num_knots_of(factors):
+    return min(6, factors.geometry.num_pairs)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--near-window", "1000"), "near window"),
+        (("--near-window", "-3"), "near-window"),
+        (("--near-window", "16", "--strategy", "cma"), "strategy"),
+        (("--near-window", "16", "--serve-with", "llama.cpp"), "serve_with"),
+        (("--near-window", "16", "--start-tokens", "search"), "start_tokens"),
+    ],
+)
+def test_a_near_window_that_can_not_be_is_one_line(search, options, named):
+    ended, run = search(*options)
+    assert ended.code == 2
+    assert len(ended.err.strip().splitlines()) == 1
+    assert named in ended.err
+    assert not run.exists()
+
+
 def test_the_attention_factor_is_stored(search):
     _, run = search("--attention-factor", "1.25")
     assert RescaleFactors.load(run / "factors.json").attention_factor == 1.25

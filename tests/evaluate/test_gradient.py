@@ -320,6 +320,44 @@ def test_factors_per_layer_are_refused(tiny_model: LlamaForCausalLM) -> None:
     assert Model.wrap(tiny_model).factors is None
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("family", ["llama", "glm", "gpt_neox"])
+def test_the_gradient_by_near_far_factors_is_that_of_finite_differences(
+    family: str, checkpoint: bool
+) -> None:
+    model = build(family)
+    start = factors_for(model).replace(num_start_tokens=0, near_window=7, near_attention_factor=1.1)
+    found = nll_gradient(model, window(), start, checkpoint=checkpoint)
+    assert found.nll.nll_sum_nats == pytest.approx(exact_nats(model, start), rel=1e-5)
+
+    def moved(name: str, value: Any) -> float:
+        return exact_nats(model, start.replace(**{name: value}))
+
+    tolerance = 5e-3 * float(np.abs(found.by_log_factor).max())
+    step = 3e-4  # the norms are computed in float32: smaller steps are noisy
+    for pair, expected in enumerate(found.by_log_factor):
+        rows = [start.array()[0] for _ in range(2)]
+        for row, sign in zip(rows, (1, -1), strict=True):
+            row[pair] *= math.exp(sign * step)
+        up, down = (moved("rescale_factors", (tuple(map(float, row)),)) for row in rows)
+        assert (up - down) / (2 * step) == pytest.approx(expected, abs=tolerance)
+    for name, expected in (
+        ("attention_factor", found.by_log_attention),
+        ("near_attention_factor", found.by_log_near_attention),
+    ):
+        up, down = (moved(name, getattr(start, name) * math.exp(sign * step)) for sign in (1, -1))
+        assert (up - down) / (2 * step) == pytest.approx(expected, abs=tolerance)
+    assert Model.wrap(model).factors is None
+
+
+def exact_nats(model: Any, factors: RescaleFactors) -> float:
+    """The NLL of the window's scored tokens, from all logits, float64."""
+    ids = window().ids
+    with Model.wrap(model).using(factors), torch.no_grad():
+        logits = model(ids.unsqueeze(0), use_cache=False).logits[0, -NUM_SCORED - 1 : -1]
+    return float(cross_entropy(logits, ids[-NUM_SCORED:], reduction="sum"))
+
+
 @pytest.mark.parametrize("checkpoint", [True, False])
 def test_grouped_heads_are_repeated_where_the_kernel_is_slow(
     tiny_model: LlamaForCausalLM, checkpoint: bool, monkeypatch: pytest.MonkeyPatch

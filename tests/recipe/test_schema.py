@@ -194,6 +194,22 @@ stages:
     assert parse(early).stages[-1].length == "12x"
 
 
+@pytest.mark.parametrize(
+    "stage", ["{kind: finetune, length: 4x, num_steps: 1}", "{kind: readjust, lengths: [2x]}"]
+)
+def test_a_training_or_readjustment_after_near_far_factors_is_a_mistake(stage):
+    text = f"""\
+model: {{name: scale-model}}
+data: {{sources: [{{name: library, text: stdlib}}]}}
+stages:
+  - {{kind: search, name: a, length: 4x, near_window: 64}}
+  - {stage}
+"""
+    assert any("near_window" in line for line in mistakes(text))
+    plain = text.replace(", near_window: 64", "")
+    assert parse(plain).stages[1].title
+
+
 @pytest.mark.parametrize("name", list(shipped_recipes()))
 def test_shipped_recipes_check_themselves(name):
     text, source = recipe_text(name)

@@ -9,6 +9,7 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.factor_set import FactorSet
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
+from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.journal import Journal
 from ropewalk.search.readjust import readjust, short_space
 from ropewalk.search.settings import SearchSettings
@@ -158,6 +159,7 @@ def test_the_model_is_left_as_it_was(loaded, longer, texts):
         ({"short_weight": 0.5}, SettingError, "short weight"),
         ({"space": "longrope2"}, SettingError, "longrope2"),
         ({"base": "as-is"}, SettingError, "base"),
+        ({"near_window": 8}, SettingError, "near_window"),
         ({"budget": 1}, SettingError, "The budget is 1"),
     ],
 )
@@ -181,3 +183,10 @@ def test_factors_of_another_model_and_of_layers_are_refused(loaded, longer, text
     rows = longer.replace(rescale_factors=longer.rescale_factors * 2)
     with pytest.raises(SettingError, match="differ between layers"):
         readjust(loaded, search, length=WINDOW, long_factors=rows)
+
+
+@pytest.mark.parametrize("name", ["long_factors", "trained_factors"])
+def test_factors_with_a_near_window_are_refused(loaded, longer, texts, name):
+    near_far = scheme_factors("near-far", loaded.geometry, longer.target_length)
+    with pytest.raises(FactorsError, match="near window"):
+        readjust(loaded, texts(WINDOW)[0], length=WINDOW, **{"long_factors": longer, name: near_far})

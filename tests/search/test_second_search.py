@@ -12,6 +12,7 @@ from ropewalk.evaluate.nll import score_windows
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import load_model
 from ropewalk.rope.attention_factor import longrope_attention_factor
+from ropewalk.rope.schemes import scheme_factors
 from ropewalk.search.journal import Journal
 from ropewalk.search.plan import plan_search
 from ropewalk.search.search import search_factors
@@ -52,6 +53,12 @@ def test_the_last_initial_candidate_leaves_the_factors_of_the_training_as_they_a
     assert max(first.rescale_factors) == pytest.approx(4.0), "keys are kept under YaRN"
     assert last.rescale_factors == (1.0,) * 4
     assert last.attention_factor * own.attention_factor == pytest.approx(own.attention_factor, abs=0.005)
+
+
+def test_factors_with_a_near_window_have_no_second_search(loaded, own):
+    near_far = scheme_factors("near-far", loaded.geometry, own.target_length)
+    with pytest.raises(FactorsError, match="near window"):
+        plan_search(loaded.description, TARGET, base_factors=near_far)
 
 
 def test_the_total_is_the_product_and_gives_the_value_again_on_the_plain_base(loaded, documents, own):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.errors import SettingError
+from ropewalk.errors import FactorsError, SettingError
 from ropewalk.factors.geometry import RopeGeometry
 from ropewalk.rope.attention_factor import longrope_attention_factor, yarn_attention_factor
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
@@ -48,6 +48,11 @@ def test_a_closed_form_snaps_to_the_nearest_grid_point(name):
     assert SPACE.contains(candidate)
     assert candidate.num_start_tokens == 0
     assert np.abs(np.array(candidate.rescale_factors) - factors.array()[0]).max() <= 0.005 + 1e-9
+
+
+def test_factors_with_a_near_window_do_not_snap():
+    with pytest.raises(FactorsError, match="near window"):
+        SPACE.snap(scheme_factors("near-far", GEOMETRY, 2048))
 
 
 def test_snapping_takes_the_nearest_attention_factor():

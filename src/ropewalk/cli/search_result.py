@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ropewalk.cli.output import clock
 
 if TYPE_CHECKING:
+    from ropewalk.factors.rescale_factors import RescaleFactors
     from ropewalk.search.finalists import Finalist
     from ropewalk.search.result import SearchResult
     from ropewalk.search.run_folder import RunFolder
@@ -34,7 +35,9 @@ def story(found: "SearchResult", folder: "RunFolder") -> str:
     lines = [*_about_written(found, folder), *_about_searched(found)]
     if found.value_name != "perplexity":
         lines.append(f"  the value is {found.identity['objective']}")
-    if found.identity["serve_with"] == "ropewalk":
+    if found.factors.is_near_far:
+        lines.append("  only Ropewalk's runtime computes a near window, no other engine (docs/near-far.md)")
+    elif found.identity["serve_with"] == "ropewalk":
         lines.append(f"  {_worth_of_start_tokens(found)}")
         if found.factors_without_start_tokens is not None:
             plain = folder.factors_without_start_tokens_path
@@ -74,13 +77,21 @@ def _about_searched(found: "SearchResult") -> list[str]:
     )
     return [
         f"  {found.value_name} {found.value:.4f} on the search documents{stopped} at "
-        f"{factors.target_length} tokens, n-hat {factors.num_start_tokens}, attention factor "
-        f"{factors.attention_factor:g}",
+        f"{factors.target_length} tokens, {_about_factors(factors)}",
         f"  found by {found.identity['strategy']} as trial {outcome.best.index + 1} of {len(outcome.trials)}"
         f"{failed}, in {clock(outcome.seconds)} and {outcome.cost:.1f} evaluations; stopped by "
         f"{STOPPED_BY[outcome.stopped_by]}",
         *(f"  {line}" for line in _about_kept_keys(found)),
     ]
+
+
+def _about_factors(factors: "RescaleFactors") -> str:
+    if factors.is_near_far:
+        return (
+            f"near window {factors.near_window} tokens, attention factor {factors.near_attention_factor:g} "
+            f"within it and {factors.attention_factor:g} beyond it"
+        )
+    return f"n-hat {factors.num_start_tokens}, attention factor {factors.attention_factor:g}"
 
 
 def _about_kept_keys(found: "SearchResult") -> list[str]:

@@ -20,7 +20,7 @@ from ropewalk.evaluate.nll import NllSum, sums_by_term
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.activation_checkpointing import DifferentiableAttention, frozen, recomputing
 from ropewalk.models.model import Model
-from ropewalk.models.rotary_gradients import TableGradients, traced_tables
+from ropewalk.models.rotary_gradients import FactorGradients, TableGradients, traced_tables
 from ropewalk.text.readings import Reading
 from ropewalk.text.windows import TokenWindow
 
@@ -42,11 +42,13 @@ class NllGradient:
         nll: the sum over scored tokens, as from `score_windows`.
         by_log_factor: d(sum of nats) / d(ln lambda_i), float64, shape (num_pairs,).
         by_log_attention: d(sum of nats) / d(ln attention factor).
+        by_log_near_attention: the same for that of the near part; 0 for plain factors.
     """
 
     nll: NllSum
     by_log_factor: NDArray[np.float64]
     by_log_attention: float
+    by_log_near_attention: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,12 +57,26 @@ class ReadingGradient:
 
     Attributes:
         sums: of each term, without its weight.
-        by_log_factor, by_log_attention: as in `NllGradient`, of the sum of weight times nats.
+        by_log_factor, by_log_attention, by_log_near_attention: as in `NllGradient`, of the sum of weight
+            times nats.
     """
 
     sums: dict[str, NllSum]
     by_log_factor: NDArray[np.float64]
     by_log_attention: float
+    by_log_near_attention: float = 0.0
+
+    @classmethod
+    def of(
+        cls, sums: dict[str, NllSum], gradients: FactorGradients, factors: RescaleFactors
+    ) -> "ReadingGradient":
+        """From derivatives with respect to the values of factors instead of their logarithms."""
+        return cls(
+            sums=sums,
+            by_log_factor=gradients.rescale_factors.cpu().numpy() * factors.array()[0],
+            by_log_attention=float(gradients.attention_factor) * factors.attention_factor,
+            by_log_near_attention=float(gradients.near_attention_factor) * factors.near_attention_factor,
+        )
 
 
 def nll_gradient(
@@ -90,6 +106,7 @@ def nll_gradient(
         nll=found.sums["nll"],
         by_log_factor=found.by_log_factor,
         by_log_attention=found.by_log_attention,
+        by_log_near_attention=found.by_log_near_attention,
     )
 
 
@@ -110,13 +127,8 @@ def reading_gradient(
     Raises:
         RopewalkError: as `nll_gradient`.
     """
-    nll, by_factor, by_attention = gradient_tensors(model, reading, factors, weights, checkpoint=checkpoint)
-    by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]
-    return ReadingGradient(
-        sums=sums_by_term(reading, nll.cpu()),
-        by_log_factor=by_log_factor,
-        by_log_attention=float(by_attention) * factors.attention_factor,
-    )
+    nll, gradients = gradient_tensors(model, reading, factors, weights, checkpoint=checkpoint)
+    return ReadingGradient.of(sums_by_term(reading, nll.cpu()), gradients, factors)
 
 
 def gradient_tensors(
@@ -126,12 +138,11 @@ def gradient_tensors(
     weights: Mapping[str, float],
     *,
     checkpoint: bool | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, FactorGradients]:
     """As `reading_gradient`, in tensors.
 
     Returns:
-        Nats of each target, shape (num_targets,); the derivatives of their weighted sum with respect to (not
-        the logarithm of) the rescale factors, float64, shape (num_pairs,), and the attention factor, ().
+        Nats of each target, shape (num_targets,); the derivatives of their weighted sum.
     """
     model = Model.wrap(model)
     again = will_checkpoint(model.model, len(reading.ids)) if checkpoint is None else checkpoint
@@ -142,7 +153,7 @@ def gradient_tensors(
         traced_tables(model, factors) as tables,
     ):
         nll = _backpropagate(model, reading, reading.weights(weights), tables, again)
-        return nll, *tables.gradient()
+        return nll, tables.gradient()
 
 
 def gradient_cost(checkpointed: bool) -> float:

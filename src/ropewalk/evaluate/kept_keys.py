@@ -190,12 +190,7 @@ def kept_gradient(
             of_targets = reading.weights(weights).to(hidden.device)
             nll, gradient = score_rows(Reader(model), hidden.detach(), following, of_targets)
             torch.autograd.backward(hidden, gradient)
-        by_factor, by_attention = tables.gradient()
-    return ReadingGradient(
-        sums=sums_by_term(reading, nll.cpu()),
-        by_log_factor=by_factor.cpu().numpy() * factors.array()[0],
-        by_log_attention=float(by_attention) * factors.attention_factor,
-    )
+        return ReadingGradient.of(sums_by_term(reading, nll.cpu()), tables.gradient(), factors)
 
 
 def _before_targets(

@@ -32,6 +32,8 @@ class _State:
         reach: the number of tokens that it reads without factors: the window, or the length of its training.
         target: of the current factors.
         targets: of each search so far, by name.
+        near_far: the searches whose factors may have a near window, by name.
+        is_near_far: whether the current factors may have one.
     """
 
     window: int | None
@@ -39,6 +41,8 @@ class _State:
     has_factors: bool = False
     target: int | None = None
     targets: dict[str, int | None] = field(default_factory=dict)
+    near_far: set[str] = field(default_factory=set)
+    is_near_far: bool = False
 
     def tokens(self, length: int | str) -> int | None:
         return None if self.window is None else parse_length(str(length), self.window)
@@ -73,9 +77,12 @@ def _follow(state: _State, recipe: Recipe, stage: Stage, at: KeyPath) -> Found:
                     f"it is {length} tokens, but the model reads {state.reach} there: give more",
                 )
             state.targets[stage.title] = state.target = length
-            state.has_factors = True
+            state.has_factors, state.is_near_far = True, _has_near_window(recipe, stage)
+            if state.is_near_far:
+                state.near_far.add(stage.title)
         case FinetuneStage() | ExternalStage():
             yield from _take(state, stage.factors, at)
+            yield from _need_plain(state, at, "a training")
             if isinstance(stage, FinetuneStage):
                 yield from _within(state, (stage.length,), (*at, "length"), "train on")
             state.reach = state.target
@@ -84,6 +91,7 @@ def _follow(state: _State, recipe: Recipe, stage: Stage, at: KeyPath) -> Found:
         case ReadjustStage():
             yield from _settings(recipe, stage, at)
             yield from _need_factors(state, at)
+            yield from _need_plain(state, at, "a readjustment")
             for length in map(state.tokens, stage.lengths):
                 if length is not None and state.target is not None and length >= state.target:
                     yield (
@@ -122,11 +130,25 @@ def _take(state: _State, name: str | None, at: KeyPath) -> Found:
         yield from _need_factors(state, at)
     elif name in state.targets:
         state.target, state.has_factors = state.targets[name], True
+        state.is_near_far = name in state.near_far
     else:
         known = ", ".join(state.targets) or "none"
         near = suggest(name, state.targets)
         yield (*at, "factors"), f"no search before it is named {name!r}{near}: there is {known}"
         state.has_factors, state.target = True, None  # reported once
+
+
+def _has_near_window(recipe: Recipe, stage: SearchStage) -> bool:
+    try:
+        return bool(SearchSettings.checked(recipe.search_values(stage)).near_window)
+    except RopewalkError:
+        return False  # reported as a mistake of the settings
+
+
+def _need_plain(state: _State, at: KeyPath, purpose: str) -> Found:
+    if state.is_near_far:
+        yield at, f"{purpose} needs factors without a near window: leave near_window out of their search"
+        state.is_near_far = False  # reported once
 
 
 def _need_factors(state: _State, at: KeyPath) -> Found:

@@ -41,7 +41,7 @@ class Evaluator:
         objective, read = self.objective, trial.documents
         if read is not None and not set(read) <= set(range(objective.num_documents)):
             return False
-        if trial.gradient is not None and len(trial.gradient) != objective.space.num_knots + 1:
+        if trial.gradient is not None and len(trial.gradient) != objective.space.num_coordinates:
             return False
         if not trial.parts:  # it failed, or is of an early journal: those had one term and no parts
             return not trial.is_complete or len(objective.terms) == 1

@@ -11,6 +11,8 @@ of the training in the same way.
 An objective of several terms (the text, answers about facts) must not buy one with another: a searched
 candidate that is worse than the best closed form in any term, by more than the limit, is not the result.
 
+A search of near-far factors compares the closed forms of its near windows too.
+
 An engine must be able to run a closed form like a searched candidate. It has n-hat 0. Where the attention
 factor is searched, a scheme has its published one. Where the search keeps one attention factor, the scheme is
 measured with that one. The best of them, and the scaling in the model's configuration, are measured with
@@ -30,6 +32,7 @@ from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.rope.schemes import CLOSED_FORMS, scheme_factors
 from ropewalk.search.settings import SearchSettings
 from ropewalk.search.space import DECIMALS, Candidate, SearchSpace
+from ropewalk.search.strategies.initial_candidates import near_far_schemes
 from ropewalk.search.trial import Trial
 
 DecidedBy = Literal["stop", "search"]
@@ -71,7 +74,8 @@ def closed_form_candidates(
         own: the scaling in the model's configuration, where the search replaces it.
     """
     attention_factor = _attention_factor(space, settings)
-    schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in CLOSED_FORMS}
+    labels = (*CLOSED_FORMS, *(near_far_schemes(space) if space.is_near_far else ()))
+    schemes = {label: scheme_factors(label, space.geometry, space.target_length) for label in labels}
     forms = [
         _with_attention_factor(attention_factor, label, _as_candidate(factors))
         for label, factors in schemes.items()
@@ -107,16 +111,21 @@ def _as_candidate(factors: RescaleFactors) -> Candidate:
         rescale_factors=tuple(round(value, DECIMALS) for value in factors.rescale_factors[0]),
         num_start_tokens=0,
         attention_factor=round(factors.attention_factor, DECIMALS),
+        near_window=factors.near_window,
+        near_attention_factor=round(factors.near_attention_factor, DECIMALS),
     )
 
 
 def _with_attention_factor(attention_factor: float | None, label: str, published: Candidate) -> ClosedForm:
     if attention_factor is None or abs(published.attention_factor - attention_factor) < 10**-DECIMALS:
         return ClosedForm(label=label, candidate=published)
+    near = attention_factor if published.near_window else 1.0
     plain = label.removesuffix(":attention_factor=1")
     return ClosedForm(
         label=f"{plain}:attention_factor={attention_factor:.6g}",
-        candidate=dataclasses.replace(published, attention_factor=attention_factor),
+        candidate=dataclasses.replace(
+            published, attention_factor=attention_factor, near_attention_factor=near
+        ),
         published=published,
         published_label=label,
     )

@@ -66,6 +66,7 @@ class DocumentMeasure:
         by_log_factor: the derivatives of the weighted sum of nats with respect to ln lambda, shape
             (num_pairs,); None without a gradient.
         by_log_attention: with respect to ln of the attention factor.
+        by_log_near_attention: with respect to ln of the near part's; 0 for plain factors.
         num_tokens: the tokens that ran through the model. The reading that keeps keys is not counted, so
             that the number is the same wherever the document was measured.
     """
@@ -73,6 +74,7 @@ class DocumentMeasure:
     sums: Mapping[str, NllSum]
     by_log_factor: NDArray[np.float64] | None = None
     by_log_attention: float = 0.0
+    by_log_near_attention: float = 0.0
     num_tokens: int = 0
 
 
@@ -180,6 +182,7 @@ class DocumentMeter:
             sums=sums,
             by_log_factor=sum(rows[1:], rows[0]) if rows else None,
             by_log_attention=sum(measure.by_log_attention for measure in measures),
+            by_log_near_attention=sum(measure.by_log_near_attention for measure in measures),
             num_tokens=sum(measure.num_tokens for measure in measures),
         )
 
@@ -189,5 +192,6 @@ def _measure(gradient: ReadingGradient, num_tokens: int) -> DocumentMeasure:
         sums=gradient.sums,
         by_log_factor=gradient.by_log_factor,
         by_log_attention=gradient.by_log_attention,
+        by_log_near_attention=gradient.by_log_near_attention,
         num_tokens=num_tokens,
     )

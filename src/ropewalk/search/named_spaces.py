@@ -10,6 +10,7 @@ from ropewalk.search.space import FINE_STEP, SPACE_NAMES, SearchSpace
 
 # The pairs with a knot make this number of turns over the trained window; the slowest pair has one too.
 FASTEST_KNOT_TURNS, SLOWEST_KNOT_TURNS = 8.0, 0.35
+NEAR_FAR_KNOTS = 6
 FASTEST_TUNED_KNOT_TURNS = 32.0  # over a window that a model was trained to
 
 
@@ -42,9 +43,18 @@ def make_space(
         if value is not None and name != owner:
             raise SettingError(f"The space {name} has no {setting}: leave it out, or give --space {owner}.")
     if name == "spline":
+        if space.is_near_far:
+            return replace(
+                space, knots=near_far_knots(space.geometry, num_knots), step=FINE_STEP, monotone=False
+            )
         knots = spline_knots(space.geometry, num_knots or default_num_knots(space.geometry))
         return replace(space, knots=knots, step=FINE_STEP, monotone=monotone)
     if name == "longrope2":
+        if space.is_near_far:
+            raise SettingError(
+                "The space longrope2 leaves fast pairs alone, as a near window does for near tokens: leave "
+                "one of the two out."
+            )
         if space.long_factors is not None:
             raise SettingError(
                 "The space longrope2 begins at lambda s, which bounds nothing at short lengths: readjust in "
@@ -63,6 +73,24 @@ def make_space(
             monotone=monotone,
         )
     return replace(space, monotone=monotone)
+
+
+def near_far_knots(geometry: RopeGeometry, num_knots: int | None) -> tuple[int, ...]:
+    """The knots of the far part: evenly spaced pairs from the fastest to the slowest, six by default.
+
+    The closed form slows all pairs alike, and factors may fall from pair to pair: far keys have no use for
+    the fast pairs, which count single tokens.
+
+    Raises:
+        SettingError: more knots than pairs.
+    """
+    wanted = min(NEAR_FAR_KNOTS, geometry.num_pairs) if num_knots is None else num_knots
+    if wanted > geometry.num_pairs:
+        raise SettingError(
+            f"{wanted} knots were requested, but there are places for 1 to {geometry.num_pairs}, one for "
+            f"each pair."
+        )
+    return tuple(round(float(pair)) for pair in np.linspace(0, geometry.num_pairs - 1, wanted))
 
 
 def default_num_knots(geometry: RopeGeometry) -> int:

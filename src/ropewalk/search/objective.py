@@ -250,11 +250,13 @@ class Objective:
         return nats / num_tokens
 
     def gradient(self, measures: Sequence[DocumentMeasure]) -> GradientArray:
-        """Of ln value in the space's coordinates, from the measures of documents; shape (num_knots + 1,)."""
-        total = np.zeros(self.space.num_knots + 1)
+        """Of ln value in the space's coordinates, shape (num_coordinates,), from measured documents."""
+        total = np.zeros(self.space.num_coordinates)
         for measure in measures:
             assert measure.by_log_factor is not None, "measured with a gradient"
-            total += self.space.pull_back(measure.by_log_factor, measure.by_log_attention)
+            total += self.space.pull_back(
+                measure.by_log_factor, measure.by_log_attention, measure.by_log_near_attention
+            )
         return total
 
     def _weights(self, readings: TermReadings, documents: Sequence[int], draw: int) -> dict[str, float]:

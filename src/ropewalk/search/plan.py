@@ -30,7 +30,12 @@ from ropewalk.search.ray_workers import open_workers
 from ropewalk.search.renewal import TrustRegion
 from ropewalk.search.result import SearchResult, result_of
 from ropewalk.search.settings import SearchSettings
-from ropewalk.search.space import SearchSpace, attention_choices, start_token_choices
+from ropewalk.search.space import (
+    SearchSpace,
+    attention_choices,
+    near_window_choices,
+    start_token_choices,
+)
 from ropewalk.search.strategies import Task, make_strategy
 from ropewalk.search.worker_settings import WorkerSettings
 from ropewalk.search.workers import SEARCH, VALIDATION, WorkerPool
@@ -273,6 +278,11 @@ def _space_onto(
     """The space of factors that are multiplied onto others; its attention factors are quotients to theirs."""
     if onto is None:
         return search_space(geometry, target_length, settings)
+    if settings.near_window:
+        raise SettingError(
+            f"near_window is {settings.near_window}, but near-far factors extend a model that was trained "
+            f"without factors: leave the near window or the factors of the training out."
+        )
     space = search_space(onto.as_window(), target_length, settings)
     unchanged = RescaleFactors.single(
         geometry=space.geometry, target_length=target_length, rescale_factors=[1.0] * space.num_pairs
@@ -295,6 +305,7 @@ def search_space(geometry: RopeGeometry, target_length: int, settings: SearchSet
         target_length=target_length,
         start_tokens=start_token_choices(settings.start_tokens),
         attention_factors=attention_choices(settings.attention_factor, geometry, target_length),
+        near_windows=near_window_choices(settings.near_window, geometry),
     )
     return chosen_space(settings, full)
 

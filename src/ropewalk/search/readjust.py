@@ -145,6 +145,8 @@ def short_space(
         SettingError, FactorsError: as `readjust`.
     """
     long_factors.require_geometry(geometry, "the model")
+    for factors in filter(None, (long_factors, trained_factors)):
+        factors.require_plain("A readjustment")
     if long_factors.per_layer:
         raise SettingError(
             "The long factors differ between layers, but one vector for all is searched: readjust a model "
@@ -179,6 +181,11 @@ def _require_meaning(settings: SearchSettings, length: int, window: int) -> None
     if settings.base == "as-is":
         raise SettingError(
             "The base is `as-is`, but readjusted factors replace the long ones: leave the base out."
+        )
+    if settings.near_window:
+        raise SettingError(
+            f"near_window is {settings.near_window}, but near-far factors need no readjustment: texts within "
+            f"the trained window are read by the base model; leave near_window out."
         )
     if length > window:
         return

@@ -11,6 +11,7 @@ this has moved away by more than the radius:
 Renewals cost readings. They have a budget of their own; when it is spent, the keys stay.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,9 +107,13 @@ class TrustRegion:
 
 def distance(one: Candidate, other: Candidate) -> float:
     """The largest of: the root mean square difference in ln lambda, and the weighted ones in ln attention and
-    in ln(1 + n-hat)."""
+    in ln(1 + n-hat); infinite between candidates of different near windows."""
+    if one.near_window != other.near_window:
+        return math.inf
     by_pair = np.log(one.rescale_factors) - np.log(other.rescale_factors)
-    attention = abs(np.log(one.attention_factor / other.attention_factor))
+    far = abs(np.log(one.attention_factor / other.attention_factor))
+    near = abs(np.log(one.near_attention_factor / other.near_attention_factor))
+    attention = max(far, near)
     start_tokens = abs(np.log1p(one.num_start_tokens) - np.log1p(other.num_start_tokens))
     weighted = ATTENTION_WEIGHT * attention, START_WEIGHT * start_tokens
     return float(max(np.sqrt(np.mean(by_pair**2)), *weighted))

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, model_va
 from ropewalk.errors import shown
 from ropewalk.factors.base import Base
 from ropewalk.settings import Settings
-from ropewalk.units import ATTENTION_FACTORS, LARGEST_SEED, MOST
+from ropewalk.units import ATTENTION_FACTORS, LARGEST_SEED, LONGEST, MOST
 
 # LongRoPE (arXiv 2402.13753) iterates 40 times: a first population of 64, then 40 * (16 + 16).
 PAPER_BUDGET = 64 + 40 * (16 + 16)
@@ -20,6 +20,17 @@ _AS_THE_PAPER = {
     "attention_factor": 1.0,
     "start_tokens": "search",
     "budget": PAPER_BUDGET,
+    "exact": True,
+}
+# A search of near-far factors begins near its closed form, so that few readings are enough.
+NEAR_FAR_BUDGET = 10
+# What near-far factors need: the one engine that has two rotations, without start tokens, and a strategy that
+# moves both attention factors. Their candidates are read in full: keys are not kept for two rotations yet.
+_NEAR_FAR: dict[str, Any] = {
+    "strategy": "gradient",
+    "serve_with": "ropewalk",
+    "start_tokens": "none",
+    "base": "native",
     "exact": True,
 }
 # What a search needs where documents are read in full, or where a strategy follows values alone.
@@ -57,6 +68,16 @@ def _attention_factor(value: Any) -> Any:
             f"it is {shown(value)}, but must be a number from {least:g} to {most:g}, `longrope` or `search`"
         )
     return number
+
+
+def _near_window(value: Any) -> Any:
+    """A whole number of tokens, or `search`."""
+    text = value.strip() if isinstance(value, str) else shown(value)
+    if text == "search":
+        return text
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(LONGEST)) and int(text) <= LONGEST):
+        raise ValueError(f"it is {shown(value)}, but must be a whole number of tokens from 0, or `search`")
+    return int(text)
 
 
 class SearchSettings(Settings):
@@ -118,6 +139,12 @@ class SearchSettings(Settings):
         description="Tokens at the start whose positions are not rescaled (n-hat): search tries the paper's "
         "list, none keeps 0.",
     )
+    near_window: Annotated[int | Literal["search"], BeforeValidator(_near_window)] = Field(
+        default=0,
+        title="W",
+        description="Tokens nearer than this keep the rotation of the training, and only farther ones are "
+        "rescaled (near-far factors): a number, or search, which compares L/8, L/4 and L/2. 0: none.",
+    )
     objective: str = Field(
         default="facts",
         title="NAME",
@@ -177,6 +204,20 @@ class SearchSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _require_near_far(self) -> Self:
+        """What a search of near-far factors has not got."""
+        if not self.near_window:
+            return self
+        for name, needed in _NEAR_FAR.items():
+            given = getattr(self, name)
+            if given != needed:
+                raise ValueError(
+                    f"near_window is {self.near_window}, and {name} {shown(given)}, but a near window needs "
+                    f"{name} {shown(needed)}: leave one of the two out"
+                )
+        return self
+
     @property
     def num_evaluations(self) -> int:
         """The budget as a number."""
@@ -203,6 +244,7 @@ class SearchSettings(Settings):
             "serve_with": self.serve_with,
             "attention_factor": factor if isinstance(factor, str) else as_text(factor),
             "start_tokens": self.start_tokens,
+            **({"near_window": self.near_window} if self.near_window else {}),
             "short_weight": self.short_weight,
             **({"answer_weight": self.answer_weight} if self.objective == "facts" else {}),
             "exact": self.exact,
@@ -218,9 +260,11 @@ def _following_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     defaults: dict[str, Any] = dict(_AS_THE_PAPER) if is_reference else {}
     if not is_reference and (given.get("exact") or given.get("strategy", "gradient") != "gradient"):
         defaults["budget"] = LARGE_BUDGET
+    if given.get("near_window"):
+        defaults |= _NEAR_FAR | {"budget": NEAR_FAR_BUDGET}
     if given.get("start_tokens") == "search":
         defaults["serve_with"] = "ropewalk"
-    if "serve_with" in given:
+    elif "serve_with" in given:
         defaults["start_tokens"] = "search" if given["serve_with"] == "ropewalk" else "none"
     return defaults
 
@@ -243,6 +287,7 @@ class SearchOptions(TypedDict, total=False):
     monotone: bool
     attention_factor: float | Literal["longrope", "search"]
     start_tokens: StartTokens
+    near_window: int | Literal["search"]
     objective: str
     answer_weight: float
     exact: bool

@@ -10,13 +10,15 @@ In all of them ln lambda = basis x (ln lambda at the knots), so the three are on
 list, the attention factor from a grid of one or more values. n-hat counts tokens as in the paper, whatever
 the window; one above the target leaves every position unscaled, so the list needs no limit.
 
+Near-far factors have a window W from a list, and the attention factor of the near part besides.
+
 Strategies that step move on whole levels (lambda of a knot = floor + level * step); strategies that follow
-gradients move on coordinates: ln lambda of each knot, then ln of the attention factor.
+gradients move on coordinates: ln lambda of each knot, then ln of the attention factors.
 """
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -50,31 +52,32 @@ class Candidate:
     Attributes:
         rescale_factors: lambda_i, one per pair.
         num_start_tokens: n-hat, tokens.
+        near_window: W, tokens; 0 for plain factors. Else `rescale_factors` and `attention_factor` are those
+            of the far part.
     """
 
     rescale_factors: tuple[float, ...]
     num_start_tokens: int
     attention_factor: float
+    near_window: int = 0
+    near_attention_factor: float = 1.0
 
     def without_start_tokens(self) -> "Candidate":
-        return Candidate(
-            rescale_factors=self.rescale_factors, num_start_tokens=0, attention_factor=self.attention_factor
-        )
+        return replace(self, num_start_tokens=0)
 
     def as_dict(self) -> dict[str, Any]:
+        """JSON values; those of the near part only where there is one."""
+        near = {"near_window": self.near_window, "near_attention_factor": self.near_attention_factor}
         return {
             "rescale_factors": list(self.rescale_factors),
             "num_start_tokens": self.num_start_tokens,
             "attention_factor": self.attention_factor,
+            **(near if self.near_window else {}),
         }
 
     @classmethod
     def from_dict(cls, given: dict[str, Any]) -> "Candidate":
-        return cls(
-            rescale_factors=tuple(given["rescale_factors"]),
-            num_start_tokens=given["num_start_tokens"],
-            attention_factor=given["attention_factor"],
-        )
+        return cls(**{**given, "rescale_factors": tuple(given["rescale_factors"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,9 @@ class SearchSpace:
         ceiling: the largest lambda of a knot, in units of s = L' / L, or of the s of
             `long_factors`.
         start_tokens: the choices for n-hat; 0 is among them.
-        attention_factors: the choices for the attention factor, ascending; one, if it is not searched.
+        attention_factors: the choices for the attention factor, ascending; one, if it is not searched. Near
+            part and far part have the same choices.
+        near_windows: the choices for W, tokens; (0,) for plain factors. A descent keeps that of its start.
         knots: the pairs whose lambdas are free, ascending; None for every pair. Pairs after the last knot
             have its lambda; pairs before the first have lambda^(pair / first knot), which is NTK's curve.
         monotone: whether lambda may never fall from pair to pair.
@@ -114,6 +119,7 @@ class SearchSpace:
     ceiling: float = CEILING
     start_tokens: tuple[int, ...] = START_TOKENS
     attention_factors: tuple[float, ...] = (1.0,)
+    near_windows: tuple[int, ...] = (0,)
     knots: tuple[int, ...] | None = None
     monotone: bool = True
     long_factors: RescaleFactors | None = None
@@ -131,6 +137,7 @@ class SearchSpace:
             raise SettingError(
                 f"The attention factors are {self.attention_factors}, but must be ascending, each once."
             )
+        _check_near_windows(self)
         if not (self.step > 0 and self.ceiling >= (1 if self.long_factors is None else 0)):
             raise SettingError(
                 f"The step is {self.step} and the ceiling {self.ceiling} s, but must be above 0 and 1 s."
@@ -160,9 +167,23 @@ class SearchSpace:
         return self.target_length / self.geometry.original_length
 
     @property
+    def is_near_far(self) -> bool:
+        """Whether candidates have a near window."""
+        return self.near_windows != (0,)
+
+    @property
+    def num_coordinates(self) -> int:
+        """Of a candidate: its knots, its attention factor, and that of the near part if it has one."""
+        return self.num_knots + 1 + self.is_near_far
+
+    @property
     def largest(self) -> float:
-        """The largest lambda of a knot."""
-        return self.ceiling * (self if self.long_factors is None else self.long_factors).extension_ratio
+        """The largest lambda of a knot, in units of which the ceiling is: for near-far factors of
+        (L' - W) / (L - W), which puts every distance into the trained range."""
+        if self.long_factors is not None:
+            return self.ceiling * self.long_factors.extension_ratio
+        widest, window = max(self.near_windows), self.geometry.original_length
+        return self.ceiling * (self.target_length - widest) / (window - widest)
 
     @property
     def highest_level(self) -> int:
@@ -191,7 +212,14 @@ class SearchSpace:
 
     # ---------------------------------------------------------------- levels: whole numbers, one per knot
 
-    def candidate(self, levels: Levels, num_start_tokens: int, attention_factor: float) -> Candidate:
+    def candidate(
+        self,
+        levels: Levels,
+        num_start_tokens: int,
+        attention_factor: float,
+        near_window: int = 0,
+        near_attention_factor: float = 1.0,
+    ) -> Candidate:
         """The candidate at these levels, one per knot."""
         at_knots = np.round(self.floor + levels * self.step, DECIMALS)
         if self.knots is None:
@@ -205,6 +233,8 @@ class SearchSpace:
             rescale_factors=tuple(round(float(value), DECIMALS) for value in rescale_factors),
             num_start_tokens=int(num_start_tokens),
             attention_factor=float(attention_factor),
+            near_window=int(near_window),
+            near_attention_factor=float(near_attention_factor),
         )
 
     def levels(self, candidate: Candidate) -> Levels:
@@ -219,15 +249,21 @@ class SearchSpace:
     def snap(self, factors: RescaleFactors) -> Candidate:
         """The nearest candidate of a closed-form scheme: on the grid, within bounds, in order.
 
-        n-hat is 0, and the attention factor the nearest choice to the scheme's own.
+        n-hat is 0, attention factors are the nearest choices to the scheme's own, and W is the scheme's.
+
+        Raises:
+            FactorsError: near-far factors, and this is another space.
         """
+        if not self.is_near_far:
+            factors.require_plain("An initial candidate of this search")
         rescale_factors = factors.array()[0]
         if self.knots is not None:
             fitted, *_ = np.linalg.lstsq(self.basis, np.log(rescale_factors), rcond=None)
             rescale_factors = np.exp(np.maximum(fitted, 0.0))
-        return self.candidate(
-            self.legal(self._nearest(rescale_factors)), 0, self.nearest_attention(factors.attention_factor)
-        )
+        levels = self.legal(self._nearest(rescale_factors))
+        attention = self.nearest_attention(factors.attention_factor)
+        near = self.nearest_attention(factors.near_attention_factor) if factors.is_near_far else 1.0
+        return self.candidate(levels, 0, attention, factors.near_window, near)
 
     def nearest_attention(self, attention_factor: float) -> float:
         """The nearest choice."""
@@ -238,44 +274,71 @@ class SearchSpace:
         if len(candidate.rescale_factors) != self.num_pairs:
             return False
         levels = self.levels(candidate)
-        exact = self.candidate(levels, candidate.num_start_tokens, candidate.attention_factor)
+        exact = replace(
+            candidate, rescale_factors=self.candidate(levels, 0, candidate.attention_factor).rescale_factors
+        )
         return (
             exact == candidate
             and bool((levels == self.legal(levels)).all())
             and candidate.num_start_tokens in self.start_tokens
             and candidate.attention_factor in self.attention_factors
+            and candidate.near_window in self.near_windows
+            and candidate.near_attention_factor in (self.attention_factors if self.is_near_far else (1.0,))
         )
 
     # ---------------------------------------------------------------- coordinates: ln lambda, ln attention
 
     def coordinates(self, candidate: Candidate) -> Coordinates:
-        """ln lambda at each knot, then ln of the attention factor; shape (num_knots + 1,)."""
-        logs: Coordinates = np.log(np.append(self._at_knots(candidate), candidate.attention_factor))
+        """ln lambda at each knot, ln of the attention factor, and that of the near part if it has one; shape
+        (num_coordinates,)."""
+        near = [candidate.near_attention_factor] if self.is_near_far else []
+        values = np.concatenate((self._at_knots(candidate), [candidate.attention_factor], near))
+        logs: Coordinates = np.log(values)
         return logs
 
-    def nearest(self, coordinates: Coordinates, num_start_tokens: int = 0) -> Candidate:
-        """The nearest candidate: bounds and order are kept, then the grid."""
+    def nearest(
+        self, coordinates: Coordinates, num_start_tokens: int = 0, near_window: int | None = None
+    ) -> Candidate:
+        """The nearest candidate: bounds and order are kept, then the grid.
+
+        Args:
+            near_window: W, one of the choices; None takes the first.
+        """
         kept = np.exp(self.clip(coordinates))
-        levels = self.legal(self._nearest(kept[:-1]))
-        return self.candidate(levels, num_start_tokens, self.nearest_attention(float(kept[-1])))
+        levels = self.legal(self._nearest(kept[: self.num_knots]))
+        attention = [self.nearest_attention(float(value)) for value in kept[self.num_knots :]]
+        window = self.near_windows[0] if near_window is None else near_window
+        return self.candidate(
+            levels, num_start_tokens, attention[0], window, attention[-1] if self.is_near_far else 1.0
+        )
 
     def clip(self, coordinates: Coordinates) -> Coordinates:
         """The nearest coordinates within bounds and in order, not on the grid."""
         largest = self.floor + self.highest_level * self.step
-        knots = coordinates[:-1].clip(math.log(self.floor), math.log(largest))
+        knots, attention = np.split(coordinates, [self.num_knots])
+        knots = knots.clip(math.log(self.floor), math.log(largest))
         if self.monotone:
             knots = nearest_ascending(knots)
         lowest, highest = math.log(self.attention_factors[0]), math.log(self.attention_factors[-1])
-        kept: Coordinates = np.append(knots, coordinates[-1].clip(lowest, highest))
+        kept: Coordinates = np.append(knots, attention.clip(lowest, highest))
         return kept
 
-    def pull_back(self, by_log_factor: NDArray[np.float64], by_log_attention: float) -> Coordinates:
-        """A gradient by ln lambda of every pair and ln attention, in coordinates; shape (num_knots + 1,).
+    def pull_back(
+        self,
+        by_log_factor: NDArray[np.float64],
+        by_log_attention: float,
+        by_log_near_attention: float = 0.0,
+    ) -> Coordinates:
+        """A gradient by ln lambda of every pair and by ln of the attention factors, in coordinates.
 
         The derivative by an attention factor that is not searched is 0.
+
+        Returns:
+            Shape (num_coordinates,).
         """
-        attention = by_log_attention if self.searches_attention else 0.0
-        pulled: Coordinates = np.append(by_log_factor @ self.basis, attention)
+        attention = [by_log_attention, by_log_near_attention][: self.num_coordinates - self.num_knots]
+        searched = np.array(attention) * self.searches_attention
+        pulled: Coordinates = np.append(by_log_factor @ self.basis, searched)
         return pulled
 
     def to_factors(self, candidate: Candidate) -> RescaleFactors:
@@ -285,6 +348,8 @@ class SearchSpace:
             rescale_factors=candidate.rescale_factors,
             num_start_tokens=candidate.num_start_tokens,
             attention_factor=candidate.attention_factor,
+            near_window=candidate.near_window,
+            near_attention_factor=candidate.near_attention_factor,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -300,6 +365,7 @@ class SearchSpace:
             "attention_factors": list(self.attention_factors),
             "knots": None if self.knots is None else list(self.knots),
             "monotone": self.monotone,
+            **({"near_windows": list(self.near_windows)} if self.is_near_far else {}),
             **{name: factors.as_values() for name, factors in known.items() if factors is not None},
         }
 
@@ -326,6 +392,24 @@ def _check_target(target_length: int, geometry: RopeGeometry, long_factors: Resc
             f"{long_factors.target_length} that the model was extended to."
         )
     long_factors.require_geometry(geometry, "this space")
+
+
+def _check_near_windows(space: SearchSpace) -> None:
+    """A near-far space extends a plain model: its candidates all have a window below L, and no n-hat."""
+    if not space.is_near_far:
+        return
+    window = space.geometry.original_length
+    if not all(0 < near_window < window for near_window in space.near_windows):
+        given = ", ".join(map(str, space.near_windows))
+        raise SettingError(
+            f"The near window is {given} tokens, but must be below the model's window of {window}: give 1 to "
+            f"{window - 1}, or search."
+        )
+    if space.searches_start_tokens or space.long_factors is not None:
+        raise SettingError(
+            "Factors with a near window have no start tokens, and need no readjustment: leave one of the two "
+            "out."
+        )
 
 
 def _check_knots(knots: tuple[int, ...] | None, num_pairs: int) -> None:
@@ -383,6 +467,13 @@ def attention_choices(setting: str | float, geometry: RopeGeometry, target_lengt
             f"`longrope` or `search`."
         )
     return (value,)
+
+
+def near_window_choices(setting: int | str, geometry: RopeGeometry) -> tuple[int, ...]:
+    """The choices of W that `--near-window` gives: a number, or for `search` L/8, L/4 and L/2."""
+    if setting == "search":
+        return tuple(max(1, geometry.original_length // parts) for parts in (8, 4, 2))
+    return (int(setting),)
 
 
 def start_token_choices(setting: str) -> tuple[int, ...]:

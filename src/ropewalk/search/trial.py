@@ -152,6 +152,8 @@ class _CandidateLine(_Strict):
     rescale_factors: list[Factor] = Field(min_length=1)
     num_start_tokens: int = Field(ge=0, le=LONGEST)
     attention_factor: float = Field(ge=ATTENTION_FACTORS[0], le=ATTENTION_FACTORS[1])
+    near_window: int = Field(default=0, ge=0, le=LONGEST)
+    near_attention_factor: float = Field(default=1.0, ge=ATTENTION_FACTORS[0], le=ATTENTION_FACTORS[1])
 
 
 class _RenewalLine(_Strict):

@@ -196,8 +196,14 @@ class Gradient(Strategy):
         """Of each coordinate, in units of the learning rate."""
         turns = self.space.geometry.turns()[self.space.knot_pairs]
         of_knots = np.minimum(1.0, np.sqrt(self.settings.full_rate_turns / turns))
-        rates: Coordinates = np.append(of_knots, self.settings.attention_rate)
+        num_attention = self.space.num_coordinates - self.space.num_knots
+        rates: Coordinates = np.append(of_knots, [self.settings.attention_rate] * num_attention)
         return rates
+
+    def _nearest(self, coordinates: Coordinates) -> Candidate:
+        """The nearest candidate, with the near window of the start."""
+        start = self._start.candidate if self._start else self._starts[0]
+        return self.space.nearest(coordinates, near_window=start.near_window if start.near_window else None)
 
     def _next_step(self, descent: Descent) -> Query:
         if not self._documents:
@@ -206,7 +212,7 @@ class Gradient(Strategy):
         # Facts are drawn again for each step, so that the descent can't fit those of one draw. But the value
         # of a step that reads everything counts, and only values of draw 0 can be compared.
         return Query(
-            candidate=self.space.nearest(descent.at),
+            candidate=self._nearest(descent.at),
             documents=documents,
             gradient=True,
             draw=0 if documents is None else descent.num_done + 1,
@@ -220,7 +226,7 @@ class Gradient(Strategy):
         self._descent.arrive(self.space.clip(self._descent.step(gradient)))
 
     def _end(self, descent: Descent) -> None:
-        ends = self._ends(self.space.nearest(descent.average()), self.space.nearest(descent.at))
+        ends = self._ends(self._nearest(descent.average()), self._nearest(descent.at))
         self._waiting = list(dict.fromkeys(ends))
         self._phase = "ends"
 

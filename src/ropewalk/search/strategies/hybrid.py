@@ -90,7 +90,7 @@ class Hybrid(Strategy):
     def _draw(self) -> Candidate:
         assert self._best is not None
         best = self._best.candidate
-        noise = self.generator.standard_normal(self.space.num_knots + 1)
+        noise = self.generator.standard_normal(self.space.num_coordinates)
         noise[-1] *= self.settings.attention_rate if self.space.searches_attention else 0.0
         count = best.num_start_tokens
         if (

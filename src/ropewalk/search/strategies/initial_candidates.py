@@ -20,6 +20,8 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     constant vector leaves mutations no values between those of two pairs. Vectors that rise evenly from the
     smallest lambda are added there.
 
+    Near-far spaces have closed forms of their own instead: `near_far_schemes`.
+
     For readjustment, the factors of the model at its longest come first, then those that it was trained with.
     Within the trained window every scheme leaves each pair as it is, so the search starts from the best of
     three candidates. In a second search the factors of the training come last: they are made for a shorter
@@ -28,7 +30,8 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     Raises:
         SettingError: no such scheme.
     """
-    found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in schemes]
+    names = near_far_schemes(space) if space.is_near_far else schemes
+    found = [space.snap(scheme_factors(name, space.geometry, space.target_length)) for name in names]
     if space.floor > 1:
         found += [_climbing(space, share, found[0].attention_factor) for share in CLIMBS]
     known = [
@@ -36,6 +39,12 @@ def first_candidates(space: SearchSpace, schemes: Sequence[str]) -> list[Candida
     ]
     in_order = [*found, *known] if space.long_factors is None else [*known, *found]
     return list(dict.fromkeys(in_order))
+
+
+def near_far_schemes(space: SearchSpace) -> list[str]:
+    """The closed form of each near window, and one of them without attention factors."""
+    names = [f"near-far:window={window}" for window in space.near_windows]
+    return [*names, f"{names[len(names) // 2]},attention_factor=1,near_attention_factor=1"]
 
 
 def _climbing(space: SearchSpace, share: float, attention_factor: float) -> Candidate:
