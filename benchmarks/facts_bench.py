@@ -17,6 +17,7 @@ from ropewalk.evaluate.settings import RetrievalSettings
 from ropewalk.factors.rescale_factors import RescaleFactors
 from ropewalk.models.model import Model
 from ropewalk.rope.schemes import scheme_factors
+from ropewalk.search.objective import Objective
 from ropewalk.search.plan import plan_search
 from ropewalk.search.result import SearchResult
 from ropewalk.search.settings import SearchSettings
@@ -41,11 +42,18 @@ AS_THE_PAPER: dict[str, Any] = {
 
 
 class Bench:
-    """Measures factors of one model; `seen` reads what was measured."""
+    """Measures factors of one model for one target length; `seen` reads what was measured."""
 
-    def __init__(self, model: Model, kept: Measurements, num_questions: int, num_documents: int) -> None:
-        self.model, self.kept, self.num_questions = model, kept, num_questions
-        read = partial(token_documents, tokenizer=model.tokenizer, length=TARGET)
+    def __init__(
+        self,
+        model: Model,
+        kept: Measurements,
+        num_questions: int,
+        num_documents: int,
+        target: int = TARGET,
+    ) -> None:
+        self.model, self.kept, self.num_questions, self.target = model, kept, num_questions, target
+        read = partial(token_documents, tokenizer=model.tokenizer, length=target)
         self.search = read("stdlib:search", num_documents=NUM_SEARCH + NUM_VALIDATION)
         self.asked = read("stdlib:held-out", num_documents=num_questions)
         self.test = self.asked.part(0, min(num_documents, len(self.asked.documents)))
@@ -69,7 +77,7 @@ class Bench:
 
     def closed_form(self, scheme: str, group: str) -> tuple[str, RescaleFactors]:
         """The label that is measured, and the factors."""
-        factors = scheme_factors(scheme, self.model.geometry, TARGET)
+        factors = scheme_factors(scheme, self.model.geometry, self.target)
         return self.add(scheme, group, factors), factors
 
     def perplexity(self, name: str, factors: RescaleFactors) -> None:
@@ -77,7 +85,8 @@ class Bench:
 
         def run() -> list[list[float]]:
             with self.model.using(factors):
-                sums = [score_windows(self.model.model, truncate(d, TARGET)) for d in self.test.documents]
+                windows = [truncate(document, self.target) for document in self.test.documents]
+                sums = [score_windows(self.model.model, window) for window in windows]
             return [[one.nll_sum_nats, one.num_tokens] for one in sums]
 
         self.kept.measure(f"nats {name}", run)
@@ -117,7 +126,7 @@ class Bench:
                 self.model,
                 self.search.part(0, NUM_SEARCH),
                 validation_documents=self.search.part(NUM_SEARCH, NUM_SEARCH + NUM_VALIDATION),
-                target_length=TARGET,
+                target_length=self.target,
                 **settings,
             )
             return about_search(found, time.perf_counter() - started)
@@ -134,7 +143,7 @@ class Bench:
             found = ropewalk.search_factors(
                 self.model,
                 documents,
-                target_length=TARGET,
+                target_length=self.target,
                 closed_forms=False,
                 budget=self._budget_of(num_candidates, documents, exact=exact),
                 exact=exact,
@@ -148,30 +157,32 @@ class Bench:
 
     def _budget_of(self, num_candidates: int, documents: DocumentSet, *, exact: bool) -> int:
         """Evaluations that pay for N candidates: a fifth is left for renewals, and the rest needs two."""
-        plan = plan_search(self.model.description, TARGET, SearchSettings())
-        each = plan.objective(self.model, documents, from_kept=not exact).cost
+        each = self.objective(documents, from_kept=not exact).cost
         return math.ceil((num_candidates * each + 2) / (1.0 if exact else 0.8))
 
     def exact_values(self, name: str, factors: RescaleFactors) -> None:
         """The default objective, every document read in full: of the search documents and of unseen ones."""
 
         def run() -> dict[str, float]:
-            plan = plan_search(self.model.description, TARGET, SearchSettings())
             sets = {"search": self.search.part(0, NUM_SEARCH), "unseen": self.test}
-            return {
-                which: plan.objective(self.model, documents).value_of(factors)
-                for which, documents in sets.items()
-            }
+            return {which: self.objective(documents).value_of(factors) for which, documents in sets.items()}
 
         self.kept.measure(f"value {name}", run)
+
+    def objective(self, documents: DocumentSet, *, from_kept: bool = False) -> Objective:
+        """What the default search minimises, on these documents."""
+        plan = plan_search(self.model.description, self.target, SearchSettings())
+        return plan.objective(self.model, documents, from_kept=from_kept)
 
     def of_values(self, values: dict[str, Any]) -> RescaleFactors:
         return RescaleFactors.single(
             geometry=self.model.geometry,
-            target_length=TARGET,
+            target_length=self.target,
             rescale_factors=values["rescale_factors"][0],
             num_start_tokens=values["num_start_tokens"],
             attention_factor=values["attention_factor"],
+            near_window=values.get("near_window", 0),
+            near_attention_factor=values.get("near_attention_factor", 1.0),
         )
 
 

@@ -73,9 +73,15 @@ class Measured:
         """Those that answered all questions of a kind at a length."""
         return [label for label in labels if self.answers(label, kind, length) is not None]
 
-    def share_difference(self, ours: str, theirs: str, kind: str, length: int) -> ShareDifference:
-        """Paired by question; questions about one document count as correlated."""
-        mine, others = self.answers(ours, kind, length), self.answers(theirs, kind, length)
+    def share_difference(
+        self, ours: str, theirs: str, kind: str, length: int, their_length: int | None = None
+    ) -> ShareDifference:
+        """Paired by question; questions about one document count as correlated.
+
+        Args:
+            their_length: of their texts, whose facts differ from ours at another length; None for `length`.
+        """
+        mine, others = self.answers(ours, kind, length), self.answers(theirs, kind, their_length or length)
         assert mine is not None, ours
         assert others is not None, theirs
         return paired_share_difference(
@@ -101,7 +107,8 @@ def _rounded(values: Mapping[str, Any] | None) -> object:
     if values is None:
         return None
     factors = [round(factor, 9) for row in values["rescale_factors"] for factor in row]
-    return factors, values["num_start_tokens"], round(values["attention_factor"], 9)
+    near_far = values.get("near_window", 0), round(values.get("near_attention_factor", 1.0), 9)
+    return factors, values["num_start_tokens"], round(values["attention_factor"], 9), near_far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,5 +171,10 @@ def lowest(seen: Measured, *groups: str) -> str | None:
 
 def median_search(seen: Measured) -> str | None:
     """The seed of the default search with the median perplexity."""
-    known = [label for label in seen.labels(DEFAULT) if seen.has_sums(label)]
+    return median_of(seen, DEFAULT)
+
+
+def median_of(seen: Measured, group: str) -> str | None:
+    """The factors of a group with the median perplexity; None if it was measured for none."""
+    known = [label for label in seen.labels(group) if seen.has_sums(label)]
     return middle(known, seen.perplexity) if known else None
