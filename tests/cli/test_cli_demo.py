@@ -30,7 +30,7 @@ def test_it_measures_every_scheme_and_what_a_user_would_do_instead(done):
     records = [json.loads(line) for line in (done / "records.jsonl").read_text().splitlines()]
     written = RescaleFactors.load(done / "factors.json").provenance.strategy
     also = [] if written in (*CLOSED_FORMS, "gradient") else [written]
-    everything = ["untouched", *CLOSED_FORMS, *also, "searched"]
+    everything = ["untouched", *CLOSED_FORMS, "near-far", *also, "searched"]
     reported = [r for r in records if r.get("documents") == "report"]
     perplexities = [(r["factors"], r["length"]) for r in reported if r["metric"] == "perplexity"]
     assert perplexities == [

@@ -47,8 +47,8 @@ def demo(
 ) -> None:
     """Extend the bundled model to eight times its window, and measure the result.
 
-    Searches on some documents, and compares the result on others with every closed-form scheme and a sliding
-    window. The same command with the same --out resumes.
+    Searches on some documents, and compares the result on others with every closed-form scheme, near-far
+    factors and a sliding window. The same command with the same --out resumes.
 
     \b
     Example:
@@ -122,10 +122,19 @@ def _search(
 
 def _factors(loaded: "Model", found: "SearchResult") -> "dict[str, FactorsAtLength]":
     """What is measured at every length, by label."""
-    from ropewalk.report.comparison import base_label, closed_forms, constant, without_factors
+    from ropewalk.report.comparison import (
+        base_label,
+        closed_forms,
+        constant,
+        scheme_at_lengths,
+        without_factors,
+    )
     from ropewalk.report.figures import SEARCHED
+    from ropewalk.rope.schemes import NEAR_FAR
 
-    schemes = closed_forms(loaded.geometry, found.factors.target_length)
+    target = found.factors.target_length
+    schemes = closed_forms(loaded.geometry, target)
+    schemes[NEAR_FAR] = scheme_at_lengths(NEAR_FAR, loaded.geometry, target)
     if found.closed_form is not None:
         schemes.setdefault(found.closed_form.label, constant(found.factors))
     base = base_label(loaded.description)
@@ -223,5 +232,9 @@ def _report(
     result(gap_table(gaps))
     result(comparison_sentence(records, length=found.factors.target_length, documents="held-out"))
     result(sliding_window_remark(records, length=found.factors.target_length))
+    result(
+        "near-far keeps the trained rotation between near tokens and rescales that of far ones only. "
+        "Ropewalk's runtime computes it; other engines can't (docs/near-far.md)."
+    )
     result(f"\nFigures: {folder.figure_path('perplexity')}, {folder.figure_path('factors')}")
     result(f"Records: {folder.records_path}")
