@@ -150,8 +150,8 @@ MUTATIONS = (
         name="gradient-not-of-logarithm",
         package="evaluate",
         breaks="The gradient is that of lambda, not of ln lambda.",
-        text="by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy() * factors.array()[0]",
-        replacement="by_log_factor: NDArray[np.float64] = by_factor.cpu().numpy()",
+        text="by_log_factor=gradients.rescale_factors.cpu().numpy() * factors.array()[0]",
+        replacement="by_log_factor=gradients.rescale_factors.cpu().numpy()",
         tests=("tests/evaluate/test_gradient*.py",),
     ),
     Mutation(
