@@ -208,6 +208,8 @@ def test_generation_is_that_of_fresh_forwards(policy, kind):
     for how in ({}, {"prefill_chunk_size": 7}, {"use_cache": False}):
         output = generate(model, **padded(prompts()), rope_policy=policy, **how)
         check_steps(fresh, output, LENGTHS, policy)
+    within = (3, 10, 14)  # no row has far keys at first, and each gets them at another step
+    check_steps(fresh, generate(model, **padded(prompts(within)), rope_policy=policy), within, policy)
     alone = generate(model, input_ids=prompts()[1], rope_policy=policy)
     check_steps(fresh, alone, LENGTHS[1:2], policy)
 
