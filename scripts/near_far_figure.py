@@ -1,10 +1,11 @@
 """Draw docs/images/near-far.png: the angle of a score against the distance of query and key.
 
-    python scripts/near_far_figure.py
+python scripts/near_far_figure.py
 """
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,8 +25,9 @@ def main() -> None:
     rescale_factor, near_window = near_far.rescale_factors[0][0], near_far.near_window
     distances = np.arange(TARGET)
     beyond = near_window + (distances - near_window) / rescale_factor
-    figure = Figure(figsize=(8.0, 4.6), dpi=150, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    figure: Any = Figure(figsize=(8.0, 4.6), dpi=150, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
     axes.axhspan(0, WINDOW, color="#009E73", alpha=0.12, label="angles that the model was trained with")
     axes.plot(distances, distances, color="#000000", linestyle=":", label="as trained")
     axes.plot(distances, distances * WINDOW / TARGET, color="#0072B2", linestyle="--", label="PI")
