@@ -140,6 +140,19 @@ def generate(model: Any, num_new: int = NUM_NEW, **inputs: Any) -> Any:
     )
 
 
+def check_rows(model: Any, fresh: Fresh, texts: list[Tensor]) -> None:
+    """Each text is read under its own factors, alone and in a batch; other entries would show in the last."""
+    together = model(**padded(texts)).logits
+    for row, text in enumerate(texts):
+        length = text.shape[1]
+        expected = fresh.logits(text, length)
+        assert difference(expected, model(input_ids=text).logits[0]) < 1e-5
+        assert difference(expected, together[row, -length:]) < 1e-5
+    last, length = texts[-1], texts[-1].shape[1]
+    others = [fresh.logits(last, serving) for serving in (WINDOW, BOUNDARY)]
+    assert all(difference(fresh.logits(last, length), other) > 1e-2 for other in others)
+
+
 def check_steps(
     fresh: Fresh, output: Any, lengths: Sequence[int], policy: str, tolerance: float = 1e-4
 ) -> None:

@@ -14,6 +14,7 @@ from small_models import (
     WINDOW,
     Fresh,
     build,
+    check_rows,
     check_steps,
     difference,
     factor_set,
@@ -94,15 +95,7 @@ def test_every_row_is_read_as_if_alone_with_its_own_factors(family, kind):
     entries = near_far_set(model, kind)
     fresh = Fresh(model, entries)
     ropewalk.apply(model, entries, original_length=WINDOW)
-    texts = prompts((WINDOW, WINDOW + 1, BOUNDARY, BOUNDARY + 1, 40, 40))
-    together = model(**padded(texts)).logits
-    for row, text in enumerate(texts):
-        length = text.shape[1]
-        expected = fresh.logits(text, length)
-        assert difference(expected, model(input_ids=text).logits[0]) < 1e-5
-        assert difference(expected, together[row, -length:]) < 1e-5
-    others = [fresh.logits(texts[-1], serving) for serving in (WINDOW, BOUNDARY)]
-    assert all(difference(fresh.logits(texts[-1], 40), other) > 1e-2 for other in others)
+    check_rows(model, fresh, prompts((WINDOW, WINDOW + 1, BOUNDARY, BOUNDARY + 1, 40, 40)))
 
 
 def test_sets_of_plain_factors_set_no_attention_implementation(model):

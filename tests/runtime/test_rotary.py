@@ -12,6 +12,7 @@ from small_models import (
     WINDOW,
     Fresh,
     build,
+    check_rows,
     difference,
     factor_set,
     padded,
@@ -52,15 +53,8 @@ def test_every_row_is_read_as_if_it_were_alone_under_its_own_factors(family):
     entries = factor_set(model)
     fresh = Fresh(model, entries)
     ropewalk.apply(model, entries, original_length=WINDOW)
-    prompts = [tokens(1, length, seed=length) for length in (WINDOW, WINDOW + 1, BOUNDARY + 1, 40)]
-    together = model(**padded(prompts)).logits
-    for row, prompt in enumerate(prompts):
-        length = prompt.shape[1]
-        expected = fresh.logits(prompt, length)
-        assert difference(expected, model(input_ids=prompt).logits[0]) < 1e-5
-        assert difference(expected, together[row, -length:]) < 1e-5
-    others = [fresh.logits(prompts[-1], serving) for serving in (WINDOW, BOUNDARY)]
-    assert all(difference(fresh.logits(prompts[-1], 40), other) > 1e-2 for other in others)
+    lengths = (WINDOW, WINDOW + 1, BOUNDARY + 1, 40)
+    check_rows(model, fresh, [tokens(1, length, seed=length) for length in lengths])
 
 
 @torch.no_grad()

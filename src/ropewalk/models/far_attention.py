@@ -218,9 +218,7 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
         ModelError: tokens do not see exactly the earlier tokens of their row.
     """
     now, local_size = _now.get(), kwargs.get("local_size")
-    if now is None or (
-        local_size is not None and local_size < max(now.attention.length, kwargs["kv_length"])
-    ):
+    if now is None or (local_size is not None and not now.sees_all(local_size, kwargs["kv_length"])):
         return sdpa_mask(*args, **kwargs)  # type: ignore[no-any-return]
     is_token: Tensor | None = kwargs.get("attention_mask")
     _require_all_earlier(kwargs, is_token)

@@ -111,9 +111,9 @@ class FarPart:
                 size = -(-num_tokens // TABLE_STEP) * TABLE_STEP
                 angles = far_angles(self.far, torch.arange(size, device=float64_device(device)), layer_index)
                 ratio = self.far.attention_factor / self.near.attention_factor
-                columns = self.rotation.columns(angles.cos() * ratio, angles.sin() * ratio)
-                table = self._tables[place] = tuple(part.to(device, dtype) for part in columns)  # type: ignore[assignment]
-        return table  # type: ignore[return-value]
+                cos, sin = self.rotation.columns(angles.cos() * ratio, angles.sin() * ratio)
+                table = self._tables[place] = cos.to(device, dtype), sin.to(device, dtype)
+        return table
 
 
 def attend_near(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:

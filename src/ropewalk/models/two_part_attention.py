@@ -210,8 +210,8 @@ class _InParts(torch.autograd.Function):
 
 def _inputs(part: Part, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a part, as the kernel takes them."""
-    views = part.queries(query), part.keys(key), part.keys(value)
-    return tuple(map(part.packed, views))  # type: ignore[return-value]
+    packed = part.packed
+    return packed(part.queries(query)), packed(part.keys(key)), packed(part.keys(value))
 
 
 def _add(part: Part, output: Tensor, sums: Tensor, found: Tensor, found_sums: Tensor) -> None:

@@ -41,7 +41,7 @@ def angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> 
 
 
 def far_angles(factors: RescaleFactors, positions: Tensor, layer_index: int = 0) -> Tensor:
-    """Returns by which angles the far part rotates keys once more, after the angles of `factors.near`.
+    """Returns the angles of the further rotation of far keys, which follows that by `factors.near`.
 
     These are n * (theta_i / lambda_i - theta_i) for the key at n. The query at m is rotated as the key at
     m - W is.
